@@ -9,11 +9,10 @@ python eval.py --workdir=runs/a --config=configs/other.py     scores the data so
 python eval.py --workdir=runs/a --split=test --average=5      averages the five latest checkpoints
 python eval.py --workdir=runs/a --split=test --num_beams=5    writes beam-search outputs and their references
 
-Besides the data to score, only the run directory is needed. The number and kind of devices need not be the same as in
-training. Every token of the split is scored once. Results are written to WORKDIR/eval/<step>/results.{json,csv,md}, and
-outputs to predictions.jsonl in the same directory. By default, the run's own settings and the validation split are
-used. Options that differ from these defaults are appended to the file names, as in results-test-beams5.json. If the
-directory is read-only, the table is printed with a warning, and the exit status is 0.
+Only the run directory and the data to score are needed, on any number and kind of devices. Every token of the split is
+scored once. Results are written to WORKDIR/eval/<step>/results.{json,csv,md}, and outputs to predictions.jsonl beside
+them. Options that differ from the run's own settings and the validation split are appended to the file names, as in
+results-test-beams5.json. If the directory is read-only, the table is printed with a warning, and the exit status is 0.
 """
 
 from __future__ import annotations
@@ -45,19 +44,13 @@ def define_flags() -> None:
     define_config_flag()
     flags.DEFINE_list("workdir", [], "Comma-separated run directories. Each one gets a row in the table.")
     define_step_flag()
-    flags.DEFINE_string(
-        "split", "valid", "Split to score: valid, test or train. SPLIT/SOURCE selects a single data source."
-    )
-    flags.DEFINE_string(
-        "text", "", "Text file or glob to score instead of a split (.gz is unpacked). Each file is one document."
-    )
+    flags.DEFINE_string("split", "valid", "valid, test or train. SPLIT/SOURCE selects a single data source.")
+    flags.DEFINE_string("text", "", "Text file or glob to score instead of a split (.gz too). Each file is a document.")
     flags.DEFINE_integer("stride", 0, "Number of tokens between window starts. If 0, the config's eval.stride is used.")
     flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.")
     flags.DEFINE_integer("num_beams", 0, "Beam size for generated outputs. If 0, eval.generation.num_beams is used.")
     flags.DEFINE_float("length_penalty", None, "Overrides eval.generation.length_penalty.")
-    flags.DEFINE_integer(
-        "batch_size", 0, "Number of rows per batch, which affects only memory and speed. If 0, eval.batch_size is used."
-    )
+    flags.DEFINE_integer("batch_size", 0, "Rows per batch (affects memory and speed). If 0, eval.batch_size is used.")
     flags.DEFINE_bool("mean", False, "Add two rows: the mean and the standard deviation of the runs.")
     distributed.define_flags()
 
@@ -66,12 +59,12 @@ def main() -> int:
     roots = [Path(each) for each in FLAGS.workdir if each]
     if not roots:
         raise UserError("--workdir is missing; name a run directory, e.g. --workdir=runs/quickstart.")
-    config = config_from_flags()
-    # e.g. "other" for --config=configs/other.py:ARG
-    name = Path(config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]).stem if config is not None else ""
+    config, config_name = config_from_flags(), ""
+    if config is not None:  # e.g. "other" for --config=configs/other.py:ARG
+        config_name = Path(config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]).stem
     names = ("step", "split", "text", "stride", "batch_size", "average", "num_beams", "length_penalty")
     values: dict[str, Any] = {each: FLAGS[each].value for each in names}
-    options = Options(config=config, config_name=name, **values)
+    options = Options(config=config, config_name=config_name, **values)
     _check(options)
     if FLAGS.mean and len(roots) < 2:
         raise UserError("--mean needs two or more runs; name them in --workdir=A,B,...")

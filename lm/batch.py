@@ -36,14 +36,13 @@ class Source:
 class Batch:
     """The input that all tasks produce for all models: a pytree of (B, L) arrays.
 
-    A row may hold several documents ("packing"). Within a row, `segments` numbers the documents from 1; 0 is padding.
-    Tokens attend only to their own segment, so documents do not affect each other.
+    A row may hold several documents ("packing"). Tokens attend only to their own segment, so documents do not affect
+    each other.
 
     The label of a whole text is the target at its first or last token. The other tokens of the text have weight 0. The
     tag of a word is the target at its first token. For question answering (span_qa), the target is 1 at the first token
     of the answer, 2 at its last token, and 3 if the answer is a single token. For next-sentence prediction, the target
-    at the first token is 1 if the second text follows the first, and 0 otherwise. The weight of this target is 0,
-    because the token is not masked.
+    at the first token is 1 if the second text follows the first, and 0 otherwise; its weight is 0.
     """
 
     tokens: Array  # int32 (B, L): model input

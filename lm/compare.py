@@ -6,18 +6,18 @@ python -m lm.compare --predictions=a.jsonl,b.jsonl                    compares o
 
 Uses paired bootstrap resampling (Koehn 2004): each resample draws examples with replacement and scores all systems on
 them. The p-value is the probability that chance alone causes a difference from the first system at least as large as
-the observed one. A difference with a p-value below 0.05 is usually called significant. All systems must have been
-evaluated on the same examples.
+the observed one; below 0.05, the difference is usually called significant. All systems must have been evaluated on the
+same examples.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,17 @@ from lm.config import Config, GenerationConfig
 from lm.config.command import DONE, define_step_flag, run
 from lm.errors import UserError
 from lm.evaluation import METRICS, metric_of
-from lm.evaluation.intervals import resamples
+from lm.evaluation.intervals import resampled
 from lm.evaluation.prediction_evaluator import Predictions
 from lm.evaluation.predictions import Example, read_objects, read_predictions
-from lm.evaluation.text_metrics import TEXT_METRICS, CountedMetric, SacrebleuMetric, joined, percent, reference_streams
+from lm.evaluation.text_metrics import (
+    TEXT_METRICS,
+    CountedMetric,
+    SacrebleuMetric,
+    joined,
+    percentages,
+    reference_streams,
+)
 from lm.evaluation.tokenisation import Tokenisation
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import SPLITS
@@ -59,21 +66,18 @@ def define_flags() -> None:
     flags.DEFINE_list("workdir", [], "Comma-separated run directories. Each directory is compared with the first.")
     flags.DEFINE_list("predictions", [], f"Comma-separated files in the format of {FILE}, instead of --workdir.")
     define_step_flag()
-    flags.DEFINE_string(
-        "split", "valid", "With --workdir: split (valid, test or train), or SPLIT/SOURCE for one data source."
-    )
+    flags.DEFINE_string("split", "valid", "With --workdir: valid, test or train, or SPLIT/SOURCE for one data source.")
     flags.DEFINE_list(
         "metric",
         None,
-        f"Comma-separated metrics. For texts, choose from {', '.join(TEXT_METRICS)}; the default is bleu. For labels, "
-        "tags and answers, choose from the metrics that eval.py prints; the default is all of them.",
+        f"Comma-separated metrics: for texts, some of {', '.join(TEXT_METRICS)} (default: bleu); for labels, tags and "
+        "answers, some of the metrics that eval.py prints (default: all).",
     )
     flags.DEFINE_enum(
         "bleu_tokenize",
         None,
         GenerationConfig.__dataclass_fields__["bleu_tokenize"].metadata["choices"],
-        "sacrebleu's tokenisation for BLEU. The default is the setting of the first run. With --predictions, the "
-        "default is auto.",
+        "sacrebleu's tokenisation for BLEU. By default, the setting of the first run; with --predictions, auto.",
     )
     flags.DEFINE_integer("samples", 1000, "Number of resamples.", lower_bound=1)
     # sacrebleu treats a seed of 0 as "no seed".
@@ -94,64 +98,48 @@ def compare(
     predictions = [scorer.prepared([each.prediction for each in examples], tokens) for examples in systems]
     own, caution = scorer.signature(tokens), scorer.caution(references, tokens)
     note = f" (note: {caution})" if caution else ""
-    if isinstance(scorer, SacrebleuMetric):
-        from sacrebleu.significance import PairedTest
+    if isinstance(scorer, CountedMetric):
+        counts = [scorer.counts(texts, references) for texts in predictions]
+        scores = bootstrap([partial(percentages, each) for each in counts], len(references), samples, seed)
+        return scores, joined(own, f"bs:{samples}", f"seed:{seed}") + note
+    assert isinstance(scorer, SacrebleuMetric), metric
+    from sacrebleu.significance import PairedTest
 
-        paired: Any = PairedTest  # PairedTest accepts more types than it declares
-        named = [(str(number), texts) for number, texts in enumerate(predictions)]
-        scorers = {metric: scorer.scorer(tokens.bleu)}
-        os.environ["SACREBLEU_SEED"] = str(seed)  # the only way to seed sacrebleu
-        signatures, found = paired(named, scorers, reference_streams(references), "bs", samples)()
-        ((name, signed),) = signatures.items()
-        results = [Compared(each.score, each.mean, each.ci, each.p_value) for each in found[name]]
-        return {metric: _equal_scores_differ_by_chance(results)}, joined(str(signed), own) + note
-    assert isinstance(scorer, CountedMetric), metric
-    counts = [scorer.counts(texts, references) for texts in predictions]
-    signature = joined(own, f"bs:{samples}", f"seed:{seed}") + note
-    tested = {name: bootstrap([each[name] for each in counts], samples, seed) for name in counts[0]}
-    return {name: _equal_scores_differ_by_chance(each) for name, each in tested.items()}, signature
+    paired: Any = PairedTest  # PairedTest accepts more types than it declares
+    named = [(str(number), texts) for number, texts in enumerate(predictions)]
+    scorers = {metric: scorer.scorer(tokens.bleu)}
+    os.environ["SACREBLEU_SEED"] = str(seed)  # the only way to seed sacrebleu
+    signatures, found = paired(named, scorers, reference_streams(references), "bs", samples)()
+    ((name, signed),) = signatures.items()
+    first, *others = (Compared(each.score, each.mean, each.ci, each.p_value) for each in found[name])
+    others = [replace(each, p_value=1.0) if each.score == first.score else each for each in others]
+    return {metric: [first, *others]}, joined(str(signed), own) + note
 
 
-def bootstrap(counts: Sequence[np.ndarray], samples: int, seed: int) -> list[Compared]:
-    """Applies the paired bootstrap to the `percent` score of each system, as sacrebleu's PairedTest does.
+def bootstrap(
+    systems: Sequence[Callable[[Any], Mapping[str, float]]], num_examples: int, samples: int, seed: int
+) -> dict[str, list[Compared]]:
+    """Applies the paired bootstrap to each score of the systems, as sacrebleu's PairedTest does.
 
     p = (1 + #(|resampled difference| - mean |resampled difference| > |real difference|)) / (1 + samples)
 
-    `counts` holds one array of shape (examples, 2) per system, as returned by `CountedMetric.counts`.
+    If two scores are equal, p is 1; by the formula, equal systems would seem to differ significantly.
+
+    Args:
+        systems: for each system, a function that scores the examples with the given indices.
     """
-    drawn = itertools.chain.from_iterable(resamples(len(counts[0]), samples, seed))
-    resampled = np.array([[percent(each[indices_E]) for each in counts] for indices_E in drawn]).T
-    return _compared([percent(each) for each in counts], resampled)
-
-
-def compare_predictions(systems: Sequence[Predictions], samples: int, seed: int) -> dict[str, list[Compared]]:
-    """Applies the paired bootstrap to each metric of systems that predicted labels, tags or answers."""
-    drawn = itertools.chain.from_iterable(resamples(len(systems[0].raw), samples, seed))
-    found = [[each.metrics(indices_E) for each in systems] for indices_E in drawn]
-    real, results = [each.metrics() for each in systems], {}
-    for name in real[0]:
-        resampled = np.array([[values[name] for values in of_systems] for of_systems in found]).T
-        results[name] = _equal_scores_differ_by_chance(_compared([values[name] for values in real], resampled))
+    found = [resampled(system, num_examples, samples=samples, seed=seed) for system in systems]
+    whole, cut = [system(slice(None)) for system in systems], samples // 40
+    results: dict[str, list[Compared]] = {name: [] for name in found[0]}
+    for name, compared in results.items():
+        first = whole[0][name]
+        for values_S, real in ((drawn[name], scores[name]) for drawn, scores in zip(found, whole, strict=True)):
+            ordered_S, distances_S = np.sort(values_S), np.abs(values_S - found[0][name])
+            extreme = int(np.sum(distances_S - distances_S.mean() > abs(real - first)))
+            p_value = 1.0 if real == first else (extreme + 1) / (samples + 1)
+            interval = float(ordered_S[samples - cut - 1] - ordered_S[cut]) / 2
+            compared.append(Compared(real, float(values_S.mean()), interval, p_value if compared else None))
     return results
-
-
-def _compared(real: Sequence[float], resampled: np.ndarray) -> list[Compared]:
-    """Compares systems. `resampled` holds the resampled scores and has the shape (systems, samples)."""
-    result, samples = [], resampled.shape[1]
-    for number, values in enumerate(resampled):
-        ordered, cut = np.sort(values), samples // 40
-        interval = (ordered[samples - cut - 1] - ordered[cut]) / 2
-        distances = np.abs(values - resampled[0])
-        extreme = int(np.sum(distances - distances.mean() > abs(real[number] - real[0])))
-        p_value = (extreme + 1) / (samples + 1) if number else None
-        result.append(Compared(real[number], float(values.mean()), float(interval), p_value))
-    return result
-
-
-def _equal_scores_differ_by_chance(results: list[Compared]) -> list[Compared]:
-    """Sets p to 1 for equal scores. Otherwise, equal systems would seem to differ significantly."""
-    first, *others = results
-    return [first, *(replace(each, p_value=1.0) if each.score == first.score else each for each in others)]
 
 
 def print_comparison(
@@ -176,10 +164,9 @@ def print_comparison(
 
 def predictions_of(root: Path, step: str, split: str = "valid") -> Path:
     """Returns the predictions file of a run at step "best", "latest" or a number. Raises UserError if none exists."""
-    directory = RunDirectory.existing(root)
-    file, flag = FILE, ""
-    if split != "valid":
-        file, flag = FILE.replace(".", f"-{split.replace('/', '-')}."), f" --split={split}"
+    directory, is_default = RunDirectory.existing(root), split == "valid"
+    file = FILE if is_default else f"predictions-{split.replace('/', '-')}.jsonl"
+    flag = "" if is_default else f" --split={split}"
     there = sorted(int(path.parent.name) for path in root.glob(f"eval/*/{file}") if path.parent.name.isdecimal())
     if not there:
         raise UserError(f"{root} has no eval/<step>/{file}; create it with `python eval.py --workdir={root}{flag}`.")
@@ -209,13 +196,10 @@ def read_system(path: Path, config: Config | None) -> Predictions | None:
     if "source" in present:
         return None
     kinds = [task.predictions for task in TASKS.values() if task.predictions is not None]
-    fitting = [each for each in kinds if present >= set(each.keys)]
-    if not fitting:
-        known = "; ".join(", ".join(each.keys) for each in kinds)
-        raise UserError(
-            f"{path}: its first line is not a prediction written by eval.py (keys: source, reference; {known})."
-        )
-    kind = max(fitting, key=lambda each: len(each.keys))
+    kind = max((each for each in kinds if present >= set(each.keys)), key=lambda each: len(each.keys), default=None)
+    if kind is None:
+        keys = "; ".join(["source, reference", *(", ".join(each.keys) for each in kinds)])
+        raise UserError(f"{path}: its first line is not a prediction written by eval.py (keys: {keys}).")
     found = _read(kind, [line for _, line in lines], config)
     if found is None:
         number = next((number for number, line in lines if _read(kind, [line], config) is None), 1)
@@ -235,17 +219,13 @@ def check_same(paths: Sequence[Path], systems: Sequence[Sequence[Any]], names: S
     """Raises UserError unless the attributes `names` of the examples, in order, are the same for all systems."""
     for path, examples in zip(paths[1:], systems[1:], strict=True):
         if len(examples) != len(systems[0]):
-            raise UserError(
-                f"{path} has {len(examples):,} examples, but {paths[0]} has {len(systems[0]):,}; "
-                "evaluate all systems on the same data."
-            )
+            problem = f"{path} has {len(examples):,} examples, but {paths[0]} has {len(systems[0]):,}"
+            raise UserError(f"{problem}; evaluate all systems on the same data.")
         for number, (mine, first) in enumerate(zip(examples, systems[0], strict=True), start=1):
             for name in names:
                 if getattr(mine, name) != getattr(first, name):
-                    raise UserError(
-                        f"{path}, example {number}: its {name.removesuffix('s')} differs from that in {paths[0]}; "
-                        "evaluate all systems on the same data."
-                    )
+                    problem = f"its {name.removesuffix('s')} differs from that in {paths[0]}"
+                    raise UserError(f"{path}, example {number}: {problem}; evaluate all systems on the same data.")
 
 
 def check_same_conventions(paths: Sequence[Path], systems: Sequence[Predictions]) -> None:
@@ -283,42 +263,40 @@ def main() -> int:
     known: list[Config | None] = [*configs] or [None] * len(files)
     found = [read_system(path, config) for path, config in zip(paths, known, strict=True)]
     if len({type(each) for each in found}) > 1:
-        raise UserError(
-            f"{', '.join(map(str, paths))} hold predictions of different kinds; compare systems of one task."
-        )
-    console, names = Console(), [str(each) for each in roots or files]
+        names = ", ".join(map(str, paths))
+        raise UserError(f"{names} hold predictions of different kinds; compare systems of one task.")
     labelled = [each for each in found if each is not None]
-    heading = f"examples, {FLAGS.samples:,} resamples; p-values relative to {paths[0]}\n"
     if labelled:
-        scores = label_scores(paths, labelled, metrics)
-        print(f"{len(labelled[0].raw):,} {heading}")
-        conventions = [f"{name}: {text}" for name, text in labelled[0].signatures.items()]
-        drawn = f"{', '.join(scores)}: bs:{FLAGS.samples}|seed:{FLAGS.seed}"
-        print_comparison(names, scores, [drawn, *conventions], console)
-        return DONE
+        count, (scores, signatures) = len(labelled[0].raw), label_scores(paths, labelled, metrics)
+    else:
+        default = configs[0].eval.generation.bleu_tokenize if configs else "auto"
+        count, scores, signatures = text_scores(paths, metrics, FLAGS.bleu_tokenize or default)
+    print(f"{count:,} examples, {FLAGS.samples:,} resamples; p-values relative to {paths[0]}\n")
+    print_comparison([str(each) for each in roots or files], scores, signatures, Console())
+    return DONE
+
+
+def text_scores(
+    paths: Sequence[Path], metrics: Sequence[str] | None, bleu_tokenize: str
+) -> tuple[int, dict[str, list[Compared]], list[str]]:
+    """Compares texts. Returns the number of examples, the scores and the signatures."""
     systems = [read_predictions(path) for path in paths]
     check_same(paths, systems, ("source", "references"))
-
     for metric in metrics or ():
         if metric not in TEXT_METRICS:
             raise UserError(f"--metric={metric} does not apply to texts; use {', '.join(TEXT_METRICS)}.")
-    tokenize = FLAGS.bleu_tokenize
-    if tokenize is None:
-        tokenize = configs[0].eval.generation.bleu_tokenize if configs else "auto"
-    scores, signatures = {}, []
+    scores, signatures = dict[str, list[Compared]](), []
     for metric in metrics or ["bleu"]:
-        compared, signature = compare(metric, systems, bleu_tokenize=tokenize, samples=FLAGS.samples, seed=FLAGS.seed)
-        scores |= compared
+        found, signature = compare(metric, systems, bleu_tokenize=bleu_tokenize, samples=FLAGS.samples, seed=FLAGS.seed)
+        scores |= found
         signatures.append(f"{metric}: {signature}")
-    print(f"{len(systems[0]):,} {heading}")
-    print_comparison(names, scores, signatures, console)
-    return DONE
+    return len(systems[0]), scores, signatures
 
 
 def label_scores(
     paths: Sequence[Path], systems: Sequence[Predictions], metrics: Sequence[str] | None
-) -> dict[str, list[Compared]]:
-    """Compares predicted labels, tags or answers on some or all metrics. Raises UserError if that is impossible."""
+) -> tuple[dict[str, list[Compared]], list[str]]:
+    """Compares predicted labels, tags or answers on some or all metrics. Returns the scores and the signatures."""
     examples = [each.raw for each in systems]
     check_same(paths, examples, [field.name for field in dataclasses.fields(examples[0][0])])
     check_same_conventions(paths, systems)
@@ -331,8 +309,10 @@ def label_scores(
     for path, each in zip(paths, values, strict=True):
         if each.keys() != values[0].keys() or not all(map(math.isfinite, each.values())):
             raise UserError(f"{path}: not all metrics can be computed (a score is missing or the model has diverged).")
-    scores = compare_predictions(systems, FLAGS.samples, FLAGS.seed)
-    return {name: scores[name] for name in metrics or scores}
+    found = bootstrap([each.metrics for each in systems], len(examples[0]), FLAGS.samples, FLAGS.seed)
+    scores = {name: found[name] for name in metrics or found}
+    conventions = [f"{name}: {text}" for name, text in systems[0].signatures.items()]
+    return scores, [f"{', '.join(scores)}: bs:{FLAGS.samples}|seed:{FLAGS.seed}", *conventions]
 
 
 if __name__ == "__main__":

@@ -20,12 +20,10 @@ class Chip:
     memory_gib: float  # approximate memory that a program can use, less than the nominal size
 
 
-# The keys are values of `jax.Device.device_kind`. Vendors quote GPU peaks "with sparsity"; the dense peaks given here
-# are half as high. No peak is assumed for an unknown chip; to support another chip, add a line and cite the source. GPU
-# memory is approximately the "total capacity" that PyTorch reports. The comments name any third-party table from which
-# a number was taken: "Marin" is lib/fray/src/fray/device_flops.py in marin-community/marin; "titan" is
-# torchtitan/tools/utils.py. Where a comment says "halved", it quotes the data sheet, whose numbers are twice those
-# given here.
+# The keys are values of `jax.Device.device_kind`. To support another chip, add a line and cite the source. GPU memory
+# is approximately the "total capacity" that PyTorch reports. Where a comment says "halved", it quotes the data sheet,
+# whose numbers hold "with sparsity" and are twice the dense peaks given here. Third-party tables: "Marin" is
+# lib/fray/src/fray/device_flops.py in marin-community/marin; "titan" is torchtitan/tools/utils.py.
 CHIPS: dict[str, Chip] = {
     # cloud.google.com/tpu/docs/v3 (and v4, v5e, v5p, v6e, tpu7x): peak and memory per chip. A device is a chip, except
     # on v3 and tpu7x, where it is one of two cores. This fact and the names are from
@@ -96,8 +94,7 @@ class MemoryEstimate:
 def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int]) -> MemoryEstimate:
     """Estimates the memory per device on a mesh {"data": ..., "fsdp": ..., "tensor": ...}.
 
-    The estimate needs no compilation. It serves for warnings and for choosing a batch size. `python -m lm.aot` compiles
-    the step and prints the exact number.
+    It serves for choosing a batch size. `python -m lm.aot` compiles the step and prints the exact number.
     """
     fsdp, tensor = mesh["fsdp"], mesh["tensor"]
     lengths = config.data.sequence_length, config.data.source_length

@@ -1,19 +1,20 @@
 """Writes files and directories atomically, so that they appear complete or not at all, and parses JSON.
 
-A process that is killed leaves its temporary file (`.NAME.PID.tmp`) or directory (`NAME.tmp-PID-*`) behind. The
-temporary file is removed when NAME is written again. `remove_leftovers` removes such files and directories.
+A process that is killed leaves its temporary file (`.NAME.PID.tmp`) or directory (`NAME.tmp-PID-*`) behind. `replacing`
+and `remove_leftovers` remove them.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which is renamed to `path` at the end of the block.
 
     If the block raises, the temporary file is removed and `path` stays unchanged. Missing parent directories are
-    created. If `durable` is true, the replacement is atomic even if the power fails. Raises OSError if the file cannot
-    be written.
+    created. If `durable` is true, the replacement is atomic even if the power fails. May raise OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent, path.name)
@@ -59,10 +59,9 @@ def write_texts(contents: Mapping[Path, str]) -> None:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Yields a temporary directory beside `path`, which is renamed to `path` at the end of the block.
+    """Like `replacing`, but yields a directory. To replace a directory, the block must remove the old one.
 
-    If the block raises, the temporary directory is removed. Missing parent directories are created. To replace a
-    directory, the block must remove the old one. Raises OSError, in particular FileExistsError if `path` exists.
+    Raises OSError, in particular FileExistsError if `path` exists.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.tmp-{os.getpid()}-", dir=path.parent))
@@ -111,15 +110,13 @@ def remove_leftovers(directory: Path, name: str = "") -> None:
 
 def _is_running(pid: int) -> bool:
     """Returns whether another process on this machine has this process ID."""
-    if pid == os.getpid():  # a process in an earlier container may have had the same process ID
-        return False
     try:
         os.kill(pid, 0)
     except PermissionError:
         return True
     except (ProcessLookupError, OverflowError):
         return False
-    return True
+    return pid != os.getpid()  # a process in an earlier container may have had the same process ID
 
 
 def check_below(path: Path, root: Path) -> None:
@@ -182,22 +179,18 @@ def check_depth(value: Any) -> None:
     """Raises ValueError if a parsed JSON value is nested more than DEEPEST_JSON levels deep."""
     level = [value]
     for _ in range(DEEPEST_JSON + 1):
-        level = [inner for each in level for inner in _inside(each)]
+        containers = [
+            each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)
+        ]
+        level = list(itertools.chain.from_iterable(containers))
     if level:
         raise ValueError(TOO_DEEP)
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    """Returns the values directly inside a parsed JSON value."""
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
 
 
 def well_formed(text: str) -> str:
     """Returns the text with surrogate pairs joined into characters and lone surrogates replaced by U+FFFD."""
     try:
         text.encode("utf-8")
+        return text
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

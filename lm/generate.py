@@ -22,12 +22,15 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from lm.config import GenerationConfig
 from lm.config.command import DONE, define_path, run
+from lm.config.schema import docs
 from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import read_lines, refuse_same_file, visible, whole_file
 from lm.decoding.sampling import Sampling
@@ -38,9 +41,21 @@ from lm.runs.generation import BATCH_SIZE_DEFAULT, LONGEST_DEFAULT, Generator, c
 from lm.tasks import task_of
 
 FLAGS = flags.FLAGS
-DEFAULTS = Sampling()
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-SEARCH = ("num_beams", "penalty", "length_penalty", "min_new_tokens", "no_repeat_ngram", "exact", "num_hypotheses")
+DEFINE: dict[type, Any] = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
+SAMPLING = {
+    "temperature": "Divisor of the logits. If 0, the most probable token is always chosen.",
+    "top_k": "Sample only from the k most probable tokens. If 0, from all tokens.",
+    "top_p": "Sample only from the most probable tokens whose total probability reaches p. If 1, from all tokens.",
+    "min_p": "Drop tokens with less than min_p times the probability of the top token. If 0, drop no tokens.",
+    "repetition_penalty": "Values above 1 make repetition less likely.",
+}
+SEARCH_SETTINGS = ("num_beams", "penalty", "length_penalty", "min_new_tokens", "no_repeat_ngram", "exact")
+SEARCH = (*SEARCH_SETTINGS, "num_hypotheses")
 
 
 def define_flags() -> None:
@@ -51,68 +66,28 @@ def define_flags() -> None:
     flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.", lower_bound=1)
     flags.DEFINE_integer("num_samples", 1, "Number of continuations per prompt.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Random seed for sampling.", lower_bound=0, upper_bound=2**31 - 1)
-    flags.DEFINE_integer(
-        "max_new_tokens",
-        None,
-        f"Maximum number of new tokens. The default is as many as fit, up to {LONGEST_DEFAULT}. For encoder-decoders, "
-        "the default is eval.generation.max_new_tokens.",
-    )
-    flags.DEFINE_float(
-        "temperature", DEFAULTS.temperature, "Divisor of the logits. If 0, the most probable token is always chosen."
-    )
-    flags.DEFINE_integer(
-        "top_k", DEFAULTS.top_k, "Sample only from the k most probable tokens. If 0, sample from all tokens."
-    )
-    flags.DEFINE_float(
-        "top_p",
-        DEFAULTS.top_p,
-        "Sample only from the most probable tokens whose total probability reaches p. If 1, sample from all tokens.",
-    )
-    flags.DEFINE_float(
-        "min_p",
-        DEFAULTS.min_p,
-        "Drop tokens with less than min_p times the probability of the top token. If 0, drop no tokens.",
-    )
-    flags.DEFINE_float("repetition_penalty", DEFAULTS.repetition_penalty, "Values above 1 make repetition less likely.")
-    flags.DEFINE_integer(
-        "batch_size",
-        None,
-        f"Number of texts per batch. The default is {BATCH_SIZE_DEFAULT}. For encoder-decoders, the default is "
-        "eval.generation.batch_size. The batch size affects only memory and speed.",
-        lower_bound=1,
-    )
-    define_path("input", "For encoder-decoders: UTF-8 file with one source per line.")
-    define_path("output", "For encoder-decoders: file to write. By default, the outputs are printed.")
-    flags.DEFINE_string(
-        "prefix", None, "For encoder-decoders: prefix of every source. The default is the prefix used in training."
-    )
-    flags.DEFINE_string(
-        "output_prefix",
-        "",
-        "For encoder-decoders: text with which every output must begin; it counts towards --max_new_tokens.",
-    )
-    flags.DEFINE_integer("num_beams", None, "For encoder-decoders: beam size. 1 means greedy decoding.")
-    flags.DEFINE_string(
-        "penalty", None, "For encoder-decoders: kind of length penalty, power or gnmt; see eval.generation.penalty."
-    )
-    flags.DEFINE_float(
-        "length_penalty",
-        None,
-        "For encoder-decoders: strength of the length penalty. 0 means none; larger values favour longer outputs.",
-    )
-    flags.DEFINE_integer("min_new_tokens", None, "For encoder-decoders: minimum number of tokens before the EOS token.")
-    flags.DEFINE_integer(
-        "no_repeat_ngram",
-        None,
-        "For encoder-decoders: length of the n-grams that an output must not repeat. 0 means no limit.",
-    )
-    flags.DEFINE_bool("exact", None, "For encoder-decoders: whether to search exhaustively; see eval.generation.exact.")
-    flags.DEFINE_integer("num_hypotheses", 1, "For encoder-decoders: number of best outputs to write per source.")
+    doc = f"Maximum number of new tokens. The default is as many as fit, up to {LONGEST_DEFAULT}, or"
+    flags.DEFINE_integer("max_new_tokens", None, f"{doc} eval.generation.max_new_tokens for encoder-decoders.")
+    for name, doc in SAMPLING.items():
+        default = getattr(Sampling(), name)
+        DEFINE[type(default)](name, default, doc)
+    doc = f"Number of texts per batch, which affects only memory and speed. The default is {BATCH_SIZE_DEFAULT}, or"
+    flags.DEFINE_integer("batch_size", None, f"{doc} eval.generation.batch_size for encoder-decoders.", lower_bound=1)
+
+    only = "For encoder-decoders:"
+    define_path("input", f"{only} UTF-8 file with one source per line.")
+    define_path("output", f"{only} file to write. By default, the outputs are printed.")
+    flags.DEFINE_string("prefix", None, f"{only} prefix of every source. The default is the prefix used in training.")
+    doc = "text with which every output must begin; it counts towards --max_new_tokens."
+    flags.DEFINE_string("output_prefix", "", f"{only} {doc}")
+    for name in SEARCH_SETTINGS:
+        doc = f"{only} overrides eval.generation.{name}. {docs(GenerationConfig)[name]}"
+        DEFINE[type(getattr(GenerationConfig(), name))](name, None, doc)
+    flags.DEFINE_integer("num_hypotheses", 1, f"{only} number of best outputs to write per source.")
 
 
 def main() -> int:
-    values: dict[str, Any] = {name: FLAGS[name].value for name in SAMPLING}
-    sampling = Sampling(**values)
+    sampling = Sampling(**values_of(SAMPLING))
     sampling.check()
     if FLAGS.workdir is None:
         raise UserError("--workdir is missing; name the run directory of the model, e.g. --workdir=runs/quickstart.")
@@ -122,8 +97,7 @@ def main() -> int:
         problem = f"a model with objective.name={config.objective.name} generates no text"
         raise UserError(f"--workdir={FLAGS.workdir}: {problem}; score it with eval.py --workdir={FLAGS.workdir}.")
     names = ("step", "average", "max_new_tokens", "num_samples", "seed", "batch_size")
-    options: dict[str, Any] = {name: FLAGS[name].value for name in names}
-    generator = Generator(directory, config, **options)
+    generator = Generator(directory, config, **values_of(names))
     if config.model.family == "encoder_decoder":
         write_outputs(generator, sampling)
     else:
@@ -131,14 +105,18 @@ def main() -> int:
     return DONE
 
 
-def refuse(names: tuple[str, ...], because: str) -> None:
+def values_of(names: Iterable[str]) -> dict[str, Any]:
+    return {name: FLAGS[name].value for name in names}
+
+
+def refuse(names: Iterable[str], because: str) -> None:
     """Raises UserError if any of the flags in `names` was given."""
     for name in names:
         if FLAGS[name].present:
             raise UserError(f"--{name} {because}")
 
 
-def report_unused(names: tuple[str, ...], because: str) -> None:
+def report_unused(names: Iterable[str], because: str) -> None:
     """Prints a note for each flag in `names` that was given, although it has no effect."""
     for name in names:
         if FLAGS[name].present:
@@ -146,18 +124,14 @@ def report_unused(names: tuple[str, ...], because: str) -> None:
 
 
 def report_unused_sampling(sampling: Sampling) -> None:
-    """Prints a note for each sampling flag that was given, but has no effect because of --temperature=0."""
     if sampling.greedy:
         because = "--temperature=0 always chooses the most probable token"
         report_unused(("top_k", "top_p", "min_p", "seed", "num_samples"), because)
 
 
 def print_continuations(generator: Generator, sampling: Sampling) -> None:
-    refuse(
-        ("input", "output", "prefix", "output_prefix", *SEARCH),
-        f"applies only to encoder-decoders, but the model in {FLAGS.workdir} continues text; "
-        "give --prompt or --prompts_file.",
-    )
+    because = f"applies only to encoder-decoders, but the model in {FLAGS.workdir} continues text"
+    refuse(("input", "output", "prefix", "output_prefix", *SEARCH), f"{because}; give --prompt or --prompts_file.")
     report_unused_sampling(sampling)
     for text in continue_prompts(generator, read_prompts(), sampling):
         show(text)
@@ -183,10 +157,8 @@ def read_prompts() -> list[str]:
 def write_outputs(generator: Generator, sampling: Sampling) -> None:
     settings: BeamSettings | Sampling = sampling
     if FLAGS["temperature"].present and not FLAGS["num_beams"].present:
-        refuse(
-            SEARCH,
-            "applies only to beam search, but --temperature selects sampling; omit one of them, or give --num_beams.",
-        )
+        because = "applies only to beam search, but --temperature selects sampling"
+        refuse(SEARCH, f"{because}; omit one of them, or give --num_beams.")
         report_unused_sampling(sampling)
     else:
         report_unused(("seed",), "beam search involves no randomness")

@@ -8,12 +8,12 @@ python -m lm.predict --workdir=runs/squad --text='{"question": "Who?", "context"
 zcat reviews.gz | python -m lm.predict --workdir=runs/imdb --input=- | head
 python -m lm.predict --workdir=runs/gpt --input=texts.txt --output=vectors.npy --pooling=mean
 
-The output has one JSON object per input, in the same order. Each object holds the input, the prediction and, depending
-on the task, other values:
+The output has one JSON object per input, in the same order. Each object holds the input, the prediction and other
+values of the task:
 
     classification   score (the probability of the prediction) and the probabilities of all labels
-    regression       no other values; the prediction is a number
-    tagging          no other values; the prediction is a list with one tag per word
+    regression       nothing else; the prediction is a number
+    tagging          nothing else; the prediction is a list with one tag per word
     span_qa          score, start and end (character offsets in the context) and the no-answer score
     multiple_choice  scores and probabilities of the candidates; the prediction is an index from 0
     contrastive      the unit vector of the text, in place of a prediction
@@ -50,7 +50,7 @@ from lm.files import expanded, replacing, writing_flag
 from lm.reporting.progress import duration
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options
-from lm.runs.prediction import predictions, read_input, read_texts, without_cache_of_run
+from lm.runs.prediction import predictions, read_input, read_texts
 from lm.runs.prepare import cache_directory
 from lm.tasks import task_of
 from lm.tasks.vectors import POOLINGS, Labeller, TextVectors
@@ -61,46 +61,27 @@ STANDARD_OUTPUT = "-"
 INPUT = {"kind": "format", **{name: name for name in ("field", "pair_field", "columns", "document", "encoding")}}
 VECTORS = ("layer", "normalize", "prefix")
 DOCUMENTS = SourceConfig.__dataclass_fields__["document"].metadata["choices"]
-# Escapes control characters that JSON allows in a string but a terminal may interpret, and marks that change the
-# direction of text.
+# Escapes for control characters that JSON allows but a terminal may interpret, and for changes of writing direction.
 VISIBLE = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 def define_flags() -> None:
     define_path("workdir", "Run directory of the model.")
     define_path("input", "File or glob with the inputs (.gz is unpacked), or - for standard input.")
-    flags.DEFINE_multi_string(
-        "text",
-        [],
-        "Text to label, instead of --input; may be repeated. If the model needs several fields, give a JSON object.",
-    )
-    define_path(
-        "output", "File to write, which is created only when complete, or - for standard output.", STANDARD_OUTPUT
-    )
-    flags.DEFINE_enum(
-        "format", None, FORMAT_NAMES, "Format of the input. By default, it is inferred from the extension."
-    )
+    flags.DEFINE_multi_string("text", [], "Text to label (repeatable). For several fields, give a JSON object.")
+    define_path("output", "File to write, once all lines are complete, or - for standard output.", STANDARD_OUTPUT)
+    flags.DEFINE_enum("format", None, FORMAT_NAMES, "Format of the input. The default depends on the extension.")
     flags.DEFINE_string("field", None, "Field or column that holds the text. By default, it is named as in training.")
-    flags.DEFINE_string(
-        "pair_field", None, "Field of the second text or the candidates. By default, it is named as in training."
-    )
+    flags.DEFINE_string("pair_field", None, "Like --field, but for the second text or the list of candidates.")
     flags.DEFINE_string("columns", None, "For tsv and csv: comma-separated column names, if there is no header row.")
     flags.DEFINE_enum("document", "line", DOCUMENTS, "With --format=text: the unit of text that counts as one input.")
     flags.DEFINE_string("encoding", "utf-8", "Text encoding of the input.")
     define_step_flag()
     flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.", lower_bound=1)
-    flags.DEFINE_integer(
-        "batch_size", 0, "Number of rows per batch. If 0, the run's eval.batch_size is used.", lower_bound=0
-    )
-    flags.DEFINE_bool(
-        "unanswerable", False, "For span_qa: predict an empty answer if a question seems to have no answer."
-    )
+    flags.DEFINE_integer("batch_size", 0, "Number of rows per batch. If 0, the run's eval.batch_size.", lower_bound=0)
+    flags.DEFINE_bool("unanswerable", False, "For span_qa: leave an answer empty if there seems to be none.")
     flags.DEFINE_enum("pooling", None, list(POOLINGS), "Write one vector per text, pooled from its token vectors.")
-    flags.DEFINE_integer(
-        "layer",
-        None,
-        "With --pooling: index of the layer whose vectors are pooled. 0 is the embedding; the default is the last.",
-    )
+    flags.DEFINE_integer("layer", None, "With --pooling: index of the layer, 0 for the embedding. Default: the last.")
     flags.DEFINE_bool("normalize", False, "With --pooling: scale vectors to length 1.")
     flags.DEFINE_string("prefix", "", "With --pooling: prefix of every text, e.g. the prefix used to train a T5.")
 
@@ -116,19 +97,20 @@ def main() -> int:
     output = None if FLAGS.output == STANDARD_OUTPUT else expanded(FLAGS.output)
     is_array = output is not None and output.suffix == ".npy"
     if is_array and not isinstance(labeller, TextVectors):
-        raise UserError(
-            f"--output={FLAGS.output}: .npy files hold vectors, but this model predicts labels; give --pooling too."
-        )
+        problem = ".npy files hold vectors, but this model predicts labels"
+        raise UserError(f"--output={FLAGS.output}: {problem}; give --pooling too.")
     given = {setting: FLAGS[flag].value for setting, flag in INPUT.items() if FLAGS[flag].present}
     if FLAGS.text:
         raw = read_texts(config, labeller, FLAGS.text, given)
     else:
         raw = read_input(config, labeller, FLAGS.input, given, output)
-    jax.config.update("jax_compilation_cache_dir", str(cache_directory(without_cache_of_run(config)) / "xla"))
+    jax.config.update("jax_compilation_cache_dir", str(cache_directory(config) / "xla"))
     options = Options(step=FLAGS.step, average=FLAGS.average, batch_size=FLAGS.batch_size)
-    parts = predictions(directory, config, labeller, raw, options, unanswerable=FLAGS.unanswerable)
+    parts = predictions(directory, config, labeller, raw, options, FLAGS.unanswerable)
     if output is None:
-        print_lines(lines_of(parts))
+        for line in lines_of(parts):  # as UTF-8, whatever the encoding of the terminal
+            sys.stdout.buffer.write(line.encode() + b"\n")
+            sys.stdout.buffer.flush()
         return DONE
     began = time.monotonic()
     with whole_file(FLAGS.output, "output") as write:
@@ -147,21 +129,17 @@ def choose_labeller(config: Config) -> Labeller:
     """Returns the labeller of the task, or one that computes vectors. Raises UserError if flags have no effect."""
     task = task_of(config)
     if FLAGS.pooling is not None:
-        unit_length = FLAGS.normalize
-        labeller: Labeller | None = TextVectors.of(
-            task, config, FLAGS.pooling, layer=FLAGS.layer, unit_length=unit_length, prefix=FLAGS.prefix
-        )
+        chosen: dict[str, Any] = {"layer": FLAGS.layer, "unit_length": FLAGS.normalize, "prefix": FLAGS.prefix}
+        labeller: Labeller | None = TextVectors.of(task, config, FLAGS.pooling, **chosen)
     else:
         labeller = task.labeller(config)
         for name in VECTORS:
             if FLAGS[name].present:
                 raise UserError(f"--{name} applies only to vectors; give --pooling={'|'.join(POOLINGS)} too.")
     if labeller is None:
+        problem = f"a model with objective.name={config.objective.name} predicts no labels"
         text = f", or generate text with lm.generate --workdir={FLAGS.workdir}" if task.writes_text else ""
-        raise UserError(
-            f"--workdir={FLAGS.workdir}: a model with objective.name={config.objective.name} predicts no labels; "
-            f"write vectors with --pooling=mean{text}."
-        )
+        raise UserError(f"--workdir={FLAGS.workdir}: {problem}; write vectors with --pooling=mean{text}.")
     if labeller.may_lack_answers and not FLAGS["unanswerable"].present:
         print("note: every question gets an answer; pass --unanswerable to allow empty answers.", file=sys.stderr)
     if FLAGS.unanswerable and not labeller.may_lack_answers:
@@ -173,15 +151,7 @@ def lines_of(parts: Iterator[Any]) -> Iterator[str]:
     """Yields a line of JSON, without a line ending, for each prediction."""
     for part in parts:
         for index in range(len(part.raw)):
-            line = json.dumps(part.input_line(index), ensure_ascii=False, allow_nan=False)
-            yield line.translate(VISIBLE)
-
-
-def print_lines(lines: Iterator[str]) -> None:
-    """Prints lines as UTF-8, whatever the encoding of the terminal."""
-    for line in lines:
-        sys.stdout.buffer.write(line.encode() + b"\n")
-        sys.stdout.buffer.flush()
+            yield json.dumps(part.input_line(index), ensure_ascii=False, allow_nan=False).translate(VISIBLE)
 
 
 if __name__ == "__main__":

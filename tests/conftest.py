@@ -58,6 +58,8 @@ LONG_FILES = (
     "test_fuzz.py",
     "test_repeats.py",
     "test_contrastive.py",
+    "test_bad_settings.py",
+    "test_bad_data.py",
     "test_bad_input.py",
 )
 TINY_CONFIG = """

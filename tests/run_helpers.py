@@ -1,4 +1,4 @@
-"""Trains inside the process of the tests, and reads and compares what runs have written."""
+"""Trains in the process of the tests or in another, and reads and compares what runs have written."""
 
 import json
 import resource
@@ -50,6 +50,13 @@ def train_here(tiny, root: Path, **changes) -> int:
         return train(config_of(tiny, **changes), root)
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def train_apart(launch, tiny, root: Path, **changes) -> Path:
+    """Trains in a process of its own, on one device; returns the run directory."""
+    process = launch("train.py", *tiny.flags(root, **changes))
+    assert process.wait() == 0, process.stderr
+    return root
 
 
 def final_state(root: Path):

@@ -61,7 +61,7 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
         (["data.train.lines.label_field="], "config.data.train.lines.label_field: name the field that holds the label"),
         (
             ["data.fold=4"],
-            "config.data.fold: the index must be less than data.folds=4, but it is 4; folds are numbered from 0",
+            "config.data.fold: 4 is not less than data.folds=4; folds are numbered from 0",
         ),
         (["data.labels=('a', 'b', 'a')"], "config.data.labels: the same label appears more than once"),
         (

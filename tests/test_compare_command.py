@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from lm.config import Config
 from lm.data.reading.readers import Labelled
 from lm.errors import UserError
 from lm.evaluation.predictions import Example, write_predictions
+from lm.evaluation.text_metrics import percentages
 from lm.runs.directory import RunDirectory
 from lm.tasks.classification import Classified
 
@@ -86,17 +88,21 @@ def test_several_metrics_share_the_table_and_the_seed(command, files):
     assert "tok:char" in command(*arguments, "--bleu_tokenize=char")
 
 
+def bootstrap(counts, samples, seed):
+    """Returns the comparison of systems by the ratio of the sums of two counts, (examples, 2) for each system."""
+    systems = [partial(percentages, {"ratio": each}) for each in counts]
+    return compare.bootstrap(systems, len(counts[0]), samples, seed)["ratio"]
+
+
 def test_bootstrap_matches_sacrebleu():
     """TER is also edits over words, so both can use its counts of sentences."""
     systems = [system(errors, seed=seed) for seed, errors in enumerate((0.3, 0.33, 0.5))]
     found, _ = compare.compare("ter", systems, bleu_tokenize="13a", samples=300, seed=5)
     scorer = compare.TEXT_METRICS["ter"].scorer("13a")
     references = compare.reference_streams([each.references for each in systems[0]])
-    counts = [
-        np.array(scorer._extract_corpus_statistics([each.prediction for each in examples], references))
-        for examples in systems
-    ]
-    ours = compare.bootstrap(counts, samples=300, seed=5)
+    predictions = [[each.prediction for each in examples] for examples in systems]
+    counts = [np.array(scorer._extract_corpus_statistics(texts, references)) for texts in predictions]
+    ours = bootstrap(counts, samples=300, seed=5)
     for mine, theirs in zip(ours, found["ter"], strict=True):
         assert mine.score == pytest.approx(theirs.score, rel=1e-5)
         assert mine.mean == pytest.approx(theirs.mean, rel=1e-5)
@@ -116,7 +122,7 @@ def test_copy_of_a_system_does_not_differ_significantly(metric):
 def test_interval_matches_a_binomial_distribution():
     """Exact match: 95 % of the resampled rates lie within 1.96 standard errors."""
     counts = np.stack([np.arange(400) % 4 == 0, np.ones(400)], axis=1).astype(float)
-    (found,) = compare.bootstrap([counts], samples=2000, seed=3)
+    (found,) = bootstrap([counts], samples=2000, seed=3)
     error = 100 * (0.25 * 0.75 / 400) ** 0.5
     assert found.score == 25 and found.mean == pytest.approx(25, abs=0.2)
     assert found.interval == pytest.approx(1.96 * error, rel=0.08)
@@ -252,10 +258,10 @@ def test_accuracy_is_compared_as_the_bootstrap_of_counts_compares_it(tmp_path):
     """Accuracy is also a ratio of sums, so both computations draw and score the same resamples."""
     paths = [labelled(tmp_path / f"{n}.jsonl", share, seed=n) for n, share in enumerate((0.9, 0.8))]
     systems = [compare.read_system(path, None) for path in paths]
-    found = compare.compare_predictions(systems, samples=100, seed=3)["accuracy"]
+    found = compare.bootstrap([each.metrics for each in systems], 200, samples=100, seed=3)["accuracy"]
     lines = [[json.loads(line) for line in path.read_text().splitlines()] for path in paths]
     counts = [np.array([[each["label"] == each["prediction"], 1.0] for each in system]) for system in lines]
-    for mine, percent in zip(found, compare.bootstrap(counts, samples=100, seed=3), strict=True):
+    for mine, percent in zip(found, bootstrap(counts, samples=100, seed=3), strict=True):
         assert (100 * mine.score, 100 * mine.mean, 100 * mine.interval) == pytest.approx(
             (percent.score, percent.mean, percent.interval)
         )

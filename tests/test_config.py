@@ -52,7 +52,7 @@ def test_resolving_twice_changes_nothing():
         ({"optimizer__warmup_steps": 1000}, "1000 warm-up steps do not fit into train.num_steps=1000"),
         ({"train__accumulation": 3}, "3 microbatches cannot evenly divide batch_size=32"),
         ({"eval__stride": 257}, "exceeds data.sequence_length"),
-        ({"mesh__fsdp": -1}, "at most one size may be -1"),
+        ({"mesh__fsdp": -1}, "only one size may be -1"),
         ({"data__train": {}}, "no data source is given"),
         ({"data__train": {"a": {"kind": "text"}}}, "config.data.train.a.path: a path is required"),
         ({"data__train": {"a b": {"kind": "embedded"}}}, "letters, digits and underscores"),

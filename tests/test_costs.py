@@ -14,18 +14,9 @@ from lm.models import build_model
 from lm.models.heads import AnswerSpan, Classes, MaskedTokens, TextEmbedding
 from lm.models.parameters import count_parameters
 from lm.models.transformer.costs import projections
+from tests.small_model import abstract_params, small_config
 
-SMALL = ModelConfig(
-    vocab_size=512,
-    num_layers=3,
-    d_model=256,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=64,
-    d_ff=768,
-    max_length=64,
-    scan_layers=False,
-)
+SMALL = small_config(512, 64, num_layers=3, d_model=256, num_heads=4, d_ff=768, scan_layers=False)
 
 VARIANTS = [
     {},
@@ -35,15 +26,11 @@ VARIANTS = [
 ]
 
 
-def abstract_params(model):
-    return nn.unbox(jax.eval_shape(lambda key: model.initial_params(key), jax.random.key(0)))
-
-
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_parameter_counts_match_the_model(changes):
     config = dataclasses.replace(SMALL, **changes)
     model = build_model(config)
-    params, counts = abstract_params(model), model.parameter_counts()
+    params, counts = nn.unbox(abstract_params(model)), model.parameter_counts()
     assert counts.total == count_parameters(params)
     assert counts.token_embedding == count_parameters(params["token_embedding"])
     layers = {name: value for name, value in params.items() if name.startswith("layer")}
@@ -71,7 +58,7 @@ def test_flops_match_the_count_of_xla(changes):
 
     flops = model.flops_per_row(length)
     for function, expected in ((loss, flops.forward), (jax.grad(loss), flops.train)):
-        counted = jax.jit(function).lower(abstract_params(model), batch).compile().cost_analysis()["flops"]
+        counted = jax.jit(function).lower(nn.unbox(abstract_params(model)), batch).compile().cost_analysis()["flops"]
         assert 1.0 < counted / (rows * expected) < 1.06
 
 
@@ -88,7 +75,7 @@ TWO_SIDED = dataclasses.replace(SMALL, family="encoder_decoder", num_encoder_lay
 )
 def test_encoder_decoder_parameters_and_flops_match_the_model(changes):
     model, rows, L, S = build_model(dataclasses.replace(TWO_SIDED, **changes)), 4, 64, 48
-    params = abstract_params(model)
+    params = nn.unbox(abstract_params(model))
     assert model.parameter_counts().total == count_parameters(params)
     ids, source = (jax.ShapeDtypeStruct((rows, length), jnp.int32) for length in (L, S))
     batch = Batch(ids, ids, ids, ids, ids, Source(source, source, source))
@@ -122,7 +109,7 @@ def test_flops_of_heads_match_the_count_of_xla(head, changes):
         numbers = (output.logits, output.next_sentence_logits, output.embedding, output.paired_embedding)
         return sum(jnp.mean(each) for each in numbers if each is not None)
 
-    counted = jax.jit(total).lower(abstract_params(model), batch).compile().cost_analysis()["flops"]
+    counted = jax.jit(total).lower(nn.unbox(abstract_params(model)), batch).compile().cost_analysis()["flops"]
     assert 1.0 < counted / (rows * model.flops_per_row(length, length).forward) < 1.065
 
 

@@ -25,6 +25,7 @@ from lm.config import Config
 from lm.config.schema import describe_settings
 from lm.errors import as_user_error
 from tests.conftest import content_of
+from tests.run_helpers import train_apart
 
 CASES = 200
 QUICK = {4, 16, *range(0, CASES, 28)}  # run by `make test`; 4 and 16 have named pipes
@@ -57,10 +58,7 @@ RECORDS = [{"text": f"a b c {number} x", "label": "is_x" if number % 2 else "is_
 @pytest.fixture(scope="module")
 def trained(tiny, launch, tmp_path_factory) -> Path:
     """A run with LoRA adapters and two checkpoints."""
-    root = tmp_path_factory.mktemp("fuzz") / "run"
-    process = launch("train.py", *tiny.flags(root, **SHORT))
-    assert process.wait() == 0, process.stderr
-    return root
+    return train_apart(launch, tiny, tmp_path_factory.mktemp("fuzz") / "run", **SHORT)
 
 
 class Draw(random.Random):

@@ -79,7 +79,8 @@ def command(trained, tiny, capsys, monkeypatch):
 def expected(trained, prompts, sampling, new, seed, samples, factor=4):
     model = build_model(dataclasses.replace(CONFIG.model, attention="xla"))
     params = jax.tree.map(lambda x: factor * x, trained[1])
-    return list(sample_many(model, params, TOKENIZER, encode_prompts(TOKENIZER, prompts), sampling, new, seed, samples))
+    sampler = Sampler(model, params, sampling, vocabulary_of(TOKENIZER), new)
+    return list(sample_many(sampler, TOKENIZER, encode_prompts(TOKENIZER, prompts), seed, samples))
 
 
 def test_several_prompts_and_samples_have_headings(trained, command, tmp_path):
@@ -194,7 +195,7 @@ def one_line(text):
 def test_file_is_translated_line_by_line(pairs_run, command, tmp_path):
     root, model, params = pairs_run
     settings = BeamSettings(num_beams=2, length_penalty=0.6, max_new_tokens=8, num_hypotheses=2)
-    found = generate_texts(model, params, ALPHABET, ALPHABET, READ, settings, 3, 12)
+    found = generate_texts(SourceDecoder(model, params, ALPHABET, 3), ALPHABET, READ, settings, 12)
     best = dict(zip(NUMBERS, [one_line(each[0][0]) for each in found], strict=True))
     generate_from = f"--input={root / 'in'}"
 
@@ -219,7 +220,7 @@ def test_file_is_translated_line_by_line(pairs_run, command, tmp_path):
 def test_flags_of_beam_search_override_the_settings(pairs_run, command):
     root, model, params = pairs_run
     settings = BeamSettings(3, "gnmt", 2.0, 6, 4, 2, 1)
-    ((best, *_),) = generate_texts(model, params, ALPHABET, ALPHABET, ["b: h a"], settings, 1, 12)
+    ((best, *_),) = generate_texts(SourceDecoder(model, params, ALPHABET, 1), ALPHABET, ["b: h a"], settings, 12)
     found = command(
         *("--prompt=h  a", "--prefix=b: ", "--num_beams=3", "--penalty=gnmt", "--length_penalty=2", "--batch_size=1"),
         *("--max_new_tokens=6", "--min_new_tokens=4", "--no_repeat_ngram=2"),

@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.run_helpers import train_apart
 
 
 @pytest.fixture(scope="module")
 def trained(tiny, launch, tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("streams") / "run"
     changes = {"train__num_steps": 1, "train__batch_size": 8, "optimizer__warmup_steps": 0, "eval__every_steps": 1}
-    process = launch("train.py", *tiny.flags(root, **changes))
-    assert process.wait() == 0, process.stderr
-    return root
+    return train_apart(launch, tiny, tmp_path_factory.mktemp("streams") / "run", **changes)
 
 
 def shell(command: str, **environment: str) -> tuple[int, str]:

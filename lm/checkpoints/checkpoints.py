@@ -7,14 +7,15 @@ Layout of `checkpoints/` in the run directory:
     damaged-<step>/           a checkpoint that failed verification and was set aside when training resumed
 
 Orbax writes to a temporary directory and renames it when the checkpoint is complete, so <step>/ is never incomplete.
-The record holds a checksum of every leaf and a hash of its own content. A restored state is therefore either
-bit-identical to the saved state or reported as damaged.
+With the checksums and the hash of the record, a restored state is either bit-identical to the saved one or reported as
+damaged.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,8 +29,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from lm.checkpoints import reading
-from lm.checkpoints.integrity import describe, json_hash, leaf_sums, nested
-from lm.checkpoints.keeping import LatestAndBest, best_first, remove_torn, set_aside
+from lm.checkpoints.integrity import describe, json_hash, nested
+from lm.checkpoints.keeping import LatestAndBest, best_first, remove_torn
 from lm.config import CheckpointConfig
 from lm.errors import UserError
 
@@ -45,10 +46,9 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints in one directory.
 
-    In training, all processes must create this object together. The directory is created if necessary, and unfinished
-    checkpoints of a killed run are removed. If `read_only` is true, nothing is written, so a training run may save at
-    the same time. `settings` determines which checkpoints are kept and which metric `best` uses. Raises UserError if
-    the directory cannot be used.
+    In training, all processes must create this object together. The directory is created, and unfinished checkpoints of
+    a killed run are removed. If `read_only` is true, nothing is written, so a training run may save at the same time.
+    Raises UserError if the directory cannot be used.
     """
 
     def __init__(self, directory: Path, settings: CheckpointConfig | None = None, read_only: bool = False) -> None:
@@ -76,10 +76,9 @@ class Checkpoints:
     def save(self, step: int, state: Any, metadata: Mapping[str, Any], metrics: Mapping[str, float]) -> bool:
         """Starts a save and returns once the buffers of `state` may be donated. All processes must call `save`.
 
-        If an earlier save is still running, `save` first waits for it to finish and raises its error, if any. Returns
-        False, without saving, if the step already has a checkpoint, and True otherwise. `metadata` holds JSON values,
-        which `restore` returns. Raises UserError for errors such as a full disk or denied access. Earlier checkpoints
-        stay intact.
+        First waits for an earlier save that is still running, and raises its error, if any. Returns False, without
+        saving, if the step already has a checkpoint. `metadata` holds JSON values, which `restore` returns. Raises
+        UserError for errors such as a full disk or denied access. Earlier checkpoints stay intact.
         """
         assert self._manager is not None, "opened read-only"
         self.wait()
@@ -91,20 +90,18 @@ class Checkpoints:
             "step": step,
             "metadata": dict(metadata),
             "metrics": values,
-            "leaves": describe(state, sums=leaf_sums(state)),
+            "leaves": describe(state, with_sums=True),
         }
         self._saving = step, values
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            record=ocp.args.JsonSave({"content": content, "sha256": json_hash(content)}),
-        )
+        record = ocp.args.JsonSave({"content": content, "sha256": json_hash(content)})
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), record=record)
         with self._storage_errors(f"saved (step {step})"):
             # Orbax saves a step below the latest one only if `force` is true, and never overwrites a checkpoint.
             self._manager.save(step, args=args, force=True)
         return True
 
     def wait(self) -> None:
-        """Waits for the save in progress, if any. Raises UserError if the save failed."""
+        """Waits for the save in progress, if any. Raises UserError if it failed."""
         if self._manager is None or self._saving is None:
             return
         with self._storage_errors(f"saved (step {self._saving[0]})"):
@@ -155,10 +152,7 @@ class Checkpoints:
         return next(iter(best_first(self.steps(), self._metrics_of, self._settings)), None)
 
     def record(self, step: int) -> dict[str, Any]:
-        """Returns the record of a step, which includes the `metadata` and `metrics` given to `save`.
-
-        Raises UserError if the record is damaged or there is no such step.
-        """
+        """Returns the record of a step. Raises UserError if it is damaged or there is no such step."""
         where = self.directory / str(self._candidates(step)[0])
         try:
             return reading.read_record(where)
@@ -177,9 +171,8 @@ class Checkpoints:
         """Restores the newest intact checkpoint, even onto another mesh. All processes must call `restore`.
 
         The leaves of `abstract_state` are jax.ShapeDtypeStruct objects with shardings. Damaged checkpoints are reported
-        on stderr. They are set aside once an older checkpoint has been read, unless the directory is opened read-only.
-        Raises UserError if there is no intact checkpoint, or if the tree, a shape or a dtype of the checkpoint differs
-        from `abstract_state`.
+        on stderr, and set aside once an older one has been read, unless the directory is opened read-only. Raises
+        UserError if there is no intact checkpoint, or if a path, shape or dtype differs from `abstract_state`.
         """
         assert all(leaf.sharding is not None for leaf in jax.tree.leaves(abstract_state)), "give every leaf a sharding"
         state, record = self._read(None, lambda _: abstract_state, partial=False)
@@ -193,9 +186,8 @@ class Checkpoints:
         Args:
             abstract_params: a nested dict of jax.ShapeDtypeStruct objects with shardings. If None, the parameters are
                 returned as NumPy arrays.
-            step: the step to read. None means the newest checkpoint. "best" means the best checkpoint, or the newest if
-                no checkpoint has the metric. If `step` is None or "best", damaged checkpoints are reported on stderr
-                and skipped. If it is a number, only that checkpoint is tried.
+            step: a number, None (the newest) or "best" (the newest if no checkpoint has the metric). With the last two,
+                damaged checkpoints are reported on stderr and skipped.
             ema: whether to return the moving average of the parameters instead, if the checkpoint contains one.
         """
 
@@ -213,15 +205,15 @@ class Checkpoints:
     ) -> tuple[Any, list[int]]:
         """Returns the mean of the parameters of the `count` latest checkpoints up to step `last`, and their steps.
 
-        See Vaswani 2017, section 6.1. Checkpoints are read one at a time, so at most two parameter trees are in memory.
-        Raises UserError if there are too few checkpoints or if one is damaged.
+        See Vaswani 2017, section 6.1. At most two parameter trees are in memory. Raises UserError if there are too few
+        checkpoints or if one is damaged.
         """
         for attempt in range(ATTEMPTS):
             steps = [step for step in reading.agreed(self.steps()) if last is None or step <= last]
             if len(steps) < count:
                 up_to = "" if last is None else f" up to step {last}"
-                counts = f"cannot average {count} checkpoints: the run has only {len(steps)}{up_to}"
-                raise UserError(f"{self.directory}: {counts}; train with a larger config.checkpoint.keep_latest.")
+                problem = f"cannot average {count} checkpoints: the run has only {len(steps)}{up_to}"
+                raise UserError(f"{self.directory}: {problem}; train with a larger config.checkpoint.keep_latest.")
             steps = steps[-count:]
             total: Any = None
             try:
@@ -235,15 +227,14 @@ class Checkpoints:
         return jax.tree.map(lambda x: x / count, total), steps
 
     def _candidates(self, step: int | Literal["best"] | None) -> list[int]:
-        """Returns the steps to try, in order."""
         self.wait()
         steps = reading.agreed(self.steps())
         if not steps:
             raise UserError(f"{self.directory}: there is no checkpoint; train first, or check the path.")
         if isinstance(step, int):
             if step not in steps:
-                known = ", ".join(map(str, steps))
-                raise UserError(f"{self.directory}: there is no checkpoint for step {step}; choose one of {known}.")
+                advice = f"choose one of {', '.join(map(str, steps))}."
+                raise UserError(f"{self.directory}: there is no checkpoint for step {step}; {advice}")
             return [step]
         first = reading.agreed(best_first(steps, self._metrics_of, self._settings)[:1]) if step == "best" else []
         return [*first, *(each for each in steps[::-1] if each not in first)]
@@ -253,9 +244,8 @@ class Checkpoints:
     ) -> tuple[Any, dict[str, Any]]:
         """Returns the tree and record of the first intact candidate, and sets aside the damaged candidates before it.
 
-        `item` builds the abstract tree from the record. If `partial` is true, the tree is only a part of the state,
-        such as {"params": ...}. If a training run removes a checkpoint while it is being read, the candidates are
-        listed again.
+        `item` builds the abstract tree from the record. If `partial` is true, it is only a part of the state, such as
+        {"params": ...}. If a training run removes a checkpoint while it is being read, the candidates are listed again.
         """
         report = functools.partial(print, file=sys.stderr) if jax.process_index() == 0 else lambda _: None
         damaged: list[int] = []
@@ -272,10 +262,8 @@ class Checkpoints:
                     if self._manager is None and self._is_being_removed(each, listed):
                         break
                     if isinstance(step, int):
-                        known = ", ".join(map(str, self.steps()))
-                        raise UserError(
-                            f"{where}: this checkpoint is damaged ({damage}); choose one of {known}."
-                        ) from None
+                        advice = f"choose one of {', '.join(map(str, self.steps()))}."
+                        raise UserError(f"{where}: this checkpoint is damaged ({damage}); {advice}") from None
                     damaged.append(each)
                     report(f"Checkpoint {where} is damaged ({damage}).")
                     continue
@@ -286,27 +274,26 @@ class Checkpoints:
             else:
                 break
         if not damaged:
-            raise UserError(
-                f"{self.directory}: a training run keeps removing checkpoints before they can be read; try again."
-            )
+            problem = "a training run keeps removing checkpoints before they can be read"
+            raise UserError(f"{self.directory}: {problem}; try again.")
         steps, advice = ", ".join(map(str, damaged)), "restore the directory from a backup, or use another --workdir."
         raise UserError(f"{self.directory}: no checkpoint is intact (damaged: {steps}); {advice}")
 
     def _is_being_removed(self, step: int, listed: Sequence[int]) -> bool:
         """Waits for any removal in progress, then returns whether a training run has removed this checkpoint."""
-        removed = False
         for _ in range(50):
-            removed = not (self.directory / str(step)).exists()
-            if removed or set(self.steps()) == set(listed):
+            if step not in (steps := self.steps()) or steps == sorted(listed):
                 break
             time.sleep(0.1)
-        return bool(reading.agreed([int(removed)])[0])
+        return bool(reading.agreed([int(step not in steps)])[0])
 
     def _set_aside(self, damaged: Sequence[int]) -> None:
         """Renames damaged checkpoints to free their steps for later saves, unless the directory is opened read-only."""
         if self._manager is not None:
-            if jax.process_index() == 0:
-                set_aside(self.directory, damaged)
+            for step in damaged if jax.process_index() == 0 else ():
+                aside = self.directory / f"damaged-{step}"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.directory / str(step)).replace(aside)
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("damaged checkpoints set aside")
             self._manager.reload()
@@ -332,7 +319,5 @@ class Checkpoints:
                 if jax.process_index() == 0 and self.directory.is_dir():
                     remove_torn(self.directory)
                 self._manager.reload()  # Orbax has lost track of the checkpoints that it was about to delete
-            raise UserError(
-                f"{self.directory}: the checkpoint could not be {attempt}: {reason}. Earlier checkpoints are intact; "
-                "free some space or grant access, then run the command again."
-            ) from error
+            advice = "Earlier checkpoints are intact; free some space or grant access, then run the command again."
+            raise UserError(f"{self.directory}: the checkpoint could not be {attempt}: {reason}. {advice}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,17 @@ from flax import traverse_util
 from lm.errors import UserError
 
 
-def describe(tree: Any, sums: Sequence[int] | None = None) -> dict[str, dict[str, Any]]:
-    """Returns {path: {shape, dtype, sum}} for a tree of real or abstract arrays; `sum` is omitted if `sums` is None."""
+def describe(tree: Any, *, with_sums: bool = False) -> dict[str, dict[str, Any]]:
+    """Returns {path: {shape, dtype}} for a tree of real or abstract arrays. `with_sums` adds each checksum as `sum`."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     described: dict[str, dict[str, Any]] = {
         jax.tree_util.keystr(path, simple=True, separator="/"): {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
         for path, leaf in leaves
     }
     assert len(described) == len(leaves), "two leaves have the same path"
-    if sums is not None:
-        for each, value in zip(described.values(), sums, strict=True):
-            each["sum"] = value
+    if with_sums:
+        for each, value in zip(described.values(), jax.device_get([leaf_sum(leaf) for _, leaf in leaves]), strict=True):
+            each["sum"] = int(value)
     return described
 
 
@@ -48,14 +48,10 @@ def check_same_tree(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, 
             problems.append(f"{path} is in the checkpoint but not in this model")
         elif path not in saved:
             problems.append(f"{path} is not in the checkpoint")
-        elif saved[path]["shape"] != wanted[path]["shape"]:
-            problems.append(
-                f"{path} has shape {saved[path]['shape']} in the checkpoint but {wanted[path]['shape']} in this model"
-            )
-        elif saved[path]["dtype"] != wanted[path]["dtype"]:
-            problems.append(
-                f"{path} has dtype {saved[path]['dtype']} in the checkpoint but {wanted[path]['dtype']} in this model"
-            )
+        else:
+            for key in ("shape", "dtype"):
+                if (there := saved[path][key]) != (here := wanted[path][key]):
+                    problems.append(f"{path} has {key} {there} in the checkpoint but {here} in this model")
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         listed = f"{'; '.join(problems[:3])}{more}. Use the settings with which the checkpoint was trained."
@@ -70,11 +66,6 @@ def nested(leaves: Mapping[str, Any], name: str) -> dict[str, Any]:
         if path.startswith(f"{name}/")
     }
     return traverse_util.unflatten_dict(below, sep="/")
-
-
-def leaf_sums(tree: Any) -> list[int]:
-    """Returns the checksums of all leaves, in order. Every process gets all checksums."""
-    return [int(each) for each in jax.device_get([leaf_sum(leaf) for leaf in jax.tree.leaves(tree)])]
 
 
 @jax.jit

@@ -1,9 +1,8 @@
-"""Keeps the latest and the best checkpoints, removes unfinished checkpoints and sets damaged checkpoints aside."""
+"""Keeps the latest and the best checkpoints, and removes unfinished checkpoints."""
 
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -45,14 +44,6 @@ class LatestAndBest(preservation_policy.PreservationPolicy):
         kept = set(steps[-self._settings.keep_latest :])
         kept |= set(best_first(steps, self._metrics_of, self._settings)[: self._settings.keep_best])
         return [step in kept for step in steps]
-
-
-def set_aside(directory: Path, damaged: Sequence[int]) -> None:
-    """Renames damaged checkpoints to `damaged-<step>`, replacing earlier directories of the same name."""
-    for step in damaged:
-        aside = directory / f"damaged-{step}"
-        shutil.rmtree(aside, ignore_errors=True)
-        os.replace(directory / str(step), aside)
 
 
 def remove_torn(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import logging
@@ -20,33 +21,22 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from lm.checkpoints.integrity import check_same_tree, describe, is_described, json_hash, leaf_sums
+from lm.checkpoints.integrity import check_same_tree, describe, is_described, json_hash
 from lm.errors import UserError
 from lm.files import parse_json, read_file
 
 FORMAT = 1  # version of the record format; newer code may write a higher version
 MOST_STEPS = 1000  # maximum number of steps listed when there are several processes
-MACHINE_TROUBLES = (
-    "No space left on device",
-    "Disk quota exceeded",
-    "File too large",
-    "Permission denied",
-    "Read-only file system",
-    "Too many open files",
-    "Cannot allocate memory",
-    "RESOURCE_EXHAUSTED",
-)
+# The texts of system errors, by which they are recognised, because TensorStore sets no errno.
+MACHINE_ERRORS = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EMFILE, errno.ENOMEM
+MACHINE_TROUBLES = (*map(os.strerror, MACHINE_ERRORS), "RESOURCE_EXHAUSTED")
 
 # Orbax uses the absl logger to report its own work and the traceback of each error that it also raises.
 logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
 
 
 def _without_late_callbacks(unraisable: Any) -> None:
-    """Prints an exception raised in a callback, unless it reports a closed event loop.
-
-    After a failed save, TensorStore's threads report the closed event loop once per array. The error of the save itself
-    is raised separately.
-    """
+    """Prints an exception raised in a callback, except those that TensorStore's threads report after a failed save."""
     if str(unraisable.exc_value) != "Event loop is closed":
         _print_unraisable(unraisable)
 
@@ -59,10 +49,7 @@ class Damage(Exception):
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
-    """Returns the verified JSON record of a checkpoint.
-
-    Raises Damage if the record is damaged, or UserError if a newer version of this code wrote it.
-    """
+    """Returns the JSON record of a checkpoint. Raises Damage, or UserError if newer code wrote the record."""
     path = checkpoint / "record" / "metadata"
     stored = parse_json(read_file(path))
     if not isinstance(stored, dict) or stored.get("sha256") != json_hash(stored.get("content")):
@@ -87,9 +74,9 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
 
 
 def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, partial: bool) -> Any:
-    """Returns the arrays of a checkpoint or of a part of it.
+    """Returns the arrays of a checkpoint, or of the part of it that `abstract` describes (`partial`).
 
-    Raises Damage if the arrays differ from the saved arrays, or UserError if the tree differs from `abstract`.
+    Raises Damage if they differ from the saved arrays, or UserError if the tree differs from `abstract`.
     """
     wanted = describe(abstract)
     top = next(iter(abstract)) + "/" if partial else ""
@@ -105,7 +92,7 @@ def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, part
             return handler.restore(epath.Path(checkpoint / "state"), args=args)
 
     tree = in_all_processes(checkpoint, arrays, "arrays")
-    found = describe(tree, sums=leaf_sums(tree))
+    found = describe(tree, with_sums=True)
     for path, leaf in saved.items():
         if found.get(path) != leaf:
             raise Damage(f"{path} differs from the saved array")
@@ -113,7 +100,7 @@ def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, part
 
 
 def in_all_processes(checkpoint: Path, read: Callable[[], Any], what: str) -> Any:
-    """Returns the result of `read`. If any process fails, all raise Damage, so that none enters a collective alone."""
+    """Calls `read`. If any process fails, all raise Damage, so that none enters a collective alone."""
     result, problem, trouble = None, "", ""
     with hushed():
         try:
@@ -148,7 +135,7 @@ def first_line(error: BaseException) -> str:
 
 
 def machine_trouble(error: BaseException) -> str:
-    """Returns the system error that the text of `error` names, or "" if there is none. TensorStore sets no errno."""
+    """Returns the system error that the text of `error` names, or "" if there is none."""
     return next((each for each in MACHINE_TROUBLES if each in str(error)), "")
 
 
@@ -162,10 +149,7 @@ def agreed(steps: Sequence[int]) -> list[int]:
 
 
 def silence_libraries() -> None:
-    """Suppresses the output of Orbax's and TensorStore's threads after a failed save, for the rest of the process.
-
-    The tasks of these threads are garbage-collected later, some only at exit. The error of the save itself is raised.
-    """
+    """Suppresses the output of Orbax's and TensorStore's threads after a failed save, for the rest of the process."""
     logging.getLogger("asyncio").disabled = True
     sys.unraisablehook = lambda _: None
     threading.excepthook = lambda _: None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from operator import attrgetter
 from typing import Any
 
@@ -23,10 +24,8 @@ def check(given: Any, config: Any, task: Any) -> None:
         # The config.json of a run holds derived values in place of defaults.
         if attrgetter(setting)(given) not in (default, task.unread_value(setting, config)):
             readers = _or([name for name, each in tasks.items() if setting in each.settings])
-            refuse(
-                setting,
-                f"this setting is not read by objective.name={task.name}, only by {readers}; leave it at {default!r}.",
-            )
+            problem = f"this setting is not read by objective.name={task.name}, only by {readers}"
+            refuse(setting, f"{problem}; leave it at {default!r}.")
     _check_data(config, task)
     _check_model(config)
     _check_training(config)
@@ -62,25 +61,14 @@ def _check_data(config: Any, task: Any) -> None:
         if sources and not sum(each.weight for each in sources.values()) > 0:
             refuse(f"data.{split}", "all weights are 0; give at least one data source a positive weight.")
     if not data.valid and data.holdout_fraction == 0:
-        refuse(
-            "data.holdout_fraction",
-            "evaluation has no data, because this fraction is 0 and data.valid is empty; set one of them.",
-        )
-    if data.cleaning.max_chars and data.cleaning.max_chars < data.cleaning.min_chars:
-        refuse(
-            "data.cleaning.max_chars", "every document would be dropped, because max_chars is smaller than min_chars."
-        )
+        refuse("data.holdout_fraction", "evaluation has no data; set this fraction, or add a source to data.valid.")
+    if 0 < data.cleaning.max_chars < data.cleaning.min_chars:
+        refuse("data.cleaning.max_chars", "this is smaller than min_chars, so every document would be dropped.")
     tokenizer = entries("lm.data.tokenizing.TOKENIZERS")[data.tokenizer.kind]
     if tokenizer.needs_file and not data.tokenizer.path:
-        refuse(
-            "data.tokenizer.path",
-            f"give the path of a {tokenizer.file_type}, because this kind of tokenizer cannot be trained.",
-        )
+        refuse("data.tokenizer.path", f"give a {tokenizer.file_type}; this kind of tokenizer cannot be trained.")
     if data.fold >= data.folds:
-        refuse(
-            "data.fold",
-            f"the index must be less than data.folds={data.folds}, but it is {data.fold}; folds are numbered from 0.",
-        )
+        refuse("data.fold", f"{data.fold} is not less than data.folds={data.folds}; folds are numbered from 0.")
     if len(set(data.labels)) < len(data.labels):
         refuse("data.labels", "the same label appears more than once.")
 
@@ -106,14 +94,10 @@ def _check_model(config: Any) -> None:
     if model.attention in ("cudnn", "splash") and model.attention_dropout > 0:
         refuse("model.attention", f"'{model.attention}' does not support dropout; set attention_dropout to 0.")
     if model.attention == "splash" and (length := config.data.sequence_length) % 128:
-        refuse(
-            "model.attention", f"'splash' requires data.sequence_length to be a multiple of 128, but it is {length}."
-        )
+        refuse("model.attention", f"'splash' requires data.sequence_length to be a multiple of 128, not {length}.")
     if model.attention in ("cudnn", "splash") and (model.family != "decoder" or model.positions == "relative"):
-        refuse(
-            "model.attention",
-            f"'{model.attention}' supports only causal self-attention without relative positions; use 'xla'.",
-        )
+        supported = "only causal self-attention without relative positions"
+        refuse("model.attention", f"'{model.attention}' supports {supported}; use 'xla'.")
     if model.window and two_sided:
         refuse("model.window", "an encoder-decoder does not support a sliding window; set this to 0.")
     if model.global_every and not model.window:
@@ -122,10 +106,7 @@ def _check_model(config: Any) -> None:
         refuse("model.token_types", "this setting applies only to model.family=encoder; leave it at 0.")
     if model.token_types == 1:
         refuse("model.token_types", "the number of token types must be 0 (no token types) or at least 2 (as in BERT).")
-    projections = ("query", "key", "value", "out", "up", "gate", "down")
-    for name in model.lora_targets:
-        if name not in projections:
-            refuse("model.lora_targets", f"{name!r} is not one of {', '.join(projections)}.")
+    _check_names("model.lora_targets", model.lora_targets, ("query", "key", "value", "out", "up", "gate", "down"))
     if config.optimizer.freeze_layers > model.num_layers:
         refuse("optimizer.freeze_layers", f"the model has fewer layers ({model.num_layers}).")
 
@@ -133,8 +114,8 @@ def _check_model(config: Any) -> None:
 def check_steps(train: Any) -> None:
     """Raises UserError if both num_epochs and num_steps are set, or if the training would have 0 steps."""
     if train.num_epochs and train.num_steps > 0:
-        message = f"num_epochs={train.num_epochs:g} and num_steps={train.num_steps} both set the length of the training"
-        refuse("train.num_epochs", f"{message}; set num_steps to -1, or num_epochs to 0.")
+        both = f"num_epochs={train.num_epochs:g} and num_steps={train.num_steps} both set the length of the training"
+        refuse("train.num_epochs", f"{both}; set num_steps to -1, or num_epochs to 0.")
     if not train.num_epochs and train.num_steps == 0:
         refuse("train.num_steps", "the number of steps must not be 0; set it to 1 or more, or set train.num_epochs.")
 
@@ -145,12 +126,10 @@ def check_schedule(config: Any) -> None:
     warmup, decay, decays_last = optimizer.warmup_steps, optimizer.decay_steps, optimizer.schedule_entry.decays_last
     length = f"train.num_steps={steps}" + (f" (train.num_epochs={epochs:g})" if epochs else "")
     if decays_last and warmup + decay > steps:
-        refuse(
-            "optimizer.warmup_steps", f"the {warmup} warm-up steps and decay_steps={decay} together exceed {length}."
-        )
+        refuse("optimizer.warmup_steps", f"{warmup} warm-up steps and decay_steps={decay} together exceed {length}.")
     if not decays_last and warmup >= min(steps, decay) and warmup > 0:
-        message = f"{warmup} warm-up steps do not fit into {length} (decay_steps={decay}); reduce this number."
-        refuse("optimizer.warmup_steps", message)
+        problem = f"{warmup} warm-up steps do not fit into {length} (decay_steps={decay})"
+        refuse("optimizer.warmup_steps", f"{problem}; reduce this number.")
 
 
 def _check_training(config: Any) -> None:
@@ -158,26 +137,19 @@ def _check_training(config: Any) -> None:
     if train.num_steps > 0:  # otherwise, the schedule is known only once the data has been read
         check_schedule(config)
     if train.batch_size % train.accumulation:
-        refuse(
-            "train.accumulation",
-            f"{train.accumulation} microbatches cannot evenly divide batch_size={train.batch_size}.",
-        )
+        count = train.accumulation
+        refuse("train.accumulation", f"{count} microbatches cannot evenly divide batch_size={train.batch_size}.")
     sizes = config.mesh.data, config.mesh.fsdp, config.mesh.tensor
     if 0 in sizes or sizes.count(-1) > 1:
-        refuse(
-            "mesh", f"(data, fsdp, tensor) is {sizes}; at most one size may be -1, and all others must be at least 1."
-        )
+        refuse("mesh", f"(data, fsdp, tensor) is {sizes}; only one size may be -1, and the others must be at least 1.")
     if config.eval.stride > (length := config.data.sequence_length):
         refuse("eval.stride", f"{config.eval.stride} exceeds data.sequence_length={length}.")
 
 
 def _check_generation(generation: Any, limit: int) -> None:
-    text_metrics, longest = entries("lm.evaluation.text_metrics.TEXT_METRICS"), generation.max_new_tokens
-    for name in generation.metrics:
-        if name not in text_metrics:
-            refuse("eval.generation.metrics", f"{name!r} is not one of {', '.join(text_metrics)}.")
-    if longest > limit:
-        refuse("eval.generation.max_new_tokens", f"{longest} exceeds the model's {limit} positions.")
+    _check_names("eval.generation.metrics", generation.metrics, entries("lm.evaluation.text_metrics.TEXT_METRICS"))
+    if generation.max_new_tokens > limit:
+        refuse("eval.generation.max_new_tokens", f"{generation.max_new_tokens} exceeds the model's {limit} positions.")
     if generation.min_new_tokens > generation.max_new_tokens:
         refuse("eval.generation.min_new_tokens", "this minimum exceeds max_new_tokens.")
 
@@ -190,6 +162,12 @@ def _check_best_metric(config: Any, task: Any) -> None:
     if metric not in [prefix + each for prefix in prefixes for each in metrics]:
         known = f"{' or '.join(prefixes)} followed by one of {', '.join(metrics)}{task.advice_on_metric(metric)}"
         refuse("checkpoint.best_metric", f"this run does not compute {metric!r}; choose {known}.")
+
+
+def _check_names(setting: str, names: Iterable[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            refuse(setting, f"{name!r} is not one of {', '.join(known)}.")
 
 
 def _or(names: list[str]) -> str:

@@ -21,6 +21,7 @@ from lm.config.unused import unused
 from lm.errors import DONE, USER_ERROR, UserError, as_user_error
 
 LONGEST_NUMBER = 18  # digits of a step or a seed on the command line
+flags.disclaim_key_flags()  # --help lists the flags defined here as those of the command
 
 
 def define_config_flag() -> None:
@@ -38,7 +39,7 @@ def config_from_flags() -> Config | None:
         return None
     if not isinstance(flag.value, ml_collections.ConfigDict):
         path = config_flags.get_config_filename(flag).partition(":")[0]
-        if error := vars(flag.value).get("_error") if hasattr(flag.value, "__dict__") else None:
+        if error := getattr(flag.value, "_error", None):
             raise _unreadable(path, error)  # an OSError that ml_collections deferred
         raise UserError(f"{path}: get_config() returned {flag.value!r}; end this function with `return config`.")
     values = flag.value.to_dict()
@@ -56,16 +57,13 @@ def define_path(name: str, doc: str, default: str | None = None) -> None:
 
 def define_step_flag() -> None:
     """Defines the flag --step, which chooses a checkpoint."""
-    flags.DEFINE_string(
-        "step",
-        "best",
-        "Checkpoint step to use: best, latest or a number. If best_metric was never measured, best means latest.",
-    )
-    flags.register_validator(
-        "step",
-        lambda step: step in ("best", "latest") or (step.isdecimal() and len(step) <= LONGEST_NUMBER),
-        "use best, latest or a step number",
-    )
+    doc = "Checkpoint step to use: best, latest or a number. If best_metric was never measured, best means latest."
+    flags.DEFINE_string("step", "best", doc)
+    flags.register_validator("step", _is_step, "use best, latest or a step number")
+
+
+def _is_step(value: str) -> bool:
+    return value in ("best", "latest") or (value.isdecimal() and len(value) <= LONGEST_NUMBER)
 
 
 def run(main: Callable[[], int], *, outlives_output: bool = False) -> None:
@@ -73,20 +71,20 @@ def run(main: Callable[[], int], *, outlives_output: bool = False) -> None:
 
     A UserError or an error of the machine is printed as one line on stderr, and the exit status is 1. Any other
     exception is a bug, so its traceback is printed. If a reader such as `head` closes the standard output, the command
-    ends with status 0. If `outlives_output` is true, the command first finishes its work.
+    ends with status 0, after finishing its work if `outlives_output` is true.
     """
     _open_streams(outlives_output)
     try:
         status = _status(main)
         sys.stdout.flush()
     except Exception as error:
+        explained, status = as_user_error(error), USER_ERROR
         if isinstance(error, BrokenPipeError) and not outlives_output:
             status = DONE
-        elif (explained := as_user_error(error)) is None or (os.environ.get("LM_DEBUG") and explained is not error):
+        elif explained is None or (os.environ.get("LM_DEBUG") and explained is not error):
             raise
         else:
             print("error:", *str(explained).split(), file=sys.stderr, flush=True)
-            status = USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         status = 130
@@ -149,10 +147,8 @@ def _one_line_flag_errors() -> Iterator[None]:
             path = value.partition(":")[0]
             if not Path(path).is_file():
                 near = sorted(str(each) for each in Path("configs").glob("*.py") if each.stem != "__init__")
-                missing = f"there is no file {path}" if path else "no file is given"
-                raise UserError(
-                    f"--config={value}: {missing}; available configs: {', '.join(near) or 'none in configs/'}."
-                )
+                problem = f"--config={value}: there is no file {path}" if path else "--config=: no file is given"
+                raise UserError(f"{problem}; available configs: {', '.join(near) or 'none in configs/'}.")
         elif name.startswith("config."):
             check_name(Config, name.removeprefix("config.").split("[")[0])
             if "config" in flags.FLAGS and not any(each.lstrip("-").partition("=")[0] == "config" for each in sys.argv):

@@ -23,19 +23,11 @@ LARGEST_SEED = 2**32 - 2  # a key of JAX has 32 bits, and dropout uses the next 
 
 @dataclass(frozen=True)
 class Config:
-    seed: int = option(
-        0,
-        "Seed for initial weights, data order, dropout and sampling.",
-        minimum=0,
-        maximum=LARGEST_SEED,
-        affects="batches",
-    )
-    init_from: str = option(
-        "",
-        "Run directory from which the tokenizer and, in its best checkpoint, the initial parameters are loaded. "
-        "Parameters without a match are listed. If empty, all parameters are initialised randomly.",
-        affects="updates",
-    )
+    seed: int = option(0, minimum=0, maximum=LARGEST_SEED, affects="batches")
+    """Seed for initial weights, data order, dropout and sampling."""
+    init_from: str = option("", affects="updates")
+    """Run directory from which the tokenizer and, in its best checkpoint, the initial parameters are loaded. Parameters
+    without a match are listed. If empty, all parameters are initialised randomly."""
     data: DataConfig = section(DataConfig, affects="batches")
     model: ModelConfig = section(ModelConfig, affects="function")
     objective: ObjectiveConfig = section(ObjectiveConfig, affects="updates")
@@ -50,9 +42,8 @@ class Config:
     def from_dict(cls, values: Mapping[str, Any], *, reset_unread: bool = False) -> Config:
         """Builds a config and fills in the derived values. Raises UserError for the first invalid setting.
 
-        If `reset_unread` is true, as when the config of an existing run is loaded, settings that the task does not read
-        are reset to their defaults instead of being rejected. In that case, train.num_epochs and the number of steps
-        derived from it may both be set.
+        If `reset_unread` is true, as for the config of an existing run, settings that the task does not read are reset
+        to their defaults, and train.num_epochs and the number of steps derived from it may both be set.
         """
         given = build(cls, values)
         if not reset_unread:
@@ -65,10 +56,7 @@ class Config:
         return config
 
     def with_num_steps(self, num_steps: int) -> Config:
-        """Returns the config with the number of steps derived from train.num_epochs, and with a matching schedule.
-
-        Raises UserError if the warm-up or decay that the user has set does not fit into this number of steps.
-        """
+        """Returns a copy with this number of steps and a matching schedule. Raises UserError if it does not fit."""
         config = _with_schedule(replace_settings(self, {"train.num_steps": num_steps}))
         check_schedule(config)
         return config

@@ -1,11 +1,9 @@
 """The config schema: nested dataclasses with documented fields, built from plain dicts with type checks.
 
-Every setting declares its effect: the aspect of an existing run that would change with the setting. The `affects`
-argument of `option` declares the effect. If it is empty, `affects` of the enclosing `section` is used. Other code
-queries these effects instead of keeping its own lists. For example, only settings that affect nothing may change when a
-run is continued. eval.py rejects a --config if its model differs from the run's in settings that affect "function" or
-"shapes". If a parameter and its counterpart in config.init_from differ in shape, the error names the settings
-responsible. If a setting has several effects, it declares the effect that comes last in this list:
+The string below a setting documents it. `affects` declares which aspect of an existing run would change with the
+setting; by default, it is that of the enclosing `section`. Other code queries these effects instead of keeping its own
+lists. For example, only settings that affect nothing may change when a run is continued. If a setting has several
+effects, it declares the one that comes last in this list:
 
     nothing    no effect on batches, updates or model outputs, except for rounding
     location   no effect as long as the contents of the file or directory stay the same, which is checked
@@ -18,11 +16,14 @@ responsible. If a setting has several effects, it declares the effect that comes
 
 from __future__ import annotations
 
+import ast
 import copy
 import dataclasses
 import difflib
 import functools
 import importlib
+import inspect
+import itertools
 import math
 import typing
 from collections.abc import Collection, Mapping
@@ -44,7 +45,6 @@ RETIRED = {
 
 def option(
     default: Any,
-    doc: str,
     *,
     choices: tuple = (),
     registry: str = "",
@@ -55,32 +55,41 @@ def option(
     needs: tuple[str, ...] = (),
     read_by: str = "",
 ) -> Any:
-    """Builds a dataclass field for a setting, with its documentation, allowed values and effect.
+    """Builds the dataclass field of a setting that has rules. Without rules, a plain default is enough.
 
     Args:
         choices: the allowed values. If empty, any value is allowed.
-        registry: the dotted name of a dict, such as "lm.tasks.TASKS", whose keys are the allowed values. The
-            registry replaces `choices` and is imported only when a value is checked.
+        registry: the dotted name of a dict, such as "lm.tasks.TASKS", whose keys are the allowed values. It is imported
+            only when a value is checked.
         minimum, maximum: the bounds of the allowed range, inclusive.
-        affects: the effect of the setting, one of EFFECTS. By default, it is "shapes" if `parameters` is given, and the
-            effect of the section otherwise.
+        affects: one of EFFECTS. By default, "shapes" if `parameters` is given, else the effect of the section.
         parameters: the names of the parameters whose existence or shape depends on the setting. If empty, a setting
             that affects "shapes" may concern any parameter.
         needs: the conditions under which the setting has an effect, such as "document=separator" (see `unused.py`).
-        read_by: the name of a setting in the same section that selects a registry entry. The new setting has an effect
-            only if the `reads` of that entry include it.
+        read_by: another setting of the section, which selects a registry entry. The new setting has an effect only if
+            the `reads` of that entry include it.
     """
     affects = affects or ("shapes" if parameters else "")
-    assert not affects or affects in EFFECTS, affects
-    rules = {"doc": doc, "choices": choices, "registry": registry, "min": minimum, "max": maximum}
-    rules |= {"needs": needs, "read_by": read_by}
-    return field(default=default, metadata={**rules, "affects": affects, "parameters": parameters})
+    assert affects in ("", *EFFECTS), affects
+    rules = {"choices": choices, "registry": registry, "min": minimum, "max": maximum, "affects": affects}
+    return field(default=default, metadata={**rules, "parameters": parameters, "needs": needs, "read_by": read_by})
 
 
 def section(cls: type, affects: str = "") -> Any:
     """Builds a dataclass field that holds a `cls`. `affects` applies to settings of `cls` that declare no effect."""
-    assert not affects or affects in EFFECTS, affects
+    assert affects in ("", *EFFECTS), affects
     return field(default_factory=cls, metadata={"affects": affects})
+
+
+@functools.cache
+def docs(cls: type) -> dict[str, str]:
+    """Returns the documentation of each setting of a section: the string below its declaration in the source."""
+    found = {}
+    for declaration, below in itertools.pairwise(ast.walk(ast.parse(inspect.getsource(cls)))):
+        match declaration, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):
+                found[name] = " ".join(doc.split())
+    return found
 
 
 def entries(registry: str) -> Mapping[str, Any]:
@@ -173,7 +182,7 @@ def describe_settings(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
         if dataclasses.is_dataclass(kind):
             found += describe_settings(kind, name + ".")
         else:
-            doc = spec.metadata["doc"]
+            doc = docs(cls)[spec.name]
             if choices := allowed_values(spec.metadata):
                 doc += f"{_docs_of_entries(spec.metadata)} One of: {', '.join(map(repr, choices))}."
             found.append((name, getattr(cls(), spec.name), doc))
@@ -183,7 +192,6 @@ def describe_settings(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
 
 
 def _docs_of_entries(rules: Mapping[str, Any]) -> str:
-    """Formats the `doc` of every entry in the registry of a setting."""
     registry = entries(rules["registry"]) if rules.get("registry") else {}
     docs = [f"{name}: {entry.doc}" for name, entry in registry.items() if getattr(entry, "doc", "")]
     return f" {'; '.join(docs)}." if docs else ""

@@ -1,9 +1,7 @@
 """Finds settings that were changed but have no effect because of the value of another setting.
 
 A setting that the chosen task does not read is rejected by `checks.py`. The settings found here are only reported,
-since one file may serve several variants. The `option` of a setting declares the conditions under which the setting
-has an effect (`needs`). If the option also declares `read_by`, the name of another setting, the registry entry selected
-by that setting must read this one.
+since one file may serve several variants. Their `option` declares what they need (`needs` and `read_by`).
 """
 
 from __future__ import annotations
@@ -17,10 +15,7 @@ from lm.config.schema import entries
 
 
 def unused(config: Any) -> list[str]:
-    """Returns a line for each setting that differs from its default and has no effect.
-
-    `config` must be the config as given, before derived values are filled in.
-    """
+    """Returns a line for each such setting of a config as given, before derived values are filled in."""
     return list(_unused_in(config, config, "config"))
 
 
@@ -45,10 +40,9 @@ def _unused_in(section: Any, config: Any, path: str) -> Iterator[str]:
 
 
 def _is_met(need: str, section: Any, config: Any) -> bool:
-    """Returns whether a condition of the form "name=value", "name" or "no name" holds for the named setting.
+    """Returns whether a condition "name=value", "name" (neither empty nor 0) or "no name" (empty or 0) holds.
 
-    "name" means that the setting is neither empty nor 0, and "no name" means that it is empty or 0. A name without a
-    dot refers to a setting of the same section.
+    A name without a dot refers to a setting of the same section.
     """
     name, equals, value = need.removeprefix("no ").partition("=")
     found = attrgetter(name)(config if "." in name else section)

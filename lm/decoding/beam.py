@@ -3,22 +3,19 @@
 A hypothesis is a sequence of at most T = max_new_tokens new tokens, which ends with the EOS token or with the T-th
 token. The log-probability of a hypothesis is the sum of its tokens' log-probabilities. Token probabilities are
 normalised over the model's whole vocabulary, so excluding a token does not make the others more probable. The score is
-the log-probability divided by a length penalty. The length is the number of new tokens, including a forced prefix and
-the EOS token.
+the log-probability divided by a penalty for the length, which includes a forced prefix and the EOS token.
 
 Each step extends the k live hypotheses of a row by every token and takes the 2 * k most probable of the k * V
 candidates. At least k of these do not end with EOS. Among the first k candidates, those that end become finished
 hypotheses and compete by score with the hypotheses that finished earlier. The first k candidates that do not end stay
 alive. Ties go to the hypothesis that finished earlier, then to the extension of the more probable hypothesis, then to
-the lower token id. With one beam, each step takes only the most probable token until EOS is reached. This is greedy
-decoding.
+the lower token id. With one beam, this is greedy decoding: each step takes the most probable token.
 
 A row ends when no live hypothesis could beat the worst finished hypothesis that is kept, even if all its further tokens
-had probability 1. Searching all T steps would therefore not change the outputs. Only `num_hypotheses` finished
-hypotheses are kept, since the others would not be returned. If the penalty favours long outputs, most of the T steps
-are needed. If `exact` is false, a row ends once it has `num_beams` finished hypotheses and no live hypothesis would
-displace any of them if it ended at the next token. This rule, Hugging Face's default, stops the search earlier and
-rarely changes the outputs.
+had probability 1. Searching all T steps would therefore not change the outputs. Only the `num_hypotheses` finished
+hypotheses to be returned are kept. If the penalty favours long outputs, most of the T steps are needed. If `exact` is
+false, a row ends once it has `num_beams` finished hypotheses and no live hypothesis would displace any of them if it
+ended at the next token. This rule, Hugging Face's default, stops the search earlier and rarely changes the outputs.
 """
 
 from __future__ import annotations
@@ -36,12 +33,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.batch import Array, Source
-from lm.decoding.inputs import Rows, check_settings, model_batch, pad_sources, place_cache, place_whole, rows_for_mesh
+from lm.decoding.inputs import (
+    Rows,
+    check_settings,
+    model_batch,
+    pad_rows,
+    pad_sources,
+    place_cache,
+    place_whole,
+    rows_for_mesh,
+)
 from lm.decoding.sampling import Vocabulary, choosable, completes_repeat
 from lm.errors import UserError
 from lm.models.protocol import Cache, Model
-
-PENALTIES = ("power", "gnmt")
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class BeamSettings:
             self,
             ("num_beams", self.num_beams >= 1, "at least 1 (greedy)"),
             ("num_hypotheses", 1 <= self.num_hypotheses <= self.num_beams, f"from 1 to num_beams={self.num_beams}"),
-            ("penalty", self.penalty in PENALTIES, f"one of {', '.join(PENALTIES)}"),
+            ("penalty", self.penalty in ("power", "gnmt"), "one of power, gnmt"),
             ("max_new_tokens", longest >= 1, "at least 1"),
             ("min_new_tokens", 0 <= self.min_new_tokens <= longest, f"from 0 to max_new_tokens={longest}"),
             ("no_repeat_ngram", self.no_repeat_ngram >= 0, "a number of tokens, or 0 to disable this limit"),
@@ -138,10 +142,10 @@ def search(
     Of the R = B * k rows, rows b*k to b*k + k - 1 are the beams of batch row b.
 
     Args:
-        step: a function (tokens_R, position (), cache) -> (logits_RV float32, cache). `step` reads the token of each
-            hypothesis at the given position (BOS at position 0) and returns the logits of the next token.
-        reorder: a function (cache, rows_R) -> cache. Row r of the result is a copy of the old row `rows_R[r]`, which
-            is a beam of the same batch row.
+        step: a function (tokens_R, position (), cache) -> (logits_RV float32, cache), which reads the token of each
+            hypothesis at a position (BOS at position 0) and returns the logits of the next token.
+        reorder: a function (cache, rows_R) -> cache, which copies the old row `rows_R[r]`, a beam of the same batch
+            row, to row r.
     """
     (B, T), k, n = rules.forced_BT.shape, num_beams, num_hypotheses
     pad_id, eos_id = vocabulary.pad_id, vocabulary.eos_id
@@ -252,28 +256,24 @@ def beam_search(
     vocabulary: Vocabulary,
     prefixes: Rows | None = None,
     min_rows: int = 1,
-    source_bucket: int | None = None,
 ) -> list[list[Hypothesis]]:
     """Returns the `num_hypotheses` best hypotheses of each source, best first, or fewer if the rules allow fewer.
-
-    If the rules allow no hypothesis, a single empty hypothesis with score -inf is returned.
 
     Args:
         sources: the token ids of each source, including the EOS token.
         prefixes: for each source, up to max_new_tokens tokens with which its outputs start after the BOS token.
             The log-probability of a hypothesis includes its prefix.
         min_rows: the number of rows to which smaller batches are padded, so that they share one compiled program.
-        source_bucket: the minimum padded length of the sources, which also lets batches share a program.
 
-    Call this function under `on_mesh` if the parameters are sharded. With several processes, every process must call
-    this function with the same arguments. Raises UserError if a setting or prefix is invalid or a source is too long
-    for the model.
+    Call this function under `on_mesh` if the parameters are sharded, and with the same arguments in all processes.
+    Raises UserError if a setting or prefix is invalid or a source is too long for the model.
     """
     settings.check()
     rows, T = rows_for_mesh(max(len(sources), min_rows)), settings.max_new_tokens
     if T > model.max_length:
-        limit = f"the model's {model.max_length} positions (config.model.max_length)"
-        raise UserError(f"max_new_tokens={T} exceeds {limit}.")
+        raise UserError(
+            f"max_new_tokens={T} exceeds the model's {model.max_length} positions (config.model.max_length)."
+        )
     if not sources:
         return []
     assert prefixes is None or len(prefixes) == len(sources), "one prefix per source"
@@ -284,14 +284,14 @@ def beam_search(
         min_new_tokens=np.int32(settings.min_new_tokens),
         exact=np.bool_(settings.exact),
     )
-    source = pad_sources(sources, rows, model.max_source_length, vocabulary.pad_id, source_bucket)
+    source = pad_sources(sources, rows, model.max_source_length, vocabulary.pad_id)
     counts = settings.num_beams, settings.num_kept, settings.no_repeat_ngram
     found: Finished = jax.tree.map(np.asarray, search_model(model, params, source, rules, vocabulary, *counts).finished)
     return [hypotheses(found, row)[: settings.num_hypotheses] for row in range(len(sources))]
 
 
 def hypotheses(found: Finished, row: int) -> list[Hypothesis]:
-    """Returns the hypotheses of one row, best first, or a single empty hypothesis if there are none."""
+    """Returns the hypotheses of one row, best first, or one that is empty with score -inf if there are none."""
     existing = [
         Hypothesis(found.tokens_BnT[row, i, :length].tolist(), score, float(found.log_probabilities_Bn[row, i]))
         for i, (length, score) in enumerate(zip(found.lengths_Bn[row], found.scores_Bn[row].tolist(), strict=True))
@@ -302,12 +302,10 @@ def hypotheses(found: Finished, row: int) -> list[Hypothesis]:
 
 def _forced(prefixes: Rows, rows: int, T: int, vocabulary: Vocabulary) -> np.ndarray:
     """Returns the prefixes, padded with -1, as int32 (rows, T)."""
-    forced_BT = np.full((rows, T), -1, np.int32)
     for number, prefix in enumerate(prefixes, start=1):
         if len(prefix) > T:
             raise UserError(f"prefix {number} has {len(prefix)} tokens, more than max_new_tokens={T}.")
         for token in prefix:
             if not 0 <= token < vocabulary.size or token == vocabulary.eos_id:
                 raise UserError(f"prefix {number} contains token {token}, which cannot occur within a text.")
-        forced_BT[number - 1, : len(prefix)] = prefix
-    return forced_BT
+    return pad_rows(prefixes, (rows, T), -1)[0]

@@ -20,10 +20,7 @@ SMALLEST_SOURCE = 8
 
 
 def check_settings(settings: Any, *rules: tuple[str, bool, str]) -> None:
-    """Raises UserError for the first rule that is broken.
-
-    A rule consists of the name of a setting, whether its value is valid, and a description of the valid values.
-    """
+    """Raises UserError for the first broken rule: (name of a setting, whether its value is valid, valid values)."""
     for name, holds, rule in rules:
         if not holds:
             raise UserError(f"{name}={getattr(settings, name)!r} is invalid; it must be {rule}.")
@@ -54,27 +51,20 @@ def pad_rows(rows: Rows, shape: tuple[int, int], pad_id: int) -> tuple[np.ndarra
     return tokens_BL, segments_BL
 
 
-def pad_sources(sources: Rows, rows: int, max_length: int | None, pad_id: int, bucket: int | None = None) -> Source:
-    """Pads sources to (rows, length) arrays. Rows after the last source contain only padding.
+def pad_sources(sources: Rows, rows: int, max_length: int | None, pad_id: int) -> Source:
+    """Pads sources, which include the EOS token, to (rows, length) arrays. Further rows contain only padding.
 
-    Args:
-        sources: the token ids of each source, including the EOS token.
-        max_length: the maximum number of tokens that the model can read; None means no limit.
-        bucket: the minimum padded length; if None, the padded length depends only on the longest source.
-
-    Raises UserError if a source has more than `max_length` tokens.
+    Raises UserError if a source has more than `max_length` tokens; None means no limit.
     """
     assert len(sources) <= rows, (len(sources), rows)
-    longest = max((len(source) for source in sources), default=0)
-    length = max(source_bucket(longest), bucket or 0)
-    if max_length is not None:
-        length = min(length, max_length)
-        if longest > length:
-            number = next(i for i, source in enumerate(sources, start=1) if len(source) > length)
+    for number, source in enumerate(sources, start=1):
+        if max_length is not None and len(source) > max_length:
             raise UserError(
-                f"source {number} has {len(sources[number - 1])} tokens (including the EOS token), more than the "
+                f"source {number} has {len(source)} tokens (including the EOS token), more than the "
                 f"model's {max_length} positions (config.model.max_length); shorten the source."
             )
+    length = source_bucket(max(map(len, sources), default=0))
+    length = length if max_length is None else min(length, max_length)
     tokens_BS, segments_BS = pad_rows(sources, (rows, length), pad_id)
     positions_BS = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
     return Source(tokens=tokens_BS, positions=positions_BS, segments=segments_BS)

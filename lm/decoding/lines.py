@@ -30,10 +30,10 @@ def prefix_of(config: Config) -> str:
     for name, each in config.data.train.items():
         if each.weight > 0:
             names.setdefault(each.prefix, []).append(name)
-    if len(names) > 1:
-        known = ", ".join(f"{prefix!r} ({', '.join(of)})" for prefix, of in names.items())
-        raise UserError(f"--prefix is missing: the data sources have different prefixes, {known}; choose one of them.")
-    return next(iter(names))
+    if len(names) == 1:
+        return next(iter(names))
+    known = ", ".join(f"{prefix!r} ({', '.join(of)})" for prefix, of in names.items())
+    raise UserError(f"--prefix is missing: the data sources have different prefixes, {known}; choose one of them.")
 
 
 def source_text(prefix: str, text: str) -> str | None:
@@ -44,11 +44,8 @@ def source_text(prefix: str, text: str) -> str | None:
 def output_lines(count: int, outputs: Mapping[int, Sequence[tuple[str, str]]], several: bool) -> Iterator[str]:
     """Yields the best output for each source number from 1 to `count`, as one line without a line ending.
 
-    Args:
-        outputs: maps the number of each source to its (text, score) pairs, best first. For a missing source, the output
-            is "" with score 0.
-        several: whether to yield all outputs of each source, not only the best. A line then consists of the source
-            number, the score and the text, separated by tabs.
+    `outputs` maps source numbers to (text, score) pairs, best first; the output of a missing source is "" with score 0.
+    If `several` is true, all outputs of each source are yielded as lines "number TAB score TAB text".
     """
     for number in range(1, count + 1):
         found = outputs.get(number, [("", "0")])
@@ -77,7 +74,7 @@ def refuse_same_file(output: str, read: str | None, flag: str) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: str, flag: str) -> Iterator[Callable[[Iterable[str]], None]]:
-    """Yields a function that atomically writes lines to a file, replacing an existing file but keeping symbolic links.
+    """Yields a function that atomically replaces the content of a file by lines, keeping symbolic links.
 
     If the file cannot be written, a UserError that names the flag is raised before the `with` block is entered.
     """

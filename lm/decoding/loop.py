@@ -3,8 +3,7 @@
 Prompts are padded on the right, and each row has its own length: the token at position n of a row is in slot n of the
 cache, regardless of the other rows. The prefill writes all tokens of a prompt except the last to the cache, so it
 needs no logits. Each step then reads the last token of each row and chooses the next token. Shapes depend only on the
-length bucket of the longest prompt, the number of rows and the number of new tokens. Calls with the same three numbers
-share a compiled program.
+length bucket of the longest prompt, the number of rows and the number of new tokens.
 """
 
 from __future__ import annotations
@@ -66,8 +65,7 @@ def check_fits(prompts: Rows, max_new_tokens: int, max_length: int) -> None:
 class Sampler:
     """Samples from a model.
 
-    Call the methods under `on_mesh` if the parameters are sharded. With several processes, all processes must call the
-    methods with the same arguments.
+    Call the methods under `on_mesh` if the parameters are sharded, and with the same arguments in all processes.
     """
 
     model: Model
@@ -83,11 +81,10 @@ class Sampler:
 
         Args:
             prompts: the token ids of each prompt, starting with BOS; for an encoder-decoder, the start of each target.
-            keys_B: one PRNG key per prompt.
             min_rows: the number of rows to which smaller batches are padded, so that they share one compiled program.
             sources: for an encoder-decoder, the token ids of one source per prompt, including the EOS token.
         """
-        state = self._advance(self.start(prompts, keys_B, min_rows, sources), self.max_new_tokens)
+        state = self.advance(self.start(prompts, keys_B, min_rows, sources), self.max_new_tokens)
         tokens_BT, num_new_B = np.asarray(state.tokens_BT), np.asarray(state.num_new_B)
         return [tokens_BT[row, : num_new_B[row]].tolist() for row in range(len(prompts))]
 
@@ -95,7 +92,7 @@ class Sampler:
         """Yields the tokens that `generate` returns for this prompt and key, each as soon as it is chosen."""
         state = self.start([prompt], key[None])
         for step in range(self.max_new_tokens):
-            state = self._advance(state, step + 1)
+            state = self.advance(state, step + 1)
             if np.asarray(state.num_new_B)[0] > step:
                 yield int(np.asarray(state.tokens_BT)[0, step])
             if np.asarray(state.ended_B)[0]:
@@ -115,10 +112,8 @@ class Sampler:
         lengths_B = np.maximum(sizes_B - 1, 0)
         if rows > len(prompts):
             keys_B = jnp.concatenate([keys_B, jnp.broadcast_to(keys_B[:1], (rows - len(prompts),))])
-        source = None
-        if sources is not None:
-            assert len(sources) == len(prompts), (len(sources), len(prompts))
-            source = pad_sources(sources, rows, self.model.max_source_length, pad_id)
+        assert sources is None or len(sources) == len(prompts), "one source per prompt"
+        source = None if sources is None else pad_sources(sources, rows, self.model.max_source_length, pad_id)
         seen_BV = None
         if self.sampling.repetition_penalty != 1:
             seen_BV = np.zeros((rows, self.model.vocab_size), bool)
@@ -140,8 +135,9 @@ class Sampler:
         in_cache_BL = (positions_BL < lengths_B[:, None]).astype(np.int32)
         return _prefill(self.model, self.params, model_batch(tokens_BL, positions_BL, in_cache_BL, source), state)
 
-    def _advance(self, state: DecodeState, until: int) -> DecodeState:
-        return advance(self.model, self.params, state, until, self.sampling, self.vocabulary)
+    def advance(self, state: DecodeState, until: int) -> DecodeState:
+        """Generates tokens until step `until` (at most T) or until all rows have ended. Donates `state`'s buffers."""
+        return _advance(self.model, self.params, state, until, self.sampling, self.vocabulary)
 
 
 def _on_devices(state: DecodeState) -> DecodeState:
@@ -160,10 +156,9 @@ def _prefill(model: Model, params: Any, batch: Batch, state: DecodeState) -> Dec
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sampling", "vocabulary"), donate_argnames=("state",))
-def advance(
+def _advance(
     model: Model, params: Any, state: DecodeState, until: int, sampling: Sampling, vocabulary: Vocabulary
 ) -> DecodeState:
-    """Generates tokens until step `until` (at most T) or until all rows have ended. Donates `state`'s buffers."""
     allowed_V = choosable(vocabulary, model.vocab_size)
 
     def is_unfinished(state: DecodeState) -> Array:
@@ -178,8 +173,7 @@ def advance(
         logits_BV = process_logits(logits_BV, state.seen_BV, sampling)
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(state.keys_B, state.step)
         chosen_B = jnp.where(state.ended_B, vocabulary.pad_id, choose(logits_BV, keys_B, sampling))
-        lengths_B = state.lengths_B + segments_B
-        seen_BV = state.seen_BV
+        lengths_B, seen_BV = state.lengths_B + segments_B, state.seen_BV
         if seen_BV is not None:
             seen_BV = seen_BV.at[jnp.arange(chosen_B.shape[0]), chosen_B].set(True)
         state = dataclasses.replace(

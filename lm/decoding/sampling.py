@@ -45,11 +45,7 @@ def choosable(vocabulary: Vocabulary, num_entries: int) -> Array:
 
 
 def completes_repeat(tokens_RT: Array, length: Array, n: int, num_entries: int) -> Array:
-    """Returns a mask, bool (R, V), of the tokens that would complete an n-gram that the row already contains.
-
-    Only the first `length` tokens of a row are considered. With n = 1, the mask marks every token that the row
-    contains.
-    """
+    """Returns a mask, bool (R, V), of the tokens that would repeat an n-gram of the first `length` tokens of a row."""
     R, T = tokens_RT.shape
     if n > T:
         return jnp.zeros((R, num_entries), bool)
@@ -79,7 +75,7 @@ class Sampling:
 
     def check(self) -> None:
         """Raises UserError for the first value that is out of range."""
-        usable, penalty = self.temperature == 0 or 1e-4 <= self.temperature < math.inf, self.repetition_penalty
+        usable, penalty = self.greedy or 1e-4 <= self.temperature < math.inf, self.repetition_penalty
         check_settings(
             self,
             ("temperature", usable, "0 (the most probable token) or at least 0.0001"),
@@ -93,8 +89,7 @@ class Sampling:
 def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) -> Array:
     """Returns the logits of the distribution to sample from, float32 (B, V). Excluded tokens have logit -inf.
 
-    Args:
-        seen_BV: a bool mask of the tokens that each row already contains; needed only for a repetition penalty.
+    Only a repetition penalty needs `seen_BV`, a mask of the tokens that each row already contains.
     """
     logits_BV = logits_BV.astype(jnp.float32)
     if sampling.repetition_penalty != 1:
@@ -130,12 +125,7 @@ def choose(logits_BV: Array, keys_B: Array, sampling: Sampling) -> Array:
 
 
 def row_keys(seed: int, prompts_B: np.ndarray, samples_B: np.ndarray) -> Array:
-    """Derives the PRNG key of each row solely from the seed and the row's prompt and sample indices.
-
-    The tokens sampled for a row therefore do not depend on the other rows of the batch.
-    """
-
-    def row_key(prompt: Array, sample: Array) -> Array:
-        return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), prompt), sample)
-
-    return jax.vmap(row_key)(np.asarray(prompts_B, np.uint32), np.asarray(samples_B, np.uint32))
+    """Derives the PRNG key of each row from the seed and the row's prompt and sample indices, not from other rows."""
+    fold, key = jax.vmap(jax.random.fold_in, in_axes=(None, 0)), jax.random.key(seed)
+    keys_B = fold(key, np.asarray(prompts_B, np.uint32))
+    return jax.vmap(jax.random.fold_in)(keys_B, np.asarray(samples_B, np.uint32))

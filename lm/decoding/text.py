@@ -1,7 +1,6 @@
 """Generates text from text: a decoder continues prompts, and an encoder-decoder generates outputs for sources.
 
-Under `on_mesh`, the rows of a batch are split over the devices of the mesh. With several processes, all processes must
-make the same calls, and all receive the same texts.
+Under `on_mesh`, the rows of a batch are split over the devices. All processes must make the same calls.
 """
 
 from __future__ import annotations
@@ -46,24 +45,15 @@ def continuation(tokenizer: Tokenizer, prompt: Sequence[int], new: Sequence[int]
 
 
 def sample_many(
-    model: Model,
-    params: Any,
-    tokenizer: Tokenizer,
-    prompts: Rows,
-    sampling: Sampling,
-    max_new_tokens: int,
-    seed: int,
-    num_samples: int = 1,
-    max_rows: int = 16,
+    sampler: Sampler, tokenizer: Tokenizer, prompts: Rows, seed: int, num_samples: int = 1, max_rows: int = 16
 ) -> Iterator[tuple[int, int, str]]:
     """Yields tuples (prompt index, sample index, continuation) in order.
 
-    A continuation excludes the prompt and ends, at the latest, at the model's last position. Rows are sampled in
-    batches of `max_rows`. A sample depends on the seed and on its prompt and sample indices, but not on `max_rows`.
-    Raises UserError if a prompt leaves no position for a new token.
+    A continuation excludes the prompt and ends, at the latest, at the model's last position. It depends on the seed and
+    on its prompt and sample indices, but not on the batch size `max_rows`. Raises UserError if a prompt leaves no
+    position for a new token.
     """
-    check_fits(prompts, 1, model.max_length)
-    sampler = Sampler(model, params, sampling, vocabulary_of(tokenizer), max_new_tokens)
+    check_fits(prompts, 1, sampler.model.max_length)
     rows = [(prompt, sample) for prompt in range(len(prompts)) for sample in range(num_samples)]
     max_rows = min(max_rows, len(rows))
     for first in range(0, len(rows), max_rows):
@@ -74,23 +64,12 @@ def sample_many(
             yield prompt, sample, continuation(tokenizer, prompts[prompt], new)
 
 
-def stream_text(
-    model: Model,
-    params: Any,
-    tokenizer: Tokenizer,
-    prompt: Sequence[int],
-    sampling: Sampling,
-    max_new_tokens: int,
-    seed: int,
-) -> Iterator[str]:
-    """Yields the continuation of one prompt in parts, each as soon as it is final.
+def stream_text(sampler: Sampler, tokenizer: Tokenizer, prompt: Sequence[int], seed: int) -> Iterator[str]:
+    """Yields the continuation that `sample_many` yields for one prompt in parts, each as soon as it is final.
 
-    Joined, the parts equal the continuation that `sample_many` yields. A character that spans several tokens is yielded
-    once its last token has been sampled.
+    A character that spans several tokens is yielded once its last token has been sampled.
     """
-    sampler = Sampler(model, params, sampling, vocabulary_of(tokenizer), max_new_tokens)
-    new: list[int] = []
-    text, shown = "", 0
+    new, text, shown = list[int](), "", 0
     for token in sampler.stream(prompt, row_keys(seed, np.zeros(1), np.zeros(1))[0]):
         new.append(token)
         text = continuation(tokenizer, prompt, new)
@@ -107,9 +86,8 @@ def encode_sources(
 ) -> list[list[int]]:
     """Encodes texts as token ids that end with the EOS token. Raises UserError if a text is not valid UTF-8.
 
-    Args:
-        source_length: the number of tokens to which `cut_sources` truncates longer sources; 0 means no limit.
-        spelled: whether to encode the string <extra_id_N> as the extra id with that name.
+    Sources longer than `source_length` (0 means no limit) are truncated. If `spelled` is true, the string <extra_id_N>
+    is encoded as the extra id with that name.
     """
     _check_utf8("text", texts)
     encoded = map(tokenizer.encode_spelled, texts) if spelled else tokenizer.encode_batch(list(texts))
@@ -118,41 +96,13 @@ def encode_sources(
 
 
 def with_text(sources: Rows) -> list[int]:
-    """Returns the indices of the sources to decode. A source that contains only EOS has an empty output.
-
-    Both evaluation and lm.generate use this function. For blank texts, both use `lm.decoding.lines.source_text`.
-    """
+    """Returns the indices of the sources to decode. A source that contains only EOS has an empty output."""
     return [index for index, ids in enumerate(sources) if len(ids) > 1]
 
 
 def cut_sources(sources: Rows, source_length: int) -> list[list[int]]:
     """Truncates sources to `source_length` tokens, including the final EOS token, which is always kept."""
     return [[*ids[:-1][: source_length - 1], ids[-1]] for ids in sources]
-
-
-def generate_texts(
-    model: Model,
-    params: Any,
-    tokenizer: Tokenizer,
-    source_tokenizer: Tokenizer,
-    texts: Sequence[str],
-    settings: BeamSettings,
-    batch_size: int,
-    source_length: int,
-    report: Report | None = None,
-) -> list[list[tuple[str, float]]]:
-    """Returns the outputs of `SourceDecoder.search` for texts truncated to `source_length` tokens.
-
-    A text without tokens is not decoded; its output is empty, with score 0. Raises UserError if a text is not valid
-    UTF-8.
-    """
-    sources = encode_sources(source_tokenizer, texts, source_length)
-    outputs: list[list[tuple[str, float]]] = [[("", 0.0)] for _ in sources]
-    numbers = with_text(sources)
-    decoder = SourceDecoder(model, params, tokenizer, batch_size, report)
-    for number, found in zip(numbers, decoder.search([sources[each] for each in numbers], settings), strict=True):
-        outputs[number] = found
-    return outputs
 
 
 @dataclass(frozen=True)
@@ -185,10 +135,10 @@ class SourceDecoder:
     def sample(
         self, sources: Rows, sampling: Sampling, max_new_tokens: int, seed: int, num_samples: int
     ) -> list[list[str]]:
-        """Returns `num_samples` sampled outputs of each source.
+        """Returns `num_samples` outputs of each source, which depend on the seed and the source and sample indices.
 
-        A sample depends on the seed and on its source and sample indices, not on `batch_size`. Raises UserError if the
-        outputs could exceed the model's maximum length or if `output_prefix` leaves no token to sample.
+        Raises UserError if the outputs could exceed the model's maximum length or if `output_prefix` leaves no token
+        to sample.
         """
         vocabulary, size = vocabulary_of(self.tokenizer), min(self.batch_size, len(sources))
         start, num_new = [vocabulary.bos_id, *self.output_prefix], max_new_tokens - len(self.output_prefix)
@@ -205,6 +155,19 @@ class SourceDecoder:
 
     def _text(self, tokens: Sequence[int]) -> str:
         return (self.tokenizer.decode_spelled if self.spelled else self.tokenizer.decode)(tokens)
+
+
+def generate_texts(
+    decoder: SourceDecoder, tokenizer: Tokenizer, texts: Sequence[str], settings: BeamSettings, source_length: int
+) -> list[list[tuple[str, float]]]:
+    """Returns the outputs of `SourceDecoder.search` for texts truncated to `source_length` tokens.
+
+    The output of a text without tokens is empty, with score 0. Raises UserError if a text is not valid UTF-8.
+    """
+    sources = encode_sources(tokenizer, texts, source_length)
+    numbers = with_text(sources)
+    outputs = dict(zip(numbers, decoder.search([sources[each] for each in numbers], settings), strict=True))
+    return [outputs.get(number, [("", 0.0)]) for number in range(len(sources))]
 
 
 def batches_by_length(sources: Rows, batch_size: int, report: Report | None = None) -> Iterator[list[int]]:

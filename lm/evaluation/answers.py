@@ -58,13 +58,11 @@ def best_answer(
 
     An answer lies in the context of a single window and has at most `max_answer_tokens` tokens. Only the window that
     gives the answer's first token the most context is considered. All pairs of start and end tokens are tried, whereas
-    the published code tries only the 20 best start tokens and the 20 best end tokens. Ties go to the first window, then
-    to the earliest start, then to the earliest end. White space around the answer is removed.
+    the published code tries only the 20 best of each. Ties go to the first window, then to the earliest start, then to
+    the earliest end. White space around the answer is removed.
 
-    Args:
-        may_lack: whether some questions have no answer (SQuAD 2.0). "No answer" is then returned unless an answer has
-            a higher score. The score of "no answer" in a window is the sum of the start and end scores of the window's
-            first token. The lowest score of all windows is used.
+    If `may_lack` is true (SQuAD 2.0), "no answer" is returned unless an answer has a higher score. The score of "no
+    answer" is the sum of the start and end scores of a window's first token, and the lowest such sum of all windows.
     """
     best, where = -math.inf, (0, 0)
     for window in windows:
@@ -80,11 +78,9 @@ def best_answer(
 
 def best_span(window: Window, max_answer_tokens: int) -> tuple[float, int, int]:
     """Returns the score, first token and last token of a window's best answer. The score is -inf if none exists."""
-    size = len(window.start_T)
-    inside_T = window.offsets_T2[:, 0] >= 0
+    inside_T, longest = window.offsets_T2[:, 0] >= 0, min(max_answer_tokens, len(window.start_T))
     start_T = np.where(inside_T & window.most_context_T, window.start_T.astype(np.float64), -np.inf)
     end_T = np.where(inside_T, window.end_T.astype(np.float64), -np.inf)
-    longest = min(max_answer_tokens, size)
     padded = np.concatenate([end_T, np.full(longest - 1, -np.inf)])
     scores_TA = start_T[:, None] + np.lib.stride_tricks.sliding_window_view(padded, longest)
     first, more = divmod(int(scores_TA.argmax()), longest)
@@ -99,25 +95,17 @@ def answer_metrics(scores_E2: np.ndarray) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules by which predictions are compared with reference answers.
+    """The rules by which predictions are compared with reference answers."""
 
-    Attributes:
-        read: a function that returns a normalised text and the tokens that F1 counts.
-        overlap: a function that counts the tokens that two lists of tokens share.
-        signature: a description of the normalisation and the tokens.
-    """
-
-    read: Callable[[str], tuple[str, list[str]]]
-    overlap: Callable[[list[str], list[str]], int]
-    signature: str
+    read: Callable[[str], tuple[str, list[str]]]  # returns a normalised text and the tokens that F1 counts
+    overlap: Callable[[list[str], list[str]], int]  # counts the tokens that two lists of tokens share
+    signature: str  # describes the normalisation and the tokens
 
 
 def rules_for(contexts: Iterable[str]) -> str:
-    """Returns the key in RULES that suits the main script of the given contexts.
-
-    The script of the questions does not matter, because answers are taken from the contexts.
-    """
-    return BY_WRITING.get(Writing.of(contexts).kind, "squad")
+    """Returns the key in RULES that suits the main script of the contexts, from which answers are taken."""
+    kinds = {CHINESE: "cmrc", JAPANESE: "characters", UNSPACED: "characters"}
+    return kinds.get(Writing.of(contexts).kind, "squad")
 
 
 def answer_scores(
@@ -139,16 +127,13 @@ def answer_scores(
       are ignored. F1 compares bags of tokens. As in MLQA (Lewis 2020), the tokens are single characters in scripts
       without spaces, and words in all other scripts.
 
-    Args:
-        answers: the reference answers to each question, or an empty sequence if the question has no answer.
-        may_lack: whether some questions of the data set have no answer, so that the prediction "" may be correct. Then
-            the rules of SQuAD 2.0 apply (Rajpurkar 2018): a prediction that is empty after normalisation means
-            "no answer", and references that are empty after normalisation are ignored. In SQuAD 1.1, an empty text
-            has an F1 of 0.
+    If `may_lack` is true, some questions of the data set have no answer (an empty sequence), and the rules of SQuAD 2.0
+    apply (Rajpurkar 2018): a prediction that is empty after normalisation means "no answer", and references that are
+    empty after normalisation are ignored. In SQuAD 1.1, an empty text has an F1 of 0.
     """
     assert len(predictions) == len(answers), (len(predictions), len(answers))
     assert may_lack or all(answers), "a question has no answer"
-    read, overlap = RULES[rules].read, RULES[rules].overlap
+    read = RULES[rules].read
     scores = np.zeros((len(predictions), 2), np.float64)
     for number, (prediction, several) in enumerate(zip(predictions, answers, strict=True)):
         text, words = read(prediction)
@@ -156,30 +141,23 @@ def answer_scores(
         if may_lack:
             right = [each for each in right if each[0]] or [("", [])]
         for right_text, right_words in right:
-            common = overlap(words, right_words)
-            f1 = _f1(common, len(words), len(right_words))
+            f1 = 0.0
             if may_lack and not (words and right_words):
                 f1 = float(words == right_words)
+            elif common := RULES[rules].overlap(words, right_words):
+                # In this order of operations, even the last digit agrees with the official scripts.
+                precision, recall = common / len(words), common / len(right_words)
+                f1 = 2 * precision * recall / (precision + recall)
             scores[number] = np.maximum(scores[number], (text == right_text, f1))
     return scores
 
 
-def _f1(common: int, predicted: int, right: int) -> float:
-    """Computes F1 with the same order of operations as the official scripts, so that even the last digit agrees."""
-    if common == 0:
-        return 0.0
-    precision, recall = common / predicted, common / right
-    return 2 * precision * recall / (precision + recall)
-
-
 def _read_english(text: str) -> tuple[str, list[str]]:
-    """Returns the normalised text and its words."""
     words = ARTICLES.sub(" ", text.lower().translate(ASCII_PUNCTUATION)).split()
     return " ".join(words), words
 
 
 def _read_chinese(text: str) -> tuple[str, list[str]]:
-    """Returns the normalised text and its tokens: single Chinese characters and words in other scripts."""
     from nltk.tokenize import word_tokenize  # takes a second to import
 
     text = text.lower().strip().translate(CMRC_PUNCTUATION)
@@ -190,7 +168,6 @@ def _read_chinese(text: str) -> tuple[str, list[str]]:
 
 
 def _read_characters(text: str) -> tuple[str, list[str]]:
-    """Returns the normalised text, in which spaces separate the tokens, and the list of tokens."""
     tokens = scripts.tokens(PUNCTUATION.sub("", text.lower()))
     return " ".join(tokens), tokens
 
@@ -209,10 +186,8 @@ RULES: dict[str, Rules] = {
     "cmrc": Rules(_read_chinese, _longest_run, "ignored:case, punctuation|f1:longest run of characters"),
     "characters": Rules(_read_characters, _common_words, "ignored:case, punctuation, spaces|f1:characters"),
 }
-BY_WRITING = {CHINESE: "cmrc", JAPANESE: "characters", UNSPACED: "characters"}  # the default is "squad"
 
 
 def answer_signature(rules: str, may_lack: bool) -> str:
-    """Returns a signature that describes the exact rules by which `answer_scores` compares texts."""
     missing = "|some questions without an answer (SQuAD 2.0)" if may_lack else ""
     return f"rules:{rules}|{RULES[rules].signature}{missing}"

@@ -1,6 +1,6 @@
 """Metrics for predicted labels and numbers, computed with scikit-learn and SciPy.
 
-Because the two libraries are slow to import, they are imported on first use.
+The two libraries are slow to import, so they are imported on first use.
 
 E is the number of examples, and C the number of labels.
 """
@@ -35,12 +35,10 @@ def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> 
 
     The prediction is the most probable label; ties go to the first label. The definitions follow scikit-learn.
 
-    `f1_macro` is the mean F1 over all labels that occur as a true or predicted label. A label that is never
-    predicted correctly has an F1 of 0. `f1_micro` pools the counts of all labels and equals the accuracy. `mcc` is
-    the Matthews correlation coefficient, from -1 to 1 (Matthews 1975; Gorodkin 2004 for more than two labels). MCC
-    is 0 if all predictions, or all true labels, are the same.
-
-    All metrics are NaN if a probability is not finite, which means that the model has diverged.
+    `f1_macro` is the mean F1 over all labels that occur as a true or predicted label; it is 0 for a label that is never
+    predicted correctly. `f1_micro` pools the counts of all labels and equals the accuracy. `mcc` is the Matthews
+    correlation coefficient, from -1 to 1 (Matthews 1975; Gorodkin 2004 for more than two labels). MCC is 0 if all
+    predictions, or all true labels, are the same. All metrics are NaN if a probability is not finite.
     """
     assert len(gold_E) == len(probabilities_EC) > 0, (gold_E.shape, probabilities_EC.shape)
     if not np.isfinite(probabilities_EC).all():
@@ -72,17 +70,13 @@ def calibration_error(correct_E: np.ndarray, confidence_E: np.ndarray) -> float:
 
 def confusion_counts(gold_E: np.ndarray, predicted_E: np.ndarray, num_labels: int) -> np.ndarray:
     """Returns the confusion matrix, int64 (C, C): how often label r (row) was predicted as label c (column)."""
-    from sklearn.metrics import confusion_matrix
-
-    with warnings.catch_warnings(action="ignore"):
-        return np.asarray(confusion_matrix(gold_E, predicted_E, labels=np.arange(num_labels)), np.int64)
+    return np.bincount(gold_E * num_labels + predicted_E, minlength=num_labels**2).reshape(num_labels, num_labels)
 
 
 def regression_metrics(gold_E: np.ndarray, predicted_E: np.ndarray) -> dict[str, float]:
-    """Computes NUMBER_METRICS. The correlations lie between -1 and 1.
+    """Computes NUMBER_METRICS. All are NaN if a prediction is not finite.
 
-    If all predictions or all labels are the same, the correlations are undefined and reported as 0. All metrics are NaN
-    if a prediction is not finite.
+    The correlations, from -1 to 1, are 0 if all predictions or all labels are the same.
     """
     assert gold_E.shape == predicted_E.shape and gold_E.ndim == 1 and len(gold_E), (gold_E.shape, predicted_E.shape)
     if not np.isfinite(predicted_E).all():

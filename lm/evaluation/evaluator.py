@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,11 @@ class Evaluator(abc.ABC):
     """Scores every example of a split exactly once."""
 
     name: str  # the name of the split
+    undefined: Set[str] = frozenset()  # the metrics that were NaN in the last evaluation for lack of targets
 
     @abc.abstractmethod
     def evaluate(self, params: Any, step: int, report: Report | None = None) -> dict[str, float]:
-        """Returns the metrics of the model with the given parameters. The names of the metrics have the form
-        `NAME/metric`.
+        """Returns the metrics of the model with the given parameters, named `NAME/metric`.
 
         All processes must call this method. The result is the same in every process.
         """
@@ -50,13 +50,8 @@ class Evaluator(abc.ABC):
         return {}
 
     @property
-    def undefined(self) -> set[str]:
-        """The metrics that were NaN in the last evaluation for lack of targets. Tables omit these metrics."""
-        return set()
-
-    @property
     def signatures(self) -> dict[str, str]:
-        """Maps each metric that can be defined in several ways to the definition used in the last evaluation."""
+        """Maps metrics that can be defined in several ways to the definitions used in the last evaluation."""
         return {}
 
     def previews(self, count: int) -> list[dict[str, str]]:
@@ -79,16 +74,13 @@ class SplitEvaluation(Evaluator):
         return {name: value for each in self._evaluators for name, value in each.evaluate(params, step, report).items()}
 
     def plain(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Removes the split's name from the metric names."""
-        return {name.removeprefix(f"{self.name}/"): value for name, value in values.items()}
+        """Returns the metrics without undefined ones, which tables omit, and without the split's name."""
+        undefined = {f"{self.name}/{name}" for each in self._evaluators for name in each.undefined}
+        return {name.removeprefix(f"{self.name}/"): each for name, each in values.items() if name not in undefined}
 
     @property
     def missing(self) -> dict[str, str]:
         return {name: reason for each in self._evaluators for name, reason in each.missing.items()}
-
-    @property
-    def undefined(self) -> set[str]:
-        return {name for each in self._evaluators for name in each.undefined}
 
     @property
     def signatures(self) -> dict[str, str]:
@@ -102,19 +94,14 @@ class SplitEvaluation(Evaluator):
 
 
 def choose(sizes: Mapping[str, int], limit: int) -> dict[str, np.ndarray]:
-    """Chooses about `limit` items in total. Returns the indices of the chosen items of each data source.
+    """Chooses about `limit` items in total, or all if it is 0. Returns the indices of the items of each data source.
 
-    The items of a data source are evenly spaced, and their number is proportional to the size of the data source. If
-    `limit` is 0, all items are chosen.
+    The items of a data source are evenly spaced, and their number is proportional to the size of the data source.
     """
-    total = sum(sizes.values())
-    if limit == 0 or limit >= total:
-        return {source: np.arange(count) for source, count in sizes.items()}
-    chosen = {}
-    for source, count in sizes.items():
-        wanted = min(count, max(1, round(limit * count / total)))
-        chosen[source] = np.arange(wanted) * count // max(1, wanted)
-    return chosen
+    total = max(1, sum(sizes.values()))
+    limit = min(limit or total, total)
+    wanted = {source: min(count, max(1, round(limit * count / total))) for source, count in sizes.items()}
+    return {source: np.arange(wanted[source]) * count // max(1, wanted[source]) for source, count in sizes.items()}
 
 
 def named_metrics(

@@ -10,7 +10,7 @@ from typing import Any
 
 from lm.data.reading.readers import Pair
 from lm.decoding.beam import BeamSettings
-from lm.decoding.text import generate_texts
+from lm.decoding.text import SourceDecoder, generate_texts
 from lm.evaluation.evaluator import EvaluationSetup, Evaluator, Report, choose, named_metrics
 from lm.evaluation.predictions import Example, write_predictions
 from lm.evaluation.text_metrics import score
@@ -21,9 +21,8 @@ class Generation(Evaluator):
     """Scores the model's outputs against the references of a split, counting each pair once.
 
     Evaluations during training use eval.generation.training_beams and score only about eval.generation.max_examples
-    evenly spaced pairs. `NAME/examples` is the number of scored pairs. If there are several data sources, metrics are
-    also computed for each data source (`NAME/SOURCE/bleu`). The metrics of the split are computed from all texts
-    together, not averaged over the data sources.
+    evenly spaced pairs; `NAME/examples` is then their number. If there are several data sources, metrics are also
+    computed for each data source (`NAME/SOURCE/bleu`), and those of the split from all texts together.
 
     Every process passes the same source texts to the decoder and gets the same outputs and metrics.
     """
@@ -37,12 +36,10 @@ class Generation(Evaluator):
         sizes = {source: len(each) for source, each in setup.references.items()}
         chosen = choose(sizes, settings.max_examples if setup.in_training else 0)
         self._pairs: dict[str, list[Pair]] = {
-            source: [setup.references[source][index] for index in indices.tolist()]
-            for source, indices in chosen.items()
+            source: [setup.references[source][index] for index in indices] for source, indices in chosen.items()
         }
-        self.num_examples = sum(len(each) for each in self._pairs.values())  # the number of pairs to be scored
-        self._limited = self.num_examples < sum(sizes.values())
-        assert self.num_examples > 0, "a split must have at least one pair"
+        self._limited = sum(map(len, self._pairs.values())) < sum(sizes.values())
+        assert any(self._pairs.values()), "a split must have at least one pair"
 
     @property
     def signatures(self) -> dict[str, str]:
@@ -76,7 +73,7 @@ class Generation(Evaluator):
         whole = "", self.examples
         result = named_metrics(self.name, parts if len(self._pairs) > 1 else {}, whole, self._score)
         if self._limited:
-            result[f"{self.name}/examples"] = float(self.num_examples)
+            result[f"{self.name}/examples"] = float(len(pairs))
         return result
 
     def _decode(self, params: Any, pairs: Sequence[Pair], report: Report | None) -> list[list[tuple[str, float]]]:
@@ -85,18 +82,11 @@ class Generation(Evaluator):
         names = {field.name for field in dataclasses.fields(BeamSettings)} - {"num_hypotheses"}
         values = {name: getattr(settings, name) for name in names}
         values["num_beams"] = settings.training_beams if setup.in_training else settings.num_beams
+        texts, length = [pair.source for pair in pairs], setup.config.data.source_length
+        counted = None if report is None else functools.partial(report, noun="outputs")
+        decoder = SourceDecoder(setup.model, params, setup.tokenizers.target, settings.batch_size, counted)
         with on_mesh(setup.mesh):
-            return generate_texts(
-                setup.model,
-                params,
-                setup.tokenizers.target,
-                setup.tokenizers.source,
-                [pair.source for pair in pairs],
-                BeamSettings(**values),
-                settings.batch_size,
-                setup.config.data.source_length,
-                None if report is None else functools.partial(report, noun="outputs"),
-            )
+            return generate_texts(decoder, setup.tokenizers.source, texts, BeamSettings(**values), length)
 
     def _score(self, part: tuple[str, Sequence[Example]]) -> dict[str, float]:
         """Computes the metrics of a data source, or of the whole split if `source` is "". Stores the signatures.
@@ -105,12 +95,11 @@ class Generation(Evaluator):
         """
         source, examples = part
         pairs = [pair for name, each in self._setup.references.items() if source in ("", name) for pair in each]
-        scores = score(
+        metrics, self._signatures[source] = score(
             self._settings.metrics,
             [each.prediction for each in examples],
             [each.references for each in examples],
             bleu_tokenize=self._settings.bleu_tokenize,
             whole=[pair.references for pair in pairs],
         )
-        self._signatures[source] = scores.signatures
-        return scores.metrics
+        return metrics

@@ -2,42 +2,32 @@
 
 Each resample consists of E examples drawn with replacement. The interval of a metric extends from the 2.5th to the
 97.5th percentile of the metric over the resamples. The interval reflects the random choice of the evaluated examples,
-not the randomness of training. With the same seed, every metric is computed on the same resamples.
+not the randomness of training.
 
 E is the number of examples, and S the number of resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-Interval = tuple[float, float]
-DRAWN_AT_ONCE = 2**20
+Interval = tuple[float, ...]  # lower and upper bound
+Metrics = Callable[[np.ndarray], Mapping[str, float]]  # of the examples with the given indices, which may repeat
 
 
-def resamples(num_examples: int, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yields all resamples in blocks. A block holds indices of examples, int64 (number of resamples, E).
+def resampled(metrics: Metrics, num_examples: int, *, samples: int, seed: int) -> dict[str, np.ndarray]:
+    """Returns each metric on all resamples, float64 (S,).
 
-    The concatenated blocks equal `default_rng(seed).choice(E, size=(S, E))`, which may be too large for memory.
+    The resamples are the rows of `default_rng(seed).choice(E, size=(S, E))`, which may be too large for memory.
     """
-    generator, left = np.random.default_rng(seed), samples
-    while left > 0:
-        block = min(left, max(1, DRAWN_AT_ONCE // num_examples))
-        yield generator.choice(num_examples, size=(block, num_examples), replace=True)
-        left -= block
+    generator = np.random.default_rng(seed)
+    found = [metrics(generator.choice(num_examples, size=num_examples)) for _ in range(samples)]
+    return {name: np.array([each[name] for each in found], np.float64) for name in found[0]}
 
 
-def intervals(
-    metrics: Callable[[np.ndarray], Mapping[str, float]], num_examples: int, *, samples: int, seed: int
-) -> dict[str, Interval]:
-    """Computes the confidence interval of each metric. If the metric is NaN on any resample, both bounds are NaN.
-
-    Args:
-        metrics: a function that computes the metrics of the examples with the given indices, which may repeat.
-    """
-    found = [metrics(indices_E) for block_SE in resamples(num_examples, samples, seed) for indices_E in block_SE]
-    values_SM = np.array([[*each.values()] for each in found], np.float64)
-    low_M, high_M = np.percentile(values_SM, (2.5, 97.5), axis=0).tolist()
-    return dict(zip(found[0], zip(low_M, high_M, strict=True), strict=True))
+def intervals(metrics: Metrics, num_examples: int, *, samples: int, seed: int) -> dict[str, Interval]:
+    """Computes the confidence interval of each metric. If the metric is NaN on any resample, both bounds are NaN."""
+    found = resampled(metrics, num_examples, samples=samples, seed=seed)
+    return {name: tuple(np.percentile(values_S, (2.5, 97.5)).tolist()) for name, values_S in found.items()}

@@ -14,23 +14,14 @@ share = "{:.2%}".format  # for values from 0 to 1
 
 @dataclass(frozen=True)
 class Metric:
-    """The declaration of a metric: its name, its format and where it appears.
+    """The declaration of a metric: its name, its format and where it appears."""
 
-    Attributes:
-        name: the name of the metric in metrics.jsonl, result files and checkpoint.best_metric, without the split.
-        heading: the name of the metric in tables and plots.
-        show: a function that formats a value, such as `points` or `share`.
-        higher_is_better: whether higher values are better; otherwise, lower values are better.
-        drawn: whether the plots of a run include the metric (in percent).
-        recorded: whether the results table in README.md includes the metric.
-    """
-
-    name: str
-    heading: str
-    show: Callable[[float], str] = "{:.4f}".format
-    higher_is_better: bool = False
-    drawn: bool = False
-    recorded: bool = False
+    name: str  # in metrics.jsonl, result files and checkpoint.best_metric, without the split
+    heading: str  # in tables and plots
+    show: Callable[[float], str] = "{:.4f}".format  # formats a value
+    higher_is_better: bool = False  # if False, lower values are better
+    drawn: bool = False  # whether the plots of a run include the metric (in percent)
+    recorded: bool = False  # whether the results table in README.md includes the metric
 
     @property
     def is_percentage(self) -> bool:

@@ -14,7 +14,6 @@ import numpy as np
 
 from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples
-from lm.data.packing.rows import EvalRows
 from lm.errors import UserError
 from lm.evaluation import metric_of
 from lm.evaluation.evaluator import EvaluationSetup
@@ -36,9 +35,9 @@ class Predictions(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Predictions:
-        """Restores predictions from the objects that `line` returned. The metrics remain the same.
+        """Restores predictions from what `line` returned. `config` is the config of the run, if known.
 
-        `config` is the config of the run, if known. Raises KeyError, TypeError or ValueError for invalid objects.
+        Raises KeyError, TypeError or ValueError for invalid objects.
         """
 
     @abc.abstractmethod
@@ -62,7 +61,7 @@ class Predictions(abc.ABC):
 
     @abc.abstractmethod
     def line(self, index: int) -> dict[str, Any]:
-        """Returns an example and its prediction as a JSON object, which becomes one line of `STEM.jsonl`."""
+        """Returns an example and its prediction as a JSON object, one line of `STEM.jsonl`."""
 
     def details(self, index: int) -> dict[str, Any]:
         """Returns the fields that lm.predict writes for a prediction in addition to the fields of `line`."""
@@ -70,7 +69,8 @@ class Predictions(abc.ABC):
 
     def input_line(self, index: int) -> dict[str, Any]:
         """Returns the JSON object that lm.predict writes for an unlabelled example and its prediction."""
-        line = {name: value for name, value in self.line(index).items() if name != self.label_key}
+        line = self.line(index)
+        del line[self.label_key]
         return line | self.details(index)
 
     def write(self, directory: Path, stem: str) -> list[Path]:
@@ -84,18 +84,16 @@ class PredictionEvaluator(RowEvaluator):
     """Compares predictions with labels and computes metrics. Each example counts once.
 
     The metrics of the whole split are computed from the predictions for all data sources together. If only some rows
-    are scored, only the examples that lie entirely in scored rows count. Raises UserError if no example of a data
-    source lies entirely in scored rows.
+    are scored, only the examples that lie entirely in scored rows count. Raises UserError if a data source has no such
+    example. `task` provides `predict`, as `LabelledTask` does.
     """
 
     with_logits = True
+    whole: Predictions  # the predictions of the last evaluation for all data sources
 
     def __init__(self, task: Any, setup: EvaluationSetup) -> None:
         super().__init__(task, setup)
-        self._predict, self._config = task.predict, setup.config  # `LabelledTask.predict`
-        self._loss_name = task.loss_name
-        self._undefined: set[str] = set()
-        self.whole: Predictions  # the predictions of the last evaluation for all data sources
+        self.undefined: set[str] = set()
         for source, rows in self._rows.items() if self._limited else ():
             present = {example for row in self._row_ids[source].tolist() for example, _ in rows.starts(row)}
             if not whole_examples(rows.examples, present):
@@ -106,15 +104,13 @@ class PredictionEvaluator(RowEvaluator):
                 )
 
     def _collect(self, source: str, batches: Iterator[Scored]) -> tuple[Sums, Predictions]:
-        sums, rows = Sums(), self._rows[source]
-        logits: dict[int, np.ndarray] = {}
+        sums, examples, logits = Sums(), self._rows[source].examples, dict[int, np.ndarray]()
         for scored in batches:
             sums += scored.sums
-            assert scored.logits_RLC is not None
-            logits.update(_by_example(rows, scored.row_ids, scored.logits_RLC))
+            logits.update(self._by_example(source, scored))
         if sums.weight == 0:
-            self._undefined.add(f"{source}/loss")
-        return sums, self._predict(self._config, rows.examples, logits)
+            self.undefined.add(f"{source}/loss")
+        return sums, self._task.predict(self._config, examples, logits)
 
     def stream(self, params: Any) -> Iterator[Any]:
         """Yields the predictions for all examples in order, one batch at a time, without computing metrics.
@@ -123,26 +119,32 @@ class PredictionEvaluator(RowEvaluator):
         """
         for source, rows in self._rows.items():
             waiting: dict[int, np.ndarray] = {}  # logits of raw examples whose other parts are still missing
-            for scored in self._batches(params, rows, self._row_ids[source]):
-                assert scored.logits_RLC is not None
-                waiting.update(_by_example(rows, scored.row_ids, scored.logits_RLC))
+            for scored in self._batches(params, source):
+                waiting.update(self._by_example(source, scored))
                 if not all(np.isfinite(each).all() for each in waiting.values()):
                     raise UserError(
                         "the model's outputs are not finite numbers; either training has diverged, or the checkpoint "
                         "and the tokenizer do not match. Choose another checkpoint with --step."
                     )
-                whole = whole_examples(rows.examples, waiting)
-                if whole:
+                if whole := whole_examples(rows.examples, waiting):
                     parts = {number: waiting.pop(number) for numbers in whole.values() for number in numbers}
-                    yield self._predict(self._config, rows.examples, parts)
+                    yield self._task.predict(self._config, rows.examples, parts)
+
+    def _by_example(self, source: str, scored: Scored) -> Iterator[tuple[int, np.ndarray]]:
+        rows = self._rows[source]
+        sizes = rows.examples.sizes(0)[0]
+        assert scored.logits_RLC is not None
+        for row, logits_LC in zip(scored.row_ids.tolist(), scored.logits_RLC, strict=True):
+            for example, first in rows.starts(row):
+                yield example, logits_LC[first : first + int(sizes[example])].copy()
 
     def _combine(self, parts: list[tuple[Sums, Predictions]]) -> tuple[Sums, Predictions]:
         first, *others = (predictions for _, predictions in parts)
         self.whole = first.joined(others) if others else first
-        whole = sum((sums for sums, _ in parts), Sums())
-        if whole.weight == 0:
-            self._undefined.add("loss")
-        return whole, self.whole
+        sums = sum((sums for sums, _ in parts), Sums())
+        if sums.weight == 0:
+            self.undefined.add("loss")
+        return sums, self.whole
 
     def _metrics(self, part: tuple[Sums, Predictions]) -> dict[str, float]:
         sums, predictions = part
@@ -151,21 +153,15 @@ class PredictionEvaluator(RowEvaluator):
     @property
     def missing(self) -> dict[str, str]:
         reason = "no example has a target, such as an answer in the text"
-        return {self._loss_name: reason} if "loss" in self._undefined else {}
+        return {self._task.loss_name: reason} if "loss" in self.undefined else {}
 
-    @property
-    def undefined(self) -> set[str]:
-        return self._undefined
-
-    def _count(self, whole: tuple[Sums, Predictions]) -> tuple[str, int]:
+    def _count(self) -> tuple[str, int]:
         return "examples", len(self.whole.raw)
 
     def intervals(self) -> dict[str, Interval]:
         """Computes 95 % confidence intervals for the metrics of the last evaluation from eval.bootstrap resamples."""
-        samples = self._config.eval.bootstrap
-        if not samples:
-            return {}
-        return intervals(self.whole.metrics, len(self.whole.raw), samples=samples, seed=self._config.seed)
+        samples, seed, size = self._config.eval.bootstrap, self._config.seed, len(self.whole.raw)
+        return intervals(self.whole.metrics, size, samples=samples, seed=seed) if samples else {}
 
     @property
     def signatures(self) -> dict[str, str]:
@@ -186,10 +182,3 @@ def whole_examples(examples: LabelledExamples, present: Iterable[int]) -> dict[i
     for number in sorted(present):
         of_raw.setdefault(int(examples.example_of[number]), []).append(number)
     return {raw: numbers for raw, numbers in of_raw.items() if len(numbers) == counts[raw]}
-
-
-def _by_example(rows: EvalRows, row_ids: np.ndarray, logits_RLC: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    sizes = rows.examples.sizes(0)[0]
-    for row, logits_LC in zip(row_ids.tolist(), logits_RLC, strict=True):
-        for example, first in rows.starts(row):
-            yield example, logits_LC[first : first + int(sizes[example])].copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,7 @@ class Example:
 
 
 def write_predictions(path: Path, examples: Sequence[Example]) -> None:
-    """Writes one JSON object per example.
-
-    The keys are `source`, `reference` (the first one), `references` (if there are several), `prediction` and `score`.
-    """
+    """Writes one JSON object per example. `references` is omitted if there is only one."""
 
     def line(each: Example) -> dict[str, Any]:
         several = {"references": each.references} if len(each.references) > 1 else {}
@@ -63,10 +61,7 @@ def _parsed(line: str) -> Any:
 
 
 def read_predictions(path: Path) -> list[Example]:
-    """Reads a file in the format of `write_predictions`, in which `score` may be missing.
-
-    Raises UserError if the file is invalid or empty.
-    """
+    """Reads a file of `write_predictions`; `score` may be missing. Raises UserError if it is invalid or empty."""
     return [_example(path, number, values) for number, values in read_objects(path)]
 
 
@@ -80,7 +75,7 @@ def _example(path: Path, number: int, values: Any) -> Example:
         score = values.get("score")
         if not all(isinstance(text, str) for text in texts):
             raise TypeError
-        return Example(texts[0], references, texts[1], float("nan") if score is None else float(score))
+        return Example(texts[0], references, texts[1], math.nan if score is None else float(score))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{path}, line {number}: expected a JSON object with the strings source, prediction and reference (or a "

@@ -41,11 +41,7 @@ class RowEvaluator(Evaluator):
 
     If there are several data sources, metrics are computed for each data source (`NAME/SOURCE/metric`) and for the
     whole split. If only some rows are scored, `NAME/rows` or `NAME/examples` is the number of scored rows or examples.
-    The loss is the task's loss without label smoothing, z-loss or class weights. The forward pass is compiled only
-    once.
-
-    Args:
-        task: a `lm.tasks.task.Task`. Evaluators for the same task and model reuse the same compiled programs.
+    The loss is the task's loss without label smoothing, z-loss or class weights.
 
     Attributes:
         num_rows: the number of rows that an evaluation scores.
@@ -57,30 +53,34 @@ class RowEvaluator(Evaluator):
     def __init__(self, task: Any, setup: EvaluationSetup) -> None:
         config, mesh = setup.config, setup.mesh
         assert setup.rows, "a split must have at least one data source"
-        self.name, self._rows = setup.name, dict(setup.rows)
-        self._report: Report | None = None  # reports the progress of the current evaluation
-        max_rows = config.eval.max_rows if setup.in_training else 0
-        self._row_ids = choose({source: each.num_rows for source, each in setup.rows.items()}, max_rows)
-        self.num_rows = sum(len(ids) for ids in self._row_ids.values())
-        self._limited = any(len(ids) < self._rows[source].num_rows for source, ids in self._row_ids.items())
-        self._model, self._task, self._objective, self._mesh = setup.model, task, config.objective, mesh
+        self.name, self._rows, self._config = setup.name, dict(setup.rows), config
+        self._model, self._task, self._mesh = setup.model, task, mesh
+        sizes = {source: each.num_rows for source, each in setup.rows.items()}
+        self._row_ids = choose(sizes, config.eval.max_rows if setup.in_training else 0)
+        counts = [len(ids) for ids in self._row_ids.values()]
+        self.num_rows = sum(counts)
+        self._limited = self.num_rows < sum(sizes.values())
         self._sharding = batch_sharding(mesh)
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
-        largest = max(len(ids) for ids in self._row_ids.values())
-        self.batch_size = shards * -(-min(config.eval.batch_size, largest) // shards)
+        self.batch_size = shards * -(-min(config.eval.batch_size, max(counts)) // shards)
         self._mine = local_rows(self._sharding, self.batch_size)
 
     def evaluate(self, params: Any, step: int, report: Report | None = None) -> dict[str, float]:
-        self._report = report
-        parts, done = {}, 0
-        for source, row_ids in self._row_ids.items():
-            if len(row_ids):
-                parts[source] = self._collect(source, self._score(params, source, done))
-                done += len(row_ids)
+        done = 0
+
+        def batches(source: str) -> Iterator[Scored]:
+            nonlocal done
+            for scored in self._batches(params, source):
+                done += len(scored.row_ids)
+                yield scored
+                if report is not None:
+                    report(done, self.num_rows)
+
+        parts = {source: self._collect(source, batches(source)) for source, ids in self._row_ids.items() if len(ids)}
         whole = self._combine(list(parts.values()))
         result = named_metrics(self.name, parts if len(self._rows) > 1 else {}, whole, self._metrics)
         if self._limited:
-            noun, count = self._count(whole)
+            noun, count = self._count()
             result[f"{self.name}/{noun}"] = float(count)
         return result
 
@@ -96,22 +96,13 @@ class RowEvaluator(Evaluator):
     def _metrics(self, part: Any) -> dict[str, float]:
         """Computes the metrics of a data source or of the whole split from the reduced values."""
 
-    def _count(self, whole: Any) -> tuple[str, int]:
+    def _count(self) -> tuple[str, int]:
         """Returns the unit of the scored subset, such as "rows", and the size of the subset in this unit."""
         return "rows", self.num_rows
 
-    def _score(self, params: Any, source: str, done: int) -> Iterator[Scored]:
-        """Yields the results of each batch. `done` is the number of rows already scored in other data sources.
-
-        Sums within a batch are computed in float32 on the device. The sums of the batches are added in float64.
-        """
-        for scored in self._batches(params, self._rows[source], self._row_ids[source]):
-            done += len(scored.row_ids)
-            yield scored
-            if self._report is not None:
-                self._report(done, self.num_rows)
-
-    def _batches(self, params: Any, rows: EvalRows, row_ids: np.ndarray) -> Iterator[Scored]:
+    def _batches(self, params: Any, source: str) -> Iterator[Scored]:
+        """Yields the results of each batch. Sums are float32 within a batch, and float64 over batches."""
+        rows, row_ids = self._rows[source], self._row_ids[source]
         # A row id equal to the number of rows stands for a padding row, whose weights are 0.
         padded = np.pad(row_ids, (0, -len(row_ids) % self.batch_size), constant_values=rows.num_rows)
 
@@ -124,8 +115,8 @@ class RowEvaluator(Evaluator):
                 assert self.batch_size * local.shape[1] < 2**24, "a batch has too many tokens to be counted in float32"
                 batch = to_global(local, self._mine, self._sharding, self.batch_size)
                 # The results of a batch are read while the next batch is running, so that the device never waits.
-                ids = row_ids[i * self.batch_size : (i + 1) * self.batch_size]
-                found = forward_batch(self._model, self._task, self._objective, self.with_logits, params, batch)
+                ids, objective = row_ids[i * self.batch_size : (i + 1) * self.batch_size], self._config.objective
+                found = forward_batch(self._model, self._task, objective, self.with_logits, params, batch)
                 previous, running = running, (ids, found)
                 if previous is not None:
                     yield _read(*previous)
@@ -136,12 +127,7 @@ class RowEvaluator(Evaluator):
 class TokenEvaluator(RowEvaluator):
     """Computes metrics such as loss, perplexity and accuracy from sums over the target tokens.
 
-    If only some rows are scored, the numbers of bytes and words are estimated from the share of the targets that these
-    rows contain.
-
-    Args:
-        metrics: a function that computes the metrics from `Sums`.
-        missing: a function of `Sums` that maps each metric that cannot be computed to the reason.
+    `missing` maps each metric that cannot be computed from given sums to the reason.
     """
 
     def __init__(
@@ -172,7 +158,7 @@ class TokenEvaluator(RowEvaluator):
 
 
 def _text(rows: EvalRows, targets: float) -> Sums:
-    """Returns the size of the scored text. If `targets` is less than the number of all targets, it is an estimate."""
+    """Returns the size of the scored text, estimated from its share of all targets."""
     share = targets / rows.totals["targets"] if rows.totals["targets"] else 0.0
     sizes = {name: share * rows.totals[name] for name in ("bytes", "words")}
     # `changed` is counted only for windows over whole documents; other rows do not cover every byte of the text.
@@ -183,8 +169,7 @@ def _text(rows: EvalRows, targets: float) -> Sums:
 def forward_batch(
     model: Model, task: Any, objective: ObjectiveConfig, with_logits: bool, params: Any, batch: Batch
 ) -> tuple[Array, Array | None]:
-    """Returns the stacked `LossSums` of a batch and, if `with_logits` is true, the logits. Both are replicated on all
-    devices.
+    """Returns the stacked `LossSums` of a batch and, if `with_logits` is true, the logits, replicated on all devices.
 
     All evaluators of the same model and task share one compiled program.
     """
@@ -196,7 +181,6 @@ def forward_batch(
 
 def _read(row_ids: np.ndarray, found: tuple[Array, Array | None]) -> Scored:
     sums, logits = found
-    names = (field.name for field in dataclasses.fields(LossSums))
-    named = dict(zip(names, np.asarray(sums, np.float64).tolist(), strict=True))
+    named = dataclasses.asdict(LossSums(*np.asarray(sums, np.float64).tolist()))
     del named["loss"]  # evaluations report the plain cross-entropy, `nll`
     return Scored(row_ids, Sums(**named), None if logits is None else np.asarray(logits)[: len(row_ids)])

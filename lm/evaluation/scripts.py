@@ -14,9 +14,8 @@ import regex
 
 # The scripts without spaces between words: Tibetan and the line breaking classes ID, SA, AK and AP (UAX 14).
 _NAMES = "Hani Bopo Hira Kana Yiii Thai Laoo Khmr Mymr Tibt Tale Talu Lana Tavt Ahom Java Bali"
-_SHARED = (
-    r"\u3031-\u3035\u303c\u3099-\u309c\u30fc\uff70\uff9e\uff9f"  # marks that hiragana and katakana share, such as ー
-)
+# Marks that hiragana and katakana share, such as ー.
+_SHARED = r"\u3031-\u3035\u303c\u3099-\u309c\u30fc\uff70\uff9e\uff9f"
 _UNSPACED = "".join(rf"\p{{sc={name}}}" for name in _NAMES.split()) + _SHARED
 _LETTERS = r"[\p{L}\p{M}\p{N}]"  # combining marks, such as Hindi vowel signs, belong to words
 
@@ -38,18 +37,11 @@ CHINESE, JAPANESE, UNSPACED, KOREAN, SPACED = "Chinese", "Japanese", "without sp
 
 @dataclass(frozen=True)
 class Writing:
-    """The writing system of a set of texts.
+    """The writing system of a set of texts."""
 
-    Attributes:
-        kind: CHINESE, JAPANESE, UNSPACED, KOREAN or SPACED.
-        unspaced: the share of tokens that are single characters of scripts without spaces. For the first three kinds,
-            `unspaced` exceeds one half.
-        not_ascii: the share of letters and digits that are not ASCII characters.
-    """
-
-    kind: str
-    unspaced: float
-    not_ascii: float
+    kind: str  # CHINESE, JAPANESE, UNSPACED, KOREAN or SPACED
+    unspaced: float  # the share of tokens that are single characters; above one half for the first three kinds
+    not_ascii: float  # the share of letters and digits that are not ASCII characters
 
     @property
     def has_spaces(self) -> bool:

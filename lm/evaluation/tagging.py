@@ -28,23 +28,14 @@ NO_SCHEME = "none"  # for tags such as parts of speech, which do not mark entiti
 
 @dataclass(frozen=True)
 class Scheme:
-    """A scheme by which tags mark entities. A tag is O, or a prefix, a hyphen and an entity type, such as B-PER.
+    """A scheme by which tags mark entities. A tag is O, or a prefix, a hyphen and an entity type, such as B-PER."""
 
-    Attributes:
-        prefixes: all prefixes, including O.
-        after: maps a prefix to the only prefixes that may come directly before it, in a tag of the same type.
-        before: maps a prefix to the only prefixes that may come directly after it, in a tag of the same type.
-        like: the name of the seqeval class that extracts the entities.
-        renamed: maps prefixes to the names that the seqeval class uses for them, where the names differ.
-        mirrored: whether the seqeval class reads the tags of a sentence in reverse order.
-    """
-
-    prefixes: str
-    after: Mapping[str, str]
-    before: Mapping[str, str]
-    like: str
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    mirrored: bool = False
+    prefixes: str  # all prefixes, including O
+    after: Mapping[str, str]  # maps a prefix to the only prefixes that may come directly before it, with the same type
+    before: Mapping[str, str]  # maps a prefix to the only prefixes that may come directly after it, with the same type
+    like: str  # the name of the seqeval class that extracts the entities
+    renamed: Mapping[str, str] = field(default_factory=dict)  # maps prefixes to the different names in that class
+    mirrored: bool = False  # whether that class reads the tags of a sentence in reverse order
 
     def is_broken(self, first: str, second: str) -> bool:
         """Returns whether two adjacent tags contradict the scheme. O stands for the start and the end of a sentence."""
@@ -88,7 +79,7 @@ def fitting_schemes(labels: Iterable[str]) -> list[str]:
 
 
 def count_broken(sentences: Sequence[Sequence[str]], names: Iterable[str]) -> dict[str, int]:
-    """Returns the number of pairs of adjacent tags that contradict each of the given SCHEMES."""
+    """Counts the pairs of adjacent tags that contradict each of the given SCHEMES."""
     pairs = Counter(pair for tags in sentences for pair in itertools.pairwise(("O", *tags, "O")))
     return {name: sum(count for pair, count in pairs.items() if SCHEMES[name].is_broken(*pair)) for name in names}
 
@@ -119,11 +110,9 @@ def scheme_signature(sentences: Sequence[Sequence[str]], scheme: str) -> str:
         return f"none, so no entities are counted{reason}"
     broken = count_broken(sentences, {scheme, *inferred})
     count, least = broken[scheme], broken[inferred[0]]
-    notes = (
-        [f"{count:,} of {sum(map(len, sentences)):,} tags contradict the scheme, so entities may be lost"]
-        if count
-        else []
-    )
+    notes = [scheme]
+    if count:
+        notes.append(f"{count:,} of {sum(map(len, sentences)):,} tags contradict the scheme, so entities may be lost")
     if count > least:
         notes.append(
             f"{inferred[0]} fits better ({least:,} contradict it); if it is the right scheme, set eval.tag_scheme to it"
@@ -132,42 +121,38 @@ def scheme_signature(sentences: Sequence[Sequence[str]], scheme: str) -> str:
         notes.append(f"{' and '.join(inferred)} fit equally well; choose one with eval.tag_scheme")
     elif {label[0] for label in labels} == {"I", "O"}:
         notes.append("without B- or E- tags, adjacent entities of the same type count as one")
-    return "; ".join((scheme, *notes))
+    return "; ".join(notes)
 
 
 def tagging_metrics(words_E2: np.ndarray, entities_E3: np.ndarray | None) -> dict[str, float]:
-    """Computes token_accuracy and ENTITY_METRICS (0 to 1) from `word_counts` and `entity_counts`.
+    """Computes token_accuracy and micro-averaged ENTITY_METRICS (0 to 1) from `word_counts` and `entity_counts`.
 
-    `entities_E3` must be None if the tags follow no scheme. Entity metrics are then omitted.
+    0 / 0 is taken to be 0. If the tags follow no scheme, `entities_E3` is None and the entity metrics are omitted.
     """
     correct, words = map(int, words_E2.sum(axis=0))
-    entities = {} if entities_E3 is None else entity_metrics(entities_E3.sum(axis=0))
-    return entities | {"token_accuracy": correct / max(1, words)}
+    accuracy = {"token_accuracy": correct / max(1, words)}
+    if entities_E3 is None:
+        return accuracy
+    correct, found, right = map(int, entities_E3.sum(axis=0))
+    precision, recall = correct / max(1, found), correct / max(1, right)
+    f1 = 2 * precision * recall / (precision + recall) if correct else 0.0
+    return {"entity_f1": f1, "entity_precision": precision, "entity_recall": recall, **accuracy}
 
 
 def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], scheme: str) -> np.ndarray:
     """Counts the correct, predicted and gold entities of each sentence, int64 (E, 3).
 
     As in the strict mode of seqeval, an entity is correct if its first word, last word and type are all correct. Gold
-    or predicted tags that contradict the scheme form no entity. In IOB2, for example, an I- tag counts as O unless it
-    follows a B- or I- tag of the same type. In BMES and similar schemes, the tags of an entity without an end count as
-    O. `scheme` is a key of SCHEMES.
+    or predicted tags that contradict the scheme, a key of SCHEMES, form no entity. In IOB2, for example, an I- tag
+    counts as O unless it follows a B- or I- tag of the same type. In BMES and similar schemes, the tags of an entity
+    without an end count as O.
     """
-    assert len(gold) == len(predicted), (len(gold), len(predicted))
     counts = np.zeros((len(gold), 3), np.int64)
     for number, pair in enumerate(zip(gold, predicted, strict=True)):
         assert len(pair[0]) == len(pair[1]), (number, pair)
         right, found = map(SCHEMES[scheme].entities, pair)
         counts[number] = len(right & found), len(found), len(right)
     return counts
-
-
-def entity_metrics(counts_3: np.ndarray) -> dict[str, float]:
-    """Computes micro-averaged ENTITY_METRICS from the summed `entity_counts`. 0 / 0 is taken to be 0."""
-    correct, found, right = map(int, counts_3)
-    precision, recall = correct / max(1, found), correct / max(1, right)
-    f1 = 2 * precision * recall / (precision + recall) if correct else 0.0
-    return {"entity_f1": f1, "entity_precision": precision, "entity_recall": recall}
 
 
 def word_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> np.ndarray:

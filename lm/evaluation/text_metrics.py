@@ -11,20 +11,22 @@ import abc
 import functools
 import importlib.metadata
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lm.evaluation.metric import Metric, points
 from lm.evaluation.tokenisation import References, Tokenisation
 
+Scored = tuple[dict[str, float], str]  # metrics and their signature
+
 MANY_UNSPACED = 0.1  # minimum value of `Writing.unspaced` for which a note is added
 
 
-@dataclass(frozen=True)
-class TextScores:
+class TextScores(NamedTuple):
     metrics: dict[str, float]
     signatures: dict[str, str]  # exact definitions of metrics, and notes on their limitations
 
@@ -34,24 +36,21 @@ class TextMetric(abc.ABC):
     """A metric, or a family of metrics such as ROUGE, that can be selected in eval.generation.metrics.
 
     Attributes:
-        name: the name in eval.generation.metrics.
-        heading: the heading of the signature in tables.
-        gives: the declarations of the metrics in the family.
-        prepare: a function that puts spaces between the tokens of a text before it is scored.
-        signature: a function that returns a description of the tokens, or "" if no description is needed.
-        caution: a function that explains why the metric does not suit the references, or returns "" if it does.
+        prepare: puts spaces between the tokens of a text before it is scored.
+        signature: describes the tokens, or returns "" if no description is needed.
+        caution: explains why the metric does not suit the references, or returns "" if it does.
     """
 
-    name: str
-    heading: str
-    gives: tuple[Metric, ...]
+    name: str  # in eval.generation.metrics
+    heading: str  # of the signature in tables
+    gives: tuple[Metric, ...]  # the metrics in the family
     prepare: Callable[[Tokenisation, str], str] = field(default=lambda _, text: text, kw_only=True)
     signature: Callable[[Tokenisation], str] = field(default=lambda _: "", kw_only=True)
     caution: Callable[[References, Tokenisation], str] = field(default=lambda *_: "", kw_only=True)
 
     @abc.abstractmethod
-    def score(self, predictions: Sequence[str], references: References, tokens: Tokenisation) -> TextScores:
-        """Computes the metrics of a whole corpus, whose texts have been prepared with `prepare`."""
+    def score(self, predictions: Sequence[str], references: References, tokens: Tokenisation) -> Scored:
+        """Scores a whole corpus, whose texts have been prepared with `prepare`."""
 
     def prepared(self, texts: Sequence[str], tokens: Tokenisation) -> tuple[str, ...]:
         return tuple(self.prepare(tokens, text) for text in texts)
@@ -63,10 +62,10 @@ class SacrebleuMetric(TextMetric):
 
     scorer: Callable[[str], Any]  # builds the sacrebleu metric for the given BLEU tokenisation
 
-    def score(self, predictions: Sequence[str], references: References, tokens: Tokenisation) -> TextScores:
+    def score(self, predictions: Sequence[str], references: References, tokens: Tokenisation) -> Scored:
         scorer = self.scorer(tokens.bleu)
         value = scorer.corpus_score(predictions, reference_streams(references)).score
-        return TextScores({self.name: value}, {self.name: joined(str(scorer.get_signature()), self.signature(tokens))})
+        return {self.name: value}, joined(str(scorer.get_signature()), self.signature(tokens))
 
 
 @dataclass(frozen=True)
@@ -77,15 +76,13 @@ class CountedMetric(TextMetric):
     count: Callable[[str, tuple[str, ...]], Sequence[tuple[float, float]]]
 
     def counts(self, predictions: Sequence[str], references: References) -> dict[str, np.ndarray]:
-        """Returns the numerators and denominators of each metric, float64 (examples, 2). See `percent`."""
+        """Returns the numerators and denominators of each metric, float64 (examples, 2). See `percentages`."""
         pairs = zip(predictions, references, strict=True)
         counts_EM2 = np.array([self.count(*pair) for pair in pairs], np.float64)
         return {metric.name: counts_EM2[:, number] for number, metric in enumerate(self.gives)}
 
-    def score(self, predictions: Sequence[str], references: References, tokens: Tokenisation) -> TextScores:
-        values = {name: percent(counts_E2) for name, counts_E2 in self.counts(predictions, references).items()}
-        signature = self.signature(tokens)
-        return TextScores(values, {self.name: signature} if signature else {})
+    def score(self, predictions: Sequence[str], references: References, tokens: Tokenisation) -> Scored:
+        return percentages(self.counts(predictions, references)), self.signature(tokens)
 
 
 def joined(*signatures: str) -> str:
@@ -98,10 +95,13 @@ def reference_streams(references: References) -> list[list[str | None]]:
     return [list(stream) for stream in itertools.zip_longest(*references)]
 
 
-def percent(counts_E2: np.ndarray) -> float:
-    """Returns the sum of the first column as a percentage of the sum of the second (0 / 0 is 0; x / 0 is 100)."""
-    part, whole = counts_E2.sum(axis=0)
-    return 100 * float(part / whole if whole else part > 0)
+def percentages(counts: Mapping[str, np.ndarray], indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
+    """Returns each sum of numerators as a percentage of the sum of denominators (0 / 0 is 0; x / 0 is 100).
+
+    `counts` is the result of `CountedMetric.counts`. Only the examples with the given indices, which may repeat, count.
+    """
+    sums = {name: counts_E2[indices_E].sum(axis=0).tolist() for name, counts_E2 in counts.items()}
+    return {name: 100 * float(part / whole if whole else part > 0) for name, (part, whole) in sums.items()}
 
 
 def score(
@@ -114,21 +114,18 @@ def score(
 ) -> TextScores:
     """Scores a corpus with the given TEXT_METRICS.
 
-    Args:
-        whole: all references of the corpus, which determine the tokenisation. If `whole` is empty, `references` is
-            used instead.
+    All references of the corpus (`whole`, by default `references`) determine the tokenisation.
     """
     assert len(predictions) == len(references) > 0 and all(references), (len(predictions), len(references))
     if any(isinstance(each, str) for each in references):  # each letter of a string would count as a reference
         raise TypeError("the references of each prediction must be a tuple of texts, not a single text")
     tokens = Tokenisation.of(whole or references, bleu_tokenize)
-    values: dict[str, float] = {}
-    signatures: dict[str, str] = {}
+    values, signatures = dict[str, float](), dict[str, str]()
     for metric in map(TEXT_METRICS.__getitem__, metrics):
         prepared = [metric.prepared(each, tokens) for each in references]
-        found = metric.score(metric.prepared(predictions, tokens), prepared, tokens)
-        values |= found.metrics
-        signatures |= found.signatures
+        found, signature = metric.score(metric.prepared(predictions, tokens), prepared, tokens)
+        values |= found
+        signatures |= {metric.name: signature} if signature else {}
         if caution := metric.caution(prepared, tokens):
             signatures[f"note on {metric.heading}"] = caution
     return TextScores(values, signatures)
@@ -150,35 +147,30 @@ def _chrf_caution(references: References, tokens: Tokenisation) -> str:
 def _bleu_caution(references: References, tokens: Tokenisation) -> str:
     if not tokens.suits_bleu:
         return f"bleu_tokenize={tokens.bleu} cannot split text without spaces into words; use 'auto' instead"
-    tokenize = _bleu(tokens.bleu).tokenizer
+    tokenize = _sacrebleu("BLEU", tokenize=tokens.bleu, force=True).tokenizer
     if all(len(tokenize(each.rstrip()).split()) < 4 for several in references for each in several):
         return "all references have fewer than four tokens, so BLEU is close to 0 for any output"
     return _words_caution(references, tokens) if tokens.bleu in ("13a", "intl") else ""
-
-
-class _Spaces:
-    """A tokenizer for rouge-score that splits prepared text at white space."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return text.split()
 
 
 @functools.cache
 def _rouge_scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer([metric.name for metric in ROUGE], tokenizer=_Spaces())
+    spaces = SimpleNamespace(tokenize=str.split)  # prepared text has spaces between its tokens
+    return RougeScorer([metric.name for metric in ROUGE], tokenizer=spaces)
 
 
 def _rouge(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
-    """Returns the F1 score for each ROUGE metric, taking the maximum over the references. ROUGE-Lsum compares lines."""
+    """Returns the maximum F1 score over the references for each ROUGE metric. ROUGE-Lsum compares lines."""
     scores = _rouge_scorer().score_multi(references, prediction)
     return [(scores[metric.name].fmeasure, 1) for metric in ROUGE]
 
 
 def _rouge_signature(tokens: Tokenisation) -> str:
     version = importlib.metadata.version("rouge-score")
-    return f"f1|refs:best|{tokens.rouge_signature}|sentences:lines|rouge-score:{version}"
+    split = "tok:a-z0-9|stem:porter" if tokens.is_ascii else "tok:unicode|unspaced:char|stem:porter-ascii"
+    return f"f1|refs:best|{split}|sentences:lines|rouge-score:{version}"
 
 
 def _rouge_caution(references: References, tokens: Tokenisation) -> str:
@@ -221,41 +213,35 @@ ROUGE = (
 EXACT_MATCH = _score("exact_match", "exact match", recorded=True)
 
 
-def _bleu(tokenize: str) -> Any:
-    from sacrebleu.metrics.bleu import BLEU
+def _sacrebleu(kind: str, **settings: Any) -> Any:
+    from sacrebleu import metrics
 
-    # With tokenize="none", the text is already tokenised; `force` suppresses the warning about tokenised text.
-    return BLEU(tokenize=tokenize, force=tokenize == "none")
-
-
-def _chrf(word_order: int) -> Any:
-    from sacrebleu.metrics.chrf import CHRF
-
-    return CHRF(word_order=word_order)
+    return getattr(metrics, kind)(**settings)
 
 
-def _ter(tokenize: str) -> Any:
-    from sacrebleu.metrics.ter import TER
-
-    return TER()
-
-
-def _sacrebleu(metric: Metric, scorer: Callable[[str], Any], **fields: Any) -> SacrebleuMetric:
+def _corpus(metric: Metric, scorer: Callable[[str], Any], **fields: Any) -> SacrebleuMetric:
     return SacrebleuMetric(metric.name, metric.heading, (metric,), scorer, **fields)
 
 
 _WORDS: dict[str, Any] = {"prepare": Tokenisation.words, "caution": _words_caution}
-_WORDS_OF_ROUGE: dict[str, Any] = {"prepare": Tokenisation.rouge, "caution": _rouge_caution}
+_ROUGE: dict[str, Any] = {"prepare": Tokenisation.rouge, "caution": _rouge_caution, "signature": _rouge_signature}
 
 TEXT_METRICS: dict[str, TextMetric] = {
     metric.name: metric
     for metric in (
-        _sacrebleu(_score("bleu", "BLEU", recorded=True), _bleu, caution=_bleu_caution),  # Papineni 2002
-        _sacrebleu(_score("chrf", "chrF", recorded=True), lambda _: _chrf(0)),  # chrF2, Popovic 2015
+        _corpus(  # Papineni 2002
+            _score("bleu", "BLEU", recorded=True),
+            # With tokenize="none", the text is already tokenised; `force` suppresses the warning about tokenised text.
+            lambda tokenize: _sacrebleu("BLEU", tokenize=tokenize, force=tokenize == "none"),
+            caution=_bleu_caution,
+        ),
+        _corpus(_score("chrf", "chrF", recorded=True), lambda _: _sacrebleu("CHRF")),  # chrF2, Popovic 2015
         # chrF with word unigrams and bigrams, Popovic 2017.
-        _sacrebleu(_score("chrf++", "chrF++"), lambda _: _chrf(2), caution=_chrf_caution),
-        _sacrebleu(_error("ter", "TER"), _ter, **_WORDS, signature=lambda tokens: tokens.unspaced),  # Snover 2006
-        CountedMetric("rouge", "ROUGE", ROUGE, _rouge, **_WORDS_OF_ROUGE, signature=_rouge_signature),  # Lin 2004
+        _corpus(_score("chrf++", "chrF++"), lambda _: _sacrebleu("CHRF", word_order=2), caution=_chrf_caution),
+        _corpus(  # Snover 2006
+            _error("ter", "TER"), lambda _: _sacrebleu("TER"), **_WORDS, signature=lambda tokens: tokens.unspaced
+        ),
+        CountedMetric("rouge", "ROUGE", ROUGE, _rouge, **_ROUGE),  # Lin 2004
         CountedMetric("exact_match", "exact match", (EXACT_MATCH,), _exact_match),
         CountedMetric("wer", "WER", (_error("wer", "WER"),), _word_errors, **_WORDS, signature=_wer_signature),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import lzma
 import math
 import operator
@@ -40,25 +41,19 @@ TOKEN_METRICS = (
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over scored tokens, and the size of the text that these tokens represent.
+    """Sums over scored tokens, and the size of the text that these tokens represent."""
 
-    `nll` is in nats. `correct` and `weight` count tokens. `pair_nll` and `pair_correct` are sums over text pairs (for
-    next-sentence prediction), and `pairs` is the number of pairs. `bytes` is the length of the text in UTF-8. `words`
-    is the number of words by the WikiText convention: words are separated by white space, and the end of a line counts
-    as a word. `unknown` is the number of unknown tokens, which stand for text that the tokenizer cannot encode.
-    `changed` is the number of documents that are not restored exactly by encoding and decoding.
-    """
-
-    nll: float = 0.0
-    correct: float = 0.0
-    weight: float = 0.0
+    nll: float = 0.0  # in nats
+    correct: float = 0.0  # correctly predicted tokens
+    weight: float = 0.0  # scored tokens
+    # The same for next-sentence prediction, which scores text pairs.
     pair_nll: float = 0.0
     pair_correct: float = 0.0
     pairs: float = 0.0
-    bytes: float = 0
-    words: float = 0
-    unknown: float = 0
-    changed: float = 0
+    bytes: float = 0  # the length of the text in UTF-8
+    words: float = 0  # as in WikiText: separated by white space, and the end of a line counts as a word
+    unknown: float = 0  # unknown tokens, which stand for text that the tokenizer cannot encode
+    changed: float = 0  # documents that encoding and decoding do not restore exactly
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(*map(operator.add, dataclasses.astuple(self), dataclasses.astuple(other)))
@@ -67,9 +62,8 @@ class Sums:
 def language_metrics(sums: Sums) -> dict[str, float]:
     """Computes loss (nats/token), perplexity, token accuracy (0 to 1), bits per byte, word perplexity and token count.
 
-    Bits per byte (nll / ln 2 / bytes) and word perplexity (exp(nll / words)) do not depend on the tokenizer, so they
-    can be compared across models with different vocabularies. The metrics listed by `missing_metrics` are left out. If
-    there are no tokens, all other metrics are NaN.
+    Bits per byte and word perplexity do not depend on the tokenizer, so they can be compared across vocabularies. The
+    metrics in `missing_metrics` are left out. If there are no tokens, all other metrics are NaN.
     """
     missing, result = missing_metrics(sums), token_metrics(sums)
     tokens = result.pop("tokens")
@@ -89,9 +83,11 @@ def token_metrics(sums: Sums) -> dict[str, float]:
 def missing_metrics(sums: Sums, *, with_xz: bool = False) -> dict[str, str]:
     """Maps each metric that cannot be computed to the reason, for example that the tokenizer loses text.
 
-    If `with_xz` is true, the metric xz_bits_per_byte is checked too. Like bits_per_byte, xz_bits_per_byte needs a
-    lossless tokenizer, because the text to be compressed is decoded from the tokens.
+    If `with_xz` is true, xz_bits_per_byte is included. It also needs a lossless tokenizer, because the text to be
+    compressed is decoded from the tokens.
     """
+    missing = {"bits_per_byte": "the text is empty"} if sums.bytes <= 0 else {}
+    missing |= {"word_perplexity": "the text has no words"} if sums.words <= 0 else {}
     lost = ""
     if sums.unknown > 0:
         lost = f"the tokenizer replaced text with {sums.unknown:,.0f} unknown tokens"
@@ -101,9 +97,6 @@ def missing_metrics(sums: Sums, *, with_xz: bool = False) -> dict[str, str]:
     if lost:
         reason = f"{lost}, so the loss does not cover every byte of the text"
         missing = dict.fromkeys(("bits_per_byte", "word_perplexity"), reason)
-    else:
-        missing = {"bits_per_byte": "the text is empty"} if sums.bytes <= 0 else {}
-        missing |= {"word_perplexity": "the text has no words"} if sums.words <= 0 else {}
     if with_xz and "bits_per_byte" in missing:
         missing["xz_bits_per_byte"] = missing["bits_per_byte"]
     return missing
@@ -120,23 +113,18 @@ def masked_metrics(sums: Sums) -> dict[str, float]:
 
 
 def contrastive_metrics(sums: Sums) -> dict[str, float]:
-    """Computes the contrastive loss and the retrieval accuracy.
+    """Computes the contrastive loss and the retrieval accuracy, averaged over both directions.
 
-    The accuracy is the share of texts whose nearest neighbour in the batch is the other text of the same pair,
-    averaged over both directions.
+    The accuracy is the share of texts whose nearest neighbour in the batch is the other text of the same pair.
     """
     return {"loss": ratio(sums.nll, sums.weight), "accuracy": ratio(sums.correct, sums.weight)}
 
 
 def xz_bits_per_byte(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> float:
-    """Computes the bits per UTF-8 byte that `xz -9` needs for all documents of a split, including its headers.
-
-    The text is decoded from the tokens, so the tokenizer must be lossless (see `missing_metrics`).
-    """
+    """Computes the bits per UTF-8 byte that `xz -9` needs for all documents of a split, including its headers."""
     compressor, size, packed = lzma.LZMACompressor(preset=9), 0, 0
     for store in stores.values():
-        ends = [*store.starts[1:], store.num_tokens]
-        for start, end in zip(store.starts, ends, strict=True):
+        for start, end in itertools.pairwise([*store.starts, store.num_tokens]):
             text = tokenizer.decode(store.tokens[start:end].tolist()).encode("utf-8")
             size += len(text)
             packed += len(compressor.compress(text))
@@ -162,7 +150,6 @@ def ratio(total: float, count: float) -> float:
 
 
 def _exp(value: float) -> float:
-    """Returns exp(value), or infinity if the result overflows."""
     try:
         return math.exp(value)
     except OverflowError:

@@ -32,8 +32,7 @@ MOST_NOT_ASCII = 0.005  # maximum share of non-ASCII letters in English text; Ge
 class Tokenisation:
     """The tokenisation of references and of the outputs that are compared with them.
 
-    In text without spaces between words (see `Writing.has_spaces`), each character is a token, because splitting at
-    white space would make a whole sentence one token.
+    In text without spaces between words, each character is a token; otherwise, a whole sentence would be one token.
     """
 
     bleu: str  # the name of the sacrebleu tokenizer for BLEU
@@ -41,11 +40,7 @@ class Tokenisation:
 
     @classmethod
     def of(cls, references: References, bleu_tokenize: str) -> Tokenisation:
-        """Chooses the tokenisation for the given references.
-
-        If bleu_tokenize is "auto", the tokenizer for BLEU depends on the script of the references. Raises UserError if
-        the tokenizer named by bleu_tokenize needs a package that is not installed.
-        """
+        """Chooses the tokenisation for the references. Raises UserError if `bleu_tokenize` needs a missing package."""
         writing = Writing.of(itertools.chain.from_iterable(references))
         if bleu_tokenize == "auto":
             return cls(next(filter(_is_installed, BLEU_TOKENIZERS[writing.kind])), writing)
@@ -58,17 +53,15 @@ class Tokenisation:
 
     @property
     def suits_bleu(self) -> bool:
-        """Whether the BLEU tokenizer suits the writing system. Any tokenizer suits text with spaces."""
         fitting = (*BLEU_TOKENIZERS[self.writing.kind], "char", "none")  # "none" leaves tokenised text unchanged
         return self.writing.has_spaces or self.bleu in fitting
 
     @property
     def unspaced(self) -> str:
-        """The part of a signature that says that each character is a token; "" for text with spaces between words."""
+        """The part of a signature that says that each character is a token, or ""."""
         return "" if self.writing.has_spaces else "unspaced:char"
 
     def words(self, text: str) -> str:
-        """Adds spaces around each character of a text without spaces between words. Leaves other texts unchanged."""
         return text if self.writing.has_spaces else scripts.spaced(text)
 
     @property
@@ -76,15 +69,10 @@ class Tokenisation:
         """Whether nearly all letters of the text are ASCII, as in English."""
         return self.writing.not_ascii < MOST_NOT_ASCII
 
-    @property
-    def rouge_signature(self) -> str:
-        return "tok:a-z0-9|stem:porter" if self.is_ascii else "tok:unicode|unspaced:char|stem:porter-ascii"
-
     def rouge(self, text: str) -> str:
-        """Converts each line of the text to lower case and puts spaces between the tokens that ROUGE counts.
+        """Converts a text to lower case and puts spaces between the tokens that ROUGE counts, line by line.
 
-        The rouge-score package keeps only a-z and 0-9, which suits only English. Text in other languages is split by
-        `lm.evaluation.scripts`.
+        The rouge-score package keeps only a-z and 0-9, so `lm.evaluation.scripts` splits all text except English.
         """
         lines = text.lower().split("\n")
         if self.is_ascii:

@@ -72,9 +72,14 @@ def masked_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSu
     if output.next_sentence_logits is None:
         return sums
     # The target at the first token of a segment is 1 if the second text follows the first (Devlin 2019).
-    first = dataclasses.replace(batch, targets=jnp.clip(batch.targets, 0, 1), weights=first_tokens(batch))
-    pairs = loss_sums(output.next_sentence_logits, first, ObjectiveConfig())
-    return dataclasses.replace(sums, pair_nll=pairs.nll, pair_correct=pairs.correct, pairs=pairs.weight)
+    logits_BL2, first_BL = output.next_sentence_logits, first_tokens(batch)
+    labels_BL = jnp.clip(batch.targets, 0, 1)
+    log_p_BL2 = jax.nn.log_softmax(logits_BL2, axis=-1)
+    nll_BL = -jnp.take_along_axis(log_p_BL2, labels_BL[..., None], axis=-1)[..., 0]
+    correct_BL = (jnp.argmax(logits_BL2, axis=-1) == labels_BL).astype(jnp.float32)
+    return dataclasses.replace(
+        sums, pair_nll=jnp.sum(nll_BL * first_BL), pair_correct=jnp.sum(correct_BL * first_BL), pairs=jnp.sum(first_BL)
+    )
 
 
 def squared_error(logits_BL1: Array, batch: Batch) -> LossSums:

@@ -21,6 +21,7 @@ from lm.parallel.peers import Peers
 from lm.parallel.roll_call import Expected, call_roll
 from lm.parallel.signals import end_process, state
 
+flags.disclaim_key_flags()  # --help lists the flags defined here as those of the command
 SECONDS_UNTIL_NOTICED = 5.0  # time from the death of a process to the end of all others
 
 
@@ -34,7 +35,6 @@ def define_flags() -> None:
 
 
 def initialize_from_flags() -> None:
-    """Calls `initialize` with the values of the flags."""
     values = flags.FLAGS
     initialize(values.coordinator, values.num_processes, values.process_id, values.startup_timeout)
 
@@ -58,8 +58,7 @@ def together(main: Callable[[], int]) -> Callable[[], int]:
 def failing_together() -> Iterator[None]:
     """Ends all processes with status 1 if the block raises an error. Each of them prints the name of this process.
 
-    Without it, the other processes would wait for the failed process. Use this context manager inside any block that
-    waits for the other processes on exit.
+    Otherwise, they would wait for this process. Use it inside any block that waits for the other processes on exit.
     """
     try:
         yield
@@ -79,9 +78,8 @@ def failing_together() -> Iterator[None]:
 def initialize(coordinator: str, num_processes: int, process_id: int, timeout_seconds: int) -> None:
     """Connects to the other processes, if there are any. Must be called before JAX uses a device.
 
-    If `coordinator` (host:port of process 0) is given, `num_processes` and `process_id` are used as well. Otherwise,
-    Slurm jobs with several tasks and multi-host Cloud TPUs are detected from the environment. In all other cases, this
-    process runs alone. Raises UserError if the other processes do not join within `timeout_seconds`.
+    Without `coordinator` (host:port of process 0), Slurm jobs with several tasks and multi-host Cloud TPUs are detected
+    from the environment; otherwise, this process runs alone. Raises UserError if the others do not join in time.
     """
     values: dict[str, Any] = {}
     bind_address = ""
@@ -94,48 +92,38 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
         if process_id == 0 and (bind_address := expected.bind_address):
             shown = f"[{bind_address}]" if ":" in bind_address else bind_address
             values["coordinator_bind_address"] = f"{shown}:{expected.address[1]}"
-    else:
-        slurm = _slurm_tasks() > 1 and "SLURM_PROCID" in os.environ
-        if not slurm and "," not in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
-            if num_processes > 1:
-                raise UserError(f"--num_processes={num_processes} also needs --coordinator=HOST:PORT of process 0.")
-            return
+    elif not _is_on_slurm() and "," not in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
+        if num_processes > 1:
+            raise UserError(f"--num_processes={num_processes} also needs --coordinator=HOST:PORT of process 0.")
+        return
     # JAX's preemption service would replace our SIGTERM handler with its own.
     jax.config.update("jax_enable_preemption_service", False)
+    timer = threading.Timer(timeout_seconds, _give_up, [timeout_seconds])  # JAX would later abort with a stack trace
+    timer.daemon = True
+    timer.start()
     try:
-        with _time_limit(timeout_seconds):
-            jax.distributed.initialize(**values, initialization_timeout=timeout_seconds + 60)
+        jax.distributed.initialize(**values, initialization_timeout=timeout_seconds + 60)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"this process could not join the others: {reason}") from error
+    finally:
+        timer.cancel()
     host = str(global_state.coordinator_address).rpartition(":")[0].strip("[]")
     index, count = global_state.process_id, global_state.num_processes
     Peers(global_state.client, index, count, host, bind_address).start()
 
 
-def _slurm_tasks() -> int:
+def _is_on_slurm() -> bool:
     value = os.environ.get("SLURM_NTASKS", "1")
     if not value.isascii() or not value.isdigit():
         raise UserError(f"SLURM_NTASKS={value}: must be a number; unset it to run a single process.")
-    return int(value)
+    return int(value) > 1 and "SLURM_PROCID" in os.environ
 
 
-@contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Ends this process with a one-line error when time is up, before JAX aborts it with a stack trace."""
-
-    def give_up() -> None:
-        advice = "check that all processes were started and can reach each other."
-        print(f"error: not all processes joined within {seconds} s; {advice}", file=sys.stderr, flush=True)
-        os._exit(1)  # the main thread is waiting inside JAX, where no exception can reach it
-
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+def _give_up(seconds: float) -> None:
+    advice = "check that all processes were started and can reach each other."
+    print(f"error: not all processes joined within {seconds} s; {advice}", file=sys.stderr, flush=True)
+    os._exit(1)  # the main thread is waiting inside JAX, where no exception can reach it
 
 
 def is_first() -> bool:

@@ -49,14 +49,12 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 def check_divisible(config: Config, mesh: Mesh) -> None:
     """Raises UserError if the mesh cannot evenly divide the batch or a model dimension that it splits."""
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    for name, size, microbatches in (
-        ("train.batch_size", config.train.batch_size, config.train.accumulation),
-        ("eval.batch_size", config.eval.batch_size, 1),
-    ):
+    for section, microbatches in (("train", config.train.accumulation), ("eval", 1)):
+        size = getattr(config, section).batch_size
         if size // microbatches % rows:
             raise UserError(
-                f"config.{name}: {size} rows in {microbatches} microbatch{'es' * (microbatches > 1)} cannot be split "
-                f"over data x fsdp = {rows} devices; use a multiple of {rows * microbatches}."
+                f"config.{section}.batch_size: {size} rows in {microbatches} microbatch{'es' * (microbatches > 1)} "
+                f"cannot be split over data x fsdp = {rows} devices; use a multiple of {rows * microbatches}."
             )
     for name in ("d_model", "num_heads", "num_kv_heads", "d_ff", "vocab_size", "source_vocab_size"):
         axis, size = "fsdp" if name == "d_model" else "tensor", getattr(config.model, name)
@@ -82,25 +80,21 @@ def param_shardings(boxed: Any, mesh: Mesh) -> Any:
 def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
     """Returns the shardings of the leaves of a training state or an optimizer state.
 
-    If the path of a leaf ends with the path of a parameter of the same shape, the leaf is sharded like this parameter.
-    Adam's moments are an example. All other leaves, such as counters and factored moments, are replicated.
-    optax.tree_utils.tree_map_params would handle only the state of the optimizer, not the moving average of the
-    parameters.
+    If the path of a leaf ends with the path of a parameter of the same shape, as for Adam's moments, the leaf is
+    sharded like this parameter. All other leaves, such as counters and factored moments, are replicated.
+    optax.tree_utils.tree_map_params would not handle the moving average of the parameters.
     """
 
     def names_of(path: tuple) -> tuple[str, ...]:
         return tuple(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
 
     leaves = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True)
-    known = {names_of(path): (leaf.shape, sharding) for (path, leaf), sharding in leaves}
+    known = {(names_of(path), leaf.shape): sharding for (path, leaf), sharding in leaves}
 
     def find(path: tuple, leaf: Any) -> NamedSharding:
         names = names_of(path)
-        for start in range(len(names)):
-            shape, sharding = known.get(names[start:], (None, None))
-            if shape == leaf.shape:
-                return sharding
-        return NamedSharding(mesh, PartitionSpec())
+        found = (known.get((names[start:], leaf.shape)) for start in range(len(names)))
+        return next(filter(None, found), NamedSharding(mesh, PartitionSpec()))
 
     return jax.tree_util.tree_map_with_path(find, state)
 
@@ -122,9 +116,8 @@ def to_global(local: Batch, row_ids: np.ndarray, sharding: NamedSharding, num_ro
     def to_array(x: np.ndarray) -> jax.Array:
         def shard(index: tuple[slice, ...] | None) -> np.ndarray:
             assert index is not None
-            start, stop, _ = index[0].indices(num_rows)
-            first = int(np.searchsorted(row_ids, start))
-            return x[first : first + stop - start]
+            first, last = np.searchsorted(row_ids, index[0].indices(num_rows)[:2])
+            return x[first:last]
 
         return jax.make_array_from_callback((num_rows, *x.shape[1:]), sharding, shard)
 

@@ -1,8 +1,8 @@
 """Roll call: finds out which of the expected processes are present before JAX connects them.
 
-JAX also waits for all processes, but aborts with a stack trace that does not name the missing processes. Process 0
-therefore calls the roll first, on the port that JAX's own service uses afterwards. Each process connects and sends its
-index. Process 0 replies either that all processes are present or with an error that names the missing processes.
+JAX itself would abort with a stack trace that does not name the missing processes. Process 0 therefore calls the roll
+first, on the port that JAX's own service uses afterwards. Each process connects and sends its index. Process 0 replies
+either that all are present or with an error that names the missing processes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Expected:
     def bind_address(self) -> str:
         """The address on which process 0 listens: the address of the coordinator, or "" for all interfaces.
 
-        All interfaces are needed only if this machine does not know the address at which others reach it. Its own name
+        All interfaces are needed only if this machine does not know the address at which others reach it: its own name
         may resolve to a loopback address (as on Debian), or the address may be translated on the way (NAT).
         """
         host, _ = self.address
@@ -61,7 +61,7 @@ class Expected:
 
 
 class _Caller(NamedTuple):
-    """A process that has reported to process 0 and is waiting for the answer."""
+    """A process that waits for the answer of process 0."""
 
     process_id: int
     num_processes: int  # according to the flags of this process
@@ -104,19 +104,14 @@ def call_roll(expected: Expected, timeout_seconds: float) -> None:
 
 def _contradiction(expected: Expected, callers: list[_Caller]) -> str:
     hosts: dict[int, str] = {}
-    for each in callers:
-        if each.num_processes != expected.num_processes:
-            return (
-                f"process {each.process_id} on {each.host} was started with --num_processes={each.num_processes}, "
-                f"but process 0 with {expected.num_processes}; use the same value for all processes."
-            )
-        if each.process_id in hosts:
-            both = f"{hosts[each.process_id]} and {each.host}"
-            return (
-                f"two processes were started with --process_id={each.process_id}, on {both}; give each process its own "
-                "index."
-            )
-        hosts[each.process_id] = each.host
+    for index, count, host, _ in callers:
+        if count != expected.num_processes:
+            started = f"process {index} on {host} was started with --num_processes={count}"
+            return f"{started}, but process 0 with {expected.num_processes}; use the same value for all processes."
+        if index in hosts:
+            started = f"two processes were started with --process_id={index}, on {hosts[index]} and {host}"
+            return f"{started}; give each process its own index."
+        hosts[index] = host
     return ""
 
 
@@ -159,7 +154,7 @@ def _answer(expected: Expected, timeout_seconds: float) -> None:
 
 
 def _listen(expected: Expected) -> socket.socket:
-    port = expected.address[1]
+    _, port = expected.address
     try:
         return listen(expected.bind_address, port)
     except OSError as error:
@@ -189,7 +184,7 @@ def _receive(connection: socket.socket, seconds: float) -> str:
 
 
 def _alive(connection: socket.socket) -> bool:
-    """Returns whether the connection is still open. The other side is expected to send nothing more."""
+    """Returns whether the connection, on which nothing more is expected, is still open."""
     connection.setblocking(False)
     try:
         return connection.recv(1) != b""

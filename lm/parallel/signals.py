@@ -69,7 +69,7 @@ def catch() -> None:
 class StopRequest:
     """A context manager within which the first signal only asks the training loop to stop after its current step.
 
-    With several processes, a signal to one of them makes all of them agree on the step after which they stop.
+    If there are several processes, all of them agree on the step after which they stop.
     """
 
     def __init__(self, step: int = 0) -> None:
@@ -82,8 +82,7 @@ class StopRequest:
         """Returns the signal's name if the run must stop after `step`, or ''. All processes get the same answer."""
         with self._changed:
             self._step = step
-            # Until the processes have agreed on the last step, this process must not continue.
-            self._changed.wait_for(lambda: not self.name or self._last >= 0)
+            self._changed.wait_for(lambda: not self.name or self._last >= 0)  # until the last step is agreed on
             return self.name if self.name and step >= self._last else ""
 
     def request(self, name: str) -> int:

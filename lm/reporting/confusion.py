@@ -19,7 +19,7 @@ FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC"
 
 
 def draw_confusion(counts_CC: np.ndarray, labels: Sequence[str], path: Path, title: str) -> None:
-    """Plots a confusion matrix with `confusion_figure`. Writes a PNG file atomically. May raise OSError."""
+    """Writes the result of `confusion_figure` to a PNG file atomically. May raise OSError."""
     figure = confusion_figure(counts_CC, labels, title)
     with replacing(path) as temporary, warnings.catch_warnings():
         # Characters that are missing from all installed fonts are drawn as boxes, without a warning.
@@ -48,42 +48,28 @@ def confusion_figure(counts_CC: np.ndarray, labels: Sequence[str], title: str) -
         axes = figure.subplots()
         image = axes.imshow(shares_CC, cmap="Blues", vmin=0, vmax=1)
         if numbered:
-            _write_numbers(axes, counts_CC, shares_CC)
+            fontsize = 11 if size <= 4 else 9 if size <= 10 else 7
+            for row, column in np.ndindex(size, size):
+                count, share = int(counts_CC[row, column]), float(shares_CC[row, column])
+                text = f"{count:,}\n{share:.0%}" if count else "0"
+                color = "white" if share > 0.55 else "#1b2733" if count else "#9aa5ae"
+                axes.text(column, row, text, ha="center", va="center", fontsize=fontsize, color=color)
             axes.set_xticks(np.arange(size - 1) + 0.5, minor=True)
             axes.set_yticks(np.arange(size - 1) + 0.5, minor=True)
             axes.grid(which="minor", color="white", linewidth=1.5)
             axes.tick_params(which="minor", length=0)
         else:
             figure.colorbar(image, ax=axes, label="share of the row", shrink=0.8, format="{x:.0%}")
-        _name_sides(axes, labels)
+        step = -(-size // MOST_NAMED)
+        indices, names = np.arange(size)[::step], [_short(label) for label in labels[::step]]
+        side_by_side = max(map(len, names)) * len(names) <= 40
+        style: dict[str, Any] = {"fontsize": 10 if numbered else 8, "parse_math": False}
+        axes.set_xticks(indices, names, rotation=0 if side_by_side else 90, **style)
+        axes.set_yticks(indices, names, **style)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true label")
         axes.set_title(title, loc="left", fontsize=12, fontweight="bold", parse_math=False)
     return figure
-
-
-def _write_numbers(axes: Any, counts_CC: np.ndarray, shares_CC: np.ndarray) -> None:
-    size = len(counts_CC)
-    for row, column in np.ndindex(size, size):
-        count, share = int(counts_CC[row, column]), float(shares_CC[row, column])
-        axes.text(
-            column,
-            row,
-            f"{count:,}\n{share:.0%}" if count else "0",
-            ha="center",
-            va="center",
-            fontsize=11 if size <= 4 else 9 if size <= 10 else 7,
-            color="white" if share > 0.55 else "#1b2733" if count else "#9aa5ae",
-        )
-
-
-def _name_sides(axes: Any, labels: Sequence[str]) -> None:
-    step = -(-len(labels) // MOST_NAMED)
-    indices, names = np.arange(len(labels))[::step], [_short(label) for label in labels[::step]]
-    fontsize = 10 if len(labels) <= MOST_WITH_NUMBERS else 8
-    level = max(map(len, names)) * len(names) <= 40  # whether the labels fit side by side
-    axes.set_xticks(indices, names, rotation=0 if level else 90, fontsize=fontsize, parse_math=False)
-    axes.set_yticks(indices, names, fontsize=fontsize, parse_math=False)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true label")
 
 
 def _short(label: str) -> str:

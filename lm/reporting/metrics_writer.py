@@ -17,7 +17,7 @@ import jax
 from lm.config import Config
 from lm.errors import UserError
 from lm.evaluation.metric import finite_or_none
-from lm.files import read_file, replacing, storing
+from lm.files import read_file, storing, write_texts
 
 
 class MetricsWriter:
@@ -29,15 +29,11 @@ class MetricsWriter:
     """
 
     def __init__(self, metrics_path: Path, tensorboard_dir: Path, config: Config, start_step: int = 0) -> None:
-        self._tensorboard: Any = None
         self._wandb = _start_wandb(config, metrics_path.parent) if config.log.wandb_project else None
         self._path = metrics_path
         with storing(metrics_path):
             self._file = open(metrics_path, "ab", buffering=0)  # noqa: SIM115
-        if config.log.tensorboard:
-            with storing(tensorboard_dir):
-                self._tensorboard = _Events(tensorboard_dir, start_step + 1)
-        self._tensorboard_dir = tensorboard_dir
+        self._tensorboard = _Events(tensorboard_dir, start_step + 1) if config.log.tensorboard else None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes the metrics of a step. Infinity and NaN become null in metrics.jsonl and are left out elsewhere."""
@@ -51,53 +47,52 @@ class MetricsWriter:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finite = {name: value for name, value in values.items() if value is not None}
         if self._tensorboard is not None:
-            with storing(self._tensorboard_dir):
-                self._tensorboard.write(step, finite)
+            self._tensorboard.write(step, finite)
         if self._wandb is not None:
             self._wandb.log(finite, step=step)
 
     def close(self) -> None:
         self._file.close()
         if self._tensorboard is not None:
-            with storing(self._tensorboard_dir):
-                self._tensorboard.close()
+            self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
 
 
 class _Events:
-    """Writes an event file for TensorBoard. The writer of tensorboardX would hang on a full disk."""
+    """Writes an event file for TensorBoard, which ignores the events of `first_step` and later steps in older files.
+
+    Raises UserError if the file cannot be written. The writer of tensorboardX would hang on a full disk.
+    """
 
     FLUSH_SECONDS = 30
 
     def __init__(self, directory: Path, first_step: int) -> None:
-        """Creates an event file that starts at `first_step`. May raise OSError.
-
-        TensorBoard ignores the events of `first_step` and later steps that older files contain.
-        """
         from tensorboardX.event_file_writer import EventsWriter  # an optional package that is slow to import
         from tensorboardX.proto.event_pb2 import SessionLog
 
-        directory.mkdir(parents=True, exist_ok=True)
-        self._file: Any = EventsWriter(str(directory / "events"))
-        self._flushed = 0.0
-        self._add(first_step, file_version="brain.Event:2")
-        self._add(first_step, session_log=SessionLog(status=SessionLog.START))
+        self._directory, self._flushed = directory, 0.0
+        with storing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            self._file: Any = EventsWriter(str(directory / "events"))
+            self._add(first_step, file_version="brain.Event:2")
+            self._add(first_step, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         from tensorboardX.summary import scalar
 
-        try:
-            for name, value in values.items():
-                self._add(step, summary=scalar(name, value))
-            if time.monotonic() - self._flushed > self.FLUSH_SECONDS:
-                self._file.flush()
-                self._flushed = time.monotonic()
-        except OSError:
-            with contextlib.suppress(OSError):
-                self._file.close()
-            self._file = None
-            raise
+        with storing(self._directory):
+            try:
+                for name, value in values.items():
+                    self._add(step, summary=scalar(name, value))
+                if time.monotonic() - self._flushed > self.FLUSH_SECONDS:
+                    self._file.flush()
+                    self._flushed = time.monotonic()
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.close()
+                self._file = None
+                raise
 
     def _add(self, step: int, **content: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event
@@ -106,14 +101,14 @@ class _Events:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with storing(self._directory):
+                self._file.close()
 
 
 class LateMetrics:
     """Leaves the metrics of each step on the device until the next step has been dispatched.
 
-    Reading a metric blocks until the device has finished the step. If the next step has already been dispatched, the
-    device stays busy meanwhile, so no time is lost.
+    Reading a metric blocks until the device has finished the step. The next step keeps the device busy meanwhile.
     """
 
     def __init__(self) -> None:
@@ -147,13 +142,7 @@ def _start_wandb(config: Config, root: Path) -> Any:
         ) from error
     id_path = root / "wandb_run_id"
     if not id_path.exists():
-        with storing(id_path), replacing(id_path) as temporary:
-            temporary.write_text(secrets.token_hex(8))
-    return wandb.init(
-        project=project,
-        name=root.name,
-        dir=str(root),
-        id=read_file(id_path).decode().strip(),
-        resume="allow",
-        config=config.to_dict(),
-    )
+        with storing(id_path):
+            write_texts({id_path: secrets.token_hex(8)})
+    run_id, settings = read_file(id_path).decode().strip(), config.to_dict()
+    return wandb.init(project=project, name=root.name, dir=str(root), id=run_id, resume="allow", config=settings)

@@ -1,8 +1,7 @@
 """The console of a run and its progress line, which shows the steps done, the speed and the time left.
 
-On a terminal, the rich package redraws one line in place, and messages appear above that line. If the output goes to
-a file, a pipe or the log of a cluster, plain lines without control characters are printed from time to time. The module
-never waits for a device.
+On a terminal, rich redraws one line in place, and messages appear above it. Elsewhere (a file, a pipe or the log of a
+cluster), plain lines without control characters are printed from time to time. The module never waits for a device.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ PLAIN_SECONDS = 10.0  # minimum interval between lines if there is no terminal
 LOG_WIDTH = 120  # columns per line if there is no terminal
 BAR_WIDTHS = 6, 24  # the minimum and maximum width in columns
 
+Clock = Callable[[], float]  # returns a time in seconds
 # The texts of a line from left to right, each with its rank (0 is the most important), and the fraction done.
 State = tuple[list[tuple[int, str]], float]
 # Maps the metrics that `Progress.update` accepts to their ranks and formats. The order is from left to right.
@@ -52,24 +52,17 @@ def rich_console(stream: TextIO | None = None, *, enabled: bool = True) -> rich.
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """Shows the progress of a run from `start_step` to `total_steps`. A quiet console shows nothing.
-
-    Use the object as a context manager, or call `close` at the end.
-    """
+    """A context manager that shows the progress of a run. A quiet console shows nothing."""
 
     def __init__(
-        self,
-        console: rich.console.Console,
-        total_steps: int,
-        start_step: int = 0,
-        *,
-        clock: Callable[[], float] = time.monotonic,
+        self, console: rich.console.Console, total_steps: int, start_step: int = 0, clock: Clock = time.monotonic
     ) -> None:
         self._console, self._clock = console, clock
         self._total, self._step = total_steps, start_step
         self._open = not console.quiet
-        self._live = _live(Line(self._state), console)
+        self._live = _live(self._state, console)
         self._is_live = console.is_terminal and not console.is_dumb_terminal
+        self._redraw_seconds = REDRAW_SECONDS if self._is_live else PLAIN_SECONDS
         self._metrics: dict[str, float] = {}
         self._evaluation = ""  # the progress of a running evaluation; "" if none is running
         self._first: tuple[int, float] | None = None  # the step and time from which the speed is measured
@@ -83,42 +76,37 @@ class Progress(AbstractContextManager["Progress"]):
         """
         assert metrics.keys() <= SHOWN.keys(), metrics
         self._metrics |= {name: value for name, value in metrics.items() if value is not None}
-        self._evaluation = ""
-        now, self._step = self._clock(), step
-        if self._first is None:
-            self._first = (step, now)
-        if not self._is_live and metrics.get("loss") is None:
-            return  # without a terminal, only a new loss causes output
-        self._undrawn = True
-        wait = REDRAW_SECONDS if self._is_live else PLAIN_SECONDS
-        if now - self._drawn_at >= wait or (self._is_live and step >= self._total):
-            self._draw(now)
+        self._step, self._evaluation = step, ""
+        self._first = self._first or (step, self._clock())
+        if self._is_live or metrics.get("loss") is not None:  # without a terminal, only a new loss causes output
+            self._changed(at_once=self._is_live and step >= self._total)
 
     def evaluating(self, done: int, total: int, noun: str = "rows") -> None:
         """Shows until the next `update` that an evaluation has processed `done` of `total` items."""
-        self._evaluation, self._undrawn, now = f"evaluated {done:,} of {total:,} {noun}", True, self._clock()
-        if now - self._drawn_at >= (REDRAW_SECONDS if self._is_live else PLAIN_SECONDS):
-            self._draw(now)
+        self._evaluation = f"evaluated {done:,} of {total:,} {noun}"
+        self._changed()
 
     def message(self, text: str) -> None:
         """Prints text above the progress line."""
         if self._open:
             self._console.print(text.rstrip("\n"), soft_wrap=True)
 
-    def close(self) -> None:
-        """Ends the progress line, which stays on the screen. Further calls have no effect."""
+    def __exit__(self, *_: object) -> None:
+        """Ends the progress line, which stays on the screen."""
         if self._undrawn:
-            self._draw(self._clock())
+            self._draw()
         self._live.stop()
         self._open = False
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def _changed(self, at_once: bool = False) -> None:
+        self._undrawn = True
+        if at_once or self._clock() - self._drawn_at >= self._redraw_seconds:
+            self._draw()
 
-    def _draw(self, now: float) -> None:
+    def _draw(self) -> None:
         if not self._open:
             return
-        self._drawn_at, self._undrawn = now, False
+        self._drawn_at, self._undrawn = self._clock(), False
         if self._is_live:
             self._live.start()
             self._live.refresh()
@@ -130,9 +118,7 @@ class Progress(AbstractContextManager["Progress"]):
         parts = [(0, f"step {self._step:,}/{self._total:,}")]
         if self._evaluation:
             parts.append((1, self._evaluation))
-        for name, (importance, form) in SHOWN.items():
-            if name in self._metrics:
-                parts.append((importance, form(self._metrics[name])))
+        parts += [(rank, form(self._metrics[name])) for name, (rank, form) in SHOWN.items() if name in self._metrics]
         if self._first is not None and self._first[0] < self._step < self._total:
             first_step, first_time = self._first
             left = (self._clock() - first_time) / (self._step - first_step) * (self._total - self._step)
@@ -154,23 +140,16 @@ class Console:
             self._console.print(part, soft_wrap=isinstance(part, str))
 
     def progress(self, total_steps: int, start_step: int = 0) -> Progress:
-        """Returns a progress line, for use in a `with` block."""
         return Progress(self._console, total_steps, start_step)
 
 
 @contextmanager
 def counting(
-    total: int,
-    noun: str,
-    *,
-    enabled: bool = True,
-    stream: TextIO | None = None,
-    clock: Callable[[], float] = time.monotonic,
+    total: int, noun: str, enabled: bool = True, stream: TextIO | None = None, clock: Clock = time.monotonic
 ) -> Iterator[Callable[..., None] | None]:
     """Yields a function of (number done, total) that updates a progress line, or None if there is no terminal.
 
-    A call with a new `noun` starts a new count. The progress line is erased at the end of the `with` block. `stream`
-    defaults to stderr.
+    A call with a new `noun` starts a new count. The line is erased at the end. `stream` defaults to stderr.
     """
     console = rich_console(stream or sys.stderr)
     if not enabled or not total or not console.is_terminal or console.is_dumb_terminal:
@@ -186,7 +165,7 @@ def counting(
             parts += [(2, f"{speed:.1f} {counted}/s"), (1, f"{duration((total - done) / speed)} left")]
         return parts, done / total
 
-    with _live(Line(state), console, transient=True) as live:
+    with _live(state, console, transient=True) as live:
 
         def report(number: int, of: int, noun: str = noun) -> None:
             nonlocal counted, done, total, first
@@ -198,14 +177,14 @@ def counting(
         yield report
 
 
-def _live(line: Line, console: rich.console.Console, transient: bool = False) -> Live:
-    """Returns a live display of a line, which is redrawn on request and whenever the console prints text."""
+def _live(state: Callable[[], State], console: rich.console.Console, transient: bool = False) -> Live:
+    """Returns a live display of a state, which is redrawn on request and whenever the console prints text."""
     options: Any = {"auto_refresh": False, "redirect_stdout": False, "redirect_stderr": False}
-    return Live(line, console=console, transient=transient, **options)
+    return Live(Line(state), console=console, transient=transient, **options)
 
 
 class Line:
-    """A rich renderable for a progress line: the texts of the current state and, after the first text, a bar.
+    """A rich renderable for a progress line: the texts of the state and, after the first, a bar.
 
     On a narrow terminal, the least important texts are left out.
     """
@@ -218,17 +197,17 @@ class Line:
     ) -> rich.console.RenderResult:
         parts, share = self._state()
         width, kept = options.max_width - 1, list(parts)
-        while len(kept) > 1 and len("  ".join(text for _, text in kept)) > width:
+        while len(text := "  ".join(each for _, each in kept)) > width and len(kept) > 1:
             kept.remove(max(kept))
-        first, *others = [text for _, text in kept]
         narrowest, widest = BAR_WIDTHS
-        space = min(widest, width - len("  ".join([first, *others])) - 2)
+        space = min(widest, width - len(text) - 2)
         if space < narrowest:
-            yield Segment("  ".join([first, *others])[:width])
+            yield Segment(text[:width])
             return
+        _, first = kept[0]
         yield Segment(f"{first}  ")
         yield from ProgressBar(total=1.0, completed=min(1.0, share), width=space).__rich_console__(console, options)
-        yield Segment("".join(f"  {text}" for text in others))
+        yield Segment(text.removeprefix(first))
 
 
 def short_number(value: float) -> str:
@@ -245,8 +224,7 @@ def short_number(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """Formats a duration as 0:42, 12:03, 3:07:59 or 2 d 04:10."""
-    whole = int(max(0.0, seconds) + 0.5)
-    minutes, second = divmod(whole, 60)
+    minutes, second = divmod(int(max(0.0, seconds) + 0.5), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
     if days:

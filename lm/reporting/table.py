@@ -35,13 +35,10 @@ class Result:
     stride: int | None
     seconds: float
     missing: dict[str, str] = field(default_factory=dict)  # maps missing metrics to the reasons
-    signatures: dict[str, str] = field(
-        default_factory=dict
-    )  # maps metrics that can be defined in several ways to the definition used
+    signatures: dict[str, str] = field(default_factory=dict)  # maps metrics with several definitions to the one used
     details: dict[str, Any] = field(default_factory=dict)  # other JSON values: data, parameters, devices, versions
 
     def to_json(self) -> str:
-        tokens = self.metrics.get("tokens")
         values = {
             "run": self.run,
             "step": self.step,
@@ -49,7 +46,7 @@ class Result:
             "metrics": {name: finite_or_none(value) for name, value in self.metrics.items()},
             "missing": self.missing,
             "signatures": self.signatures,
-            "tokens": None if tokens is None else int(tokens),
+            "tokens": int(self.metrics["tokens"]) if "tokens" in self.metrics else None,
             "rows": self.rows,
             "sequence_length": self.sequence_length,
             "stride": self.stride,
@@ -69,16 +66,15 @@ def with_means(results: Sequence[Result]) -> list[Result]:
     """Appends the mean and the sample standard deviation of all shared metrics if there is more than one result."""
     if len(results) < 2:
         return list(results)
-    first = results[0]
-    shared = [name for name in first.metrics if all(name in each.metrics for each in results)]
+    shared = [name for name in results[0].metrics if all(name in each.metrics for each in results)]
     values = np.array([[each.metrics[name] for name in shared] for each in results], np.float64)
-    split = first.split if all(each.split == first.split for each in results) else "all"
-    rows = {f"mean of {len(results)}": values.mean(axis=0), "deviation": values.std(axis=0, ddof=1)}
-    more = [
-        Result(name, 0, split, dict(zip(shared, row.tolist(), strict=True)), 0, None, None, 0.0)
-        for name, row in rows.items()
-    ]
-    return [*results, *more]
+    split = results[0].split if len({each.split for each in results}) == 1 else "all"
+
+    def summary(name: str, row: np.ndarray) -> Result:
+        return Result(name, 0, split, dict(zip(shared, row.tolist(), strict=True)), 0, None, None, 0.0)
+
+    mean, deviation = values.mean(axis=0), values.std(axis=0, ddof=1)
+    return [*results, summary(f"mean of {len(results)}", mean), summary("deviation", deviation)]
 
 
 def print_table(results: Sequence[Result], console: Console | None = None) -> None:
@@ -89,17 +85,16 @@ def print_table(results: Sequence[Result], console: Console | None = None) -> No
     header, rows = _cells(results)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for name in header:
-        table.add_column(
-            "\n".join(name.rsplit(" ", 1)), justify="left" if name in ("run", "split") else "right", no_wrap=True
-        )
+        justify: Any = "left" if name in ("run", "split") else "right"
+        table.add_column("\n".join(name.rsplit(" ", 1)), justify=justify, no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
     unlimited = console.options.update(width=10_000, max_width=10_000)
     if console.measure(table, options=unlimited).maximum <= console.width:
         console.print(table, highlight=False)
     else:
+        width = max(map(len, header))
         for row in rows:
-            width = max(map(len, header))
             lines = [f"{name:<{width}}  {cell}" for name, cell in zip(header, row, strict=True)]
             console.print("\n".join(lines) + "\n", highlight=False, markup=False, overflow="fold")
     for note in _notes(results):
@@ -112,8 +107,7 @@ def markdown(results: Sequence[Result]) -> str:
     aligned = [":--" if name in ("run", "split") else "--:" for name in header]
     lines = [header, aligned, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    notes = _notes(results)
-    return text + ("\n" + "\n\n".join(notes) + "\n" if notes else "")
+    return text + "".join(f"\n{note}\n" for note in _notes(results))
 
 
 def comma_separated(results: Sequence[Result]) -> str:
@@ -132,14 +126,12 @@ def comma_separated(results: Sequence[Result]) -> str:
 
 def write_results(directory: Path, stem: str, result: Result) -> list[Path]:
     """Writes STEM.json, STEM.csv and STEM.md to a directory: either all three or none. May raise OSError."""
-    contents = {"json": result.to_json(), "csv": comma_separated([result]), "md": markdown([result])}
-    files = {directory / f"{stem}.{suffix}": content for suffix, content in contents.items()}
-    write_texts(files)
-    return list(files)
+    paths = [directory / f"{stem}.{suffix}" for suffix in ("json", "csv", "md")]
+    write_texts(dict(zip(paths, (result.to_json(), comma_separated([result]), markdown([result])), strict=True)))
+    return paths
 
 
 def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Returns the header row and the other rows of the table."""
     names = _metric_names(results)
     strides = any(result.stride is not None for result in results)
     header = ["run", "step", "split", *(metric_of(name).heading for name in names), *(["stride"] if strides else [])]

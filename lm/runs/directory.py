@@ -28,16 +28,7 @@ from lm.data.tokenizing.base import INFO_FILE
 from lm.errors import UserError
 from lm.files import parse_json, read_file, remove_leftovers, replacing, storing
 from lm.parallel import signals
-from lm.runs.fingerprint import (
-    DERIVED_FROM_DATA,
-    DERIVED_FROM_EPOCHS,
-    FOR_READING,
-    FOR_TRAINING,
-    check_data,
-    check_settings,
-    check_tokenizer,
-    recorded_settings,
-)
+from lm.runs import fingerprint
 
 TOKENIZERS = ("tokenizer", "tokenizer_source")  # the second is used only with data.separate_vocabularies
 # Files that a run may leave behind if it is killed during start-up, including names used by earlier versions.
@@ -45,8 +36,6 @@ LEFTOVER = re.compile(r"\.lock|\.(config\.json|metrics\.jsonl)(\.\d+)?\.tmp|toke
 
 
 class RunDirectory:
-    """The directory of one run, with its paths, config, checkpoints, metrics and lock."""
-
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
         self.config_path = self.root / "config.json"
@@ -68,11 +57,10 @@ class RunDirectory:
         """Opens a directory for training, either to start a run or to continue one.
 
         If the run is new, config.json is written, and it is removed again if a UserError leaves the `with` block or
-        another process fails before the first step. If the run continues, nothing is written. A run that has not taken
-        its first step may be started again with any config. The first process holds a lock until it calls `close` or
-        dies; the other processes write nothing. Raises UserError if the path is not a directory or holds unrelated
-        files, if another process is training in it, or if the existing run has a different config or inconsistent
-        files.
+        another process fails before the first step. Until its first step, a run may be started again with any config.
+        The first process holds a lock until it calls `close` or dies; the other processes write nothing. Raises
+        UserError if the path is not a directory or holds unrelated files, if another process is training in it, or if
+        the existing run has a different config or inconsistent files.
         """
         run = cls(root)
         if not is_first:
@@ -90,11 +78,12 @@ class RunDirectory:
                 run._check_continues(config)
             run._remove_leftovers()
             if not run._has_checkpoints():
-                run._start(config)
+                for name in TOKENIZERS:  # of an earlier attempt, which may have read other data
+                    shutil.rmtree(run.root / name, ignore_errors=True)
+                run.write_config(config)
         except (FileExistsError, NotADirectoryError):
-            raise UserError(
-                f"{run.root} is not a directory, or one of its parents is a file; use another --workdir."
-            ) from None
+            problem = "is not a directory, or one of its parents is a file"
+            raise UserError(f"{run.root} {problem}; use another --workdir.") from None
         except OSError as error:
             run.close()
             raise UserError(f"{run.root} cannot be used as a run directory: {error.strerror}.") from None
@@ -110,14 +99,13 @@ class RunDirectory:
         run = cls(root)
         if not run.root.is_dir():
             raise UserError(f"{run.root}: there is no such run directory; check --workdir, or train a model first.")
-        run._check_records(run.load_config(), FOR_READING)
+        run._check_records(run.load_config(), fingerprint.FOR_READING)
         return run
 
     def load_config(self) -> Config:
-        """Returns the config of the run without retired settings and with an empty data.cache_dir.
+        """Returns the config of the run. Raises UserError if config.json is missing or invalid.
 
-        A run directory may come from someone else, so its config must not choose the cache location; only the local
-        user's settings do. Raises UserError if config.json is missing or invalid.
+        data.cache_dir is empty, because a run directory that comes from someone else must not choose this location.
         """
         return replace_settings(self._load_config(), {"data.cache_dir": ""})
 
@@ -136,20 +124,17 @@ class RunDirectory:
             raise UserError(f"{self.config_path} was edited, or written by another version of lm: {error}") from None
 
     def write_config(self, config: Config) -> None:
-        """Replaces config.json atomically. Raises UserError if the file cannot be written."""
         with storing(self.config_path), replacing(self.config_path, durable=True) as temporary:
             temporary.write_text(config.to_json(), encoding="utf-8")
 
     def open_checkpoints(self, config: Config, *, read_only: bool = True) -> Checkpoints:
-        """Returns the checkpoints of the run, for use in a `with` block."""
         return Checkpoints(self.checkpoints_dir, config.checkpoint, read_only=read_only)
 
-    def check_data(self, config: Config, fingerprint: Mapping[str, str]) -> None:
-        """Raises UserError if a checkpoint was trained with other settings or on data with a different fingerprint."""
-        self._check_records(config, FOR_TRAINING, fingerprint)
+    def check_data(self, config: Config, data: Mapping[str, str]) -> None:
+        """Raises UserError if a checkpoint was trained with other settings or on other data."""
+        self._check_records(config, fingerprint.FOR_TRAINING, data)
 
     def close(self) -> None:
-        """Releases the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -189,20 +174,11 @@ class RunDirectory:
     # --- starting and continuing --------------------------------------------------------------------------
 
     def _has_checkpoints(self) -> bool:
-        """Returns whether any checkpoint was completed, even if it has been damaged since."""
+        """Returns whether any checkpoint was completed, even if it is damaged now."""
         return self.checkpoints_dir.is_dir() and any(TORN not in each.name for each in self.checkpoints_dir.iterdir())
 
     def _has_begun(self) -> bool:
         return self._has_checkpoints() or any(self._metric_lines())
-
-    def _start(self, config: Config) -> None:
-        """Writes the config of a run that starts at step 0, and removes the tokenizers of an earlier attempt.
-
-        The earlier attempt may have read other data, e.g. before the user corrected a file or a path.
-        """
-        for name in TOKENIZERS:
-            shutil.rmtree(self.root / name, ignore_errors=True)
-        self.write_config(config)
 
     def _withdraw(self) -> None:
         """Removes a new run because a process has failed. The error may already have released the lock here."""
@@ -234,16 +210,15 @@ class RunDirectory:
     def _check_continues(self, config: Config) -> None:
         """Raises UserError if the run was started with other settings, or if its files are inconsistent."""
         old, new = self._load_config(), config
-        a, b = old.to_dict(), new.to_dict()
-        for section, name in DERIVED_FROM_DATA:
-            if not (a[section][name] and b[section][name]):  # the old or the new value has not been derived yet
-                a[section][name] = b[section][name] = a[section][name] or b[section][name]
+        for name in fingerprint.DERIVED_FROM_DATA:
+            a, b = attrgetter(name)(old), attrgetter(name)(new)
+            if not (a and b):  # the old or the new value has not been derived yet
+                old, new = (replace_settings(each, {name: a or b}) for each in (old, new))
         if new.train.num_epochs == old.train.num_epochs > 0:  # the number of steps is the same too
-            for section, name, unknown in DERIVED_FROM_EPOCHS:
-                if b[section][name] == unknown:
-                    b[section][name] = a[section][name]
-        known = {name: dict(b[name]) for name in ("model", "data", "train", "optimizer")}
-        derived = Config.from_dict({**new.to_dict(), **known}, reset_unread=True)
+            for name, unknown in fingerprint.DERIVED_FROM_EPOCHS.items():
+                if attrgetter(name)(new) == unknown:
+                    new = replace_settings(new, {name: attrgetter(name)(old)})
+        a, b = old.to_dict(), new.to_dict()
         # A run may be extended only if the learning rate of every earlier step stays the same.
         unit = "num_epochs" if new.train.num_epochs else "num_steps"
         longer = getattr(new.train, unit) > getattr(old.train, unit) > 0
@@ -252,21 +227,18 @@ class RunDirectory:
                 del each["train"]["num_steps"], each["train"]["num_epochs"]
             if not new.optimizer.schedule_entry.has_end:
                 del a["optimizer"]["decay_steps"], b["optimizer"]["decay_steps"]
-        lines = differences_affecting(FOR_TRAINING, Config, a, b)
+        lines = differences_affecting(fingerprint.FOR_TRAINING, Config, a, b)
         if lines and self._has_begun():
             changed, advice = {line.split(":")[0] for line in lines}, ""
             if longer and changed <= {"optimizer.decay_steps", "optimizer.warmup_steps"}:
                 keep = " ".join(f"--config.{name}={attrgetter(name)(old)}" for name in sorted(changed))
                 advice = f" To train longer at the final learning rate of this run, add {keep}."
-            listed = "; ".join(f"{line:.{max(40, 240 // len(lines))}}" for line in lines[:8])
-            more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
-            raise UserError(
-                f"{self.root} holds a run with another config ({listed}{more}). "
-                f"Start a new run in another --workdir, or restore the old values to continue this run.{advice}"
-            )
+            listed = fingerprint.listed(lines, 8, max(40, 240 // len(lines)))
+            advice = f"Start a new run in another --workdir, or restore the old values to continue this run.{advice}"
+            raise UserError(f"{self.root} holds a run with another config ({listed}). {advice}")
         if self._has_checkpoints():
             self.moved = differences_affecting({"location"}, Config, a, b)
-            self._check_records(derived, FOR_TRAINING)
+            self._check_records(new, fingerprint.FOR_TRAINING)
             for name in self._tokenizers(config):
                 if not (self.root / name).is_dir():
                     raise UserError(f"{self.root / name} is missing, but the run has checkpoints; restore it.")
@@ -274,21 +246,19 @@ class RunDirectory:
     def _tokenizers(self, config: Config) -> tuple[str, ...]:
         return TOKENIZERS if config.data.separate_vocabularies else TOKENIZERS[:1]
 
-    def _check_records(
-        self, config: Config, effects: Collection[str], fingerprint: Mapping[str, str] | None = None
-    ) -> None:
-        """Raises UserError if the config, a tokenizer or the data `fingerprint` differs from that in a checkpoint."""
-        found = recorded_settings(config)
+    def _check_records(self, config: Config, effects: Collection[str], data: Mapping[str, str] | None = None) -> None:
+        """Raises UserError if the config, a tokenizer or the data differs from what a checkpoint was trained with."""
+        found = fingerprint.recorded_settings(config)
         tokenizers = {name: self._tokenizer_fingerprint(name) for name in self._tokenizers(config)}
         with self.open_checkpoints(config) as checkpoints:
             for step, record in checkpoints.records():
                 checkpoint, metadata = self.checkpoints_dir / str(step), record["metadata"]
-                check_settings(checkpoint, metadata, found, effects, self.config_path)
+                fingerprint.check_settings(checkpoint, metadata, found, effects, self.config_path)
                 for name, each in tokenizers.items():
                     if each is not None:
-                        check_tokenizer(checkpoint, metadata, name, each, self.root / name)
-                if fingerprint is not None:
-                    check_data(checkpoint, metadata, fingerprint, self.root)
+                        fingerprint.check_tokenizer(checkpoint, metadata, name, each, self.root / name)
+                if data is not None:
+                    fingerprint.check_data(checkpoint, metadata, data, self.root)
 
     def _tokenizer_fingerprint(self, name: str) -> str | None:
         """Returns the fingerprint stored with a tokenizer, or None if the fingerprint cannot be read."""
@@ -316,10 +286,7 @@ class RunDirectory:
                 temporary.write_bytes(b"".join(kept))
 
     def _metric_lines(self) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-        """Yields each line of metrics.jsonl with the parsed object, or with None if the line is torn or invalid.
-
-        Raises UserError if the file cannot be read.
-        """
+        """Yields each line of metrics.jsonl with the parsed object, or with None if the line is torn or invalid."""
         try:
             content = read_file(self.metrics_path)
         except FileNotFoundError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -70,7 +72,7 @@ class Evaluated:
     evaluation: SplitEvaluation  # holds the predictions, if there are any
 
     def write(self) -> None:
-        """Writes the results and predictions and prints their paths, or prints a warning if writing fails."""
+        """Writes the results and predictions and prints their paths, or a warning if writing fails."""
         try:
             check_below(self.directory, self.root)
             paths = write_results(self.directory, self.stem, self.result)
@@ -98,19 +100,16 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
     rows = task.eval_rows(config, tokenizers.target, stores)
     evaluation = task.evaluation(EvaluationSetup(config, model, mesh, tokenizers, rows, references, options.split))
     devices = f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}"
-    noun, counted = ("examples", "documents") if task.counts_examples else ("tokens", "targets")
-    count = sum(each.totals[counted] for each in rows.values())
     split = f"text {Path(options.text).name}" if options.text else options.split
-    length, stride = config.data.sequence_length, config.eval.stride
-    windows = f"windows of {length}, stride {stride}" if task.windowed else "rows"
-    outputs = f", {sum(map(len, references.values())):,} outputs" if references else ""
-    best = f" (best {own.checkpoint.best_metric})" if is_best else ""
     if is_first():
-        print(
-            f"{name or root}: step {step:,}{best}, {split}, {count:,} {noun} in "
-            f"{evaluation.num_rows:,} {windows}{outputs}, on {devices}",
-            flush=True,
-        )
+        best = f" (best {own.checkpoint.best_metric})" if is_best else ""
+        noun, counted = ("examples", "documents") if task.counts_examples else ("tokens", "targets")
+        count = f"{sum(each.totals[counted] for each in rows.values()):,} {noun}"
+        length, stride = config.data.sequence_length, config.eval.stride
+        windows = f"windows of {length}, stride {stride}" if task.windowed else "rows"
+        outputs = f", {sum(map(len, references.values())):,} outputs" if references else ""
+        data = f"{split}, {count} in {evaluation.num_rows:,} {windows}{outputs}"
+        print(f"{name or root}: step {step:,}{best}, {data}, on {devices}", flush=True)
     began = time.monotonic()
     with counting(evaluation.num_rows, "rows", enabled=is_first()) as report:
         values = evaluation.evaluate(params, step, report)
@@ -124,9 +123,9 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
         "dtype": config.model.dtype,
         "batch_size": evaluation.batch_size,
     }
-    labels: dict[str, Any] = {"run": name or str(root), "step": step, "split": split}
     of_training = options.split.partition("/")[0] == "train" and options.config is None
     trained = None if of_training else Hashes.load(directory.train_hashes_path)
+    labels: dict[str, Any] = {"run": name or str(root), "step": step, "split": split}
     result = make_result(config, evaluation, rows, values, stores, tokenizers, seconds, details, trained, **labels)
     return Evaluated(result, directory.root, directory.eval_dir(step), _stem(options, own, config), evaluation)
 
@@ -145,20 +144,14 @@ def make_result(
 ) -> Result:
     """Builds the result of an evaluation from its metrics (`values`). `labels` holds the run, step and split.
 
-    Raises UserError if the loss is not finite or a metric is NaN, since the result would be meaningless.
-
-    Args:
-        rows: the EvalRows of each data source.
-        trained: the hashes of the training examples. If None, the overlap with the training examples is not
-            reported.
+    `rows` holds the EvalRows of each data source. The overlap with the training examples is reported if their hashes
+    (`trained`) are given. Raises UserError if the loss is not finite or a metric is NaN.
     """
-    task, undefined = task_of(config), evaluation.undefined
-    plain = {name: value for name, value in evaluation.plain(values).items() if name not in undefined}
+    task, plain = task_of(config), evaluation.plain(values)
     _check_finite(plain, **labels)
     metrics = task.for_table(plain)
     if is_first():
         metrics |= task.yardsticks(config, stores, tokenizers.target, metrics)
-    windowed = task.windowed
     signatures = evaluation.signatures
     for source, each in rows.items():
         if notes := each.examples.notes:
@@ -173,8 +166,8 @@ def make_result(
     return Result(
         metrics=metrics,
         rows=evaluation.num_rows,
-        sequence_length=config.data.sequence_length if windowed else None,
-        stride=config.eval.stride if windowed else None,
+        sequence_length=config.data.sequence_length if task.windowed else None,
+        stride=config.eval.stride if task.windowed else None,
         seconds=seconds,
         missing=evaluation.missing,
         signatures=signatures,
@@ -184,21 +177,15 @@ def make_result(
 
 
 def _check_finite(metrics: Mapping[str, float], run: str, step: int, split: str) -> None:
-    """Raises UserError if a loss is not finite or another metric is NaN."""
-    bad = [
-        (name, value)
-        for name, value in metrics.items()
-        if math.isnan(value) or (math.isinf(value) and name.rpartition("/")[2] == "loss")
-    ]
-    if bad:
-        (name, value), *_ = bad
+    for name, value in metrics.items():
         metric = name.rpartition("/")[2]
-        what = "the loss" if metric == "loss" else metric_of(metric).heading
-        raise UserError(
-            f"{run}, step {step}: {what} on {split} is {value}, so the results are meaningless and "
-            "were not written. The model has diverged, or values overflow on this data; try another --step or "
-            "model.dtype='float32', or train again with a lower optimizer.learning_rate."
-        )
+        if math.isnan(value) or (math.isinf(value) and metric == "loss"):
+            what = "the loss" if metric == "loss" else metric_of(metric).heading
+            raise UserError(
+                f"{run}, step {step}: {what} on {split} is {value}, so the results are meaningless and were not "
+                "written. The model has diverged, or values overflow on this data; try another --step or "
+                "model.dtype='float32', or train again with a lower optimizer.learning_rate."
+            )
 
 
 def read_params(
@@ -207,14 +194,13 @@ def read_params(
     """Returns the parameters, their step, a description of them, and whether their step is the best one."""
     abstract = abstract_state(config, model, optax.identity(), mesh).params
     ema = config.optimizer.ema_decay > 0
-    step: Any = int(options.step) if options.step.isdecimal() else {"best": "best", "latest": None}[options.step]
+    number = int(options.step) if options.step.isdecimal() else None
     with directory.open_checkpoints(config) as checkpoints:
         best = checkpoints.best()
         if options.average > 1:
-            last = step if isinstance(step, int) else None
-            params, steps = checkpoints.average_params(options.average, abstract, last, ema)
+            params, steps = checkpoints.average_params(options.average, abstract, number, ema)
             return params, steps[-1], f"average of the checkpoints at steps {', '.join(map(str, steps))}", False
-        params, found = checkpoints.restore_params(abstract, step, ema=ema)
+        params, found = checkpoints.restore_params(abstract, "best" if options.step == "best" else number, ema=ema)
     return params, found, "moving average" if ema else "trained", found == best
 
 
@@ -229,14 +215,11 @@ def evaluation_config(root: Path, own: Config, options: Options) -> Config:
         lines = differences_affecting(MODEL, Config, {"model": values["model"]}, {"model": other["model"]})
         if lines:
             problem = f"its model differs from the model of {root} ({'; '.join(lines)})"
-            raise UserError(
-                f"--config={options.config_name}: {problem}; override these settings, or use another config."
-            )
+            raise UserError(f"--config={options.config_name}: {problem}; override them, or use another config.")
         if (labels := other["data"]["labels"]) not in ((), own.data.labels):
-            raise UserError(
-                f"--config={options.config_name}: its data.labels ({', '.join(labels)}) must match the labels of "
-                f"{root}, including their order ({', '.join(own.data.labels)}); omit data.labels."
-            )
+            problem = f"its data.labels ({', '.join(labels)}) must match the labels of {root}"
+            order = f"including their order ({', '.join(own.data.labels)})"
+            raise UserError(f"--config={options.config_name}: {problem}, {order}; omit data.labels.")
         other["data"]["labels"] = own.data.labels
         if other["eval"]["tag_scheme"] == "auto":
             other["eval"]["tag_scheme"] = own.eval.tag_scheme
@@ -271,9 +254,8 @@ def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tupl
         check_only_reads(config, split)
     stores = prepare_split(config, tokenizers, split)
     if source and source not in stores:
-        raise UserError(
-            f"--split={options.split}: {split} has no data source named {source!r}; choose one of {', '.join(stores)}."
-        )
+        problem = f"{split} has no data source named {source!r}"
+        raise UserError(f"--split={options.split}: {problem}; choose one of {', '.join(stores)}.")
     references = task_of(config).references(config, split)
     if source:
         return {source: stores[source]}, {source: references[source]} if references else {}
@@ -281,31 +263,22 @@ def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tupl
 
 
 def choose_mesh(config: Config) -> Mesh:
-    """Returns the run's mesh if it fits the available devices.
-
-    Otherwise, returns a mesh that shards the parameters. If this mesh does not fit either, the parameters are
-    replicated.
-    """
+    """Returns the first mesh that fits the devices: the run's, one that shards the parameters, or one that does not."""
     count = jax.device_count()  # the evaluator pads batches, so only the model's dimensions must be divisible
     config = replace_settings(config, {"train.batch_size": count, "train.accumulation": 1, "eval.batch_size": count})
     for sizes in (config.mesh, MeshConfig(data=1, fsdp=-1)):
-        try:
+        with contextlib.suppress(UserError):
             mesh = make_mesh(sizes)
             check_divisible(config, mesh)
-        except UserError:
-            continue
-        return mesh
+            return mesh
     return make_mesh(MeshConfig())
 
 
 def _stem(options: Options, own: Config, config: Config) -> str:
     """Returns the stem of the file names: "results", followed by each option that differs from the run's setting."""
-    parts = ["results"]
+    parts = ["results", options.config_name, "" if options.split == "valid" else options.split.replace("/", "-")]
     if options.text:
-        parts += ["text", Path(options.text).name.replace("*", "_").replace("?", "_")]
-    else:
-        parts += [options.config_name] if options.config_name else []
-        parts += [options.split.replace("/", "-")] if options.split != "valid" else []
+        parts = ["results", "text", re.sub(r"[*?]", "_", Path(options.text).name)]
     search, own_search = config.eval.generation, own.eval.generation
     for name, value, usual in (
         ("stride", config.eval.stride, own.eval.stride),
@@ -314,4 +287,4 @@ def _stem(options: Options, own: Config, config: Config) -> str:
         ("penalty", search.length_penalty, own_search.length_penalty),
     ):
         parts += [f"{name}{value:g}"] if value != usual else []
-    return "-".join(parts)
+    return "-".join(filter(None, parts))

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from lm.config import Config, MeshConfig
+from lm.config.experiment import replace_settings
 from lm.data.tokenizing import load_tokenizer
 from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import output_lines, prefix_of, source_text
-from lm.decoding.loop import check_fits
-from lm.decoding.sampling import Sampling
+from lm.decoding.loop import Sampler, check_fits
+from lm.decoding.sampling import Sampling, vocabulary_of
 from lm.decoding.text import (
     SourceDecoder,
     cut_sources,
@@ -34,6 +33,7 @@ from lm.models.protocol import Model
 from lm.parallel.mesh import make_mesh, on_mesh
 from lm.reporting.progress import counting
 from lm.runs.directory import RunDirectory
+from lm.runs.evaluate import Options, read_params
 from lm.runs.prepare import cache_directory, load_tokenizers
 from lm.tasks import task_of
 
@@ -60,29 +60,21 @@ class Generator:
         The mesh has at most `rows` devices. Raises UserError if the saved parameters do not belong to the model
         described by config.json.
         """
-        config = self.config
-        jax.config.update("jax_compilation_cache_dir", str(cache_directory(config) / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_directory(self.config) / "xla"))
         # Cached decoding always uses xla, so a model trained with a kernel for other hardware also runs here.
-        model = build_model(dataclasses.replace(config.model, attention="xla"), task_of(config).head(config))
-        ema = config.optimizer.ema_decay > 0
+        config = replace_settings(self.config, {"model.attention": "xla"})
+        model = build_model(config.model, task_of(config).head(config))
         mesh = make_mesh(MeshConfig(), jax.local_devices()[: max(rows, 1)])
-        shapes = nn.unbox(jax.eval_shape(lambda: model.initial_params(jax.random.key(0))))
-        replicated = NamedSharding(mesh, PartitionSpec())
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes)
-        with self.directory.open_checkpoints(config) as checkpoints:
-            if self.average > 1:
-                params, _ = checkpoints.average_params(self.average, abstract, last=self.step, ema=ema)
-            else:
-                params, _ = checkpoints.restore_params(abstract, "best" if self.step is None else self.step, ema=ema)
+        options = Options(step="best" if self.step is None else str(self.step), average=self.average)
+        params, *_ = read_params(self.directory, config, model, mesh, options)
         return model, params, mesh
 
 
 def continue_prompts(run: Generator, prompts: Sequence[str], sampling: Sampling) -> Iterator[str]:
     """Yields the text to print as soon as it is generated: every continuation, preceded by its prompt.
 
-    A single continuation is yielded token by token. If there are several continuations, each one gets a heading. By
-    default, continuations are as long as the model's positions allow, up to LONGEST_DEFAULT tokens. Raises UserError if
-    a prompt is too long.
+    A single continuation is yielded token by token; each of several continuations gets a heading. Raises UserError if a
+    prompt is too long.
     """
     tokenizer = load_tokenizer(run.directory.tokenizer_dir)
     encoded = encode_prompts(tokenizer, prompts)
@@ -93,14 +85,14 @@ def continue_prompts(run: Generator, prompts: Sequence[str], sampling: Sampling)
     rows = len(encoded) * run.num_samples
     batch_size = min(rows, run.batch_size or BATCH_SIZE_DEFAULT)
     model, params, mesh = run.load(batch_size)
-    common = sampling, max_new_tokens, run.seed
+    sampler = Sampler(model, params, sampling, vocabulary_of(tokenizer), max_new_tokens)
     with on_mesh(mesh):
         if rows == 1:
             yield prompts[0]
-            yield from stream_text(model, params, tokenizer, encoded[0], *common)
+            yield from stream_text(sampler, tokenizer, encoded[0], run.seed)
             yield "\n"
             return
-        samples = sample_many(model, params, tokenizer, encoded, *common, run.num_samples, batch_size)
+        samples = sample_many(sampler, tokenizer, encoded, run.seed, run.num_samples, batch_size)
         for prompt, sample, text in samples:
             yield f"--- prompt {prompt + 1}, sample {sample + 1} ---\n{prompts[prompt]}{text}\n"
 
@@ -121,14 +113,13 @@ def translate(
 
     Texts are cleaned and prefixed as in training. If `prefix` is not None, it replaces the training prefix. An empty
     text yields an empty output. Sources that are too long are truncated, with a warning on stderr. Every output starts
-    with `output_prefix`, which counts towards the maximum number of new tokens. Raises UserError if a setting is out of
-    range, or if the output prefix alone reaches the maximum length.
+    with `output_prefix`. Raises UserError if a setting is out of range, or if the output prefix alone reaches the
+    maximum number of new tokens.
     """
     config, task = run.config, task_of(run.config)
-    chosen = settings.max_new_tokens if isinstance(settings, BeamSettings) else run.max_new_tokens
-    # One position is taken by the BOS token.
-    default = min(config.eval.generation.max_new_tokens, config.model.max_length - 1)
-    max_new_tokens = default if chosen is None else chosen
+    max_new_tokens = settings.max_new_tokens if isinstance(settings, BeamSettings) else run.max_new_tokens
+    if max_new_tokens is None:  # one position is taken by the BOS token
+        max_new_tokens = min(config.eval.generation.max_new_tokens, config.model.max_length - 1)
     prefix = prefix_of(config) if prefix is None else prefix
     sources = [source_text(prefix, task.clean_source(config, text)) for text in texts]
     tokenizers = load_tokenizers(config, run.directory.root)
@@ -139,11 +130,8 @@ def translate(
     numbers, ids = [index + 1 for index in decoded], [every[index] for index in decoded]
     longest = config.data.source_length
     if long := [number for number, each in zip(numbers, ids, strict=True) if len(each) > longest]:
-        print(
-            f"warning: {len(long):,} of {len(ids):,} sources are longer than {longest} tokens "
-            f"(config.data.source_length) and were truncated; the first is on line {long[0]:,}.",
-            file=sys.stderr,
-        )
+        problem = f"{len(long):,} of {len(ids):,} sources are longer than {longest} tokens (config.data.source_length)"
+        print(f"warning: {problem} and were truncated; the first is on line {long[0]:,}.", file=sys.stderr)
     ids = cut_sources(ids, longest)
     ((*output_start, _),) = encode_sources(tokenizers.target, [output_prefix], spelled=spelled)  # without the EOS token
     if output_start and len(output_start) >= max_new_tokens:

@@ -14,6 +14,7 @@ from flax import traverse_util
 
 from lm.config import Config, ModelConfig
 from lm.config.schema import effect
+from lm.data.storing.splits import named_errors
 from lm.errors import UserError
 from lm.models.parameters import STACK_NAME, stack_layers, unstack_layers
 from lm.runs.directory import RunDirectory
@@ -30,28 +31,23 @@ def source_run(config: Config) -> RunDirectory:
     if not run.config_path.is_file():
         advice = "set it to the --workdir of a run."
         raise UserError(f"config.init_from: {run.root} is not a run directory (it has no config.json); {advice}")
-    try:
+    with named_errors("config.init_from"):
         return RunDirectory.existing(run.root)
-    except UserError as error:
-        raise UserError(f"config.init_from: {error}") from None
 
 
 def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
     """Loads the parameters of config.init_from whose names are in `abstract_params`, with the shardings given there.
 
-    The parameters, or their moving average if the run keeps one, come from the run's best checkpoint. Stacked layers
-    are unstacked if necessary, and vice versa. `Initial.lines` lists the parameters that only one of the two models
-    has. All processes must call this function. Raises UserError if there is no run directory or no intact checkpoint,
-    if a shape differs, if no parameter matches, or if the run has adapters that this model lacks.
+    The parameters, or their moving average if the run keeps one, come from the run's best checkpoint. Layers are
+    stacked or unstacked as needed. All processes must call this function. Raises UserError if there is no run directory
+    or no intact checkpoint, if a shape differs, if no parameter matches, or if this model lacks the run's adapters.
     """
     directory, root = source_run(config), Path(config.init_from)
-    try:
+    with named_errors("config.init_from"):
         theirs = directory.load_config()
         ema = theirs.optimizer.ema_decay > 0
         with directory.open_checkpoints(theirs) as checkpoints:
             saved, step = checkpoints.restore_params(None, "best", ema=ema)
-    except UserError as error:
-        raise UserError(f"config.init_from: {error}") from None
 
     # Layers are stacked before the comparison, so that a different number of layers shows up as a different shape.
     stacked = jax.tree.map(np.asarray, stack_layers(saved))
@@ -63,15 +59,13 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
         if found[name].shape != wanted[name].shape:
             raise UserError(_wrong_shape(name, found[name].shape, wanted[name].shape, root, theirs.model, config.model))
     if any(name.endswith("/lora_a") for name in unused):
-        raise UserError(
-            f"config.init_from: {root} has adapters that this model does not have; merge them first (python -m "
-            f"lm.merge_lora --workdir={root} --output=NEW), or use the model.lora_* settings of that run."
-        )
+        merge = f"python -m lm.merge_lora --workdir={root} --output=NEW"
+        advice = f"merge them first ({merge}), or use the model.lora_* settings of that run."
+        raise UserError(f"config.init_from: {root} has adapters that this model does not have; {advice}")
     if not shared:
         tops = f"{_tops(found)} in that run, {_tops(wanted)} in this one"
-        raise UserError(
-            f"config.init_from: no parameter of {root} is in this model ({tops}); use the model settings of that run."
-        )
+        problem = f"no parameter of {root} is in this model ({tops})"
+        raise UserError(f"config.init_from: {problem}; use the model settings of that run.")
     is_stacked, leaves = config.model.scan_layers, traverse_util.flatten_dict(abstract_params)
     placed = {}
     values = traverse_util.unflatten_dict({name: found[name] for name in shared}, sep="/")
@@ -79,10 +73,8 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
         array = np.asarray(value, leaves[path].dtype)  # each device gets only its own shard
         placed[path] = jax.make_array_from_callback(array.shape, leaves[path].sharding, array.__getitem__)
 
-    lines = [
-        f"Parameters of {root}, step {step:,}{' (moving average)' if ema else ''}, "
-        f"initialise {len(shared)} of the {len(wanted)} arrays of this model."
-    ]
+    origin = f"{root}, step {step:,}{' (moving average)' if ema else ''}"
+    lines = [f"Parameters of {origin}, initialise {len(shared)} of the {len(wanted)} arrays of this model."]
     new = [name for name in wanted if name not in found]
     lines += [f"  randomly initialised: {_listed(new, is_stacked)}"] if new else []
     lines += [f"  not used: {_listed(unused, is_stacked)}"] if unused else []
@@ -95,18 +87,16 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
 def _wrong_shape(
     name: str, there: tuple[int, ...], here: tuple[int, ...], root: Path, theirs: ModelConfig, ours: ModelConfig
 ) -> str:
-    """Returns the error message for a parameter whose shape differs, including the settings that differ."""
+    """Returns the error message for a parameter whose shape differs, with the settings that are responsible."""
     levels, fields = name.split("/"), dataclasses.fields(ModelConfig)
-    special = [each.name for each in fields if {*each.metadata["parameters"]} & {*levels}]
-    shapes = [each for each in fields if each.metadata["affects"] == "shapes"]
-    general = [each.name for each in shapes if not each.metadata["parameters"]]
+    parameters = {each.name: {*each.metadata.get("parameters", ())} for each in fields}
+    special = [setting for setting, names in parameters.items() if names.intersection(levels)]
+    general = [each.name for each in fields if each.metadata.get("affects") == "shapes" and not parameters[each.name]]
     differing = _differing(theirs, ours, special) or _differing(theirs, ours, general)
     settings = ", ".join(f"config.model.{setting}={old!r} (here {new!r})" for setting, old, new in differing)
     advice = f"set {settings}" if settings else "use that run's model settings"
     if levels[0] == "classifier" and there[-1] != here[-1]:
-        advice = (
-            "the labels of that run are different; use the same labels, or initialise from a run without a classifier"
-        )
+        advice = "the labels of that run differ; use the same labels, or initialise from a run without a classifier"
     return f"config.init_from: {name} has shape {list(there)} in {root} and {list(here)} here; {advice}."
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from lm.config import Config
-from lm.config.experiment import replace_settings
 from lm.data.reading.format import Files
 from lm.data.reading.inputs import format_of, given_text, input_source, open_inputs
 from lm.data.reading.readers import Labelled
@@ -76,18 +75,11 @@ def as_file(path: str) -> Iterator[str]:
 
 
 def predictions(
-    directory: RunDirectory,
-    own: Config,
-    labeller: Labeller,
-    raw: Sequence[Any],
-    options: Options,
-    *,
-    unanswerable: bool = False,
+    directory: RunDirectory, own: Config, labeller: Labeller, raw: Sequence[Any], options: Options, unanswerable: bool
 ) -> Iterator[Any]:
-    """Yields the predictions for the raw examples in `raw`, in order, one batch at a time.
+    """Yields the predictions for the raw examples, in order, one batch at a time. Progress and notes go to stderr.
 
-    Progress and notes on the inputs are printed to stderr. Raises UserError, before the first prediction, if
-    the inputs or the options are not valid for the model.
+    Raises UserError, before the first prediction, if the inputs or the options are not valid for the model.
     """
     config = evaluation_config(directory.root, own, options)
     task, tokenizers = task_of(config), load_tokenizers(config, directory.root)
@@ -96,8 +88,7 @@ def predictions(
     applied, mesh = labeller.applied(model), choose_mesh(config)
     params, *_ = read_params(directory, config, model, mesh, options)
     blank = sum(isinstance(each, Labelled) and not any(map(str.strip, each.texts)) for each in raw)
-    notes = [*rows.examples.notes, *([f"{blank:,} of {len(raw):,} texts are empty"] if blank else [])]
-    for note in notes:
+    for note in [*rows.examples.notes, *([f"{blank:,} of {len(raw):,} texts are empty"] if blank else [])]:
         print(f"note: {note}", file=sys.stderr)
     setup = EvaluationSetup(config, applied, mesh, tokenizers, {"inputs": rows}, {}, name="inputs")
     evaluator, done = PredictionEvaluator(labeller, setup), 0
@@ -107,8 +98,3 @@ def predictions(
             done += len(part.raw)
             if report is not None:
                 report(done, len(raw))
-
-
-def without_cache_of_run(config: Config) -> Config:
-    """Returns the config with an empty data.cache_dir, so that the local user's cache directory is used."""
-    return replace_settings(config, {"data.cache_dir": ""})

@@ -41,23 +41,23 @@ class Prepared:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer for targets, or for all text if there is only one tokenizer."""
+        """The tokenizer for targets, or for all text if there is only one."""
         return self.tokenizers.target
 
     @functools.cached_property
     def trained(self) -> Hashes:
-        """The hashes of the training examples, used to count evaluation examples that duplicate training examples."""
+        """The hashes of the training examples, by which their duplicates in evaluations are counted."""
         return Hashes.of(self.stores["train"])
 
     def overlap_lines(self) -> list[str]:
-        """Returns lines that report which validation examples and files are also used for training, if any."""
+        """Reports which validation examples and files are also used for training, if any."""
         overlap, noun = self.trained.overlap(self.stores["valid"]), task_of(self.config).noun
         counted = [f"valid {noun} that are also used for training: {overlap}"] if overlap else []
         return counted + files_read_differently(self.config.data, "valid")
 
 
 def prepare(config: Config, workdir: Path) -> Prepared:
-    """Trains or loads the tokenizers, builds or opens the train and valid stores, and checks them.
+    """Trains or loads the tokenizers, and builds or opens the stores of train and valid.
 
     The first process does the work; the others wait, then read the results from the shared run directory and cache, or
     build their own stores if the cache is not shared. Raises UserError for invalid data or settings.
@@ -79,13 +79,10 @@ def prepare(config: Config, workdir: Path) -> Prepared:
 
 
 def check_moved(moved: Sequence[str], prepared: Prepared) -> None:
-    """Raises UserError if `moved` lists data.tokenizer.path and the new file contains a different tokenizer.
-
-    Data sources that have moved are checked by comparing `Prepared.fingerprint`.
-    """
+    """Raises UserError if `moved` lists data.tokenizer.path and the new file contains a different tokenizer."""
     setting, chosen = "data.tokenizer.path", prepared.config.data.tokenizer
     has_moved = chosen.path and any(line.startswith(f"{setting}:") for line in moved)
-    if has_moved and build_tokenizer(chosen, ()).fingerprint != prepared.tokenizer.fingerprint:
+    if has_moved and not build_tokenizer(chosen, ()).has_file_of(prepared.tokenizer):
         raise UserError(f"config.{setting}: {chosen.path} is not the tokenizer of this run; restore the old value.")
 
 
@@ -97,10 +94,7 @@ def load_tokenizers(config: Config, workdir: Path | str) -> Tokenizers:
 
 
 def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, Any]:
-    """Returns the non-empty stores of one split ("train", "valid" or "test"), keyed by data source name.
-
-    If the config has no validation data, a share of train is held out instead. Raises UserError if the split is empty.
-    """
+    """Returns the non-empty stores of a split ("train", "valid" or "test") by source. Raises UserError if empty."""
     task, cache = task_of(config), cache_directory(config)
     if not is_first():
         barrier(f"stores of {split}")
@@ -134,9 +128,8 @@ def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
     for name, need in needs.items():
         size = getattr(config.model, name) or -(-need // multiple) * multiple
         if size < need:
-            raise UserError(
-                f"config.model.{name}: {size} is smaller than the tokenizer's vocabulary of {need}; set it to 0."
-            )
+            problem = f"{size} is smaller than the tokenizer's vocabulary of {need}"
+            raise UserError(f"config.model.{name}: {problem}; set it to 0.")
         config = replace_settings(config, {f"model.{name}": size})
     return config
 
@@ -144,8 +137,7 @@ def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
 def cache_directory(config: Config | None = None) -> Path:
     """Returns data.cache_dir if set, otherwise $LM_CACHE_DIR if set, otherwise `lm` in the user's cache directory.
 
-    The value in `config` must come from the user, because compiled programs are loaded from this directory.
-    `RunDirectory.load_config` therefore drops the value that is stored in a run directory.
+    `config` must come from the user, not from a run directory, because compiled programs are loaded from it.
     """
     if chosen := (config and config.data.cache_dir) or os.environ.get("LM_CACHE_DIR"):
         return expanded(chosen)
@@ -157,10 +149,9 @@ def _train_tokenizers(config: Config, workdir: Path) -> None:
     wanted: dict[str, tuple[str, ...]] = {"tokenizer": SIDES}
     if config.data.separate_vocabularies:
         if not needs_text(config.data.tokenizer):
-            raise UserError(
-                "config.data.separate_vocabularies: the tokenizer of each side is trained on the text of that side, "
-                f"but kind={config.data.tokenizer.kind} needs no training; set separate_vocabularies to False."
-            )
+            problem = "the tokenizer of each side is trained on the text of that side, but"
+            advice = f"kind={config.data.tokenizer.kind} needs no training; set separate_vocabularies to False."
+            raise UserError(f"config.data.separate_vocabularies: {problem} {advice}")
         wanted = {"tokenizer": ("target",), "tokenizer_source": ("source",)}
     for folder, sides in wanted.items():
         if not (workdir / folder).exists():

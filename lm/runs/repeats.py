@@ -20,19 +20,15 @@ from lm.training.loop import train
 def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, Config]:
     """Returns the config of each run, keyed by the name of its directory: "seed_1", "fold_0" or "seed_1_fold_0".
 
-    If `seeds` is empty, the seed of the config is used. If `folds` is 0, the fold of the config is used. Raises
-    UserError for a repeated or invalid seed, or if `folds` is 1 or exceeds data.folds.
+    If `seeds` is empty or `folds` is 0, the config's own is used. Raises UserError if one is out of range.
     """
     if len(set(seeds)) < len(seeds) or not all(0 <= seed <= LARGEST_SEED for seed in seeds):
-        raise UserError(
-            f"--seeds={','.join(map(str, seeds))}: seeds must be distinct and in the range 0 to {LARGEST_SEED}."
-        )
+        given = ",".join(map(str, seeds))
+        raise UserError(f"--seeds={given}: seeds must be distinct and in the range 0 to {LARGEST_SEED}.")
     if not 0 <= folds <= config.data.folds:
         raise UserError(f"--folds={folds}: the config has {config.data.folds} folds (data.folds).")
     if folds == 1:
-        raise UserError(
-            "--folds=1: the number of folds must be at least 2; to train on a single fold, set data.fold instead."
-        )
+        raise UserError("--folds=1: the number must be at least 2; to train on a single fold, set data.fold instead.")
     found: dict[str, Config] = {}
     for seed in seeds or [config.seed]:
         for fold in range(folds) if folds else [config.data.fold]:
@@ -45,9 +41,9 @@ def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, C
 def train_all(configs: dict[str, Config], workdir: Path) -> int:
     """Trains or continues one run per config, each in a subdirectory of `workdir`, then evaluates each run.
 
-    The results on the test split are printed with their mean and standard deviation, and written to results.{md,csv} in
-    `workdir`. If there is no test split, the validation split is used. Returns the exit status of a run that was
-    stopped by a signal, or DONE if none was.
+    The results on the test split, or on the validation split if there is none, are printed with their mean and standard
+    deviation, and written to results.{md,csv} in `workdir`. Returns the exit status of the first run that a signal has
+    stopped, or DONE.
     """
     if RunDirectory(workdir).config_path.exists():
         raise UserError(f"{workdir} already holds a single run; use another --workdir for --seeds and --folds.")
@@ -57,10 +53,9 @@ def train_all(configs: dict[str, Config], workdir: Path) -> int:
         if (status := train(config, workdir / name)) != DONE:
             return status
     split = "test" if next(iter(configs.values())).data.test else "valid"
-    done = [
-        evaluate_run(workdir / name, Options(split=split, cache_dir=config.data.cache_dir), name)
-        for name, config in configs.items()
-    ]
+    done = []
+    for name, config in configs.items():
+        done.append(evaluate_run(workdir / name, Options(split=split, cache_dir=config.data.cache_dir), name))
     if not is_first():
         return DONE
     results = with_means([each.result for each in done])

@@ -50,7 +50,7 @@ class Contrastive(PairTask):
                 refuse(setting, message)
 
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Examples]:
-        if sum(store.num_pairs for store in stores.values()) < 2:
+        if sum(store.target.num_documents for store in stores.values()) < 2:
             where = "config.data.train" if train else "config.data: the evaluation data"
             raise UserError(f"{where} has only one pair, so its texts cannot be compared with other texts; add pairs.")
         return {name: PairedTexts(store, config.data.sequence_length) for name, store in stores.items()}

@@ -58,10 +58,7 @@ class Report:
 
 
 def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report:
-    """Compiles the training step for `devices`, which need not be present.
-
-    Raises UserError for an unsuitable config.
-    """
+    """Compiles the step for `devices`, which need not be present. Raises UserError for an unsuitable config."""
     if config.model.vocab_size == 0:
         raise UserError(
             "config.model.vocab_size must not be 0, because no tokenizer is built here; set it to 32768, for example."
@@ -74,9 +71,7 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
     multipliers = learning_rate_multipliers(config, model)
     optimizer = make_optimizer(config.optimizer, config.train.num_steps, multipliers)
     lengths = config.data.sequence_length, config.data.source_length
-    kind, tokens = devices[0].device_kind, config.train.batch_size * sum(lengths)
-    row = model.flops_per_row(*lengths)
-    chip = CHIPS.get(kind)
+    kind, rows = devices[0].device_kind, config.train.batch_size
     start = time.perf_counter()
     memory: Any = None
     program = refusal = ""
@@ -93,10 +88,10 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
         mesh=" x ".join(f"{name} {size}" for name, size in mesh.shape.items()),
         kernel=model.kernel,
         parameters=model.parameter_counts().total,
-        tokens=tokens,
-        train_flops=row.train * config.train.batch_size / len(devices),
+        tokens=rows * sum(lengths),
+        train_flops=model.flops_per_row(*lengths).train * rows / len(devices),
         peak=peak_flops(kind, config.model.dtype),
-        capacity=None if chip is None else chip.memory_gib * GIB,
+        capacity=CHIPS[kind].memory_gib * GIB if kind in CHIPS else None,
         estimate=estimate_memory(config, model, mesh.shape).total,
         compile_seconds=time.perf_counter() - start,
         state=memory and memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
@@ -113,12 +108,10 @@ def count_collectives(program: str) -> dict[str, int]:
 
 
 def table(report: Report) -> str:
-    """Formats the report as a table with one name and one value per line."""
-
     def gib(size: float | None) -> str:
         return "unknown" if size is None else f"{size / GIB:.2f} GiB"
 
-    collectives = [f"{name} {count}" for name, count in report.collectives.items() if count]
+    collectives = ", ".join(f"{name} {count}" for name, count in report.collectives.items() if count)
     verdict = {True: "fits", False: "does not fit", None: "unknown for this device"}[report.fits]
     rows = [
         ("devices", report.devices),
@@ -135,6 +128,6 @@ def table(report: Report) -> str:
         ("  available", gib(report.capacity)),
         ("  estimated at start-up", gib(report.estimate)),
         ("verdict", f"{verdict} ({report.refusal})" if report.refusal else verdict),
-        ("collectives in the program", ", ".join(collectives) or "none"),
+        ("collectives in the program", collectives or "none"),
     ]
     return "\n".join(f"{name:<28}{value}" for name, value in rows)

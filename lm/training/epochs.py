@@ -19,7 +19,7 @@ def steps_in(epochs: float, rows: TrainRows, batch_size: int) -> int:
     """Returns the number of steps (at least 1) needed to read the first `epochs` epochs of all data sources.
 
     The rows of every epoch are counted separately, since repacking may change their number. The last step may read a
-    few rows of the next epoch, but no row is left out.
+    few rows of the next epoch.
     """
     whole, part = divmod(Fraction(repr(epochs)), 1)  # repr preserves a decimal number such as 0.1 exactly
     counts = sum(sum(rows.rows_per_epoch(epoch).values()) for epoch in range(whole))
@@ -30,9 +30,7 @@ def steps_in(epochs: float, rows: TrainRows, batch_size: int) -> int:
 
 def describe_epochs(config: Config, rows: TrainRows) -> str:
     """Describes the length of a run in epochs. If train.num_epochs is set, the warm-up is described as well."""
-    if config.train.num_epochs:
-        return (
-            f"{config.train.num_epochs:g} epochs (train.num_epochs), warm-up of {config.optimizer.warmup_steps:,} steps"
-        )
+    if set_epochs := config.train.num_epochs:
+        return f"{set_epochs:g} epochs (train.num_epochs), warm-up of {config.optimizer.warmup_steps:,} steps"
     epochs = config.train.batch_size * config.train.num_steps / sum(rows.rows_per_epoch().values())
     return f"{epochs:.3g} epochs" if epochs < 1000 else f"{epochs:,.0f} epochs"

@@ -105,7 +105,7 @@ def train(config: Config, workdir: Path) -> int:
                 state, end = loop.run(state, start, step, request)
                 checkpoints.wait()
             if request.name:
-                loop.reporter.draw_curves()
+                reporter.draw_curves()
                 console.print(f"Saved at step {end:,}. Run the same command to continue.")
                 return SAVED_ON_SIGNAL
         else:
@@ -118,7 +118,7 @@ def train(config: Config, workdir: Path) -> int:
 
         if skipped := int(state.bad_steps):
             console.print(f"{skipped:,} of {end:,} steps were skipped: their loss or gradient was not finite.")
-        reason = "the gradient was 0 in every step" if start == 0 and not loop.had_gradient() else ""
+        reason = "the gradient was 0 in every step" if start == 0 and not loop.had_gradient else ""
         if skipped == end:
             reason = f"all {end:,} steps were skipped, because their loss or gradient was not finite"
         if reason:
@@ -126,7 +126,7 @@ def train(config: Config, workdir: Path) -> int:
             raise UserError(f"{run.root}: nothing was learnt: {reason}. {advice}")
 
         console.banner("Result")
-        loop.reporter.final(state, end, checkpoints)
+        reporter.final(state, end, checkpoints)
         return DONE
 
 
@@ -142,8 +142,6 @@ def is_exhausted(values: Sequence[float], patience: int, highest_is_best: bool) 
 
 @dataclass
 class Loop:
-    """The training loop, which takes steps, logs metrics, evaluates the model and saves checkpoints."""
-
     config: Config
     prepared: Prepared
     rows: TrainRows
@@ -158,35 +156,26 @@ class Loop:
         metric = self.config.checkpoint.best_metric
         records = self.directory.read_metrics()
         self._measured = [math.nan if line[metric] is None else line[metric] for line in records if metric in line]
-        self._seconds = max((line.get("train/seconds", 0.0) for line in records), default=0.0)
+        self.seconds = max((line.get("train/seconds", 0.0) for line in records), default=0.0)  # before this start
         self._metadata = {"data": self.prepared.fingerprint, "config": recorded_settings(self.config)}
-        self._log: _StepLog | None = None
+        self.had_gradient = False  # whether `run` took a step with a finite, nonzero gradient
 
     def is_out_of_patience(self) -> bool:
-        """Returns whether `checkpoint.best_metric` has stopped improving, according to `train.patience`."""
         return is_exhausted(self._measured, self.config.train.patience, self.config.checkpoint.highest_is_best)
-
-    def had_gradient(self) -> bool:
-        """Returns whether `run` took a step with a finite, nonzero gradient."""
-        return self._log is not None and self._log.had_gradient
 
     def run(
         self, state: TrainState, start: int, step: jax.stages.Compiled, request: StopRequest
     ) -> tuple[TrainState, int]:
-        """Trains from step `start` until the end or an early stop.
-
-        Returns the final state and the number of the last step.
-        """
+        """Trains from step `start` to the end or an early stop. Returns the final state and the last step's number."""
         config, total = self.config, self.config.train.num_steps
         late = LateMetrics()
         with ExitStack() as stack:
             progress = stack.enter_context(self.console.progress(total, start))
             writer = None
             if is_first():
-                paths = self.directory.metrics_path, self.directory.tensorboard_dir
-                writer = MetricsWriter(*paths, config, start)
+                writer = MetricsWriter(self.directory.metrics_path, self.directory.tensorboard_dir, config, start)
                 stack.callback(writer.close)
-            log = self._log = _StepLog(config, self.model, self.mesh, progress, writer, self._seconds)
+            log = _StepLog(self, progress, writer)
             sharding, num_rows = batch_sharding(self.mesh), config.train.batch_size
             row_ids = local_rows(sharding, num_rows)
             make = partial(self.rows.rows, row_ids=row_ids.tolist())
@@ -218,20 +207,19 @@ class Loop:
 
 
 class _StepLog:
-    """Displays and records the metrics of each step, one step late. Ends the run after too many bad steps in a row."""
+    """Displays and records the metrics of each step, one step late."""
 
-    def __init__(
-        self, config: Config, model: Model, mesh: Mesh, progress: Progress, writer: MetricsWriter | None, seconds: float
-    ) -> None:
-        self._config, self._progress, self._writer = config, progress, writer
+    def __init__(self, loop: Loop, progress: Progress, writer: MetricsWriter | None) -> None:
+        config, mesh = loop.config, loop.mesh
+        self._loop, self._config, self._progress, self._writer = loop, config, progress, writer
         self._learning_rate = make_schedule(config.optimizer, config.train.num_steps)
         lengths = config.data.sequence_length, config.data.source_length
         self._step_tokens = config.train.batch_size * sum(lengths)
         peak = peak_flops(mesh.devices.flat[0].device_kind, config.model.dtype)
-        token_flops = model.flops_per_row(*lengths).train / sum(lengths)
+        token_flops = loop.model.flops_per_row(*lengths).train / sum(lengths)
         self._peak_speed = None if peak is None else peak * mesh.size / token_flops  # tokens per second
-        self._last_log, self._steps, self.had_gradient = time.monotonic(), 0, False
-        self._began = self._last_log - seconds  # includes the time before the run was resumed
+        self._last_log, self._steps = time.monotonic(), 0
+        self._began = self._last_log - loop.seconds
 
     def take(self, late: tuple[int, dict[str, float]] | None) -> None:
         """Logs the metrics of a finished step, if there are any. Raises UserError after too many bad steps in a row."""
@@ -239,7 +227,7 @@ class _StepLog:
             return
         step, metrics = late
         self._steps += 1
-        self.had_gradient |= math.isfinite(metrics["train/gradient_norm"]) and metrics["train/gradient_norm"] > 0
+        self._loop.had_gradient |= 0 < metrics["train/gradient_norm"] < math.inf
         bad = int(metrics.pop("bad_in_row"))
         if bad:
             self._progress.message(f"step {step:,}: the loss or gradient is not finite; step skipped ({bad} in a row)")
@@ -252,25 +240,18 @@ class _StepLog:
             self._progress.update(step)
             return
         now = time.monotonic()
-        speed = self._step_tokens * self._steps / max(now - self._last_log, 1e-9)
         metrics["train/learning_rate"] = float(self._learning_rate(np.int32(step - 1)))
-        metrics["train/tokens_per_second"] = speed
+        metrics["train/tokens_per_second"] = self._step_tokens * self._steps / max(now - self._last_log, 1e-9)
         if self._peak_speed is not None:
-            metrics["train/peak_share"] = speed / self._peak_speed
+            metrics["train/peak_share"] = metrics["train/tokens_per_second"] / self._peak_speed
         metrics["train/seconds"] = now - self._began
         self._last_log, self._steps = now, 0
         if self._writer is not None:
             self._writer.write(step, metrics)
-        self._progress.update(
-            step,
-            loss=metrics["train/nll"],  # like `valid_loss`, excludes label smoothing and z-loss
-            learning_rate=metrics["train/learning_rate"],
-            tokens_per_second=speed,
-            peak_share=metrics.get("train/peak_share"),
-        )
+        shown = {name: metrics.get(f"train/{name}") for name in ("learning_rate", "tokens_per_second", "peak_share")}
+        self._progress.update(step, loss=metrics["train/nll"], **shown)  # nll excludes label smoothing and z-loss
 
     def evaluated(self, step: int, values: dict[str, float]) -> None:
-        """Logs the metrics of an evaluation."""
         if self._writer is not None:
             self._writer.write(step, values | {"train/seconds": time.monotonic() - self._began})
         self._progress.update(step, valid_loss=values.get("valid/loss"))

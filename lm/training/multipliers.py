@@ -1,10 +1,10 @@
 """Learning-rate multipliers: layer-wise learning-rate decay, frozen parameters, and adapter-only training.
 
 A multiplier scales the whole update of a parameter, including weight decay. Layer 0 holds the embeddings (of tokens,
-types and positions), their norm and the relative position bias. Block n is layer n + 1. Everything after the last block
-is the top layer. The multiplier of the top layer is 1. The multiplier of any other layer is `layer_decay` times the
-multiplier of the layer above (Clark 2020, ELECTRA). In an encoder-decoder, the blocks of each stack are numbered
-separately. An embedding that both stacks share counts as layer 0 of the deeper stack.
+types and positions), their norm and the relative position bias. Block n is layer n + 1. The top layer, everything after
+the last block, has the multiplier 1; any other layer has `layer_decay` times the multiplier of the layer above (Clark
+2020, ELECTRA). In an encoder-decoder, the blocks of each stack are numbered separately. An embedding that both stacks
+share counts as layer 0 of the deeper stack.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ NO_UPDATE = -0.0  # adding -0.0 leaves every bit of a parameter unchanged; addin
 def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multiplier]:
     """Returns the multiplier of every parameter of the model, as in {"layers/mlp/up/kernel": 0.5, ...}.
 
-    The multipliers depend on the optimizer settings layer_decay, freeze_layers and freeze. If the model has adapters,
-    all other parameters of its body are frozen. Raises UserError if a name in the settings matches no parameter, or if
-    all parameters are frozen.
+    If the model has adapters, all other parameters of its body are frozen. Raises UserError if a name in the settings
+    matches no parameter, or if all parameters are frozen.
     """
     params = nn.unbox(jax.eval_shape(lambda: model.initial_params(jax.random.key(0))))
     leaves = traverse_util.flatten_dict(params).items()
@@ -62,7 +61,6 @@ def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multipl
 
 
 def all_one(multipliers: Mapping[str, Multiplier]) -> bool:
-    """Returns whether every multiplier is 1."""
     return all(np.all(each == 1.0) for each in multipliers.values())
 
 
@@ -74,17 +72,12 @@ def is_frozen(multiplier: Multiplier) -> bool:
 def stop_frozen(params: Any, multipliers: Mapping[str, Multiplier]) -> Any:
     """Applies `stop_gradient` to frozen parameters, so that their gradients are 0 and need not be computed.
 
-    If only some layers of a stack are frozen, the gradients of all its layers are computed, and the gradients of the
-    frozen layers are set to 0.
+    If only some layers of a stack are frozen, the gradients of all its layers are computed.
     """
 
     def stop(path: Path, param: jax.Array) -> jax.Array:
-        multiplier = multipliers["/".join(path)]
-        if is_frozen(multiplier):
-            return jax.lax.stop_gradient(param)
-        if np.all(multiplier):
-            return param
-        return jnp.where(_by_layer(multiplier, param) > 0, param, jax.lax.stop_gradient(param))
+        multiplier, stopped = multipliers["/".join(path)], jax.lax.stop_gradient(param)
+        return stopped if is_frozen(multiplier) else _replace_frozen(param, multiplier, stopped)
 
     return map_with_path(stop, params)
 
@@ -98,25 +91,21 @@ def with_multipliers(
     bitwise unchanged. Their gradients are ignored, even in the global norm. If any layer of a stack is trained, the
     optimizer state covers all layers of the stack.
     """
+    flat, nested = (partial(each, sep="/") for each in (traverse_util.flatten_dict, traverse_util.unflatten_dict))
 
     def trained(tree: dict[str, Any]) -> dict[str, Any]:
         """Returns {name: leaf} for the parameters that are trained in at least one layer. Leaves may be boxed."""
-        leaves = traverse_util.flatten_dict(tree, sep="/").items()
-        return {name: leaf for name, leaf in leaves if not is_frozen(multipliers[name])}
-
-    nested = partial(traverse_util.unflatten_dict, sep="/")
+        return {name: leaf for name, leaf in flat(tree).items() if not is_frozen(multipliers[name])}
 
     def init(params: Any) -> Any:
         return optimizer.init(nested(trained(params)))
 
     def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        assert params is not None
-        grads = {name: _without_frozen(grad, multipliers[name]) for name, grad in trained(grads).items()}
+        grads = {name: _replace_frozen(grad, multipliers[name], NO_UPDATE) for name, grad in trained(grads).items()}
         updates, state = optimizer.update(nested(grads), state, nested(trained(params)))
-        leaves = traverse_util.flatten_dict(params, sep="/").items()
-        scaled = {name: jnp.full(param.shape, NO_UPDATE, jnp.float32) for name, param in leaves}
-        for name, x in traverse_util.flatten_dict(updates, sep="/").items():
-            scaled[name] = _without_frozen(x * _by_layer(multipliers[name], x), multipliers[name])
+        scaled = {name: jnp.full(param.shape, NO_UPDATE, jnp.float32) for name, param in flat(params).items()}
+        for name, x in flat(updates).items():
+            scaled[name] = _replace_frozen(x * _by_layer(multipliers[name], x), multipliers[name], NO_UPDATE)
         return nested(scaled), state
 
     return optax.GradientTransformation(init, update)
@@ -134,7 +123,7 @@ def describe_multipliers(multipliers: list[Multiplier]) -> str:
 
 
 def _multiplier(config: Config, path: Path, shape: tuple[int, ...]) -> Multiplier:
-    """Returns the multiplier of a parameter, before optimizer.freeze is applied."""
+    """Returns the multiplier of a parameter before optimizer.freeze is applied."""
     block = block_of(path)
     in_body = block is not None or any("embedding" in part for part in path)  # including embedding_norm/scale
     if config.model.lora_rank and path[-1] not in ADAPTERS and (in_body or "final_norm" in path):
@@ -150,12 +139,12 @@ def _multiplier(config: Config, path: Path, shape: tuple[int, ...]) -> Multiplie
 
 def _depth(model: ModelConfig, path: Path) -> int:
     """Returns the number of blocks in the parameter's stack."""
-    if model.family != "encoder_decoder":
-        return model.num_layers
-    if path[0] in ("encoder", "source_embedding"):
-        return model.num_encoder_layers
-    shared = path[0] == "token_embedding" and model.share_embeddings
-    return max(model.num_layers, model.num_encoder_layers) if shared else model.num_layers
+    if model.family == "encoder_decoder":
+        if path[0] in ("encoder", "source_embedding"):
+            return model.num_encoder_layers
+        if path[0] == "token_embedding" and model.share_embeddings:
+            return max(model.num_layers, model.num_encoder_layers)
+    return model.num_layers
 
 
 def _matches(part: str, name: str) -> bool:
@@ -164,9 +153,9 @@ def _matches(part: str, name: str) -> bool:
     return any(re.search(pattern, each) for each in (name, re.sub(r"layer_\d+", "layer_*", name)))
 
 
-def _without_frozen(x: jax.Array, multiplier: Multiplier) -> jax.Array:
-    """Replaces the frozen layers of `x` with NO_UPDATE."""
-    return x if np.all(multiplier) else jnp.where(_by_layer(multiplier, x) > 0, x, NO_UPDATE)
+def _replace_frozen(x: jax.Array, multiplier: Multiplier, value: Any) -> jax.Array:
+    """Replaces the frozen layers of `x` with those of `value`."""
+    return x if np.all(multiplier) else jnp.where(_by_layer(multiplier, x) > 0, x, value)
 
 
 def _by_layer(multiplier: Multiplier, x: Any) -> np.ndarray:

@@ -25,9 +25,8 @@ from lm.models.parameters import LAYER_PREFIX, STACK_NAME
 
 Path = tuple[str, ...]
 
-# Whether weight decay applies, by kind of parameter (the last part of its name). Adapters are exempt: they start
-# without effect, and weight decay would pull them back to that state. Among the embeddings, weight decay applies only
-# to those in VOCABULARIES.
+# Whether weight decay applies, by kind of parameter (the last part of its name). Adapters are exempt, because it would
+# pull them back to their initial state, without effect. Of the embeddings, it applies only to those in VOCABULARIES.
 DECAYS = {"kernel": True, "bias": False, "scale": False, "embedding": False, "lora_a": False, "lora_b": False}
 VOCABULARIES = ("token_embedding", "source_embedding")
 
@@ -61,7 +60,7 @@ def block_of(path: Path) -> int | None:
 
 
 def decayed(path: Path) -> bool:
-    """Returns whether weight decay applies to the parameter at `path`."""
+    """Returns whether weight decay applies to a parameter."""
     assert path[-1] in DECAYS, f"{'/'.join(path)}: add this kind of parameter to DECAYS in lm/training/names.py."
     return DECAYS[path[-1]] or path[-2:] in [(name, "embedding") for name in VOCABULARIES]
 

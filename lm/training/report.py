@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
-from lm.decoding.loop import check_fits
-from lm.decoding.sampling import Sampling
+from lm.decoding.loop import Sampler, check_fits
+from lm.decoding.sampling import Sampling, vocabulary_of
 from lm.decoding.text import encode_prompts, sample_many
 from lm.errors import UserError
 from lm.evaluation import metric_of
@@ -38,8 +38,7 @@ SAMPLING = Sampling(temperature=0.8, top_p=0.95)  # readable without being repet
 class Reporter:
     """Evaluates the model on the validation split, and prints and writes the results.
 
-    The constructor raises UserError if a prompt is too long or if `checkpoint.best_metric` is not measured. The methods
-    raise UserError if the results cannot be written.
+    Raises UserError if a prompt is too long, `checkpoint.best_metric` is not measured, or a result cannot be written.
     """
 
     def __init__(
@@ -66,13 +65,13 @@ class Reporter:
     def evaluate(self, state: TrainState, step: int, report: Report | None = None) -> dict[str, float]:
         """Returns the metrics on the validation split or its first rows. Prints some of the metrics and sample text.
 
-        Results of different steps are comparable, because every evaluation uses the same rows and the same number of
-        beams.
+        All evaluations use the same rows and the same number of beams, so their results are comparable.
         """
+        params = _evaluated_params(state)
         if self._during is self._whole:
-            values = self._evaluate_whole(_evaluated_params(state), step, report)[0]
+            values, _ = self._evaluate_whole(params, step, report)
         else:
-            values = self._during.evaluate(_evaluated_params(state), step, report)
+            values = self._during.evaluate(params, step, report)
         if not math.isfinite(values.get(best := self._config.checkpoint.best_metric, math.nan)):
             self._console.print(f"step {step:,}: {best} has no finite value, so this step cannot be the best.")
         if step == self._config.train.num_steps:  # `final` prints everything
@@ -82,12 +81,11 @@ class Reporter:
             for name in self._task.console_metrics(self._config)
             if (value := values.get(f"valid/{name}")) is not None
         ]
-        self._console.print(f"step {step:,} valid: {', '.join(parts)}")
-        for prompt, text in self._samples(state):
-            self._console.print(f"step {step:,} sample: {_in_one_line(prompt + text)}")
-        for each in self._during.previews(1):
-            parts = [f"{name}: {_in_one_line(text)}" for name, text in each.items()]
-            self._console.print(f"step {step:,} {' | '.join(parts)}")
+        lines = [f"valid: {', '.join(parts)}"]
+        lines += [f"sample: {_in_one_line(prompt + text)}" for prompt, text in self._samples(params)]
+        for preview in self._during.previews(1):
+            lines.append(" | ".join(f"{name}: {_in_one_line(text)}" for name, text in preview.items()))
+        self._console.print(*(f"step {step:,} {line}" for line in lines))
         return values
 
     def notes(self) -> dict[str, Sequence[str]]:
@@ -97,24 +95,18 @@ class Reporter:
     def final(self, state: TrainState, step: int, checkpoints: Checkpoints) -> None:
         """Prints sample text and the metrics of the last and the best step.
 
-        Other commands use the best step by default. The results of both steps are written to eval/<step>/. The training
-        curves are drawn.
+        The results of both steps are written to eval/<step>/. The training curves are drawn.
         """
-        params = _evaluated_params(state)
-        results, written = [], []
-        result, paths = self._result(params, step)
-        results.append(result)
-        written += paths
-        samples, previews = self._samples(state), self._whole.previews(3)
+        params, written = _evaluated_params(state), list[Path]()
+        results = [self._result(params, step, written)]
+        samples, previews = self._samples(params), self._whole.previews(3)
         metric, best = self._config.checkpoint.best_metric, checkpoints.best()
         if best is not None and best != step:
             abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params)
             self._console.print(f"Evaluating step {best:,}, which has the best {metric} ...")
             params, best = checkpoints.restore_params(abstract, step="best", ema=True)
             if best != step:
-                result, paths = self._result(params, best)
-                results.append(result)
-                written += paths
+                results.append(self._result(params, best, written))
         if not is_first():
             return
         if len(results) > 1:
@@ -132,29 +124,18 @@ class Reporter:
         written.append(self._directory.curves_path)
         self._console.print(f"\nWritten: {', '.join(map(str, written))}")
 
-    def _result(self, params: Any, step: int) -> tuple[Result, list[Path]]:
-        """Evaluates the whole split and writes the results. Returns the results and the paths of the files."""
-        directory, stores, tokenizers = self._directory, self._prepared.stores["valid"], self._prepared.tokenizers
+    def _result(self, params: Any, step: int, written: list[Path]) -> Result:
+        """Evaluates the whole split and writes the results. Appends the paths of the files to `written`."""
+        prepared, trained = self._prepared, self._prepared.trained
         with counting(self._whole.num_rows, "rows", enabled=is_first()) as report:
             values, seconds = self._evaluate_whole(params, step, report)
-        labels: dict[str, Any] = {"run": directory.root.absolute().name, "step": step, "split": "valid"}
-        result = make_result(
-            self._config,
-            self._whole,
-            self._rows,
-            values,
-            stores,
-            tokenizers,
-            seconds,
-            {},
-            self._prepared.trained,
-            **labels,
-        )
-        if not is_first():
-            return result, []
-        folder = directory.eval_dir(step)
-        with storing(folder):
-            return result, write_results(folder, "results", result) + self._whole.write(folder, "predictions")
+        data = self._rows, values, prepared.stores["valid"], prepared.tokenizers
+        labels: dict[str, Any] = {"run": self._directory.root.absolute().name, "step": step, "split": "valid"}
+        result = make_result(self._config, self._whole, *data, seconds, {}, trained, **labels)
+        if is_first():
+            with storing(folder := self._directory.eval_dir(step)):
+                written += write_results(folder, "results", result) + self._whole.write(folder, "predictions")
+        return result
 
     def _evaluate_whole(self, params: Any, step: int, report: Report | None) -> tuple[dict[str, float], float]:
         """Returns the metrics on the whole split and the evaluation time in seconds. Never evaluates a step twice."""
@@ -166,26 +147,23 @@ class Reporter:
 
     def draw_curves(self) -> None:
         if is_first():
-            directory = self._directory
-            with storing(directory.curves_path):
-                best = self._config.checkpoint.best_metric
-                title, loss = directory.root.name, self._task.loss_name
-                draw_curves(directory.read_metrics(), directory.curves_path, title, loss, best)
+            directory, best = self._directory, self._config.checkpoint.best_metric
+            with storing(path := directory.curves_path):
+                draw_curves(directory.read_metrics(), path, directory.root.name, self._task.loss_name, best)
 
     def _evaluation(self, in_training: bool = False) -> SplitEvaluation:
         where = self._config, self._model, self._mesh, self._prepared.tokenizers
         return self._task.evaluation(EvaluationSetup(*where, self._rows, self._references, in_training=in_training))
 
-    def _samples(self, state: TrainState) -> list[tuple[str, str]]:
+    def _samples(self, params: Any) -> list[tuple[str, str]]:
         """Returns (prompt, continuation) for each prompt in the config."""
-        prompts, length = self._task.sample_prompts(self._config), self._config.eval.sample_tokens
+        config, tokenizer, prompts = self._config, self._prepared.tokenizer, self._task.sample_prompts(self._config)
         if not prompts:
             return []
-        params, tokenizer = _evaluated_params(state), self._prepared.tokenizer
         with on_mesh(self._mesh):
-            settings = SAMPLING, length, self._config.seed
             ids = encode_prompts(tokenizer, prompts)
-            samples = sample_many(self._model, params, tokenizer, ids, *settings, max_rows=len(ids))
+            sampler = Sampler(self._model, params, SAMPLING, vocabulary_of(tokenizer), config.eval.sample_tokens)
+            samples = sample_many(sampler, tokenizer, ids, config.seed, max_rows=len(ids))
             return [(prompts[number], text) for number, _, text in samples]
 
 

@@ -1,9 +1,8 @@
 """The learning rate as a function of the step.
 
-Steps are counted from 0, so step s performs update s + 1. Let w be warmup_steps, p the peak learning rate, and e the
-end value, final_fraction * p. Every schedule starts with the same warm-up: for s < w, the learning rate is p * (s + 1)
-/ w. Step 0 therefore already changes the parameters, and step w - 1 is the first at the peak. From step w on, the
-learning rate is:
+Steps are counted from 0. Let w be warmup_steps, p the peak learning rate, and e the end value, final_fraction * p. In
+the warm-up (s < w), the learning rate is p * (s + 1) / w, so step 0 already changes the parameters, and step w - 1 is
+the first at the peak. From step w on, the learning rate is:
 
     constant              p
     linear                linearly from p at s = w to e at s = decay_steps, then e
@@ -11,8 +10,8 @@ learning rate is:
     inverse_sqrt          p * sqrt(w / max(s, w)), where w = 0 counts as 1 (Vaswani et al. 2017)
     warmup_stable_decay   p up to s = num_steps - decay_steps, then linearly to e at s = num_steps
 
-A decay that ends at s = num_steps reaches the end value one step after the last step. The last step therefore still
-changes the parameters, even if final_fraction is 0. To add a schedule, add an entry to `SCHEDULES`.
+A decay that ends at s = num_steps ends one step after the last step, which therefore still changes the parameters, even
+if final_fraction is 0. To add a schedule, add an entry to `SCHEDULES`.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ from lm.config import OptimizerConfig
 class Schedule:
     """The part of a schedule after the warm-up."""
 
-    # (config, num_steps, step) -> the learning rate at the int32 `step`, as a fraction of the peak
-    fraction: Callable[[OptimizerConfig, int, jax.Array], jax.Array]
+    # (config, num_steps, step) -> the learning rate at the int32 `step`: 1 at the peak and 0 at the end value, if any
+    height: Callable[[OptimizerConfig, int, jax.Array], jax.Array]
     has_end: bool = True  # whether the schedule reads decay_steps and final_fraction; if not, it has no end
     decays_last: bool = False  # if True, decay_steps is the length of the final decay; if False, its last step
 
@@ -53,7 +52,10 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], ja
     def learning_rate(step: Any) -> jax.Array:
         step = jnp.asarray(step, jnp.int32)
         rising = (step + 1).astype(jnp.float32) / max(warmup, 1)
-        return config.learning_rate * jnp.where(step < warmup, rising, entry.fraction(config, num_steps, step))
+        falling = entry.height(config, num_steps, step)
+        if entry.has_end:
+            falling = config.final_fraction + (1.0 - config.final_fraction) * falling
+        return config.learning_rate * jnp.where(step < warmup, rising, falling)
 
     return learning_rate
 
@@ -63,17 +65,8 @@ def _progress(step: jax.Array, start: int, end: int) -> jax.Array:
     return jnp.clip((step - start).astype(jnp.float32) / max(1, end - start), 0.0, 1.0)
 
 
-def _falling(config: OptimizerConfig, height: jax.Array) -> jax.Array:
-    """Interpolates between the end value (height 0) and the peak (height 1). Returns a fraction of the peak."""
-    return config.final_fraction + (1.0 - config.final_fraction) * height
-
-
-def _linear(config: OptimizerConfig, num_steps: int, step: jax.Array) -> jax.Array:
-    return _falling(config, 1.0 - _progress(step, config.warmup_steps, config.decay_steps))
-
-
 def _cosine(config: OptimizerConfig, num_steps: int, step: jax.Array) -> jax.Array:
-    return _falling(config, 0.5 * (1.0 + jnp.cos(jnp.pi * _progress(step, config.warmup_steps, config.decay_steps))))
+    return 0.5 * (1.0 + jnp.cos(jnp.pi * _progress(step, config.warmup_steps, config.decay_steps)))
 
 
 def _inverse_sqrt(config: OptimizerConfig, num_steps: int, step: jax.Array) -> jax.Array:
@@ -81,14 +74,13 @@ def _inverse_sqrt(config: OptimizerConfig, num_steps: int, step: jax.Array) -> j
     return jnp.sqrt(first / jnp.maximum(step, first).astype(jnp.float32))
 
 
-def _decay_at_the_end(config: OptimizerConfig, num_steps: int, step: jax.Array) -> jax.Array:
-    return _falling(config, 1.0 - _progress(step, num_steps - config.decay_steps, num_steps))
-
-
 SCHEDULES: dict[str, Schedule] = {
     "constant": Schedule(lambda config, num_steps, step: jnp.ones((), jnp.float32), has_end=False),
-    "linear": Schedule(_linear),
+    "linear": Schedule(lambda config, num_steps, step: 1.0 - _progress(step, config.warmup_steps, config.decay_steps)),
     "cosine": Schedule(_cosine),
     "inverse_sqrt": Schedule(_inverse_sqrt, has_end=False),
-    "warmup_stable_decay": Schedule(_decay_at_the_end, decays_last=True),
+    "warmup_stable_decay": Schedule(
+        lambda config, num_steps, step: 1.0 - _progress(step, num_steps - config.decay_steps, num_steps),
+        decays_last=True,
+    ),
 }

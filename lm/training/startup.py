@@ -37,10 +37,7 @@ def versions() -> dict[str, str]:
 def describe_run(
     config: Config, prepared: Prepared, rows: TrainRows, evaluated: Mapping[str, Sequence[str]], mesh: Mesh, kernel: str
 ) -> Table:
-    """Returns a table of the versions, the devices, the data and the length of the run.
-
-    `evaluated` holds the notes on the validation rows of each data source.
-    """
+    """Describes a run in a table. `evaluated` holds the notes on the validation rows of each data source."""
     table = Table.grid(padding=(0, 2))
     devices = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     if jax.process_count() > 1:
@@ -48,18 +45,17 @@ def describe_run(
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     table.add_row("versions", "  ".join(f"{name} {version}" for name, version in versions().items()))
     table.add_row("devices", f"{devices}; mesh {shape}; attention {kernel}; compute {config.model.dtype}")
-    for split, stores in prepared.stores.items():
-        notes = rows.notes() if split == "train" else evaluated
-        for name, store in stores.items():
+    for split, notes in (("train", rows.notes()), ("valid", evaluated)):
+        for name, store in prepared.stores[split].items():
             table.add_row(f"{split} data", f"{name}: {store.describe(short_number)}")
             for note in notes.get(name, []):
                 table.add_row("", f"  {note}")
     for line in prepared.overlap_lines():
         table.add_row("", line)
+    steps = config.train.num_steps
     step_tokens = config.train.batch_size * (config.data.sequence_length + config.data.source_length)
-    total = step_tokens * config.train.num_steps
-    steps = f"{config.train.num_steps:,} steps of {step_tokens:,} tokens = {short_number(total)} tokens"
-    table.add_row("plan", f"{steps}, {describe_epochs(config, rows)}")
+    plan = f"{steps:,} steps of {step_tokens:,} tokens = {short_number(step_tokens * steps)} tokens"
+    table.add_row("plan", f"{plan}, {describe_epochs(config, rows)}")
     if config.optimizer.learning_rate == 0:
         table.add_row("", "optimizer.learning_rate is 0, so no step changes the parameters")
     return table
@@ -68,23 +64,22 @@ def describe_run(
 def parameter_table(params: Any, multipliers: Mapping[str, Multiplier]) -> Table:
     """Returns a table that shows each parameter's shape and layout on the mesh, and whether weight decay applies to it.
 
-    Corresponding parameters of unrolled layers share a row. An extra column shows the learning-rate multipliers unless
-    all of them are 1.
+    Corresponding parameters of unrolled layers share a row. Learning-rate multipliers are shown unless all are 1.
     """
     columns = ["parameter", "shape", "on the mesh", "decay"] + ([] if all_one(multipliers) else ["multiplier"])
-    kinds: dict[str, list[tuple[str, Any]]] = {}
-    for name, leaf in traverse_util.flatten_dict(params, sep="/").items():
-        kinds.setdefault(re.sub(r"layer_\d+", "layer_*", name), []).append((name, leaf))
-    table = Table(title=f"{count_parameters(params):,} parameters", title_justify="left", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column)
+    leaves = traverse_util.flatten_dict(params, sep="/")
+    kinds: dict[str, list[str]] = {}
+    for name in leaves:
+        kinds.setdefault(re.sub(r"layer_\d+", "layer_*", name), []).append(name)
+    title = f"{count_parameters(params):,} parameters"
+    table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("number", justify="right")
     for kind, members in kinds.items():
-        name, leaf = members[0]
+        name, leaf = members[0], leaves[members[0]]
         shape = " x ".join(map(str, leaf.shape)) + (f"  ({len(members)} layers)" if len(members) > 1 else "")
         axes = ["-" if axis is None else str(axis) for axis in leaf.sharding.spec]
         layout = ", ".join(axes) if any(leaf.sharding.spec) else "whole"
-        multiplier = describe_multipliers([multipliers[each] for each, _ in members])
+        multiplier = describe_multipliers([multipliers[each] for each in members])
         decay = "yes" if decayed(tuple(name.split("/"))) and multiplier != "frozen" else ""
         cells = (kind, shape, layout, decay, multiplier)[: len(columns)]
         table.add_row(*cells, f"{len(members) * math.prod(leaf.shape):,}")

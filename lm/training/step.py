@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -27,15 +28,14 @@ def train_step(
     """Takes one optimizer step on a global batch. Returns the new state and scalar metrics.
 
     The loss is a sum over tokens, divided once by the total weight of the batch, so it is the same for any number of
-    microbatches and devices. Microbatch j of k takes the rows j, j + k, j + 2k, ..., so each device splits its own rows
-    and no row moves to another device. If the loss or the gradient is not finite, the parameters, optimizer state and
-    moving average stay unchanged, and the step counts as bad.
+    microbatches and devices. Microbatch j of k takes the rows j, j + k, j + 2k, ..., so no row moves to another device.
+    If the loss or the gradient is not finite, the parameters, optimizer state and moving average stay unchanged, and
+    the step counts as bad.
     """
     key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
-    task = task_of(config)
+    task, count = task_of(config), config.train.accumulation
     weight = task.total_weight(batch)
     pairs = jnp.maximum(jnp.sum(first_tokens(batch)), 1.0)
-    count = config.train.accumulation
     multipliers = learning_rate_multipliers(config, model)
 
     def microbatch_loss(params: Any, micro: Batch, key: Array) -> tuple[Array, LossSums]:
@@ -66,18 +66,10 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     ema = None if state.ema is None else moving_average(state.ema, params, config.optimizer.ema_decay)
 
-    def keep_if_bad(new: Any, old: Any) -> Any:
-        return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
-
-    bad = (~good).astype(jnp.int32)
-    new_state = TrainState(
-        step=state.step + 1,
-        params=keep_if_bad(params, state.params),
-        opt_state=keep_if_bad(opt_state, state.opt_state),
-        ema=keep_if_bad(ema, state.ema),
-        bad_steps=state.bad_steps + bad,
-        bad_in_row=jnp.where(good, 0, state.bad_in_row + 1),
-    )
+    step, none_in_row = state.step + 1, jnp.zeros_like(state.bad_in_row)
+    if_good = TrainState(step, params, opt_state, ema, state.bad_steps, none_in_row)
+    if_bad = dataclasses.replace(state, step=step, bad_steps=state.bad_steps + 1, bad_in_row=state.bad_in_row + 1)
+    new_state = jax.tree.map(lambda new, old: jnp.where(good, new, old), if_good, if_bad)
     metrics = {
         "train/loss": loss,
         "train/nll": sums.nll / weight,
@@ -92,11 +84,10 @@ def train_step(
 
 
 def batch_hash(batch: Batch) -> Array:
-    """Returns a uint32 hash of a batch's tokens, targets, source and types, for comparing runs.
+    """Returns a uint32 hash of a batch's tokens, targets, source and types, for comparing runs on any mesh.
 
     The hash is the sum, modulo 2^32, of all values, each multiplied by an odd factor that depends on the index of the
-    value in the global batch. The order of summation does not matter, so the hash is the same on every mesh. Changing a
-    single value always changes the hash, because odd factors are invertible modulo 2^32.
+    value in the global batch. Odd factors are invertible, so changing a single value always changes the hash.
     """
 
     def weighted_sum(x_BL: Array, start: int) -> Array:

@@ -56,9 +56,9 @@ def test_reading_parameters_does_not_read_the_optimizer(tmp_path: Path) -> None:
         read: list[str] = []
         describe = checkpoint_reading.describe
 
-        def spy(tree: Any, sums: Any = None) -> Any:
+        def spy(tree: Any, **options: Any) -> Any:
             read.extend(describe(tree))
-            return describe(tree, sums)
+            return describe(tree, **options)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(checkpoint_reading, "describe", spy)

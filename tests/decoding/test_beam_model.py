@@ -3,14 +3,13 @@
 import dataclasses
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lm.batch import Batch
-from lm.config import MeshConfig, ModelConfig
+from lm.config import MeshConfig
 from lm.decoding.beam import BeamSettings, Finished, Hypothesis, beam_search, hypotheses, search_model
 from lm.decoding.inputs import pad_sources, source_bucket
 from lm.decoding.loop import Sampler
@@ -18,19 +17,16 @@ from lm.decoding.sampling import Sampling, Vocabulary, choosable, row_keys
 from lm.errors import UserError
 from lm.models import build_model
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
+from tests.small_model import abstract_params, random_params, small_config
 
 V, EOS, NEW = 16, 2, 10
-CONFIG = ModelConfig(
+CONFIG = small_config(
+    V,
+    16,
     family="encoder_decoder",
-    vocab_size=V,
     num_layers=2,
     num_encoder_layers=1,
-    d_model=16,
     num_heads=4,
-    num_kv_heads=2,
-    head_dim=4,
-    d_ff=32,
-    max_length=16,
     positions="learned",
     tie_embeddings=False,
 )
@@ -49,20 +45,10 @@ BEAM = BeamSettings(num_beams=3, length_penalty=0.6, max_new_tokens=NEW, num_hyp
 GREEDY = dataclasses.replace(BEAM, num_beams=1, num_hypotheses=1)
 
 
-def abstract_params(model):
-    return jax.eval_shape(lambda key: model.initial_params(key), jax.random.key(0))
-
-
 def make(seed=11, **changes):
     """A model with random parameters, which ends some of its outputs."""
     model = build_model(dataclasses.replace(CONFIG, **changes))
-    random = np.random.default_rng(seed)
-
-    def value(path, leaf):
-        around = 1.0 if path[-1].key == "scale" else 0.0
-        return random.normal(around, 0.4, leaf.shape).astype(leaf.dtype)
-
-    return model, jax.tree_util.tree_map_with_path(value, nn.unbox(abstract_params(model)))
+    return model, random_params(model, 0.4, seed, scale=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +68,7 @@ def log_probabilities(model, params, source, tokens):
     """(NEW, V): row t is the distribution of token t of the output."""
     read_1L = np.zeros((1, NEW), np.int32)
     read_1L[0, : len(tokens) + 1] = [VOCABULARY.bos_id, *tokens][:NEW]
-    padded = pad_sources([source], 1, model.max_source_length, 0, bucket=16)
+    padded = pad_sources([source], 1, model.max_source_length, 0)
     return np.asarray(full_forward(model, params, padded, read_1L))
 
 
@@ -138,7 +124,7 @@ def test_outputs_do_not_depend_on_the_rest_of_the_batch_or_on_padding(small):
     together = beam_search(model, params, SOURCES, BEAM, VOCABULARY)
     for row in (0, 3):  # a bucket of 8 here, of 16 there
         assert_same(beam_search(model, params, [SOURCES[row]], BEAM, VOCABULARY), together[row : row + 1])
-    padded = beam_search(model, params, SOURCES[:1], BEAM, VOCABULARY, min_rows=4, source_bucket=16)
+    padded = beam_search(model, params, SOURCES[:1], BEAM, VOCABULARY, min_rows=4)
     assert_same(padded, together[:1])
 
 

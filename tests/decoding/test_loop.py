@@ -3,32 +3,22 @@
 import dataclasses
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lm.batch import Batch
-from lm.config import MeshConfig, ModelConfig
+from lm.config import MeshConfig
 from lm.decoding import loop
-from lm.decoding.loop import Sampler, advance, check_fits
+from lm.decoding.loop import Sampler, check_fits
 from lm.decoding.sampling import Sampling, Vocabulary, process_logits, row_keys
 from lm.errors import UserError
 from lm.models import build_model
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
+from tests.small_model import abstract_params, random_params, small_config
 
-CONFIG = ModelConfig(
-    vocab_size=32,
-    num_layers=2,
-    d_model=16,
-    num_heads=4,
-    num_kv_heads=4,
-    head_dim=4,
-    d_ff=32,
-    max_length=48,
-    init_std=0.4,
-)
+CONFIG = small_config(32, 48, num_layers=2, num_heads=4, num_kv_heads=4, init_std=0.4)
 VARIANTS = {  # in addition to those of tests/models/test_attention.py
     "grouped": {"num_kv_heads": 2, "norm": "rmsnorm", "activation": "swiglu", "use_bias": False},
     "interleaved_multi_query_window": {
@@ -54,19 +44,8 @@ NEW = 12  # new tokens: one number, so that the tests share compiled programs
 
 
 def make(**changes):
-    """A model with random parameters, including scales and biases, which are initialised to ones and zeros."""
     model = build_model(dataclasses.replace(CONFIG, **changes))
-    rng = np.random.default_rng(0)
-
-    def value(path, leaf):
-        around = 1.0 if path[-1].key == "scale" else 0.0
-        return jnp.asarray(rng.normal(around, 0.4, leaf.shape), leaf.dtype)
-
-    return model, jax.tree_util.tree_map_with_path(value, nn.unbox(abstract_params(model)))
-
-
-def abstract_params(model):
-    return jax.eval_shape(lambda key: model.initial_params(key), jax.random.key(0))
+    return model, random_params(model, 0.4, scale=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -206,8 +185,8 @@ def test_rows_stop_at_their_end_token_while_others_continue(small):
     assert Sampler(model, params, GREEDY, stopping, NEW).generate(PROMPTS, keys(4)) == expected
     assert list(Sampler(model, params, GREEDY, stopping, NEW).stream(PROMPTS[0], keys(4)[0])) == expected[0]
     # Steps end with the last row, and padding follows the end of a row.
-    state = Sampler(model, params, GREEDY, stopping, NEW).start(PROMPTS[:1], keys(1), min_rows=3)
-    state = advance(model, params, state, NEW, GREEDY, stopping)
+    sampler = Sampler(model, params, GREEDY, stopping, NEW)
+    state = sampler.advance(sampler.start(PROMPTS[:1], keys(1), min_rows=3), NEW)
     assert int(state.step) == len(expected[0]) < NEW
     assert np.asarray(state.tokens_BT)[0, len(expected[0]) :].tolist() == [0] * (NEW - len(expected[0]))
 
@@ -248,11 +227,11 @@ def test_other_parameters_and_prompts_of_one_bucket_share_the_program(small):
     model, params = small
     Sampler(model, params, GREEDY, VOCABULARY, NEW).generate(PROMPTS, keys(4))
     list(Sampler(model, params, GREEDY, VOCABULARY, NEW).stream([1, 2], keys(1)[0]))
-    compiled = advance._cache_size(), loop._prefill._cache_size()
+    compiled = loop._advance._cache_size(), loop._prefill._cache_size()
     other, prompts = jax.tree.map(lambda x: 2 * x, params), [*PROMPTS[:3], [1, 2]]
     Sampler(build_model(model.config), other, GREEDY, VOCABULARY, NEW).generate(prompts, keys(4, seed=4))
     list(Sampler(model, other, GREEDY, VOCABULARY, NEW).stream([1, 2, 3], keys(1)[0]))
-    assert (advance._cache_size(), loop._prefill._cache_size()) == compiled
+    assert (loop._advance._cache_size(), loop._prefill._cache_size()) == compiled
 
 
 @pytest.mark.exhaustive
@@ -264,9 +243,10 @@ def test_tokens_on_a_mesh_equal_those_of_one_device():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     with on_mesh(mesh):
         sharded = jax.device_put(params, param_shardings(abstract_params(model), mesh))
-        state = Sampler(model, sharded, sampling, VOCABULARY, NEW).start(prompts, keys(3))
+        sampler = Sampler(model, sharded, sampling, VOCABULARY, NEW)
+        state = sampler.start(prompts, keys(3))
         parts = {each.sharding.shard_shape(each.shape)[-4:] for each in jax.tree.leaves(state.cache.layers)}
         assert parts == {(1, model.config.num_kv_heads // 2, 32 + NEW, 4)}
         assert Sampler(model, sharded, sampling, VOCABULARY, NEW).generate(prompts, keys(3)) == expected
-        done = advance(model, sharded, state, NEW, sampling, VOCABULARY)
+        done = sampler.advance(state, NEW)
         assert all(each.is_fully_replicated for each in (done.tokens_BT, done.num_new_B, done.ended_B))

@@ -4,26 +4,18 @@ import flax.linen as nn
 import jax
 import pytest
 
-from lm.config import ModelConfig, TokenizerConfig
+from lm.config import TokenizerConfig
 from lm.data.tokenizing import build_tokenizer
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.decoding import text
 from lm.decoding.loop import Sampler
-from lm.decoding.sampling import Sampling
+from lm.decoding.sampling import Sampling, vocabulary_of
 from lm.errors import UserError
 from lm.models import build_model
+from tests.small_model import small_config
 
 BYTES = ByteTokenizer()
-CONFIG = ModelConfig(
-    vocab_size=BYTES.vocab_size,
-    num_layers=1,
-    d_model=16,
-    num_heads=2,
-    num_kv_heads=2,
-    head_dim=8,
-    d_ff=16,
-    max_length=32,
-)
+CONFIG = small_config(BYTES.vocab_size, 32, d_ff=16)
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +30,21 @@ def pieces():
     return build_tokenizer(TokenizerConfig(kind="sentencepiece", vocab_size=330), lines)
 
 
+def sampler_of(model, params, sampling, new):
+    return Sampler(model, params, sampling, vocabulary_of(BYTES), new)
+
+
 def sample_text(model, params, prompts, *settings, seed=0):
     """Returns one continuation of each prompt, all sampled in one batch."""
     ids = text.encode_prompts(BYTES, prompts)
-    samples = text.sample_many(model, params, BYTES, ids, *settings, seed, max_rows=len(ids))
+    samples = text.sample_many(sampler_of(model, params, *settings), BYTES, ids, seed, max_rows=len(ids))
     return [continuation for _, _, continuation in samples]
 
 
 def streamed(monkeypatch, tokenizer, prompt, new):
     """Returns the parts that `stream_text` yields if the model generates the tokens `new`."""
     monkeypatch.setattr(Sampler, "stream", lambda *args: iter(new))
-    return list(text.stream_text(None, None, tokenizer, prompt, Sampling(), len(new), 0))
+    return list(text.stream_text(sampler_of(None, None, Sampling(), len(new)), tokenizer, prompt, 0))
 
 
 def test_characters_are_streamed_whole(monkeypatch):
@@ -76,14 +72,12 @@ def test_samples_do_not_depend_on_the_batch_size(small):
     model, params = small
     prompts = text.encode_prompts(BYTES, ["", "ab", "é"])
     assert prompts == [[1], [1, 100, 101], [1, 198, 172]]
-    one, many = (
-        list(text.sample_many(model, params, BYTES, prompts, Sampling(), 6, seed=3, num_samples=2, max_rows=rows))
-        for rows in (1, 4)
-    )
+    sampler = sampler_of(model, params, Sampling(), 6)
+    one, many = (list(text.sample_many(sampler, BYTES, prompts, 3, num_samples=2, max_rows=rows)) for rows in (1, 4))
     assert one == many
     assert [(prompt, sample) for prompt, sample, _ in one] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
     assert len({new for _, _, new in one}) == 6  # each has its own random numbers
-    alone = text.stream_text(model, params, BYTES, prompts[0], Sampling(), 6, seed=3)
+    alone = text.stream_text(sampler, BYTES, prompts[0], seed=3)
     assert "".join(alone) == one[0][2]
     texts = sample_text(model, params, ["", "ab", "é", ""], Sampling(), 6, seed=3)
     assert texts[:3] == [one[0][2], one[2][2], one[4][2]]

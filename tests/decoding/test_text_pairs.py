@@ -1,31 +1,19 @@
 """Outputs of an encoder-decoder for texts: in order, cut, and independent of the batch."""
 
-import flax.linen as nn
-import jax
 import numpy as np
 import pytest
 
-from lm.config import ModelConfig
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.decoding.beam import BeamSettings, beam_search
 from lm.decoding.sampling import Sampling, vocabulary_of
 from lm.decoding.text import SourceDecoder, cut_sources, encode_sources, generate_texts
 from lm.errors import UserError
 from lm.models import build_model
+from tests.small_model import random_params, small_config
 
 BYTES = ByteTokenizer()
-CONFIG = ModelConfig(
-    family="encoder_decoder",
-    vocab_size=BYTES.vocab_size,
-    num_layers=1,
-    num_encoder_layers=1,
-    d_model=16,
-    num_heads=2,
-    num_kv_heads=2,
-    head_dim=8,
-    d_ff=16,
-    max_length=16,
-    positions="sinusoidal",
+CONFIG = small_config(
+    BYTES.vocab_size, 16, family="encoder_decoder", num_encoder_layers=1, d_ff=16, positions="sinusoidal"
 )
 SETTINGS = BeamSettings(num_beams=2, length_penalty=0.6, max_new_tokens=6, num_hypotheses=2)
 TEXTS = ["abc", "", "a longer text", "été", "x" * 40, "abc", "b"]
@@ -35,9 +23,7 @@ LENGTH = 16
 @pytest.fixture(scope="module")
 def small():
     model = build_model(CONFIG)
-    shapes = nn.unbox(jax.eval_shape(lambda key: model.initial_params(key), jax.random.key(0)))
-    random = np.random.default_rng(0)
-    return model, jax.tree.map(lambda x: random.normal(0.0, 0.4, x.shape).astype(x.dtype), shapes)
+    return model, random_params(model, 0.4)
 
 
 def test_sources_end_in_the_end_token_even_if_cut():
@@ -51,9 +37,8 @@ def test_sources_end_in_the_end_token_even_if_cut():
 def test_outputs_are_in_the_order_of_the_texts_and_independent_of_the_batch(small):
     model, params = small
     reports = []
-    outputs = generate_texts(
-        model, params, BYTES, BYTES, TEXTS, SETTINGS, 3, LENGTH, lambda *counts: reports.append(counts)
-    )
+    decoder = SourceDecoder(model, params, BYTES, 3, lambda *counts: reports.append(counts))
+    outputs = generate_texts(decoder, BYTES, TEXTS, SETTINGS, LENGTH)
     assert reports == [(3, 6), (6, 6)]
     assert outputs[1] == [("", 0.0)]  # the empty text is not decoded
     decoded = list(zip(encode_sources(BYTES, TEXTS, LENGTH), outputs, strict=True))
@@ -92,7 +77,7 @@ def test_samples_at_temperature_0_equal_greedy_search(small):
 
 
 def test_no_texts_give_no_outputs_and_settings_are_checked(small):
-    model, params = small
-    assert generate_texts(model, params, BYTES, BYTES, [], SETTINGS, 3, LENGTH) == []
+    decoder = SourceDecoder(*small, BYTES, 3)
+    assert generate_texts(decoder, BYTES, [], SETTINGS, LENGTH) == []
     with pytest.raises(UserError, match="num_beams=0"):
-        generate_texts(model, params, BYTES, BYTES, [], BeamSettings(num_beams=0), 3, LENGTH)
+        generate_texts(decoder, BYTES, [], BeamSettings(num_beams=0), LENGTH)

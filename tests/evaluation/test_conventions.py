@@ -12,7 +12,7 @@ from lm.errors import UserError
 from lm.evaluation.evaluator import EvaluationSetup
 from lm.parallel.mesh import make_mesh
 from lm.tasks import task_of
-from tests.evaluation.test_task_evaluation import BYTES, TableModel, answer_table, config_of, rows_of
+from tests.evaluation.table_model import BYTES, TableModel, answer_table, config_of, rows_of
 
 LABELS = ("B-PER", "I-PER", "O")
 WORDS = {"O": "o", "I-PER": "i", "B-PER": "b"}

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from lm.config import MeshConfig, ModelConfig, ObjectiveConfig
+from lm.config import MeshConfig, ObjectiveConfig
 from lm.data.examples.example import Example
 from lm.data.packing.rows import EvalRows, RowLayout, WindowExamples
 from lm.evaluation.evaluator import EvaluationSetup, choose
@@ -18,20 +18,11 @@ from lm.evaluation.token_metrics import language_metrics, missing_metrics
 from lm.models import build_model
 from lm.parallel.mesh import make_mesh, param_shardings
 from lm.tasks import TASKS
+from tests.small_model import small_config
 
 LENGTH, VOCAB = 16, 24
 BOS, EOS = 1, 2
-MODEL = ModelConfig(
-    vocab_size=VOCAB,
-    num_layers=1,
-    d_model=16,
-    num_heads=2,
-    num_kv_heads=2,
-    head_dim=8,
-    d_ff=32,
-    max_length=LENGTH,
-    scan_layers=False,
-)
+MODEL = small_config(VOCAB, LENGTH, scan_layers=False)
 
 
 def store(lengths, seed=0, unknown=0, changed=0):

@@ -30,8 +30,9 @@ def translator(monkeypatch):
     """In place of beam search: an output is the source in capitals, or what `answers` has for it."""
     calls, answers = [], {}
 
-    def translate(model, params, tokenizer, source_tokenizer, texts, settings, batch_size, source_length, report):
-        calls.append((params, list(texts), settings, batch_size, source_length))
+    def translate(decoder, source_tokenizer, texts, settings, source_length):
+        batch_size, report = decoder.batch_size, decoder.report
+        calls.append((decoder.params, list(texts), settings, batch_size, source_length))
         outputs = []
         for done, text in enumerate(texts, start=1):
             outputs.append([(answers.get(text, text.upper()), -0.5 * done)])
@@ -106,7 +107,7 @@ def test_limited_examples_are_spread_over_the_split_and_reported(translator):
     parts = {"a": pairs(*map(str, range(90))), "b": pairs(*(f"b{i}" for i in range(10))), "none": []}
     each = evaluator(parts, replace(SETTINGS, max_examples=10), in_training=True)
     got = each.evaluate(None, 0)
-    assert got["valid/examples"] == each.num_examples == 10
+    assert got["valid/examples"] == len(each.examples) == 10
     assert [example.source for example in each.examples] == [str(i) for i in range(0, 90, 10)] + ["b0"]
     assert not [name for name in got if "none" in name]
     assert "valid/examples" not in evaluator(parts, replace(SETTINGS, max_examples=100), in_training=True).evaluate(

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lm.evaluation import intervals as module
-from lm.evaluation.intervals import intervals, resamples
+from lm.evaluation.intervals import intervals, resampled
 
 
 def mean_interval(values, samples, seed):
@@ -13,14 +12,10 @@ def mean_interval(values, samples, seed):
     return intervals(lambda indices: {"x": values[indices].mean()}, len(values), samples=samples, seed=seed)["x"]
 
 
-def test_blocks_equal_a_single_draw(monkeypatch):
-    whole = np.random.default_rng(7).choice(30, size=(11, 30))
-    assert np.array_equal(np.concatenate(list(resamples(30, 11, 7))), whole)
-    monkeypatch.setattr(module, "DRAWN_AT_ONCE", 100)
-    blocks = list(resamples(30, 11, 7))
-    assert [len(each) for each in blocks] == [3, 3, 3, 2] and np.array_equal(np.concatenate(blocks), whole)
-    monkeypatch.setattr(module, "DRAWN_AT_ONCE", 1)
-    assert np.array_equal(np.concatenate(list(resamples(30, 11, 7))), whole)
+def test_resamples_equal_a_single_draw():
+    drawn = []
+    resampled(lambda indices: drawn.append(indices) or {"x": 0.0}, 30, samples=11, seed=7)
+    assert np.array_equal(drawn, np.random.default_rng(7).choice(30, size=(11, 30)))
 
 
 def test_interval_of_a_share_is_binomial():

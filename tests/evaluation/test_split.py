@@ -66,7 +66,7 @@ def test_the_loss_of_a_target_with_a_source_is_called_nll_in_the_table(objective
 def test_training_evaluations_score_fewer_outputs_with_their_own_beams(monkeypatch):
     used = []
 
-    def generate_texts(model, params, tokenizer, source_tokenizer, texts, settings, *_):
+    def generate_texts(decoder, source_tokenizer, texts, settings, source_length):
         used.append((len(texts), settings.num_beams))
         return [[(text if int(text) < 3 else "wrong", 0.0)] for text in texts]
 

@@ -13,21 +13,12 @@ from lm.config import ModelConfig
 from lm.models import build_model
 from lm.models.heads import Head, MaskedTokens
 from lm.models.parameters import unstack_layers
+from tests.small_model import small_config
 from tests.trees import flatten, nest
 
 V, D, L = 29, 16, 12
 MASKED, NEXT_SENTENCE = MaskedTokens(), MaskedTokens(next_sentence=True)
-ENCODER = ModelConfig(
-    family="encoder",
-    vocab_size=V,
-    num_layers=2,
-    d_model=D,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=8,
-    d_ff=24,
-    max_length=16,
-)
+ENCODER = small_config(V, 16, family="encoder", num_layers=2, d_model=D, num_kv_heads=1, d_ff=24)
 BERT = dataclasses.replace(
     ENCODER,
     positions="learned",

@@ -3,20 +3,17 @@
 import dataclasses
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lm.batch import Batch
-from lm.config import ModelConfig
 from lm.models import build_model
 from lm.models.transformer.attention import attention_mask, dot_product_attention
+from tests.small_model import random_params, small_config
 
-CONFIG = ModelConfig(
-    vocab_size=23, num_layers=2, d_model=16, num_heads=4, num_kv_heads=2, head_dim=4, d_ff=32, max_length=16
-)
+CONFIG = small_config(23, 16, num_layers=2, num_heads=4)
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 3, 3, 3], [1, 2, 2, 2, 2, 2, 0, 0]])
 POSITIONS = np.array([[0, 1, 2, 0, 1, 0, 1, 2], [0, 0, 1, 2, 3, 4, 0, 1]])
@@ -53,13 +50,6 @@ def test_attention_matches_its_definition(kv_heads):
             np.testing.assert_allclose(y[row, n, head], expected, atol=1e-5)
 
 
-def random_params(config):
-    """Returns parameters larger than the initial ones, so that attention is far from uniform."""
-    shapes = nn.unbox(jax.eval_shape(lambda key: build_model(config).initial_params(key), jax.random.key(0)))
-    random = np.random.default_rng(0)
-    return jax.tree.map(lambda x: random.normal(0.0, 0.3, x.shape).astype(np.float32), shapes)
-
-
 def make_batch(tokens, positions, segments):
     tokens, positions, segments = (jnp.asarray(x, jnp.int32) for x in (tokens, positions, segments))
     return Batch(tokens, tokens, jnp.ones(tokens.shape), positions, segments)
@@ -77,7 +67,7 @@ VARIANTS = [
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_packed_documents_have_the_logits_of_each_document_alone(changes):
     config = dataclasses.replace(CONFIG, **changes)
-    params = random_params(config)
+    params = random_params(build_model(config))
     tokens = np.random.default_rng(1).integers(0, config.vocab_size, SEGMENTS.shape)
     apply = jax.jit(lambda batch: build_model(config).apply({"params": params}, batch).logits)
     packed = apply(make_batch(tokens, POSITIONS, SEGMENTS))
@@ -97,7 +87,7 @@ def test_packed_documents_have_the_logits_of_each_document_alone(changes):
 def test_cached_decoding_equals_the_full_forward_at_every_position(changes):
     """Rows of 8 and 5 tokens: prompts of 3 and 2 (padded to 3), then one token at a time."""
     config = dataclasses.replace(CONFIG, **changes)
-    params, model, lengths = random_params(config), build_model(config), np.array([8, 5])
+    params, model, lengths = random_params(build_model(config)), build_model(config), np.array([8, 5])
     tokens = np.random.default_rng(2).integers(0, config.vocab_size, (2, 8))
     where = np.broadcast_to(np.arange(8), (2, 8))
     full = jax.jit(lambda batch: model.apply({"params": params}, batch).logits)(
@@ -118,7 +108,7 @@ def test_cached_decoding_equals_the_full_forward_at_every_position(changes):
 
 def test_dropout_acts_in_training_only_and_follows_its_key():
     config = dataclasses.replace(CONFIG, dropout=0.5)
-    params = random_params(config)
+    params = random_params(build_model(config))
     batch = make_batch(np.ones((2, 8)), POSITIONS, SEGMENTS)
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -133,7 +123,7 @@ def test_dropout_acts_in_training_only_and_follows_its_key():
 
 
 def test_bfloat16_stays_close_and_logits_and_parameters_stay_float32():
-    params = random_params(CONFIG)
+    params = random_params(build_model(CONFIG))
     batch = make_batch(np.arange(16).reshape(2, 8), POSITIONS, SEGMENTS)
     bfloat16 = dataclasses.replace(CONFIG, dtype="bfloat16")
     exact, rounded = (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lm.batch import Batch
-from lm.config import MeshConfig, ModelConfig
+from lm.config import MeshConfig
 from lm.errors import UserError
 from lm.models import build_model
 from lm.models.heads import NextToken
@@ -18,6 +18,7 @@ from lm.models.transformer import attention_kernels
 from lm.models.transformer.attention import attention_mask, dot_product_attention
 from lm.models.transformer.wiring import Decoder
 from lm.parallel.mesh import make_mesh, on_mesh
+from tests.small_model import random_params, small_config
 
 LENGTH = 128
 
@@ -109,23 +110,7 @@ def test_cudnn_arguments_match_our_attention(heads, kv_heads, window, without_cu
     assert_same(actual, expected)
 
 
-CONFIG = ModelConfig(
-    vocab_size=31,
-    num_layers=1,
-    d_model=32,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    d_ff=64,
-    max_length=LENGTH,
-    window=20,
-)
-
-
-def random_params(config):
-    shapes = jax.eval_shape(lambda key: build_model(config).initial_params(key), jax.random.key(0))
-    random = np.random.default_rng(0)
-    return jax.tree.map(lambda x: random.normal(0.0, 0.1, x.shape).astype(np.float32), nn.unbox(shapes))
+CONFIG = small_config(31, LENGTH, d_model=32, num_heads=4, window=20)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +122,7 @@ def test_model_with_a_fused_kernel_has_the_same_loss_and_gradients(backend, rema
     segments, positions = packed_rows()
     tokens = jax.random.randint(jax.random.key(1), segments.shape, 0, config.vocab_size)
     batch = Batch(tokens=tokens, targets=tokens, weights=segments > 0, positions=positions, segments=segments)
-    params = random_params(config)
+    params = random_params(build_model(config), 0.1)
 
     def gradient(name):
         def total(params):
@@ -201,7 +186,7 @@ def test_no_mask_is_computed_for_a_fused_kernel(monkeypatch):
     monkeypatch.setattr("lm.models.transformer.tower.attention_mask", spy)
     monkeypatch.setitem(attention_kernels.FUSED, "splash", lambda q, k, v, segments, window: q)
     ids = jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)
-    batch, params = Batch(ids, ids, ids, ids, ids), random_params(CONFIG)
+    batch, params = Batch(ids, ids, ids, ids, ids), random_params(build_model(CONFIG), 0.1)
     for backend, expected in (("splash", 0), ("xla", 1)):
         calls.clear()
         jax.eval_shape(

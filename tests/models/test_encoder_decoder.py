@@ -10,25 +10,15 @@ import numpy as np
 import pytest
 
 from lm.batch import Batch, Source
-from lm.config import ModelConfig, ObjectiveConfig
+from lm.config import ObjectiveConfig
 from lm.models import build_model
 from lm.models.parameters import count_parameters, unstack_layers
 from lm.models.transformer.positions import RelativeBias, distance_buckets
 from lm.objectives.losses import loss_sums
+from tests.small_model import random_params, small_config
 
 V, D = 31, 16
-CONFIG = ModelConfig(
-    family="encoder_decoder",
-    vocab_size=V,
-    num_layers=2,
-    num_encoder_layers=1,
-    d_model=D,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=4,
-    d_ff=32,
-    max_length=24,
-)
+CONFIG = small_config(V, 24, family="encoder_decoder", num_layers=2, num_encoder_layers=1, d_model=D, num_heads=4)
 # These few variants cover all settings of the family, since compilation takes most of the time of these tests.
 VARIANTS = {
     "t5": dataclasses.replace(
@@ -61,9 +51,7 @@ VARIANTS = {
 @functools.cache
 def model_and_params(name):
     model = build_model(VARIANTS[name])
-    shapes = nn.unbox(jax.eval_shape(lambda key: model.initial_params(key), jax.random.key(0)))
-    random = np.random.default_rng(0)
-    return model, jax.tree.map(lambda x: random.normal(0.0, 0.3, x.shape).astype(np.float32), shapes)
+    return model, random_params(model)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -5,15 +5,13 @@ import jax
 import numpy as np
 
 from lm.batch import Batch
-from lm.config import ModelConfig, ObjectiveConfig
+from lm.config import ObjectiveConfig
 from lm.models import build_model
 from lm.models.heads import MaskedTokens
 from lm.objectives.losses import masked_loss
+from tests.small_model import small_config
 
-CONFIG = ModelConfig(
-    family="encoder", vocab_size=40, num_layers=1, d_model=16, num_heads=2, num_kv_heads=2, head_dim=8,
-    d_ff=16, max_length=24, head_transform=True, output_bias=True, pooler=True,
-)  # fmt: skip
+CONFIG = small_config(40, 24, family="encoder", d_ff=16, head_transform=True, output_bias=True, pooler=True)
 OBJECTIVE = ObjectiveConfig(name="masked", label_smoothing=0.1, z_loss=1e-3)
 
 

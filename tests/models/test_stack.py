@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 
 from lm.batch import Batch
-from lm.config import ModelConfig, ObjectiveConfig
+from lm.config import ObjectiveConfig
 from lm.models import build_model
 from lm.models.parameters import stack_layers, unstack_layers
 from lm.models.transformer.stack import REMAT_POLICIES
 from lm.objectives.losses import loss_sums
+from tests.small_model import abstract_params, random_params, small_config
 
-CONFIG = ModelConfig(
-    vocab_size=29, num_layers=2, d_model=16, num_heads=4, num_kv_heads=2, head_dim=4, d_ff=32, max_length=8
-)
+CONFIG = small_config(29, 8, num_layers=2, num_heads=4)
 
 
 def loss_and_gradients(config, params):
@@ -35,15 +34,9 @@ def loss_and_gradients(config, params):
     return value, unstack_layers(gradients) if config.scan_layers else gradients
 
 
-def random_params(config):
-    shapes = nn.unbox(jax.eval_shape(lambda key: build_model(config).initial_params(key), jax.random.key(0)))
-    random = np.random.default_rng(0)
-    return jax.tree.map(lambda x: random.normal(0.0, 0.3, x.shape).astype(np.float32), shapes)
-
-
 @pytest.fixture(scope="module")
 def reference():
-    params = random_params(CONFIG)
+    params = random_params(build_model(CONFIG))
     return params, *loss_and_gradients(dataclasses.replace(CONFIG, scan_layers=False), unstack_layers(params))
 
 
@@ -70,7 +63,7 @@ def test_remat_policies_store_less_for_the_backward_pass():
 
     def held(remat):
         config = dataclasses.replace(CONFIG, remat=remat, scan_layers=False)
-        params = random_params(config)
+        params = random_params(build_model(config))
         ids = jnp.zeros((2, 8), jnp.int32)
         batch = Batch(ids, ids, jnp.ones((2, 8)), ids, ids + 1)
 
@@ -84,7 +77,7 @@ def test_remat_policies_store_less_for_the_backward_pass():
 
 
 def test_stacking_and_unstacking_undo_each_other():
-    params = random_params(CONFIG)
+    params = random_params(build_model(CONFIG))
     unrolled = unstack_layers(params)
     shapes = jax.eval_shape(
         lambda key: build_model(dataclasses.replace(CONFIG, scan_layers=False)).initial_params(key), jax.random.key(0)
@@ -96,7 +89,7 @@ def test_stacking_and_unstacking_undo_each_other():
 def test_more_than_nine_layers_stay_in_order():
     """Checks that layer_10 follows layer_9, not layer_1."""
     config = dataclasses.replace(CONFIG, num_layers=12)
-    params = random_params(config)
+    params = random_params(build_model(config))
     unrolled = unstack_layers(params)
     assert list(unrolled)[-1] == "layer_11"
     bias = stack_layers(unrolled)["layers"]["mlp"]["down"]["bias"]
@@ -106,14 +99,14 @@ def test_more_than_nine_layers_stay_in_order():
 @pytest.mark.parametrize("scan", [True, False])
 def test_scanned_weights_carry_the_layers_axis(scan):
     config = dataclasses.replace(CONFIG, scan_layers=scan)
-    boxed = jax.eval_shape(lambda key: build_model(config).initial_params(key), jax.random.key(0))
+    boxed = abstract_params(build_model(config))
     kernel = boxed["layers" if scan else "layer_0"]["attention"]["query"]["kernel"]
     assert kernel.names == ("layers", "embed", "heads", "head_dim")[0 if scan else 1 :]
     assert len(kernel.names) == len(kernel.value.shape)
 
 
 def test_scanned_and_unrolled_caches_are_equal():
-    params, ids = random_params(CONFIG), jnp.array([[3, 1, 4]])
+    params, ids = random_params(build_model(CONFIG)), jnp.array([[3, 1, 4]])
     batch = Batch(ids, ids, jnp.ones((1, 3)), jnp.arange(3)[None], jnp.ones((1, 3), jnp.int32))
     unrolled = dataclasses.replace(CONFIG, scan_layers=False)
 

@@ -8,25 +8,13 @@ import numpy as np
 import pytest
 
 from lm.batch import Batch, Output, Source
-from lm.config import ModelConfig
 from lm.models import build_model
 from lm.models.heads import Classes, NextToken
 from lm.models.parameters import unstack_layers
 from lm.models.transformer.stack import Block
+from tests.small_model import small_config
 
-SMALL = ModelConfig(
-    vocab_size=11,
-    num_layers=3,
-    num_encoder_layers=3,
-    d_model=8,
-    num_heads=2,
-    num_kv_heads=2,
-    head_dim=4,
-    d_ff=16,
-    max_length=6,
-    init_std=0.5,
-    scan_layers=False,
-)
+SMALL = small_config(11, 6, num_layers=3, num_encoder_layers=3, d_model=8, init_std=0.5, scan_layers=False)
 TOKENS = np.random.default_rng(0).integers(1, 11, (2, 6)).astype(np.int32)
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 1]], np.int32)
 POSITIONS = np.array([[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 4, 5]], np.int32)

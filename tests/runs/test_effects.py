@@ -63,7 +63,7 @@ def test_settings_that_change_what_equal_parameters_compute(by_effect):
 
 def test_settings_that_decide_shapes(by_effect):
     fields = Config.__dataclass_fields__["model"].default_factory.__dataclass_fields__
-    special = {name: each.metadata["parameters"] for name, each in fields.items() if each.metadata["parameters"]}
+    special = {name: found for name, each in fields.items() if (found := each.metadata.get("parameters"))}
     shapes = {name.removeprefix("model.") for name in by_effect["shapes"] - {"objective.name"}}
     assert shapes - set(special) == set(
         "num_layers num_encoder_layers d_model num_heads num_kv_heads head_dim d_ff".split()

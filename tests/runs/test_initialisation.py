@@ -176,7 +176,7 @@ def test_different_labels_and_adapters_are_refused(tmp_path):
         ({"lora_rank": 4}, "lora_a has shape .* set config.model.lora_rank=2 .here 4.\\."),
         (
             {"lora_rank": 2, "labels": ("A", "B", "C")},
-            "classifier/bias has shape .2. in .* the labels of that run are different",
+            "classifier/bias has shape .2. in .* the labels of that run differ",
         ),
     ):
         config = tagger(tmp_path / "tuned", **changes)

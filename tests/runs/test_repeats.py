@@ -42,7 +42,7 @@ def test_repetitions_are_named_by_seed_and_fold(tiny_labels):
         ([-1], 0, r"--seeds=-1: seeds must be distinct and in the range 0 to 4294967294"),
         ([], 5, r"--folds=5: the config has 4 folds \(data\.folds\)"),
         ([], -1, r"--folds=-1: the config has 4"),
-        ([0], 1, r"--folds=1: the number of folds must be at least 2"),
+        ([0], 1, r"--folds=1: the number must be at least 2"),
     ],
 )
 def test_impossible_repetitions_are_refused(tiny_labels, seeds, folds, message):

@@ -21,7 +21,7 @@ from lm.data.examples.labelled import Ragged, Tokens
 from lm.data.reading.conversations import Conversation
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
-from lm.data.tokenizing.chat_template import ChatTemplate
+from lm.data.tokenizing.chat_template import ChatTemplate, Message, Tools
 from lm.errors import UserError
 
 
@@ -31,7 +31,7 @@ class ChatTokens(Tokens):
 
     texts: Ragged  # E rows
     scored_N: np.ndarray  # bool: whether each token of `texts` belongs to an answer
-    sources: Ragged | None  # E rows, each ending with EOS
+    sources: Ragged | None  # E rows
     num_cut: int  # number of sources from which the oldest turns were left out
 
     @classmethod
@@ -53,19 +53,32 @@ class ChatTokens(Tokens):
 
         Raises UserError if the template refuses a conversation.
         """
-        template, eos, targets, sources, num_cut = ChatTemplate(tokenizer, text), tokenizer.eos_id, [], [], 0
+        template, targets, sources, num_cut = ChatTemplate(tokenizer, text), [], [], 0
         for each in examples:
             for number, message in enumerate(each.messages):
                 if number and message["role"] == "assistant":
                     with _located(each):
-                        source, left_out = template.fitted_prompt(each.messages[:number], each.tools, source_length - 1)
+                        source, is_cut = source_ids(template, each.messages[:number], each.tools, source_length)
                         found = template.encode(each.messages[: number + 1], each.tools)
                     begin, end = found.answers[-1]
-                    num_cut += left_out > 0 or len(source) >= source_length
-                    sources.append([*source[: source_length - 1], eos])
-                    targets.append([*found.ids[begin:end], *([eos] if found.ids[end - 1] != eos else [])])
+                    end -= found.ids[end - 1] == tokenizer.eos_id  # the template for targets adds EOS
+                    num_cut += is_cut
+                    sources.append(source)
+                    targets.append(tokenizer.target_template.fill(found.ids[begin:end])[0])
         rows = Ragged.of(targets)
         return cls(rows, np.ones(len(rows.flat_N), bool), Ragged.of(sources), num_cut)
+
+
+def source_ids(
+    template: ChatTemplate, messages: Sequence[Message], tools: Tools, source_length: int
+) -> tuple[np.ndarray, bool]:
+    """Returns the source from which an encoder-decoder writes the next answer, and whether it had to be cut."""
+    form = template.tokenizer.source_template
+    limit = source_length - form.num_special
+    ids, left_out = template.fitted_prompt(messages, tools, limit)
+    if ids[:1] == list(form.ids[:1]):  # the chat template has written the token that precedes a source
+        ids = ids[1:]
+    return form.fill(ids[:limit])[0], left_out > 0 or len(ids) > limit
 
 
 @contextlib.contextmanager
@@ -88,7 +101,10 @@ class ChatExamples(Examples):
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, *, train: bool):
         self._tokens: ChatTokens = store.tokens
-        self._bos_id, self._counts = tokenizer.bos_id, {name: store.counts[name] for name in ("documents", "unknown")}
+        self._start_id, self._counts = (
+            tokenizer.decoder_start_id,
+            {name: store.counts[name] for name in ("documents", "unknown")},
+        )
         two_sided = self._tokens.sources is not None
         # A decoder predicts each token from those before it, so its inputs are one shorter than the conversation.
         lengths = self._tokens.texts.lengths - (not two_sided)
@@ -137,7 +153,7 @@ class ChatExamples(Examples):
         number = int(self._kept_E[index])
         length, tokens = int(self._lengths[number]), self._tokens.texts[number]
         if self._tokens.sources is not None:
-            return from_pair(self._tokens.sources[number], tokens[:length], self._bos_id)
+            return from_pair(self._tokens.sources[number], tokens[:length], self._start_id)
         start = self._tokens.texts.starts[number]
         weights_T = self._tokens.scored_N[start + 1 : start + 1 + length].astype(np.float32)
         return Example(tokens[:length], tokens[1 : length + 1], weights_T)

@@ -5,14 +5,12 @@ from typing import TypeAlias
 from lm.data.storing.example_store import ExampleStore
 from lm.data.storing.token_store import PairStore, TokenStore
 
-# A store holds the tokenised examples of one data source in a split. Every store has these attributes:
+# A store holds the tokenised examples of one data source in a split. Every store has these attributes and methods:
 # - `fingerprint`: a hash of everything that determines the tokens and labels.
 # - `counts`: the numbers of documents, tokens, bytes and so on; for pairs, the counts of the target side.
-# Every store has these methods:
 # - `describe` summarises the amount of data in a few words, using the given function to shorten large numbers.
 # - `record` returns JSON values that identify the data in results.
 # - `hashes_of_examples` returns the hashes of the inputs and of the whole examples (`overlap.py`), uint64 (E,) each.
 # - `sides` maps names to the sides of the store; the name of a single side is "". Each side has `num_tokens_of_text`,
-#   which excludes the special tokens around a document, and `notes`, which give the number of dropped examples by
-#   reason.
+#   which excludes the special tokens around a document, and `notes`, such as the number of dropped examples by reason.
 Store: TypeAlias = TokenStore | PairStore | ExampleStore

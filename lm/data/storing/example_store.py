@@ -45,9 +45,8 @@ class ExampleStore:
     def describe(self, short: Callable[[float], str]) -> str:
         labels = ", ".join(f"{label} {count:,}" for label, count in sorted(self.label_counts.items())[:MOST_LABELS])
         more = ", ..." if len(self.label_counts) > MOST_LABELS else ""
-        notes = "".join(f"; {note}" for note in self.notes)
         size = f"{self.counts['examples']:,} examples, {short(self.counts['tokens'])} tokens"
-        return f"{size}{f' ({labels}{more})' if labels else ''}{notes}"
+        return "; ".join([f"{size} ({labels}{more})" if labels else size, *self.notes])
 
     def record(self) -> dict[str, Any]:
         return {"hash": self.fingerprint, **{name: n for name, n in self.counts.items() if name != "documents"}}
@@ -70,24 +69,17 @@ def build(
 
     `identity` lists everything that determines the examples and tokens except the source, tokenizer and subset.
     """
-    train = source.split == "train"
     raw = [example for example, _ in source.read(reader, rules)]
     if not raw:
         return None
     tokens = encode(raw, tokenizer)
-    dropped = [f"texts dropped ({reason}): {count:,}" for reason, count in rules.dropped.items() if count]
-    where = "" if source.is_whole else " (in the whole data source)"
-    of_source = [f"{note}{where}" for note in reader.notes()]
-    of_data = (reader.fingerprint(), tokenizer.fingerprint, source.spelled_subset)
-    return ExampleStore(
-        name=source.name,
-        raw=raw,
-        tokens=tokens,
-        fingerprint=hash_of(f"labelled {FORMAT} {identity[0]} {train}", *of_data, *identity[1:]),
-        counts=_counts(raw, tokens, tokenizer),
-        label_counts={},
-        notes=[*reader.notes_on(raw), *of_source, *dropped],
-    )
+    kind = f"labelled {FORMAT} {identity[0]} {source.split == 'train'}"
+    of_data = reader.fingerprint(), tokenizer.fingerprint, source.spelled_subset
+    where = "" if source.identity() == "all" else " (in the whole data source)"
+    notes = [*reader.notes_on(raw), *(f"{note}{where}" for note in reader.notes())]
+    notes += [f"texts dropped ({reason}): {count:,}" for reason, count in rules.dropped.items() if count]
+    fingerprint = hash_of(kind, *of_data, *identity[1:])
+    return ExampleStore(source.name, raw, tokens, fingerprint, _counts(raw, tokens, tokenizer), {}, notes)
 
 
 def of_inputs(raw: Sequence[Any], tokens: Any, tokenizer: Tokenizer) -> ExampleStore:
@@ -119,7 +111,7 @@ def labels_of(stores: Mapping[str, ExampleStore]) -> tuple[str, ...]:
             f"config.data.train: all {total:,} labels are {next(iter(counts))!r}, so there is nothing to distinguish; "
             "check label_field or label_pattern, or list the labels in data.labels."
         )
-    if counts and total > FEW and len(counts) == total:
+    if total > FEW and len(counts) == total:
         raise UserError(
             f"config.data.train: all {total:,} examples have different labels (such as "
             f"{next(iter(counts))!r:.40}); does label_field name the right field?"
@@ -132,8 +124,7 @@ def check_labels(config: Config, split: str, stores: Mapping[str, ExampleStore])
     """Raises UserError if a label of the split is not one of data.labels."""
     known = config.data.labels
     for name, store in stores.items():
-        unknown = sorted({label for example in store.raw for label in example.labels} - set(known))
-        if unknown:
+        if unknown := sorted({label for example in store.raw for label in example.labels} - set(known)):
             at = next(example for example in store.raw if unknown[0] in example.labels)
             shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
             raise UserError(
@@ -154,12 +145,12 @@ def texts_of(examples: Iterable[Any]) -> Iterator[str]:
 
 
 def _counts(examples: Sequence[Any], tokens: Any, tokenizer: Tokenizer) -> dict[str, int]:
-    texts, unknown = list(texts_of(examples)), tokenizer.unk_id
+    texts = list(texts_of(examples))
     return {
         "examples": len(examples),
         "documents": len(examples),
         "tokens": sum(map(len, tokens.flat)),
         "bytes": sum(len(text.encode("utf-8")) for text in texts),
         "words": sum(len(text.split()) for text in texts),
-        "unknown": 0 if unknown is None else sum(int(np.sum(flat == unknown)) for flat in tokens.flat),
+        "unknown": sum(int(np.sum(flat == tokenizer.unk_id)) for flat in tokens.flat),  # unk_id may be None
     }

@@ -16,21 +16,6 @@ from lm.files import well_formed
 
 VERSION = 3  # part of the fingerprints of cleaned data; increment this when the result for the same text changes
 
-ELEMENTS = frozenset(
-    "a abbr acronym address applet area article aside audio b base basefont bdi bdo bgsound big blink blockquote "
-    "body br button canvas caption center cite code col colgroup data datalist dd del details dfn dialog dir div "
-    "dl dt em embed fieldset figcaption figure font footer form frame frameset h1 h2 h3 h4 h5 h6 head header "
-    "hgroup hr html i iframe image img input ins kbd label legend li link main map mark marquee math menu meta "
-    "meter nav nobr noframes noscript noembed object ol optgroup option output p param picture pre progress q rp "
-    "rt ruby s samp script section select slot small source span strike strong style sub summary sup svg table "
-    "tbody td template textarea tfoot th thead time title tr track tt u ul var video wbr xmp o:p".split()
-)
-# Names that are used only in HTML. The start tag of any other element, such as <title> or the <b> in "a <b> c", counts
-# as HTML only if it has an attribute or if the text also contains the end tag.
-UNMISTAKABLE = frozenset(
-    "blockquote body br colgroup dd del div dl dt em font h1 h2 h3 h4 h5 h6 head hr html iframe img li nobr "
-    "noscript ol p pre script span strong style tbody td textarea tfoot th thead tr tt ul wbr o:p".split()
-)
 HIDDEN = frozenset("script style iframe noframes noembed".split())  # elements whose content is neither text nor tags
 BLOCKS = frozenset(
     "address article aside blockquote body caption center dd details dialog dir div dl dt fieldset figcaption figure "
@@ -38,6 +23,18 @@ BLOCKS = frozenset(
     "option p pre section summary table tbody tfoot thead title tr ul xmp".split()
 )
 SPACED = frozenset("applet audio button canvas embed iframe img input object select svg td textarea th video".split())
+INLINE = frozenset(
+    "a abbr acronym area b base basefont bdi bdo bgsound big blink br cite code col colgroup data datalist del dfn em "
+    "font frame i image ins kbd label link map mark marquee math meta meter nobr o:p output param picture progress q "
+    "rp rt ruby s samp slot small source span strike strong sub sup template time track tt u var wbr".split()
+)
+ELEMENTS = HIDDEN | BLOCKS | SPACED | INLINE
+# Names that are used only in HTML. The start tag of any other element, such as <title> or the <b> in "a <b> c", counts
+# as HTML only if it has an attribute or if the text also contains the end tag.
+UNMISTAKABLE = frozenset(
+    "blockquote body br colgroup dd del div dl dt em font h1 h2 h3 h4 h5 h6 head hr html iframe img li nobr "
+    "noscript ol p pre script span strong style tbody td textarea tfoot th thead tr tt ul wbr o:p".split()
+)
 # Attributes that take no value. If a supposed tag contains other words without a value, as in "a<b and c>d", it counts
 # as HTML only if its name is in UNMISTAKABLE and longer than one letter.
 _FLAGS = re.compile(
@@ -68,9 +65,8 @@ _END = re.compile(r"</([a-z][\w:-]*+)\s*+>", re.IGNORECASE | re.ASCII)
 def strip_html(text: str) -> str:
     """Removes tags, comments, scripts and styles from a text, and decodes character references.
 
-    If only a tag separates two words, the tag of a block element and <br> are replaced by a line break, and the tag of
-    a table cell, an image or a form element by a space. Inline tags are removed without a replacement, and existing
-    white space is kept.
+    Where only a tag separates two words, the tag of a block element or <br> becomes a line break, and that of a table
+    cell, an image or a form element a space. Inline tags leave nothing, and existing white space is kept.
     """
     if "<" not in text and "&" not in text:
         return text
@@ -94,11 +90,10 @@ def _decoded(match: re.Match[str]) -> str:
 
 
 class _Marked:
-    """Converts a string to HTML without nested elements, so that parsing only requires finding the text between tags.
+    """Converts a string to valid HTML (`html`) without nested elements.
 
-    The result, `html`, is valid HTML. Tags that separate words become <br>, <hr> or <img>, which cannot be nested.
-    Other tags are removed, except the tags of hidden elements. Every `<` and `&` that does not belong to HTML is
-    escaped.
+    Tags that separate words become <br>, <hr> or <img>. Other tags are removed, except those of hidden elements. Every
+    `<` and `&` that does not belong to HTML is escaped.
     """
 
     def __init__(self, text: str):
@@ -122,16 +117,14 @@ class _Marked:
         if match["declaration"]:
             return ""
         name, attributes = (match["start"] or match["end"] or "").lower(), match["attributes"]
-        if match["end"]:
-            return _replacement(name, match[0]) if name in ELEMENTS else "" if name in self._foreign else None
-        if not match["start"]:
-            return None
-        is_closed = self._last_end.get(name, -1) > match.start()
         if name not in ELEMENTS:
-            if not (attributes and _QUOTED.search(attributes)):
-                return None
-            self._foreign.add(name)
-            return ""
+            if attributes and _QUOTED.search(attributes):
+                self._foreign.add(name)
+                return ""
+            return "" if match["end"] and name in self._foreign else None
+        if match["end"]:
+            return _replacement(name, match[0])
+        is_closed = self._last_end.get(name, -1) > match.start()
         if attributes and "=" not in attributes and not _FLAGS.fullmatch(attributes):
             if name not in UNMISTAKABLE or len(name) == 1:
                 return None
@@ -158,15 +151,12 @@ class _Words:
         self._separator = ""  # the separator required by the other elements since the last text
 
     def start(self, tag: str, attributes: object) -> None:
-        self._is_hidden = tag in HIDDEN
         self._line_breaks += tag == "br"
-        self._separate(tag)
+        self.end(tag)
+        self._is_hidden = tag in HIDDEN
 
     def end(self, tag: str) -> None:
         self._is_hidden = False  # hidden elements contain no other elements
-        self._separate(tag)
-
-    def _separate(self, tag: str) -> None:
         if tag == "br" or tag in BLOCKS:
             self._separator = "\n"
         elif tag in SPACED:
@@ -192,15 +182,15 @@ _LINE_ENDS = frozenset("\r\v\f\x1c\x1d\x1e\x85")
 def strip_control(text: str) -> str:
     """Removes all control characters except newline and tab.
 
-    Some control characters separate fields or words. A run of control characters between two characters that are not
-    white space is therefore replaced by a line break if the run contains a line or page separator, and otherwise by a
-    space.
+    A run of them between two characters that are not white space is replaced by a line break if the run contains a line
+    or page separator, and otherwise by a space, because some control characters separate fields or words.
     """
-    return _CONTROL.sub(_separator, text)
 
+    def separator(match: re.Match[str]) -> str:
+        start, end = match.span()
+        before, after = text[max(start - 1, 0) : start], text[end : end + 1]
+        if not before.strip() or not after.strip():
+            return ""
+        return " " if _LINE_ENDS.isdisjoint(match[0]) else "\n"
 
-def _separator(match: re.Match[str]) -> str:
-    before, after = match.string[max(match.start() - 1, 0) : match.start()], match.string[match.end() : match.end() + 1]
-    if not before.strip() or not after.strip():
-        return ""
-    return "\n" if not _LINE_ENDS.isdisjoint(match[0]) else " "
+    return _CONTROL.sub(separator, text)

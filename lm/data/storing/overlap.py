@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -32,9 +32,7 @@ def combined(first_E: np.ndarray, second_E: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Counts of evaluation examples that also occur in the training data."""
-
-    total: int  # all evaluation examples
+    total: int  # evaluation examples
     same: int  # exact duplicates of training examples
     same_input: int  # examples whose input is in the training data, but with a different target or label
 
@@ -55,11 +53,11 @@ class Hashes:
 
     @classmethod
     def of(cls, stores: Mapping[str, Any]) -> Self:
-        return cls(*(np.unique(np.concatenate(each)) for each in _hashes_of(stores)))
+        return cls(*map(np.unique, _hashes_of(stores)))
 
     def overlap(self, stores: Mapping[str, Any]) -> Overlap:
         """Counts the examples of an evaluation split that also occur in this split, including repetitions."""
-        inputs_E, examples_E = map(np.concatenate, _hashes_of(stores))
+        inputs_E, examples_E = _hashes_of(stores)
         same_E = np.isin(examples_E, self.examples)
         same_input_E = np.isin(inputs_E, self.inputs) & ~same_E
         return Overlap(len(examples_E), int(same_E.sum()), int(same_input_E.sum()))
@@ -82,8 +80,7 @@ class Hashes:
 def files_read_differently(data: DataConfig, split: str) -> list[str]:
     """Returns a line for each pair of evaluation and training sources that divide a file into different examples.
 
-    Hashes cannot reveal an overlap between such sources: for example, a file may be a single training document, while
-    each of its lines is an evaluation document.
+    Hashes cannot reveal their overlap, e.g. if a file is a training document, but each line a test document.
     """
     training = [(each, _files_of(each.config)) for each in split_sources(data, "train")]
     lines = []
@@ -109,7 +106,6 @@ def _how_read(source: SourceConfig) -> dict[str, Any]:
     return {name: each for name, each in vars(source).items() if name not in ("path", "target_path", "part", "weight")}
 
 
-def _hashes_of(stores: Mapping[str, Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Returns the hashes of the inputs and the hashes of the whole examples, as two lists with one array per store."""
-    found = [store.hashes_of_examples() for store in stores.values()]
-    return [inputs_E for inputs_E, _ in found], [examples_E for _, examples_E in found]
+def _hashes_of(stores: Mapping[str, Any]) -> Iterator[np.ndarray]:
+    """Yields the hashes of the inputs of all stores, then the hashes of their whole examples, uint64 (E,) each."""
+    return map(np.concatenate, zip(*(store.hashes_of_examples() for store in stores.values()), strict=True))

@@ -1,9 +1,9 @@
 """Selects the examples that a split takes from each data source, and cleans them.
 
-A split takes all examples of a data source, a subset, a fold or one side of the holdout, except the examples that
-cleaning drops. The key of an example is, for instance, the document itself, the source text of a pair, or the text of a
-labelled example. The hash of the key determines which split contains the example. Equal texts are therefore always on
-the same side, disjoint subsets share no example, and adding data never moves an example from one side to the other.
+A split takes all examples of a data source, a subset, a fold or one side of the holdout, except those that cleaning
+drops. The hash of an example's key (a document itself, the source of a pair, ...) determines which split contains it.
+Equal texts are therefore always on the same side, disjoint subsets share no example, and adding data never moves an
+example to the other side.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import dataclasses
 import functools
 import hashlib
 import re
+import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -36,9 +37,9 @@ _EMPTY_LINES = re.compile(r"\n{3,}")
 
 @dataclass(frozen=True)
 class Subset:
-    """The examples whose hash h in [0, 1) satisfies low <= (h + fold / folds) mod 1 < high.
+    """The examples whose hash h in [0, 1) satisfies low <= (h + fold / folds) mod 1 < high, in exact arithmetic.
 
-    The arithmetic is exact. Across all folds, the range [0, 1 / folds) contains each example exactly once.
+    Across all folds, the range [0, 1 / folds) contains each example exactly once.
     """
 
     low: Fraction = Fraction(0)
@@ -58,10 +59,8 @@ class Subset:
     def holds(self, key: str) -> bool:
         if (self.low, self.high) == (0, 1):
             return True
-        low, high = (each * self.folds * HASHES for each in (self.low, self.high))
         number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-        rotated = number * self.folds + self.fold * HASHES
-        return low <= rotated % (self.folds * HASHES) < high
+        return self.low <= (Fraction(number, HASHES) + Fraction(self.fold, self.folds)) % 1 < self.high
 
 
 def exact(number: float | Fraction) -> Fraction:
@@ -71,7 +70,7 @@ def exact(number: float | Fraction) -> Fraction:
 
 @dataclass(frozen=True)
 class SplitSource:
-    """One data source of a split, and the subset of this source that the split takes."""
+    """A data source of a split, and the subset of the source that the split takes."""
 
     split: str
     section: str  # "train", "valid" or "test": the section of config.data that names the source
@@ -92,41 +91,37 @@ class SplitSource:
     def read(self, reader: Reader, rules: Cleaner) -> Iterator[tuple[Any, Any]]:
         """Yields each example of the split in two versions: as read by the model (cleaned, with the prefix) and raw."""
         with named_errors(self.label):
-            if self.side != "all" and self.data.holdout == "tail":
-                # The first pass counts the characters. It needs its own copy of the rules, which remember past texts.
-                characters = sum(map(len, self._kept(reader, copy.deepcopy(rules))))
-                boundary = int((1 - self.data.holdout_fraction) * characters)
-                yield from ((text, text) for text in _cut_tail(self._kept(reader, rules), boundary, self.side))
-                return
-            keeps_all = rules.train_only and self.split != "train"
-            for raw in reader.iterate():
-                example = rules.clean(raw)
-                key = example if isinstance(example, str) else example.key
-                if self.subset.holds(key) and (keeps_all or rules.keeps(example)):
+            if self.side == "all" or self.data.holdout == "hash":
+                for raw, example in self._kept(reader, rules):
                     yield example.with_prefix(self.config.prefix) if isinstance(example, Pair) else example, raw
+                return
+            # The first pass counts the characters. It needs its own copy of the rules, which remember past texts.
+            characters = sum(len(text) for _, text in self._kept(reader, copy.deepcopy(rules)))
+            boundary, end = int((1 - self.data.holdout_fraction) * characters), 0
+            for _, text in self._kept(reader, rules):  # a document at the boundary is split
+                begin, end = end, end + len(text)
+                cut = min(max(boundary - begin, 0), len(text))
+                if part := text[cut:] if self.side == "valid" else text[:cut]:
+                    yield part, part
 
     def texts(self, reader: Reader, rules: Cleaner, *sides: str) -> Iterator[str]:
         """Yields the documents of the split, or the given sides of its pairs."""
         for example, _ in self.read(reader, rules):
             yield from (getattr(example, side) for side in sides) if sides else (example,)
 
-    def _kept(self, reader: Reader, rules: Cleaner) -> Iterator[str]:
-        """Yields the documents of the subset that cleaning keeps, from both sides of the holdout."""
-        return (text for text in map(rules.clean, reader.iterate()) if self.subset.holds(text) and rules.keeps(text))
+    def _kept(self, reader: Reader, rules: Cleaner) -> Iterator[tuple[Any, Any]]:
+        """Yields the examples of the subset that cleaning keeps, raw and cleaned."""
+        keeps_all = rules.train_only and self.split != "train"
+        for raw in reader.iterate():
+            example = rules.clean(raw)
+            key = example if isinstance(example, str) else example.key
+            if self.subset.holds(key) and (keeps_all or rules.keeps(example)):
+                yield raw, example
 
     def identity(self) -> Any:
         """Returns the JSON values that determine which examples of the source belong to the split."""
         side = self.side if self.side == "all" else [self.side, self.data.holdout, self.data.holdout_fraction]
-        return side if self._has_all_parts else [side, self.spelled_subset]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the split takes all examples of the data source, except those that are dropped."""
-        return self.side == "all" and self._has_all_parts
-
-    @property
-    def _has_all_parts(self) -> bool:
-        return exact(self.config.part[0]) == 0 and exact(self.config.part[1]) == 1 and self.data.folds == 1
+        return side if Subset.of(self.config, self.data) == Subset() else [side, self.spelled_subset]
 
     @property
     def spelled_subset(self) -> str:
@@ -138,11 +133,10 @@ class SplitSource:
 def split_sources(data: DataConfig, split: str) -> list[SplitSource]:
     """Returns the data sources of a split ("train", "valid" or "test"), sorted by name.
 
-    If `valid` names no source, the validation examples are held out from `train`. Training sources with weight 0 are
-    omitted.
+    If `valid` names no source, the validation examples are held out from `train`. Training omits sources of weight 0.
     """
-    section = split if split == "test" or data.valid else "train"
-    held_out = section == "train" and not data.valid
+    held_out = split != "test" and not data.valid
+    section = "train" if held_out else split
     found = []
     for name, config in sorted(getattr(data, section).items()):
         if section == "train" and config.weight == 0:
@@ -185,16 +179,6 @@ def named_errors(label: str) -> Iterator[None]:
         raise UserError(f"{label}: {error}") from error
 
 
-def _cut_tail(texts: Iterator[str], boundary: int, side: str) -> Iterator[str]:
-    """Yields the text before offset `boundary` (train) or after it (valid), splitting a document if necessary."""
-    end = 0
-    for text in texts:
-        begin, end = end, end + len(text)
-        cut = min(max(boundary - begin, 0), len(text))
-        if kept := text[cut:] if side == "valid" else text[:cut]:
-            yield kept
-
-
 def cleaning_values(config: CleaningConfig) -> dict[str, Any]:
     """Returns the JSON values that determine how a text is cleaned."""
     values = dataclasses.asdict(config)
@@ -203,7 +187,6 @@ def cleaning_values(config: CleaningConfig) -> dict[str, Any]:
 
 
 def clean_text(config: CleaningConfig, text: str) -> str:
-    """Cleans a text with the steps that the config enables."""
     if config.unicode:
         text = unicodedata.normalize(config.unicode, text)  # type: ignore[arg-type]
     if config.strip_html:
@@ -224,9 +207,8 @@ def text_hash(*texts: str) -> int:
 
     The probability that a text has the same hash as one of 10^7 other texts is about 10^-12.
     """
-    content = texts[0] if len(texts) == 1 else repr(texts)
-    digest = hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+    content = (texts[0] if len(texts) == 1 else repr(texts)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 class Cleaner:
@@ -245,26 +227,22 @@ class Cleaner:
 
     def keeps(self, example: Any) -> bool:
         """Returns whether a cleaned example is kept. Counts dropped examples in `dropped`."""
-        reason = self._reason_to_drop((example,) if isinstance(example, str) else (example.source, example.target))
-        if reason:
+        texts = (example,) if isinstance(example, str) else (example.source, example.target)
+        if reason := self._reason_to_drop(*texts) or self._reason_if_repeated(texts):
             self.dropped[reason] += 1
         return not reason
 
-    def _reason_to_drop(self, texts: tuple[str, ...]) -> str | None:
+    def _reason_to_drop(self, *texts: str) -> str:
         if min(map(len, texts)) < self.config.min_chars:
             return "too_short"
-        if self.config.max_chars and max(map(len, texts)) > self.config.max_chars:
-            return "too_long"
-        if reason := self._mismatch(*texts):
-            return reason
-        if self.config.deduplicate:  # takes about 100 bytes of memory per text
-            size = len(self._seen)
-            self._seen.add(hashlib.blake2b(repr(texts).encode("utf-8"), digest_size=16).digest())
-            return "duplicate" if len(self._seen) == size else None
-        return None
+        return "too_long" if 0 < self.config.max_chars < max(map(len, texts)) else ""
 
-    def _mismatch(self, *texts: str) -> str | None:
-        return None
+    def _reason_if_repeated(self, texts: tuple[str, ...]) -> str:
+        if not self.config.deduplicate:
+            return ""
+        size = len(self._seen)  # takes about 100 bytes of memory per text
+        self._seen.add(hashlib.blake2b(repr(texts).encode("utf-8"), digest_size=16).digest())
+        return "duplicate" if len(self._seen) == size else ""
 
 
 class PairCleaner(Cleaner):
@@ -276,32 +254,29 @@ class PairCleaner(Cleaner):
     def __init__(self, config: CleaningConfig, pairs: PairsConfig):
         super().__init__(config)
         self.pairs = pairs
-        self._scripts = {
-            setting: Script(name, setting) if name else None
-            for setting, name in (("source_script", pairs.source_script), ("target_script", pairs.target_script))
+        self._is_written_in = {
+            setting: _script_test(name, setting) if (name := getattr(pairs, setting)) else None
+            for setting in ("source_script", "target_script")
         }
 
     def clean(self, example: Pair) -> Pair:
         references = tuple(clean_text(self.config, each) for each in example.references)
         return Pair(clean_text(self.config, example.source), references)
 
-    def _mismatch(self, *texts: str) -> str | None:
+    def _reason_to_drop(self, *texts: str) -> str:
+        if reason := super()._reason_to_drop(*texts):
+            return reason
         shorter, longer = sorted(map(len, texts))
         if self.pairs.max_ratio and longer > self.pairs.max_ratio * shorter:
             return "ratio"
         if self.pairs.drop_identical and texts[0] == texts[1]:
             return "identical"
-        for (reason, script), text in zip(self._scripts.items(), texts, strict=True):
-            if script and not script.has_most_of(text):
-                return reason
-        return None
+        tests = zip(self._is_written_in.items(), texts, strict=True)
+        return next((reason for (reason, test), text in tests if test and not test(text)), "")
 
 
 class LabelledCleaner(Cleaner):
-    """Cleans labelled texts.
-
-    Tagged words and questions are left unchanged, since their labels refer to the original characters.
-    """
+    """Cleans labelled texts, but not tagged words and questions, whose labels refer to the original characters."""
 
     train_only = True
 
@@ -316,25 +291,26 @@ class LabelledCleaner(Cleaner):
         return not isinstance(example, Labelled) or super().keeps("\n".join(example.texts))
 
 
-class Script:
-    """The letters whose Unicode names begin with `name`, such as LATIN or CJK.
+def _script_test(name: str, setting: str) -> Callable[[str], bool]:
+    """Returns a function that tests whether the Unicode names of most letters of a text begin with `name`.
 
-    Raises UserError if no letter has a Unicode name that begins with `name`.
+    A text without letters passes the test. Raises UserError if no letter has such a name. Unicode's Script property,
+    which `regex` supports, would not suffice: CJK, for example, is not a script.
     """
+    prefix = name.strip().upper() + " "
 
-    # Unicode's Script property, which `regex` supports, would not suffice: CJK, for example, is not a script.
-    def __init__(self, name: str, setting: str):
-        prefix = name.strip().upper() + " "
-        # Looking up Unicode names is slow, so the result is cached for each letter.
-        self._has = functools.cache(lambda letter: unicodedata.name(letter, "").startswith(prefix))
-        if not any(self._has(chr(code)) for code in range(0x110000) if chr(code).isalpha()):
-            raise UserError(
-                f"config.data.pairs.{setting}: {name!r} is not the beginning of any letter's Unicode name; "
-                "use a name such as LATIN, CYRILLIC, GREEK, ARABIC, DEVANAGARI, HIRAGANA, HANGUL or CJK."
-            )
-        self._has.cache_clear()
+    def matches(letter: str) -> bool:
+        return unicodedata.name(letter, "").startswith(prefix)
 
-    def has_most_of(self, text: str) -> bool:
-        """Returns whether most letters of a text belong to the script, or True if the text has no letters."""
-        letters = [character for character in text if character.isalpha()]
-        return not letters or 2 * sum(map(self._has, letters)) > len(letters)
+    if not any(map(matches, filter(str.isalpha, map(chr, range(sys.maxunicode + 1))))):
+        raise UserError(
+            f"config.data.pairs.{setting}: {name!r} is not the beginning of any letter's Unicode name; "
+            "use a name such as LATIN, CYRILLIC, GREEK, ARABIC, DEVANAGARI, HIRAGANA, HANGUL or CJK."
+        )
+    remembered = functools.cache(matches)  # because looking up Unicode names is slow
+
+    def is_written_in(text: str) -> bool:
+        letters = list(filter(str.isalpha, text))
+        return not letters or 2 * sum(map(remembered, letters)) > len(letters)
+
+    return is_written_in

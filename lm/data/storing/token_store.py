@@ -3,7 +3,7 @@
 A store is a directory in the cache with four files: `tokens.bin` (all documents as `[bos] tokens [eos]`, one after
 another, uint16 or uint32), `starts.bin` (int64, the index of each document's first token), `hashes.bin` (uint64, a hash
 of each document's text) and `manifest.json`. The name of the directory is a hash of everything that determines its
-content, so a store may be missing but is never outdated. Stores are created atomically.
+content, so a store may be missing but is never outdated.
 
 Counts in the manifest: `bytes` is the UTF-8 size of the cleaned text; `words` is the number of words separated by
 white space plus the number of line breaks (the convention of WikiText's published perplexities); `unknown` is the
@@ -16,12 +16,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import itertools
 import json
 import os
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +85,7 @@ class TokenStore:
 
     @property
     def notes(self) -> list[str]:
-        """Notes on the dropped documents: the number of documents for each reason."""
+        """The number of dropped documents for each reason."""
         return [f"{number:,} {reason}" for reason, number in self.manifest["dropped"].items() if number]
 
     def sides(self) -> dict[str, TokenStore]:
@@ -102,7 +102,7 @@ class TokenStore:
         return self.hashes, self.hashes
 
     def document(self, index: int) -> np.ndarray:
-        """Returns the tokens of one document, including BOS and EOS."""
+        """Returns the tokens of a document, including BOS and EOS."""
         end = self.starts[index + 1] if index + 1 < self.num_documents else self.num_tokens
         return self.tokens[self.starts[index] : end]
 
@@ -114,10 +114,7 @@ def _map(path: Path, dtype: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PairStore:
-    """Two stores; document i of `source` and document i of `target` form pair i.
-
-    Pickling keeps only the names of the two directories.
-    """
+    """Two stores; document i of `source` and document i of `target` form pair i."""
 
     source: TokenStore
     target: TokenStore
@@ -130,17 +127,13 @@ class PairStore:
     def counts(self) -> dict[str, int]:
         return self.target.counts
 
-    @property
-    def num_pairs(self) -> int:
-        return self.target.num_documents
-
     def sides(self) -> dict[str, TokenStore]:
         return {"source": self.source, "target": self.target}
 
     def describe(self, short: Callable[[float], str]) -> str:
         source, target = self.source.counts, self.target.counts
-        tokens = f"{short(source['tokens'])} and {short(target['tokens'])} tokens"
-        return f"{source['documents']:,} pairs, {short(source['bytes'] + target['bytes'])} bytes, {tokens}"
+        sizes = f"{short(source['bytes'] + target['bytes'])} bytes, {short(source['tokens'])}"
+        return f"{source['documents']:,} pairs, {sizes} and {short(target['tokens'])} tokens"
 
     def record(self) -> dict[str, Any]:
         return {"source": self.source.record(), "target": self.target.record()}
@@ -154,13 +147,9 @@ def open_or_build(
 ) -> TokenStore:
     """Returns the store for `identity` in `cache`; builds it from `texts` if it is missing or damaged.
 
-    If several processes request the same store at once, one builds it and the others wait. Raises UserError if the
-    cache cannot be written; errors raised while reading the texts are propagated.
-
-    Args:
-        label: the name used for the store in messages.
-        texts: the documents; pass a generator, so that they are read only if the store is built.
-        rules: the cleaner that `texts` uses; it counts the dropped documents.
+    If several processes request the same store at once, one builds it and the others wait. `label` names the store in
+    messages. `texts` should be a generator, so that the documents are read only if the store is built. `rules` is the
+    cleaner that `texts` uses; it counts the dropped documents. Raises UserError if the cache cannot be written.
     """
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:32]
     directory = cache / key
@@ -211,7 +200,7 @@ def _build(
 ) -> None:
     began = time.monotonic()
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
-    counts = dict.fromkeys(COUNTS, 0)
+    counts = Counter(dict.fromkeys(COUNTS, 0))
     content = hashlib.sha256(dtype.encode())
     # Without locks, another process may have built the store first.
     with contextlib.suppress(FileExistsError), new_directory(directory) as temporary:
@@ -220,20 +209,22 @@ def _build(
                 stack.enter_context(open(temporary / name, "wb")) for name in FILES
             )
             for batch in _batches(texts):
-                lengths, tokens, changed = _encode(tokenizer, batch, dtype)
+                documents, changed = _encode(tokenizer, batch, dtype)
+                lengths, tokens = np.array(list(map(len, documents)), np.int64), np.concatenate(documents)
                 starts = counts["tokens"] + np.cumsum(lengths) - lengths
                 for file, array in ((tokens_file, tokens), (starts_file, starts)):
                     file.write(array.tobytes())
                     content.update(array.tobytes())
-                hashes_file.write(np.fromiter(map(text_hash, batch), np.uint64, count=len(batch)).tobytes())
-                counts["documents"] += len(batch)
-                counts["tokens"] += len(tokens)
-                counts["characters"] += sum(map(len, batch))
-                counts["bytes"] += sum(len(text.encode("utf-8")) for text in batch)
-                counts["words"] += sum(_count_words(text) + text.count("\n") for text in batch)
-                counts["changed"] += changed
-                if tokenizer.unk_id is not None:
-                    counts["unknown"] += int(np.count_nonzero(tokens == tokenizer.unk_id))
+                hashes_file.write(np.array(list(map(text_hash, batch)), np.uint64).tobytes())
+                counts.update(
+                    documents=len(batch),
+                    tokens=len(tokens),
+                    characters=sum(map(len, batch)),
+                    bytes=sum(len(text.encode("utf-8")) for text in batch),
+                    words=sum(_count_words(text) + text.count("\n") for text in batch),
+                    unknown=int(np.count_nonzero(tokens == tokenizer.unk_id)),  # unk_id may be None
+                    changed=changed,
+                )
             for file in (tokens_file, starts_file, hashes_file):
                 file.flush()
                 os.fsync(file.fileno())
@@ -257,43 +248,34 @@ def _build(
     )
 
 
-def _encode(tokenizer: Tokenizer, texts: Sequence[str], dtype: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Tokenises documents.
-
-    Returns:
-        The number of tokens of each document, including BOS and EOS.
-        The tokens of all documents.
-        The number of documents that are not reproduced exactly when their tokens are decoded.
-    """
+def _encode(tokenizer: Tokenizer, texts: Sequence[str], dtype: str) -> tuple[list[np.ndarray], int]:
+    """Returns the tokens of each document, including BOS and EOS, and the number of changed documents (see above)."""
     bos, eos = [tokenizer.bos_id], [tokenizer.eos_id]
     if max(map(len, texts)) <= PIECE:
         encoded = tokenizer.encode_batch(texts)
-        documents = [[*bos, *ids, *eos] for ids in encoded]
-        lengths = np.array(list(map(len, documents)), np.int64)
-        tokens = np.fromiter(itertools.chain.from_iterable(documents), dtype, count=lengths.sum())
-        return lengths, tokens, count_changed(tokenizer, texts, encoded)
-    arrays, changed = [], 0
+        documents = [np.array([*bos, *ids, *eos], dtype) for ids in encoded]
+        return documents, count_changed(tokenizer, texts, encoded)
+    documents, changed = [], 0
     for text in texts:
         pieces, is_changed = [np.array(bos, dtype)], False
         for ids, is_piece_changed in encode_long(tokenizer, text):
             pieces.append(np.array(ids, dtype))
             is_changed |= is_piece_changed
-        arrays.append(np.concatenate([*pieces, np.array(eos, dtype)]))
+        documents.append(np.concatenate([*pieces, np.array(eos, dtype)]))
         changed += is_changed
-    return np.array(list(map(len, arrays)), np.int64), np.concatenate(arrays), changed
+    return documents, changed
 
 
 def count_changed(tokenizer: Tokenizer, texts: Sequence[str], encoded: Sequence[list[int]]) -> int:
-    """Counts the texts that are not reproduced exactly when the ids returned by `encode_batch` are decoded.
+    """Counts the texts that differ from the text decoded from their ids, as returned by `encode_batch`.
 
-    If encoding loses case, accents, white space or unknown words, the probability of the tokens is not the probability
-    of the text.
+    If encoding loses case, white space or unknown words, the tokens' probability is not the probability of the text.
     """
     return sum(text != found for text, found in zip(texts, tokenizer.decode_each(encoded), strict=True))
 
 
 def _count_words(text: str) -> int:
-    """Counts the words separated by white space without building a list of all words."""
+    """Counts the words separated by white space, in pieces, so that no list of all words is built."""
     count = 0
     for begin in range(0, len(text), PIECE):
         joined = begin > 0 and not (text[begin].isspace() or text[begin - 1].isspace())

@@ -52,7 +52,7 @@ def _from_file(cls: type[Tokenizer], config: TokenizerConfig) -> Tokenizer:
     except UserError as error:
         raise UserError(f"{setting}: {error}") from error
     try:
-        return cls._from_content(content, {name: getattr(config, name) for name in cls.option_names})
+        return cls.load(path, content, config)
     except Exception as error:  # the libraries raise plain Exception and RuntimeError for invalid files
         raise UserError(f"{setting}: {config.path} is not a usable {cls.file_type}: {error}.") from error
 

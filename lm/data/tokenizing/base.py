@@ -1,9 +1,9 @@
 """The tokenizer interface: encoding, decoding, saving and fingerprints.
 
-Every tokenizer has a token that precedes each document (`bos_id`) and a token that follows it (`eos_id`). `encode` adds
-neither of them. Text is never encoded as a BOS token, an EOS token or an extra id: "<s>" in a document is ordinary
-text. Segments and weights mark padding, not `pad_id` alone. Thus, a tokenizer without a padding token can use 0 as
-`pad_id`.
+Every tokenizer has a token that precedes each document (`start_id`) and a token that follows it (`eos_id`). `encode`
+adds neither of them. Text is never encoded as a BOS token, an EOS token or an extra id: "<s>" in a document is ordinary
+text. Only `encode_rendered` recognises special tokens. Segments and weights mark padding, not `pad_id` alone. Thus, a
+tokenizer without a padding token can use 0 as `pad_id`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lm.config import TokenizerConfig
+from lm.data.tokenizing.special_tokens import SpecialTokens, Template
 from lm.errors import UserError
 from lm.files import new_directory
 
@@ -40,19 +41,14 @@ class Tokenizer(abc.ABC):
     file_type: ClassVar[str] = ""  # the type of file that data.tokenizer.path may name; "" if none
     needs_file: ClassVar[bool] = False  # whether a file is required (it may define a mask token and extra ids)
     file_is_text: ClassVar[bool] = False  # whether the file named by data.tokenizer.path is text
-    option_names: ClassVar[
-        tuple[str, ...]
-    ] = ()  # settings that the file does not store; attributes have the same names
     reads: ClassVar[tuple[str, ...]] = ()  # the kind-specific settings that the tokenizer reads
     file_name: ClassVar[str]  # name of the only file that is saved besides tokenizer_info.json
     base_size: int  # vocabulary size without the extra ids
     extra_ids: int = 0  # number of tokens appended to the vocabulary; they stand for masked spans, not for text
+    special_tokens: SpecialTokens = SpecialTokens(BOS, EOS)
     pad_id: int = PAD
-    bos_id: int = BOS
-    eos_id: int = EOS
     unk_id: int | None = None
     cuts_anywhere: bool = False  # whether text can be cut anywhere and encoded in parts without loss
-    chat_template: str | None = None  # the Jinja template of a chat model (see `chat_template.py`)
 
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
@@ -60,6 +56,61 @@ class Tokenizer(abc.ABC):
         raise UserError(
             f"config.data.tokenizer.path: give the {cls.file_type} to load; this kind of tokenizer cannot be trained."
         )
+
+    @classmethod
+    def load(cls, path: Path, content: bytes, config: TokenizerConfig) -> Tokenizer:
+        """Returns a tokenizer whose file, named by config.path, has this content. Raises if the content is invalid."""
+        return cls._from_content(content, {})
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id of the token that precedes each text, or None if texts are not preceded by a token."""
+        return self.special_tokens.bos
+
+    @property
+    def eos_id(self) -> int:
+        return self.special_tokens.eos
+
+    @property
+    def start_id(self) -> int:
+        """The id of the token that precedes each document: BOS, or EOS if there is no BOS."""
+        return self.special_tokens.start
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids of the tokens that end a generated text, starting with EOS."""
+        return self.special_tokens.stops
+
+    @property
+    def decoder_start_id(self) -> int:
+        """The id of the token that precedes the target in the input of a decoder that reads a source."""
+        return self.special_tokens.decoder_start
+
+    @property
+    def forced_first_id(self) -> int | None:
+        """The id of the token with which every output of an encoder-decoder begins, or None."""
+        return self.special_tokens.forced_first
+
+    @property
+    def text_template(self) -> Template:
+        return self.special_tokens.for_text
+
+    @property
+    def pair_template(self) -> Template:
+        return self.special_tokens.for_pair
+
+    @property
+    def source_template(self) -> Template:
+        return self.special_tokens.for_source
+
+    @property
+    def target_template(self) -> Template:
+        return self.special_tokens.for_target
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template that renders conversations for this tokenizer, or None."""
+        return self.special_tokens.chat_template
 
     @property
     def vocab_size(self) -> int:
@@ -118,35 +169,34 @@ class Tokenizer(abc.ABC):
         counterpart in `text`, such as a space that the tokenizer prepends, has an empty range: (i, i).
         """
 
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """The tokens that end a generated text."""
-        return (self.eos_id,)
-
-    @property
-    def special_tokens(self) -> Mapping[str, int]:
-        """The ids of the tokens that `encode_rendered` recognises in a text, keyed by spelling."""
-        return {name: token for token, name in self._special().items()}
-
-    @property
-    def template_tokens(self) -> Mapping[str, str]:
-        """The spellings of special tokens that chat templates read, such as `eos_token`."""
-        special = self._special()
-        return {"bos_token": special[self.bos_id], "eos_token": special[self.eos_id]}
-
     def encode_rendered(self, text: str) -> tuple[list[int], Offsets]:
-        """Encodes a text that a chat template has written: unlike in `encode`, special tokens are recognised.
+        """Encodes a rendered chat template, in which the names of special tokens stand for these tokens.
 
-        Returns the ids and, as `encode_with_offsets` does, the character offsets of each token.
+        Never call this method with text that users wrote, except as part of a rendered template. Returns ids and
+        offsets as `encode_with_offsets` does.
         """
-        special, ids, offsets, begin = self.special_tokens, [], [], 0
-        spellings = sorted(special, key=len, reverse=True)
-        for part in re.split(f"({'|'.join(map(re.escape, spellings))})", text):
+        special = self.special_spellings
+        spellings = "|".join(map(re.escape, sorted(special, key=len, reverse=True)))
+        ids: list[int] = []
+        offsets: Offsets = []
+        begin = 0
+        for part in re.split(f"({spellings})", text):
             found, spans = ([special[part]], [(0, len(part))]) if part in special else self.encode_with_offsets(part)
             ids += found
             offsets += [(begin + first, begin + end) for first, end in spans]
             begin += len(part)
         return ids, offsets
+
+    @property
+    def special_spellings(self) -> Mapping[str, int]:
+        """The ids of the special tokens that `encode_rendered` recognises, keyed by their names."""
+        return {name: token for token, name in self._special().items()}
+
+    @property
+    def template_variables(self) -> Mapping[str, str]:
+        """The names of special tokens that chat templates read, such as `eos_token`."""
+        named = {"eos_token": self.eos_id} | ({} if self.bos_id is None else {"bos_token": self.bos_id})
+        return self.special_tokens.names or {name: self._special()[token] for name, token in named.items()}
 
     @abc.abstractmethod
     def _decode(self, ids: list[int]) -> str:
@@ -227,15 +277,19 @@ class Tokenizer(abc.ABC):
         return cls(content, **options)  # type: ignore[call-arg]
 
     def _options(self) -> dict[str, Any]:
+        """Returns the arguments besides the file with which `_from_content` restores the tokenizer, as JSON values."""
         # "extra_ids" is omitted if it is 0, so that fingerprints from before this setting existed stay valid.
-        options = {name: getattr(self, name) for name in self.option_names}
-        return options | ({"extra_ids": self.extra_ids} if self.extra_ids else {})
+        return {"extra_ids": self.extra_ids} if self.extra_ids else {}
 
     @property
     def fingerprint(self) -> str:
         """A hash of everything that determines how text is tokenised."""
         head = json.dumps([self.kind, self._options()], sort_keys=True).encode()
         return hashlib.sha256(head + b"\0" + self._content()).hexdigest()
+
+    def has_file_of(self, other: Tokenizer) -> bool:
+        """Returns whether both tokenizers were loaded from the same file."""
+        return self.kind == other.kind and self._content() == other._content()
 
     def save(self, directory: Path | str) -> None:
         """Writes the tokenizer to `directory` atomically, replacing any existing directory."""

@@ -79,11 +79,11 @@ class ChatTemplate:
                 "or to the text of a Jinja template."
             )
         self.text = TEMPLATES.get(text, text) or str(tokenizer.chat_template)
-        self._tokenizer, self._marks = tokenizer, ("", "")
+        self.tokenizer, self._marks = tokenizer, ("", "")
         self._template = _compile(self.text, self._generation, now)
         self._has_spans = re.search(r"{%-?\s*generation\s*-?%}", self.text) is not None
-        self._special_ids = frozenset(tokenizer.special_tokens.values())
-        spellings = sorted(tokenizer.special_tokens, key=len, reverse=True)
+        self._special_ids = frozenset(tokenizer.special_spellings.values())
+        spellings = sorted(tokenizer.special_spellings, key=len, reverse=True)
         self._spelled = re.compile("|".join(map(re.escape, spellings)) or "(?!)")
 
     def _generation(self, text: str) -> str:
@@ -103,7 +103,7 @@ class ChatTemplate:
                 tools=list(tools) if tools else None,
                 documents=None,
                 add_generation_prompt=prompt,
-                **self._tokenizer.template_tokens,
+                **self.tokenizer.template_variables,
             )
         except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # Besides errors of Jinja, a template can raise those of the Python methods that it calls.
@@ -157,7 +157,7 @@ class ChatTemplate:
     def end_ids(self) -> frozenset[int]:
         """The tokens that end an answer: those of the tokenizer, and the one that the template writes, if any."""
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        found = self._tokenizer.stop_ids
+        found = self.tokenizer.stop_ids
         try:
             encoded = self.encode(messages)
         except UserError:
@@ -228,14 +228,14 @@ class ChatTemplate:
 
         marked = [_mapped(message, mark) for message in messages], _mapped(tools, mark)
         if marked == (list(messages), tools):
-            return self._tokenizer.encode_rendered(text)
+            return self.tokenizer.encode_rendered(text)
         parts = re.split(f"({left}[^{left}{right}]*{right})", self.render(*marked, prompt=prompt))
         ids: list[int] = []
         offsets: Offsets = []
         begin = 0
         for part in filter(None, parts):
             written = part.replace(left, "").replace(right, "")
-            encode = self._tokenizer.encode_with_offsets if part[0] == left else self._tokenizer.encode_rendered
+            encode = self.tokenizer.encode_with_offsets if part[0] == left else self.tokenizer.encode_rendered
             found, spans = encode(written)
             ids += found
             offsets += [(begin + first, begin + end) for first, end in spans]

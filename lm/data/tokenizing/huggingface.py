@@ -6,19 +6,26 @@ import contextlib
 import functools
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from lm.data.tokenizing.base import Offsets, Tokenizer
+from lm.config import TokenizerConfig
+from lm.data.tokenizing.base import INFO_FILE, Offsets, Tokenizer
+from lm.data.tokenizing.special_token_files import USUAL_MASK, USUAL_PAD, Files, read_files, special_tokens
+from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
+from lm.files import parse_json, read_file
 
 MOST_UNUSED_IDS = 100_000  # below the largest one; each id has rows in the embedding and the head
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """A tokenizer loaded from a `tokenizer.json` file.
+    """A tokenizer loaded from a `tokenizer.json` file and the files beside it, which name its special tokens.
 
-    Unless options name the BOS and EOS tokens, they are inferred from the vocabulary. If the file contains the tokens
-    <extra_id_0>, <extra_id_1>, ..., they serve as the extra ids, and no others are added.
+    If the file contains the tokens <extra_id_0>, <extra_id_1>, ..., they serve as the extra ids, and no others are
+    added.
     """
 
     kind = "huggingface"
@@ -27,46 +34,70 @@ class HuggingFaceTokenizer(Tokenizer):
     file_is_text = True
     learns = False
     needs_file = True
-    option_names = reads = ("bos_token", "eos_token")
-    GUESSES = (
-        ("<|begin_of_text|>", "<|end_of_text|>"),
-        ("<s>", "</s>"),
-        ("<bos>", "<eos>"),
-        ("[CLS]", "[SEP]"),
-        ("<|endoftext|>", "<|endoftext|>"),
-    )
+    reads = ("bos_token", "eos_token")
 
     # Tokens write white space literally, as SentencePiece's U+2581, or as byte tokens.
     SPACES = (*" \t\n\v\f\r\u2581", *(f"<0x{byte:02X}>" for byte in b"\t\n\v\f\r "))
     BYTE_LEVEL_SPACES = tuple("\u0109\u010a\u010b\u010c\u010d\u0120")  # bytes 9 to 13 and 32
 
-    def __init__(self, content: bytes, bos_token: str = "", eos_token: str = ""):
-        import tokenizers
+    def __init__(
+        self,
+        content: bytes,
+        bos_token: str = "",
+        eos_token: str = "",
+        special: Mapping[str, Any] | None = None,
+        rows: int | None = None,
+    ):
+        """Loads a tokenizer.
 
+        Args:
+            content: the content of tokenizer.json.
+            special: the JSON form of the special tokens. If it is missing, they are read from tokenizer.json alone.
+            bos_token: the BOS token in run directories from before special tokens were stored, whose texts have the
+                form `bos text eos`. `eos_token` is their EOS token.
+            rows: the number of rows in the embedding of a published model, if some ids of the tokenizer have none.
+        """
         self._json = content
-        with _library_errors("cannot be read"):
-            self._tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = _library_tokenizer(content)
         self._tokenizer.encode_special_tokens = True  # treats "<s>" in a document as ordinary text
-        for bos, eos in self.GUESSES:
-            if self._tokenizer.token_to_id(bos) is not None and self._tokenizer.token_to_id(eos) is not None:
-                bos_token, eos_token = bos_token or bos, eos_token or eos
-                break
-        self.bos_token, self.eos_token = bos_token, eos_token
-        self.bos_id = self._id_of(bos_token, "bos_token")
-        self.eos_id = self._id_of(eos_token, "eos_token")
-        pad_id = self._first_of("<pad>", "[PAD]", "<|padding|>", "<|pad|>")
-        self._has_pad, self.pad_id = pad_id is not None, pad_id or 0
-        self._mask_id = self._first_of("[MASK]", "<mask>")
+        if not (special or bos_token):
+            special = special_tokens(parse_json(content), {}).to_json()
+        self._saved: dict[str, Any] = {"special": special}
+        if special is None:
+            self._saved = {"bos_token": bos_token, "eos_token": eos_token}
+            bos, eos = map(self._tokenizer.token_to_id, (bos_token, eos_token))
+            if bos is None or eos is None:
+                raise ValueError(f"it has no token {bos_token!r} or {eos_token!r}")
+            pad, mask = self._first_of(*USUAL_PAD), self._first_of(*USUAL_MASK)
+            self.special_tokens = SpecialTokens(bos, eos, pad=pad, mask=mask)
+        else:
+            self.special_tokens = SpecialTokens.from_json(special)
+        self.pad_id = self.special_tokens.pad or 0
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
-        self.base_size = max(ids.values()) + 1
+        self._rows, self.base_size = rows, min(max(ids.values()) + 1, rows or sys.maxsize)
         if self.base_size - len(ids) > MOST_UNUSED_IDS:
             raise ValueError(f"it has {len(ids):,} tokens, but ids up to {self.base_size - 1:,}; number them from 0")
         extra = itertools.takewhile(ids.__contains__, (f"<extra_id_{number}>" for number in itertools.count()))
         self._extra: Sequence[int] = [ids[token] for token in extra]
         unknown = getattr(self._tokenizer.model, "unk_token", None)
         self.unk_id = self._tokenizer.token_to_id(unknown) if unknown else None
+
+    @classmethod
+    def load(cls, path: Path, content: bytes, config: TokenizerConfig) -> Tokenizer:
+        """Returns the tokenizer of a published folder or of a run directory, with the special tokens stored there."""
+        info = path.with_name(INFO_FILE)
+        if path.name == cls.file_name and info.is_file() and not (config.bos_token or config.eos_token):
+            options = parse_json(read_file(info))["options"]
+            return cls._from_content(content, {name: each for name, each in options.items() if name != "extra_ids"})
+        return cls.from_files(content, read_files(path.parent), config.bos_token, config.eos_token)
+
+    @classmethod
+    def from_files(
+        cls, content: bytes, files: Files, bos_token: str = "", eos_token: str = "", rows: int | None = None
+    ) -> HuggingFaceTokenizer:
+        """Returns the tokenizer with the special tokens that the published `files` name (see `special_tokens`)."""
+        found = special_tokens(parse_json(content), files, bos_token, eos_token)
+        return cls(content, special=found.to_json(), rows=rows)
 
     def _first_of(self, *tokens: str) -> int | None:
         ids = map(self._tokenizer.token_to_id, tokens)
@@ -81,14 +112,8 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @property
     def mask_id(self) -> int:
-        return super().mask_id if self._mask_id is None else self._mask_id
-
-    def _id_of(self, piece: str, setting: str) -> int:
-        token = self._tokenizer.token_to_id(piece) if piece else None
-        if token is None:
-            problem = f"it has no token {piece!r}" if piece else "the BOS and EOS tokens could not be inferred"
-            raise ValueError(f"{problem}; set data.tokenizer.{setting}")
-        return token
+        mask = self.special_tokens.mask
+        return super().mask_id if mask is None else mask
 
     def encode(self, text: str) -> list[int]:
         return self.encode_with_offsets(text)[0]
@@ -102,21 +127,17 @@ class HuggingFaceTokenizer(Tokenizer):
             found = self._tokenizer.encode(text, add_special_tokens=False)
         return found.ids, found.offsets
 
-    @functools.cached_property
-    def special_tokens(self) -> dict[str, int]:
-        added = self._tokenizer.get_added_tokens_decoder()
-        return {each.content: token for token, each in added.items() if each.special}
-
-    @property
-    def template_tokens(self) -> dict[str, str]:
-        return {"bos_token": self.bos_token, "eos_token": self.eos_token}
-
     def encode_rendered(self, text: str) -> tuple[list[int], Offsets]:
-        self._tokenizer.encode_special_tokens = False
-        try:
-            return self.encode_with_offsets(text)
-        finally:
-            self._tokenizer.encode_special_tokens = True
+        with _library_errors("cannot encode a text"):
+            found = self._for_rendered.encode(text, add_special_tokens=False)
+        if unknown := next((token for token in found.ids if token >= self.vocab_size), None):
+            raise UserError(f"the model has no embedding for the token {self._tokenizer.id_to_token(unknown)!r}.")
+        return found.ids, found.offsets
+
+    @functools.cached_property
+    def _for_rendered(self) -> Any:
+        """A second tokenizer, which recognises special tokens. Switching the first one would affect other threads."""
+        return _library_tokenizer(self._json)
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
@@ -129,9 +150,14 @@ class HuggingFaceTokenizer(Tokenizer):
         return f"<{token}>" if piece is None else piece.replace("Ġ", " ").replace("Ċ", "\n").replace("▁", " ")
 
     def _is_text(self, token: int) -> bool:
-        added = self._tokenizer.get_added_tokens_decoder().get(token)
-        used = self._tokenizer.id_to_token(token) is not None and not (added and added.special)
-        return used and super()._is_text(token)
+        is_used = self._tokenizer.id_to_token(token) is not None
+        return is_used and token not in self._special_added and super()._is_text(token)
+
+    @functools.cached_property
+    def _special_added(self) -> frozenset[int]:
+        """The ids of the tokens that tokenizer.json marks as special."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return frozenset(token for token, each in added.items() if each.special)
 
     def _starts_word(self, token: int) -> bool:
         model, piece = self._tokenizer.model, self._tokenizer.id_to_token(token) or ""
@@ -147,12 +173,33 @@ class HuggingFaceTokenizer(Tokenizer):
         return "'ByteLevel'" in str([parts.get("pre_tokenizer"), parts.get("decoder")])
 
     def _special(self) -> dict[int, str]:
-        names = {self.bos_id: self.bos_token, self.eos_id: self.eos_token}
-        names |= {self.pad_id: "<pad>"} if self._has_pad else {}
-        return names | ({self._mask_id: "<mask>"} if self._mask_id is not None else {})
+        return self._special_names
+
+    @functools.cached_property
+    def _special_names(self) -> dict[int, str]:
+        special = self.special_tokens
+        found = [special.start, *special.stops, *(each for each in (special.pad, special.mask) if each is not None)]
+        if "special" in self._saved:
+            found += self._special_added
+        return {token: self._tokenizer.id_to_token(token) or f"<{token}>" for token in found}
+
+    def _options(self) -> dict[str, Any]:
+        return self._saved | ({"rows": self._rows} if self._rows else {}) | super()._options()
 
     def _content(self) -> bytes:
         return self._json
+
+
+def _library_tokenizer(content: bytes) -> Any:
+    """Returns the tokenizer of the library, without its truncation and padding. It recognises special tokens."""
+    import tokenizers
+
+    with _library_errors("cannot be read"):
+        tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = False
+    return tokenizer
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 
 from lm.config import TokenizerConfig
 from lm.data.tokenizing.base import Offsets, Tokenizer
+from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
 
 LONGEST_LINE = 2000  # in characters; SentencePiece skips lines that are too long
@@ -44,7 +45,8 @@ class SentencePieceTokenizer(Tokenizer):
         ends = processor.bos_id(), processor.eos_id()
         if max(ends) < 0:
             raise ValueError("it has neither a BOS nor an EOS piece")
-        self.bos_id, self.eos_id = (each if each >= 0 else max(ends) for each in ends)
+        bos_id, eos_id = (each if each >= 0 else max(ends) for each in ends)
+        self.special_tokens = SpecialTokens(bos_id, eos_id)
         self.pad_id = max(processor.pad_id(), 0)
         self._joints = self._find_joints()
         self.cuts_anywhere = bool(self._joints)
@@ -156,7 +158,7 @@ class SentencePieceTokenizer(Tokenizer):
         return super()._starts_word(token)
 
     def _special(self) -> dict[int, str]:
-        names = {self.bos_id: "<bos>", self.eos_id: "<eos>"}
+        names = {self.start_id: "<bos>", self.eos_id: "<eos>"}
         return names | ({self.pad_id: "<pad>"} if self._processor.pad_id() >= 0 else {})
 
     def _content(self) -> bytes:

@@ -2,9 +2,8 @@
 
 The chain casts gradients to float32, clips their global norm, computes the optimizer's direction, adds decoupled weight
 decay where `decayed` is true, and multiplies the result by minus the learning rate. Parameters are distinguished by
-name (`lm/training/names.py`), so stacked and unrolled layers get equal updates. Learning-rate multipliers and freezing
-are implemented in `lm/training/multipliers.py`. To add an optimizer (from optax or your own), add an entry to
-`OPTIMIZERS`.
+name (`lm/training/names.py`), so stacked and unrolled layers get equal updates. To add an optimizer (from optax or your
+own), add an entry to `OPTIMIZERS`.
 """
 
 from __future__ import annotations
@@ -78,10 +77,9 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns the optimizer for a run of `num_steps` steps.
 
-    `init(params)` takes a tree of float32 parameters whose names follow `lm/training/names.py`. If the parameters are
-    boxed with their logical axes, so is the state. `update(grads, state, params)` takes unboxed trees. The updates are
-    float32 even if the gradients have another dtype. `config` must have been resolved by `Config.from_dict`.
-    `multipliers` is the result of `learning_rate_multipliers`. None means that all multipliers are 1.
+    `init(params)` takes a tree of float32 parameters. If they are boxed with their logical axes, so is the state.
+    `update(grads, state, params)` takes unboxed trees. `config` must have been resolved by `Config.from_dict`.
+    `multipliers` is the result of `learning_rate_multipliers`; None means that all multipliers are 1.
     """
     chain = [optax.stateless(lambda updates, params: optax.tree.cast(updates, jnp.float32))]
     if config.clip_norm > 0:

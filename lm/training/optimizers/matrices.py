@@ -15,11 +15,8 @@ from lm.config import OptimizerConfig
 from lm.training.names import Path, block_of, map_with_path, matrix_axes
 
 FACTORED_EPSILON = 1e-30  # Shazeer and Stern's epsilon_1, added to squared gradients
-# Factoring a smaller matrix would save hardly any memory. T5 and optax use the same bound.
-MIN_FACTORED_SIZE = 128
-# AdamW's updates have a root mean square of about 0.2; orthogonal updates are scaled to match it (Liu et al. 2025, sec.
-# 2.2).
-UPDATE_RMS = 0.2
+MIN_FACTORED_SIZE = 128  # as in T5 and optax; factoring a smaller matrix would save hardly any memory
+UPDATE_RMS = 0.2  # about that of AdamW's updates, to which orthogonal updates are scaled (Liu et al. 2025, sec. 2.2)
 
 
 class Factored(NamedTuple):
@@ -37,13 +34,10 @@ class FactoredState(NamedTuple):
 def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax.GradientTransformation:
     """Returns Adafactor's update direction, g / sqrt(v) with a rank-one v, clipped to a root mean square of at most 1.
 
-    This is algorithm 4 of Shazeer and Stern 2018 without a first moment and without the relative step size: the
-    learning rate comes from the schedule alone. The decay rate of v at update t is 1 - t^-0.8, as in the paper, but at
-    most `b2`.
-
-    `optax.scale_by_factored_rms` factors the second moments over the two largest axes of an array, so it may mix layers
-    or split heads. Here, the moments are factored and the updates clipped separately for each matrix of each layer
-    (`matrix_axes`). Biases, scales and matrices with a side shorter than `min_size` keep a full second moment.
+    This is algorithm 4 of Shazeer and Stern 2018 without a first moment and without the relative step size. The decay
+    rate of v at update t is 1 - t^-0.8, as in the paper, but at most `b2`. The moments are factored and the updates
+    clipped separately for each matrix of each layer (`matrix_axes`), whereas `optax.scale_by_factored_rms` may mix
+    layers or split heads. Biases, scales and matrices with a side shorter than `min_size` keep a full second moment.
     """
 
     def factored_axes(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:

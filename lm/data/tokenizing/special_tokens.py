@@ -1,0 +1,126 @@
+"""The special tokens of a tokenizer, and the templates that place them around one text or two texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+TEXT = -1  # stands for a text among the token ids of a template
+
+
+@dataclass(frozen=True)
+class Template:
+    """The token ids around one or two texts, each of which is written as TEXT, and the token type of each entry."""
+
+    ids: tuple[int, ...]
+    types: tuple[int, ...]
+
+    @classmethod
+    def of_one(cls, *ids: int) -> Template:
+        """Returns a template in which all token types are 0."""
+        return cls(ids, (0,) * len(ids))
+
+    @property
+    def num_special(self) -> int:
+        """The number of special tokens."""
+        return sum(token != TEXT for token in self.ids)
+
+    def num_before(self, text: int) -> int:
+        """Returns the number of special tokens before the text with this index."""
+        return [index for index, token in enumerate(self.ids) if token == TEXT][text] - text
+
+    def fill(self, *texts: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the tokens of the whole input and their types, both int32 (T,)."""
+        rest = iter(texts)
+        parts = [np.asarray(next(rest) if token == TEXT else [token], np.int32) for token in self.ids]
+        assert next(rest, None) is None, f"the template {self.ids} has fewer than {len(texts)} texts"
+        return np.concatenate(parts), np.repeat(np.array(self.types, np.int32), list(map(len, parts)))
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The ids of the special tokens. None means that the tokenizer has no such token.
+
+    Most published decoders (GPT-2, Qwen, SmolLM2) have no BOS token. Documents and empty prompts then begin with EOS,
+    which separated the documents in pre-training.
+    """
+
+    bos: int | None  # precedes each text
+    eos: int  # ends each document and each source
+    other_stops: tuple[int, ...] = ()  # tokens that end a generated text, in addition to `eos`
+    pad: int | None = None
+    mask: int | None = None
+    first_of_target: int | None = None  # the first token of an encoder-decoder's input; None means `start`
+    forced_first: int | None = None  # the first token that an encoder-decoder must generate
+    one: Template | None = None  # for one text; None means `bos text eos`
+    two: Template | None = None  # for a pair of texts; None means `bos text eos text eos`
+    chat_template: str | None = None  # a Jinja template that renders conversations
+    names: Mapping[str, str] = field(default_factory=dict)  # "bos_token" etc. -> text, for chat templates
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> SpecialTokens:
+        templates = {name: values.get(name) and Template(*map(tuple, values[name])) for name in ("one", "two")}
+        return cls(**{**values, "other_stops": tuple(values.get("other_stops", ())), **templates})
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON values of all tokens that exist, from which `from_json` restores an equal object."""
+        found = {name: value for name, value in vars(self).items() if value not in (None, (), {}) or name == "bos"}
+        lists = {name: [list(value.ids), list(value.types)] for name, value in found.items() if name in ("one", "two")}
+        return found | lists | ({"other_stops": list(self.other_stops)} if self.other_stops else {})
+
+    @property
+    def start(self) -> int:
+        """The token that precedes each document: BOS, or EOS if there is no BOS."""
+        return self.eos if self.bos is None else self.bos
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The tokens that end a generated text, starting with EOS."""
+        return (self.eos, *self.other_stops)
+
+    @property
+    def decoder_start(self) -> int:
+        return self.start if self.first_of_target is None else self.first_of_target
+
+    @property
+    def for_text(self) -> Template:
+        """The template for one text, e.g. one that is classified."""
+        return self.one or Template.of_one(*self._bos, TEXT, self.eos)
+
+    @property
+    def for_pair(self) -> Template:
+        """The template for two texts. EOS separates the texts if the published template has no separator."""
+        if self.two and self.two.num_before(1) > self.two.num_before(0):
+            return self.two
+        length = len(self._bos) + 2
+        return Template((*self._bos, TEXT, self.eos, TEXT, self.eos), (0,) * length + (1, 1))
+
+    @property
+    def for_source(self) -> Template:
+        """The template for a source of an encoder-decoder. Our own tokenizers use no BOS token for sources."""
+        before, after = self._around
+        return Template.of_one(*before, TEXT, *after)
+
+    @property
+    def for_target(self) -> Template:
+        """The template for a target, whose input `decoder_start` precedes.
+
+        The forced first token, such as the code of the target language, replaces the tokens before a source.
+        """
+        before, _ = self._around
+        return Template.of_one(*(before if self.forced_first is None else (self.forced_first,)), TEXT, self.eos)
+
+    @property
+    def _bos(self) -> tuple[int, ...]:
+        return () if self.bos is None else (self.bos,)
+
+    @property
+    def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The tokens before and after a source. A source always ends with a special token, so it is never empty."""
+        if self.one is None:
+            return (), (self.eos,)
+        at = self.one.ids.index(TEXT)
+        return self.one.ids[:at], self.one.ids[at + 1 :] or (self.eos,)
