@@ -32,7 +32,7 @@ from lm.config import GenerationConfig
 from lm.config.command import DONE, define_path, run
 from lm.config.schema import docs
 from lm.decoding.beam import BeamSettings
-from lm.decoding.lines import read_lines, refuse_same_file, visible, whole_file
+from lm.decoding.lines import read_lines, refuse_same_file, show, whole_file
 from lm.decoding.sampling import Sampling
 from lm.errors import UserError
 from lm.reporting.progress import duration
@@ -135,11 +135,6 @@ def print_continuations(generator: Generator, sampling: Sampling) -> None:
     report_unused_sampling(sampling)
     for text in continue_prompts(generator, read_prompts(), sampling):
         show(text)
-
-
-def show(text: str) -> None:
-    """Prints text. If stdout is a terminal, control characters are escaped."""
-    print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
 
 
 def read_prompts() -> list[str]:

@@ -20,7 +20,7 @@ LAYERS = (
     {"evaluation", "reporting"},
     {"tasks"},
     {"training", "runs"},
-    {"train", "eval", "generate", "predict", "compare", "aot", "merge_lora", "data.show"},
+    {"train", "eval", "generate", "predict", "compare", "aot", "merge_lora", "chat", "data.show"},
 )
 # Packages of one layer that may import each other, though no files do so in a circle.
 FRIENDS = ({"evaluation", "reporting"}, {"training", "runs"})
