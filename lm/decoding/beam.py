@@ -1,15 +1,17 @@
 """Beam search with an encoder-decoder and an explicit cache, as one compiled program with fixed shapes.
 
-A hypothesis is a sequence of at most T = max_new_tokens new tokens, which ends with the EOS token or with the T-th
-token. The log-probability of a hypothesis is the sum of its tokens' log-probabilities. Token probabilities are
+A hypothesis is a sequence of at most T = max_new_tokens new tokens, which ends with a stop token such as EOS or with
+the T-th token. The log-probability of a hypothesis is the sum of its tokens' log-probabilities. Token probabilities are
 normalised over the model's whole vocabulary, so excluding a token does not make the others more probable. The score is
-the log-probability divided by a penalty for the length, which includes a forced prefix and the EOS token.
+the log-probability divided by a penalty for the length, which includes a forced prefix and the stop token. The
+forced first token of a vocabulary counts as a token, but not towards the log-probability, as in Hugging Face.
 
-Each step extends the k live hypotheses of a row by every token and takes the 2 * k most probable of the k * V
-candidates. At least k of these do not end with EOS. Among the first k candidates, those that end become finished
-hypotheses and compete by score with the hypotheses that finished earlier. The first k candidates that do not end stay
-alive. Ties go to the hypothesis that finished earlier, then to the extension of the more probable hypothesis, then to
-the lower token id. With one beam, this is greedy decoding: each step takes the most probable token.
+Each step extends the k live hypotheses of a row by every token and takes the (s + 1) * k most probable of the k * V
+candidates, where s is the number of stop tokens. At least k of these do not end with a stop token. Among the first k
+candidates, those that end become finished hypotheses and compete by score with the hypotheses that finished earlier.
+The first k candidates that do not end stay alive. Ties go to the hypothesis that finished earlier, then to the
+extension of the more probable hypothesis, then to the lower token id. With one beam, this is greedy decoding: each step
+takes the most probable token.
 
 A row ends when no live hypothesis could beat the worst finished hypothesis that is kept, even if all its further tokens
 had probability 1. Searching all T steps would therefore not change the outputs. Only the `num_hypotheses` finished
@@ -56,7 +58,7 @@ class BeamSettings:
     penalty: str = "power"  # power: length^a (Hugging Face, fairseq); gnmt: ((5 + length) / 6)^a (Wu 2016, eq. 14)
     length_penalty: float = 1.0  # the exponent a: a > 0 favours longer outputs, a < 0 shorter ones; 0 means no penalty
     max_new_tokens: int = 128  # maximum length of a hypothesis, including the prefix and the EOS token
-    min_new_tokens: int = 0  # minimum number of tokens, including the prefix, before the EOS token
+    min_new_tokens: int = 0  # minimum number of tokens, including the prefix, before a stop token
     no_repeat_ngram: int = 0  # length of n-grams that may not occur twice, except within a prefix; 0 means no limit
     exact: bool = True  # if True, stop once no live hypothesis can win; if False, once none can win at the next token
     num_hypotheses: int = 1  # number of hypotheses returned per source; at most num_beams
@@ -90,7 +92,7 @@ class BeamSettings:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    tokens: list[int]  # new tokens, including the prefix and, if it was reached, the EOS token
+    tokens: list[int]  # new tokens, including the prefix and the stop token, if one was reached
     score: float  # log_probability / length penalty
     log_probability: float
 
@@ -143,12 +145,12 @@ def search(
 
     Args:
         step: a function (tokens_R, position (), cache) -> (logits_RV float32, cache), which reads the token of each
-            hypothesis at a position (BOS at position 0) and returns the logits of the next token.
+            hypothesis at a position (the start token at position 0) and returns the logits of the next token.
         reorder: a function (cache, rows_R) -> cache, which copies the old row `rows_R[r]`, a beam of the same batch
             row, to row r.
     """
     (B, T), k, n = rules.forced_BT.shape, num_beams, num_hypotheses
-    pad_id, eos_id = vocabulary.pad_id, vocabulary.eos_id
+    pad_id, start_id = vocabulary.pad_id, vocabulary.output_start[0]
 
     def close(beams: Beams) -> Beams:
         """Drops the live hypotheses of the rows whose outputs can no longer change."""
@@ -170,22 +172,25 @@ def search(
     def extend(beams: Beams) -> Beams:
         t, tokens_RT = beams.length, beams.tokens_BkT.reshape(B * k, T)
         latest_R = jnp.take(tokens_RT, jnp.maximum(t - 1, 0), axis=1)
-        logits_RV, cache = step(jnp.where(t > 0, latest_R, vocabulary.bos_id), t, beams.cache)
+        logits_RV, cache = step(jnp.where(t > 0, latest_R, start_id), t, beams.cache)
         V = logits_RV.shape[1]
-        allowed_RV = (choosable(vocabulary, V) & ((jnp.arange(V) != eos_id) | (t >= rules.min_new_tokens)))[None]
+        allowed_RV = (choosable(vocabulary, V) & (~vocabulary.ends(jnp.arange(V)) | (t >= rules.min_new_tokens)))[None]
         if no_repeat_ngram:
             allowed_RV = allowed_RV & ~completes_repeat(tokens_RT, t, no_repeat_ngram, V)
         forced_R1 = jnp.repeat(jnp.take(rules.forced_BT, t, axis=1), k)[:, None]
         allowed_RV = jnp.where(forced_R1 < 0, allowed_RV, jnp.arange(V)[None] == forced_R1)
-        totals_RV = beams.log_probabilities_Bk.reshape(B * k, 1) + jax.nn.log_softmax(logits_RV)
+        log_probabilities_RV = jax.nn.log_softmax(logits_RV)
+        if vocabulary.forced_first_id is not None:  # as in Hugging Face, the first token does not affect the score
+            log_probabilities_RV = jnp.where(t > 0, log_probabilities_RV, 0.0)
+        totals_RV = beams.log_probabilities_Bk.reshape(B * k, 1) + log_probabilities_RV
         totals_RV = jnp.where(allowed_RV, totals_RV, -jnp.inf)
 
         # The C most probable candidates, in descending order.
-        C = min(2 * k, k * V) if k > 1 else 1
+        C = min((1 + len(vocabulary.stops)) * k, k * V) if k > 1 else 1
         totals_BC, indices_BC = jax.lax.top_k(totals_RV.reshape(B, k * V), C)
         parents_BC, chosen_BC = indices_BC // V, indices_BC % V
         tokens_BCT = _take(beams.tokens_BkT, parents_BC).at[:, :, t].set(chosen_BC)
-        ends_BC = (chosen_BC == eos_id) | (t == T - 1)
+        ends_BC = vocabulary.ends(chosen_BC) | (t == T - 1)
 
         ended_Bk = jnp.where(ends_BC, totals_BC, -jnp.inf)[:, :k]
         lengths_Bk = jnp.broadcast_to(t + 1, (B, k))
@@ -260,9 +265,9 @@ def beam_search(
     """Returns the `num_hypotheses` best hypotheses of each source, best first, or fewer if the rules allow fewer.
 
     Args:
-        sources: the token ids of each source, including the EOS token.
-        prefixes: for each source, up to max_new_tokens tokens with which its outputs start after the BOS token.
-            The log-probability of a hypothesis includes its prefix.
+        sources: the token ids of each source, including special tokens.
+        prefixes: for each source, up to max_new_tokens tokens with which its outputs start, after the forced first
+            token if there is one. The log-probability of a hypothesis includes its prefix.
         min_rows: the number of rows to which smaller batches are padded, so that they share one compiled program.
 
     Call this function under `on_mesh` if the parameters are sharded, and with the same arguments in all processes.
@@ -301,11 +306,12 @@ def hypotheses(found: Finished, row: int) -> list[Hypothesis]:
 
 
 def _forced(prefixes: Rows, rows: int, T: int, vocabulary: Vocabulary) -> np.ndarray:
-    """Returns the prefixes, padded with -1, as int32 (rows, T)."""
+    """Returns the forced first token, if there is one, and the prefixes, padded with -1, as int32 (rows, T)."""
+    first = vocabulary.output_start[1:]
     for number, prefix in enumerate(prefixes, start=1):
-        if len(prefix) > T:
-            raise UserError(f"prefix {number} has {len(prefix)} tokens, more than max_new_tokens={T}.")
+        if len(first) + len(prefix) > T:
+            raise UserError(f"prefix {number} has {len(first) + len(prefix)} tokens, more than max_new_tokens={T}.")
         for token in prefix:
-            if not 0 <= token < vocabulary.size or token == vocabulary.eos_id:
+            if not 0 <= token < vocabulary.size or token in vocabulary.stops:
                 raise UserError(f"prefix {number} contains token {token}, which cannot occur within a text.")
-    return pad_rows(prefixes, (rows, T), -1)[0]
+    return pad_rows([[*first, *prefix] for prefix in prefixes], (rows, T), -1)[0]

@@ -52,7 +52,7 @@ def pad_rows(rows: Rows, shape: tuple[int, int], pad_id: int) -> tuple[np.ndarra
 
 
 def pad_sources(sources: Rows, rows: int, max_length: int | None, pad_id: int) -> Source:
-    """Pads sources, which include the EOS token, to (rows, length) arrays. Further rows contain only padding.
+    """Pads sources, which include special tokens, to (rows, length) arrays. Further rows contain only padding.
 
     Raises UserError if a source has more than `max_length` tokens; None means no limit.
     """
@@ -60,7 +60,7 @@ def pad_sources(sources: Rows, rows: int, max_length: int | None, pad_id: int) -
     for number, source in enumerate(sources, start=1):
         if max_length is not None and len(source) > max_length:
             raise UserError(
-                f"source {number} has {len(source)} tokens (including the EOS token), more than the "
+                f"source {number} has {len(source)} tokens (including special tokens), more than the "
                 f"model's {max_length} positions (config.model.max_length); shorten the source."
             )
     length = source_bucket(max(map(len, sources), default=0))

@@ -36,8 +36,8 @@ class DecodeState:
     step: Array  # int32 (): number of steps so far
     last_B: Array  # int32: the last token of each row, which is not yet in the cache
     lengths_B: Array  # int32: number of tokens in the cache, which is also the slot for the last token
-    ended_B: Array  # bool: whether the row has reached the EOS token or filled its cache
-    num_new_B: Array  # int32: number of new tokens, including the EOS token
+    ended_B: Array  # bool: whether the row has reached a stop token or filled its cache
+    num_new_B: Array  # int32: number of new tokens, including the stop token
     tokens_BT: Array  # int32: the new tokens, padded on the right
     keys_B: Array  # PRNG key of each row; step t samples with fold_in(key, t)
     seen_BV: Array | None  # bool: which tokens occur in the row; None if there is no repetition penalty
@@ -56,7 +56,7 @@ def check_fits(prompts: Rows, max_new_tokens: int, max_length: int) -> None:
         left = max_length - tokens
         advice = f"generate at most {left} new tokens or shorten the prompt" if left > 0 else "shorten the prompt"
         raise UserError(
-            f"prompt {longest + 1} has {tokens} tokens (including the BOS token); adding {max_new_tokens} new tokens "
+            f"prompt {longest + 1} has {tokens} tokens (including special tokens); adding {max_new_tokens} new tokens "
             f"exceeds the model's {max_length} positions (config.model.max_length); {advice}."
         )
 
@@ -75,14 +75,15 @@ class Sampler:
     max_new_tokens: int
 
     def generate(self, prompts: Rows, keys_B: Array, min_rows: int = 1, sources: Rows | None = None) -> list[list[int]]:
-        """Returns the new tokens of each prompt, including the EOS token if it was reached.
+        """Returns the new tokens of each prompt, including the stop token if one was reached.
 
         A row also ends when it has `model.max_length` tokens. Call `check_fits` first to rule this out.
 
         Args:
-            prompts: the token ids of each prompt, starting with BOS; for an encoder-decoder, the start of each target.
+            prompts: the token ids of each prompt, starting with BOS if the vocabulary has it; for an encoder-decoder,
+                the start of each target.
             min_rows: the number of rows to which smaller batches are padded, so that they share one compiled program.
-            sources: for an encoder-decoder, the token ids of one source per prompt, including the EOS token.
+            sources: for an encoder-decoder, the token ids of one source per prompt, including special tokens.
         """
         state = self.advance(self.start(prompts, keys_B, min_rows, sources), self.max_new_tokens)
         tokens_BT, num_new_B = np.asarray(state.tokens_BT), np.asarray(state.num_new_B)
@@ -182,7 +183,7 @@ def _advance(
             step=state.step + 1,
             last_B=chosen_B,
             lengths_B=lengths_B,
-            ended_B=state.ended_B | (chosen_B == vocabulary.eos_id) | (lengths_B + 1 >= state.capacity),
+            ended_B=state.ended_B | vocabulary.ends(chosen_B) | (lengths_B + 1 >= state.capacity),
             num_new_B=state.num_new_B + segments_B,
             tokens_BT=state.tokens_BT.at[:, state.step].set(chosen_B),
             seen_BV=seen_BV,

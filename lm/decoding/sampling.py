@@ -24,24 +24,52 @@ class Vocabulary:
     """The properties of a tokenizer that decoding needs."""
 
     size: int  # number of tokens; a model may have additional entries, which are never chosen
-    bos_id: int  # never chosen, unless it is also the EOS token
-    eos_id: int  # the token that ends a row; -1 if there is none
+    bos_id: int | None  # never chosen, unless it ends a row; None if there is none
+    eos_id: int  # a token that ends a row; -1 if there is none
     pad_id: int = 0  # the token that pads a row after its end; may also be an ordinary token
-    pad_is_special: bool = False  # if True, pad_id is never chosen, unless it is also the EOS token
+    pad_is_special: bool = False  # if True, pad_id is never chosen, unless it ends a row
+    other_stops: tuple[int, ...] = ()  # other tokens that end a row
+    decoder_start_id: int | None = None  # the first input of a decoder that reads a source; None means bos_id
+    forced_first_id: int | None = None  # the first token of every output of an encoder-decoder; None means any token
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The tokens that end a row."""
+        return (self.eos_id, *self.other_stops)
+
+    @property
+    def output_start(self) -> list[int]:
+        """The tokens that precede the first token that an encoder-decoder chooses."""
+        start = self.bos_id if self.decoder_start_id is None else self.decoder_start_id
+        assert start is not None, "an encoder-decoder needs a token to start from"
+        return [start] if self.forced_first_id is None else [start, self.forced_first_id]
+
+    def ends(self, tokens: Array) -> Array:
+        """Returns whether each token ends a row, bool."""
+        return jnp.isin(tokens, jnp.array(self.stops))
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
-    pad_id = tokenizer.pad_id
-    return Vocabulary(tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, pad_id, tokenizer.is_special(pad_id))
+    special, pad_id = tokenizer.special_tokens, tokenizer.pad_id
+    return Vocabulary(
+        tokenizer.vocab_size,
+        special.bos,
+        special.eos,
+        pad_id,
+        tokenizer.is_special(pad_id),
+        special.other_stops,
+        special.decoder_start,
+        special.forced_first,
+    )
 
 
 def choosable(vocabulary: Vocabulary, num_entries: int) -> Array:
     """Returns a mask, bool (V,), of the entries in a model's vocabulary that may be chosen."""
     ids_V = jnp.arange(num_entries)
-    never_V = ids_V == vocabulary.bos_id
+    never_V = ids_V == (-1 if vocabulary.bos_id is None else vocabulary.bos_id)
     if vocabulary.pad_is_special:
         never_V |= ids_V == vocabulary.pad_id
-    return (ids_V < vocabulary.size) & (~never_V | (ids_V == vocabulary.eos_id))
+    return (ids_V < vocabulary.size) & (~never_V | vocabulary.ends(ids_V))
 
 
 def completes_repeat(tokens_RT: Array, length: Array, n: int, num_entries: int) -> Array:

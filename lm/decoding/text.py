@@ -33,9 +33,14 @@ def _check_utf8(name: str, texts: Sequence[str]) -> None:
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
-    """Encodes prompts as token ids that start with the BOS token. Raises UserError if a text is not valid UTF-8."""
+    """Encodes prompts as token ids that start with the BOS token. Raises UserError if a text is not valid UTF-8.
+
+    If the tokenizer has no BOS token, prompts contain only their text. An empty prompt is then the EOS token, after
+    which the training documents start.
+    """
     _check_utf8("prompt", prompts)
-    return [[tokenizer.bos_id, *ids] for ids in tokenizer.encode_batch(list(prompts))]
+    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    return [[*begin, *ids] or [tokenizer.start_id] for ids in tokenizer.encode_batch(list(prompts))]
 
 
 def continuation(tokenizer: Tokenizer, prompt: Sequence[int], new: Sequence[int]) -> str:
@@ -90,25 +95,35 @@ def text_parts(tokenizer: Tokenizer, tokens: Iterable[int], prompt: Sequence[int
 def encode_sources(
     tokenizer: Tokenizer, texts: Sequence[str], source_length: int = 0, *, spelled: bool = False
 ) -> list[list[int]]:
-    """Encodes texts as token ids that end with the EOS token. Raises UserError if a text is not valid UTF-8.
+    """Encodes texts as token ids with the special tokens of sources. Raises UserError if a text is not valid UTF-8.
 
-    Sources longer than `source_length` (0 means no limit) are truncated. If `spelled` is true, the string <extra_id_N>
-    is encoded as the extra id with that name.
+    Sources longer than `source_length` (0 means no limit) are truncated. `encode_texts` explains `spelled`.
+    """
+    encoded = encode_texts(tokenizer, texts, spelled=spelled)
+    sources = [tokenizer.source_template.fill(ids)[0].tolist() for ids in encoded]
+    return cut_sources(tokenizer, sources, source_length) if source_length else sources
+
+
+def encode_texts(tokenizer: Tokenizer, texts: Sequence[str], *, spelled: bool = False) -> list[list[int]]:
+    """Encodes texts without special tokens. Raises UserError if a text is not valid UTF-8.
+
+    If `spelled` is true, the string <extra_id_N> is encoded as the extra id with that name.
     """
     _check_utf8("text", texts)
-    encoded = map(tokenizer.encode_spelled, texts) if spelled else tokenizer.encode_batch(list(texts))
-    sources = [[*ids, tokenizer.eos_id] for ids in encoded]
-    return cut_sources(sources, source_length) if source_length else sources
+    return [*map(tokenizer.encode_spelled, texts)] if spelled else tokenizer.encode_batch(list(texts))
 
 
-def with_text(sources: Rows) -> list[int]:
-    """Returns the indices of the sources to decode. A source that contains only EOS has an empty output."""
-    return [index for index, ids in enumerate(sources) if len(ids) > 1]
+def with_text(tokenizer: Tokenizer, sources: Rows) -> list[int]:
+    """Returns the indices of the sources to decode. A source that contains only special tokens has an empty output."""
+    least = tokenizer.source_template.num_special
+    return [index for index, ids in enumerate(sources) if len(ids) > least]
 
 
-def cut_sources(sources: Rows, source_length: int) -> list[list[int]]:
-    """Truncates sources to `source_length` tokens, including the final EOS token, which is always kept."""
-    return [[*ids[:-1][: source_length - 1], ids[-1]] for ids in sources]
+def cut_sources(tokenizer: Tokenizer, sources: Rows, source_length: int) -> list[list[int]]:
+    """Truncates sources to `source_length` tokens, including the special tokens after the text, which are kept."""
+    template = tokenizer.source_template
+    kept = template.num_special - template.num_before(0)
+    return [[*ids[:-kept][: source_length - kept], *ids[-kept:]] for ids in sources]
 
 
 @dataclass(frozen=True)
@@ -126,7 +141,7 @@ class SourceDecoder:
     def search(self, sources: Rows, settings: BeamSettings) -> list[list[tuple[str, float]]]:
         """Returns the `settings.num_hypotheses` best outputs of each source as (text, score) pairs, best first.
 
-        Sources are token ids, including the EOS token. Raises UserError if a setting is out of range.
+        Sources are token ids, including special tokens. Raises UserError if a setting is out of range.
         """
         settings.check()
         vocabulary, size = vocabulary_of(self.tokenizer), min(self.batch_size, len(sources))
@@ -147,7 +162,8 @@ class SourceDecoder:
         to sample.
         """
         vocabulary, size = vocabulary_of(self.tokenizer), min(self.batch_size, len(sources))
-        start, num_new = [vocabulary.bos_id, *self.output_prefix], max_new_tokens - len(self.output_prefix)
+        start = [*vocabulary.output_start, *self.output_prefix]
+        num_new = max_new_tokens - len(start) + 1
         check_fits([start], num_new, self.model.max_length)
         sampler = Sampler(self.model, self.params, sampling, vocabulary, num_new)
         outputs: list[list[str]] = [[] for _ in sources]
@@ -156,7 +172,7 @@ class SourceDecoder:
             for sample in range(num_samples):
                 keys_B = row_keys(seed, np.array(numbers), np.full(len(numbers), sample))
                 for number, new in zip(numbers, sampler.generate(starts, keys_B, size, batch), strict=True):
-                    outputs[number].append(self._text([*self.output_prefix, *new]))
+                    outputs[number].append(self._text([*start[1:], *new]))
         return outputs
 
     def _text(self, tokens: Sequence[int]) -> str:
@@ -171,7 +187,7 @@ def generate_texts(
     The output of a text without tokens is empty, with score 0. Raises UserError if a text is not valid UTF-8.
     """
     sources = encode_sources(tokenizer, texts, source_length)
-    numbers = with_text(sources)
+    numbers = with_text(tokenizer, sources)
     outputs = dict(zip(numbers, decoder.search([sources[each] for each in numbers], settings), strict=True))
     return [outputs.get(number, [("", 0.0)]) for number in range(len(sources))]
 

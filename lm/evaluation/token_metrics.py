@@ -140,7 +140,7 @@ def unigram_entropy(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> f
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     for store in stores.values():
         counts += np.bincount(np.asarray(store.tokens), minlength=len(counts))
-    counts[[tokenizer.bos_id, tokenizer.eos_id]] = 0
+    counts[[tokenizer.start_id, tokenizer.eos_id]] = 0
     shares = counts[counts > 0] / counts.sum()
     return float(-np.sum(shares * np.log(shares)))
 

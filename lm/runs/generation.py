@@ -23,6 +23,7 @@ from lm.decoding.text import (
     cut_sources,
     encode_prompts,
     encode_sources,
+    encode_texts,
     sample_many,
     stream_text,
     with_text,
@@ -118,7 +119,7 @@ def translate(
     """
     config, task = run.config, task_of(run.config)
     max_new_tokens = settings.max_new_tokens if isinstance(settings, BeamSettings) else run.max_new_tokens
-    if max_new_tokens is None:  # one position is taken by the BOS token
+    if max_new_tokens is None:  # one position is taken by the start token
         max_new_tokens = min(config.eval.generation.max_new_tokens, config.model.max_length - 1)
     prefix = prefix_of(config) if prefix is None else prefix
     sources = [source_text(prefix, task.clean_source(config, text)) for text in texts]
@@ -126,14 +127,14 @@ def translate(
     # For some tasks, models read and write <extra_id_N> as a single token; for other tasks, it is ordinary text.
     spelled = task.spells_extra_ids
     every = encode_sources(tokenizers.source, [each or "" for each in sources], spelled=spelled)
-    decoded = with_text(every)
+    decoded = with_text(tokenizers.source, every)
     numbers, ids = [index + 1 for index in decoded], [every[index] for index in decoded]
     longest = config.data.source_length
     if long := [number for number, each in zip(numbers, ids, strict=True) if len(each) > longest]:
         problem = f"{len(long):,} of {len(ids):,} sources are longer than {longest} tokens (config.data.source_length)"
         print(f"warning: {problem} and were truncated; the first is on line {long[0]:,}.", file=sys.stderr)
-    ids = cut_sources(ids, longest)
-    ((*output_start, _),) = encode_sources(tokenizers.target, [output_prefix], spelled=spelled)  # without the EOS token
+    ids = cut_sources(tokenizers.source, ids, longest)
+    (output_start,) = encode_texts(tokenizers.target, [output_prefix], spelled=spelled)
     if output_start and len(output_start) >= max_new_tokens:
         sizes = f"the prefix has {len(output_start)} tokens, but outputs have at most {max_new_tokens}"
         raise UserError(f"--output_prefix: {sizes}; increase --max_new_tokens.")

@@ -53,7 +53,8 @@ class Contrastive(PairTask):
         if sum(store.target.num_documents for store in stores.values()) < 2:
             where = "config.data.train" if train else "config.data: the evaluation data"
             raise UserError(f"{where} has only one pair, so its texts cannot be compared with other texts; add pairs.")
-        return {name: PairedTexts(store, config.data.sequence_length) for name, store in stores.items()}
+        length, special = config.data.sequence_length, tokenizer.special_tokens
+        return {name: PairedTexts(store, length, special) for name, store in stores.items()}
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
         return contrastive_loss(output.embedding, output.paired_embedding, batch, config.temperature)

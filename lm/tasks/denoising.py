@@ -46,7 +46,7 @@ class Denoising(DocumentTask, PackedTask):
         denoiser = self.denoiser(config, tokenizer, extra_ids)
         lengths = config.data.source_length, config.data.sequence_length
         return {
-            name: DenoisingExamples(store, denoiser, lengths, tokenizer.bos_id, config.seed, name)
+            name: DenoisingExamples(store, denoiser, lengths, tokenizer.special_tokens, config.seed, name)
             for name, store in stores.items()
         }
 

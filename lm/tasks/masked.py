@@ -66,11 +66,8 @@ class Masked(DocumentTask, PackedTask):
         word_starts = tokenizer.word_starts if config.objective.whole_words else None
         masking = Masking(config.objective.noise_density, tokenizer.mask_id, tokenizer.text_ids, word_starts)
         kind = NextSentenceExamples if config.objective.next_sentence else MaskedExamples
-        ends = tokenizer.bos_id, tokenizer.eos_id
-        return {
-            name: kind(store, masking, config.data.sequence_length, *ends, config.seed, name)
-            for name, store in stores.items()
-        }
+        length, special = config.data.sequence_length, tokenizer.special_tokens
+        return {name: kind(store, masking, length, special, config.seed, name) for name, store in stores.items()}
 
     def reason_without_examples(self, config: Config) -> str:
         least = "at least 2 tokens" if config.objective.next_sentence else "any tokens"

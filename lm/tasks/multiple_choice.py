@@ -1,8 +1,8 @@
 """Multiple choice: select the candidate that answers a question or continues a text (SWAG, HellaSwag, ARC, RACE).
 
-Each candidate forms a segment, `bos question eos candidate eos`, and all segments of a question lie in one row. The
-model assigns each candidate a score, and a softmax over the candidates of a question turns the scores into
-probabilities (Devlin 2019, section 4.4). Questions may have different numbers of candidates.
+The question and a candidate form a segment, with the special tokens of a pair of texts, and all segments of a question
+lie in one row. The model assigns each candidate a score, and a softmax over the candidates of a question turns the
+scores into probabilities (Devlin 2019, section 4.4). Questions may have different numbers of candidates.
 
 E is the number of questions, and N the number of candidates per question.
 """
@@ -21,7 +21,7 @@ from scipy.special import softmax
 from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig, SourceConfig
 from lm.data.examples.example import Example
-from lm.data.examples.labelled import SHORTEST, LabelledExamples, Ragged, Tokens, framed
+from lm.data.examples.labelled import SHORTEST, LabelledExamples, Ragged, Tokens
 from lm.data.reading.fields import Record, as_list, as_text, index_of, label_text
 from lm.data.reading.format import Reader
 from lm.data.storing.example_store import ExampleStore
@@ -131,19 +131,22 @@ class ChoiceExamples(LabelledExamples):
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
         super().__init__(store, config, tokenizer)
         self._tokens, self._at_end = store.tokens, config.model.pooling == "last"
+        self._added = tokenizer.pair_template.num_special
         self._right = np.array([each.right for each in store.raw], np.int64)
         self.example_of = np.arange(len(store.raw))
         self._sizes = np.array([sum(self.segments(index)) for index in range(len(store.raw))], np.int64)
         numbers_E = np.diff(self._tokens.firsts)
         lengths = self._tokens.candidates.lengths
-        whole_E = (self._tokens.questions.lengths + 3) * numbers_E + np.add.reduceat(lengths, self._tokens.firsts[:-1])
+        whole_E = (self._tokens.questions.lengths + self._added) * numbers_E + np.add.reduceat(
+            lengths, self._tokens.firsts[:-1]
+        )
         self._note_cut(int(np.sum(self._sizes < whole_E)), len(whole_E), "questions are cut")
 
     def _lengths(self, index: int) -> tuple[int, np.ndarray]:
         """Returns the lengths in tokens of the question and of each candidate, (N,), after cutting."""
         first, end = self._tokens.firsts[index : index + 2]
         question, candidates_N = int(self._tokens.questions.lengths[index]), self._tokens.candidates.lengths[first:end]
-        if (question + 3) * len(candidates_N) + candidates_N.sum() <= self._length:
+        if (question + self._added) * len(candidates_N) + candidates_N.sum() <= self._length:
             return question, candidates_N
         share = self._length // len(candidates_N)
         if share < SHORTEST:
@@ -151,13 +154,13 @@ class ChoiceExamples(LabelledExamples):
                 f"config.data.sequence_length: {self._length} tokens are too few for a question with "
                 f"{len(candidates_N)} candidates; set it to {SHORTEST * len(candidates_N)} or more."
             )
-        candidates_N = np.minimum(candidates_N, max((share - 3) // 2, share - 3 - question))
-        return min(question, share - 3 - int(candidates_N.max())), candidates_N
+        candidates_N = np.minimum(candidates_N, max((share - self._added) // 2, share - self._added - question))
+        return min(question, share - self._added - int(candidates_N.max())), candidates_N
 
     def segments(self, index: int) -> list[int]:
         """Returns the lengths of the segments of a question."""
         question, candidates_N = self._lengths(index)
-        return (question + candidates_N + 3).tolist()
+        return (question + candidates_N + self._added).tolist()
 
     def label_indices(self, index: int) -> np.ndarray:
         """Returns the position of each candidate's score in the example, (N,)."""
@@ -168,7 +171,7 @@ class ChoiceExamples(LabelledExamples):
         (question, candidates_N), first = self._lengths(index), int(self._tokens.firsts[index])
         tokens = self._tokens.questions[index]
         framed_N = [
-            framed(self._bos, self._eos, tokens[len(tokens) - question :], self._tokens.candidates[first + n][:length])
+            self._special.frame(tokens[len(tokens) - question :], self._tokens.candidates[first + n][:length])
             for n, length in enumerate(candidates_N.tolist())
         ]
         tokens_T, types_T = (np.concatenate(each) for each in zip(*framed_N, strict=True))

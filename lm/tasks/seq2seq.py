@@ -71,7 +71,8 @@ class Seq2Seq(PairTask):
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Examples]:
         lengths = config.data.source_length, config.data.sequence_length
         drop = train and config.data.pairs.overlong == "drop"
-        return {name: PairExamples(store, *lengths, tokenizer.bos_id, drop=drop) for name, store in stores.items()}
+        special = tokenizer.special_tokens
+        return {name: PairExamples(store, *lengths, special, drop=drop) for name, store in stores.items()}
 
     def reason_without_examples(self, config: Config) -> str:
         return (

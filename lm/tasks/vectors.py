@@ -1,8 +1,7 @@
 """Computes vectors for texts from any layer of a model and with any pooling. The models of all tasks are supported.
 
-A text is encoded as in training: `bos text eos`, or `bos text eos text eos` for a pair. The source of an
-encoder-decoder that generates text has no BOS token. Mean and maximum pooling include the special tokens, as in
-training.
+A text or a pair of texts is encoded as in training, with the same special tokens. Mean and maximum pooling include
+these tokens, as in training.
 
 E is the number of texts, T the number of tokens per text, and D the size of a vector.
 """
@@ -19,7 +18,7 @@ import numpy as np
 from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.config.experiment import replace_settings
-from lm.data.examples.example import Example, cut_notes
+from lm.data.examples.example import cut_notes
 from lm.data.examples.labelled import TextExamples, TextTokens
 from lm.data.packing.rows import EvalRows, RowLayout
 from lm.data.reading.inputs import TextInput
@@ -27,7 +26,8 @@ from lm.data.reading.readers import Labelled
 from lm.data.storing import example_store
 from lm.data.storing.example_store import ExampleStore
 from lm.data.storing.splits import LabelledCleaner
-from lm.data.tokenizing.base import Tokenizers
+from lm.data.tokenizing.base import Tokenizer, Tokenizers
+from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
 from lm.evaluation.prediction_evaluator import whole_examples
 from lm.models.protocol import Model
@@ -130,17 +130,14 @@ Labeller: TypeAlias = LabelledTask | TextVectors
 
 
 class SourceTexts(TextExamples):
-    """Unlabelled sources of an encoder-decoder, which have no BOS token."""
+    """Unlabelled sources of an encoder-decoder, framed as in training."""
 
     def __init__(self, store: ExampleStore, config: Config, *args: Any):
-        longest = config.data.source_length + 1  # includes the BOS token that `make` removes
-        super().__init__(store, replace_settings(config, {"data.sequence_length": longest}), *args)
-        self._sizes = self._sizes - 1
+        super().__init__(store, replace_settings(config, {"data.sequence_length": config.data.source_length}), *args)
+
+    @staticmethod
+    def special(tokenizer: Tokenizer) -> SpecialTokens:
+        return tokenizer.special_tokens.as_source()
 
     def _note_cut(self, number: int, total: int, what: str) -> None:
-        self.notes += cut_notes(number, total, what, "source_length", self._length - 1)
-
-    def make(self, epoch: int, index: int) -> Example:
-        example = super().make(epoch, index)
-        names = "tokens_T", "targets_T", "weights_T", "types_T"
-        return dataclasses.replace(example, **{name: getattr(example, name)[1:] for name in names})
+        self.notes += cut_notes(number, total, what, "source_length", self._length)

@@ -51,7 +51,7 @@ def test_outputs_are_in_the_order_of_the_texts_and_independent_of_the_batch(smal
 
 
 def test_cut_sources_keep_their_end_token():
-    assert cut_sources([[7, 8, 9, 2], [7, 8, 2], [2]], 3) == [[7, 8, 2], [7, 8, 2], [2]]
+    assert cut_sources(BYTES, [[7, 8, 9, 2], [7, 8, 2], [2]], 3) == [[7, 8, 2], [7, 8, 2], [2]]
 
 
 @pytest.mark.exhaustive

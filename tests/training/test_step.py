@@ -13,6 +13,7 @@ from lm.batch import Batch
 from lm.config import Config, defaults, source
 from lm.data.examples.example import from_pair
 from lm.data.packing.rows import RowLayout
+from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.models import build_model
 from lm.models.parameters import stack_layers, unstack_layers
 from lm.objectives.losses import loss_sums
@@ -68,12 +69,12 @@ def ragged_pairs(seed: int = 0) -> Batch:
     rng = np.random.default_rng(seed)
 
     def side(longest: int) -> np.ndarray:
-        return rng.integers(3, VOCAB, rng.integers(1, longest + 1)).astype(np.int32)
+        return rng.integers(3, VOCAB, rng.integers(1, longest)).astype(np.int32)  # EOS is added
 
     rows = [
         [(side(SOURCE // count), side(LENGTH // count)) for _ in range(count)] for count in rng.integers(1, 4, ROWS)
     ]
-    return RowLayout(LENGTH, SOURCE).lay_out([[from_pair(*pair, 1) for pair in row] for row in rows])
+    return RowLayout(LENGTH, SOURCE).lay_out([[from_pair(*pair, SpecialTokens(1, 2)) for pair in row] for row in rows])
 
 
 def drawn_state(abstract: TrainState) -> TrainState:

@@ -1,4 +1,4 @@
-"""Question-answering examples, `bos question eos context eos`: the answer is a span of the context (Devlin 2019).
+"""Question-answering examples: pairs of a question and a context, of which the answer is a span (Devlin 2019).
 
 E is the number of examples (windows), T the number of tokens per example, X the number of questions, U the number of
 distinct contexts, and N the total number of tokens in all contexts.
@@ -55,17 +55,19 @@ class AnswerExamples(LabelledExamples):
 
     A question occupies at most half of a row. Neighbouring windows share data.context_overlap tokens, but at most half
     of a window. The target is 1 at the first token of the answer and 2 at its last token, or 3 if they are the same
-    token. A question without an answer has target 3 at the BOS token of every window. Targets 1, 2 and 3 have weight 1.
-    A window that does not contain the whole answer has no target and is omitted in training. If a question has several
-    answers, the target is the first listed answer that occurs in the context.
+    token. A question without an answer has target 3 at the first token of every window. Targets 1, 2 and 3 have weight
+    1. A window that does not contain the whole answer has no target and is omitted in training. If a question has
+    several answers, the target is the first listed answer that occurs in the context.
     """
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
         super().__init__(store, config, tokenizer)
         self._tokens: AnswerTokens = store.tokens
-        questions, total = self._tokens.questions, len(store.raw)
-        self._question_X = np.minimum(questions.lengths, (self._length - 3) // 2)
-        self._capacity_X = self._length - 3 - self._question_X
+        questions, total, template = self._tokens.questions, len(store.raw), tokenizer.pair_template
+        added, self._before = template.num_special, template.num_before(1)
+        self._after = added - self._before
+        self._question_X = np.minimum(questions.lengths, (self._length - added) // 2)
+        self._capacity_X = self._length - added - self._question_X
         self._stride_X = self._capacity_X - np.minimum(config.data.context_overlap, self._capacity_X // 2)
         self._context_X = self._tokens.contexts.lengths[self._tokens.context_of_X]
         self._windows_X = 1 + np.maximum(0, -(-(self._context_X - self._capacity_X) // self._stride_X))
@@ -78,7 +80,7 @@ class AnswerExamples(LabelledExamples):
         if train:
             every = self.example_of, self._start_E, self._end_E, self._has_E
             self.example_of, self._start_E, self._end_E, self._has_E = (each[self._has_E] for each in every)
-        self._sizes = self._question_X[self.example_of] + self._end_E - self._start_E + 3
+        self._sizes = self._question_X[self.example_of] + self._end_E - self._start_E + added
         self._note_cut(int(np.sum(questions.lengths > self._question_X)), total, "questions are cut")
         if train:
             lost = total - len(np.unique(self.example_of))
@@ -123,7 +125,8 @@ class AnswerExamples(LabelledExamples):
         return best_T
 
     def _context_slice(self, index: int) -> slice:
-        return slice(int(self._question_X[self.example_of[index]]) + 2, int(self._sizes[index]) - 1)
+        first = int(self._question_X[self.example_of[index]]) + self._before
+        return slice(first, int(self._sizes[index]) - self._after)
 
     def make(self, epoch: int, index: int) -> Example:
         number = int(self.example_of[index])
@@ -133,7 +136,7 @@ class AnswerExamples(LabelledExamples):
         example = self._example(question, context[start:end])
         if self._has_E[index]:
             answer_2 = self._answer_X2[number]
-            first, last = (0, 0) if answer_2[0] == UNANSWERABLE else answer_2 - start + len(question) + 2
+            first, last = (0, 0) if answer_2[0] == UNANSWERABLE else answer_2 - start + len(question) + self._before
             example.targets_T[first] |= STARTS
             example.targets_T[last] |= ENDS
             example.weights_T[[first, last]] = 1.0

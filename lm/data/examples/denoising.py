@@ -16,6 +16,7 @@ import numpy as np
 from lm.data import order
 from lm.data.examples.example import ChunkExamples, Example, from_pair
 from lm.data.storing.token_store import TokenStore
+from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
 
 # Mode token, mean length of the spans, and fraction of the tokens that are masked. Mode S is a prefix LM.
@@ -248,16 +249,25 @@ class DenoisingExamples(ChunkExamples):
     """Corrupted chunks of documents, each of at most `denoiser.longest_chunk` tokens. One-token chunks are omitted."""
 
     def __init__(
-        self, store: TokenStore, denoiser: Denoiser, lengths: tuple[int, int], bos_id: int, seed: int, name: str
+        self,
+        store: TokenStore,
+        denoiser: Denoiser,
+        lengths: tuple[int, int],
+        special: SpecialTokens,
+        seed: int,
+        name: str,
     ):
         """`lengths` are the lengths of the source and of the target in a row."""
-        super().__init__(store, denoiser.longest_chunk(*lengths), 2, seed, name)
-        self._denoiser, self._bos_id = denoiser, bos_id
+        # The denoiser adds EOS to both sides; the templates may have more special tokens.
+        self._added = special.for_source.num_special - 1, special.for_target.num_special - 1
+        source_length, target_length = (length - added for length, added in zip(lengths, self._added, strict=True))
+        super().__init__(store, denoiser.longest_chunk(source_length, target_length), 2, seed, name)
+        self._denoiser, self._special = denoiser, special
         self._kept = order.EpochCache[np.ndarray]()  # caches the random draws of each epoch
 
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
         source_sizes_E, target_sizes_E = self._denoiser.sizes(self._chunks.length_E, self._draws(epoch))
-        return target_sizes_E, source_sizes_E
+        return target_sizes_E + self._added[1], source_sizes_E + self._added[0]
 
     def num_targets(self) -> int:
         return int(self.sizes(0)[0].sum())
@@ -265,7 +275,8 @@ class DenoisingExamples(ChunkExamples):
     def make(self, epoch: int, index: int) -> Example:
         tokens = self._tokens(int(self._chunks.first_E[index]), int(self._chunks.length_E[index]))
         rng = order.generator("corrupt", *self._key, epoch, index)
-        return from_pair(*self._denoiser.make(tokens, self._draws(epoch)[index], rng), self._bos_id)
+        source, target = self._denoiser.make(tokens, self._draws(epoch)[index], rng)
+        return from_pair(source[:-1], target[:-1], self._special)
 
     def _draws(self, epoch: int) -> np.ndarray:
         rng = order.generator("draw", *self._key, epoch)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm.data.storing.token_store import TokenStore
+from lm.data.tokenizing.special_tokens import SpecialTokens
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,18 @@ class Examples(abc.ABC):
         return any(np.any(self.make(0, i).weights_T > 0) for i in range(len(self)))
 
 
-def from_pair(source_S: np.ndarray, target_T: np.ndarray, bos_id: int) -> Example:
-    """Returns an example whose targets are `target_T` and whose decoder input is BOS followed by `target_T[:-1]`."""
-    target_T = np.asarray(target_T, np.int32)
-    inputs_T = np.concatenate([[bos_id], target_T[:-1]]).astype(np.int32)
-    return Example(inputs_T, target_T, np.ones(len(target_T), np.float32), source_S=np.asarray(source_S, np.int32))
+def from_pair(source: np.ndarray, target: np.ndarray, special: SpecialTokens) -> Example:
+    """Returns an example of two texts without special tokens, which are added.
+
+    The input of the decoder is `decoder_start`, followed by all targets except the last.
+    """
+    source_S, target_T = special.for_source.fill(source)[0], special.for_target.fill(target)[0]
+    inputs_T = np.concatenate([[special.decoder_start], target_T[:-1]]).astype(np.int32)
+    return Example(inputs_T, target_T, np.ones(len(target_T), np.float32), source_S=source_S)
 
 
 class Chunks(NamedTuple):
-    """The documents of a store, without BOS and EOS, cut into chunks that fit a row. All arrays are int64 (E,)."""
+    """The documents of a store, without their first and last token, cut into chunks that fit a row, int64 (E,) each."""
 
     first_E: np.ndarray  # first token, as an index into the store
     length_E: np.ndarray

@@ -22,6 +22,7 @@ from lm.data.examples.example import Example, Examples, cut_notes
 from lm.data.reading.readers import Labelled, Tagged
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
+from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
 
 SHORTEST = 8  # minimum number of tokens per row: the special tokens of a pair and a few tokens of each text
@@ -79,13 +80,18 @@ class LabelledExamples(Examples):
         self.store = store
         self.notes: list[str] = []
         self._length = config.data.sequence_length
-        self._bos, self._eos = tokenizer.bos_id, tokenizer.eos_id
+        self._special = self.special(tokenizer)
         self._sizes = np.zeros(0, np.int64)
         if self._length < SHORTEST:
             raise UserError(
                 f"config.data.sequence_length: {self._length} is too short for "
                 f"objective.name='{config.objective.name}'; set it to {SHORTEST} or more."
             )
+
+    @staticmethod
+    def special(tokenizer: Tokenizer) -> SpecialTokens:
+        """Returns the special tokens that are added to texts."""
+        return tokenizer.special_tokens
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "store": dataclasses.replace(self.store, raw=[])}
@@ -98,19 +104,11 @@ class LabelledExamples(Examples):
 
     def _example(self, *texts: np.ndarray, targets: Any = np.int32) -> Example:
         """Returns an example of one or two texts with all weights 0. `targets` is the dtype of its targets."""
-        tokens_T, types_T = framed(self._bos, self._eos, *texts)
+        tokens_T, types_T = self._special.frame(*texts)
         return Example(tokens_T, np.zeros(len(tokens_T), targets), np.zeros(len(tokens_T), np.float32), types_T)
 
     def _note_cut(self, number: int, total: int, what: str) -> None:
         self.notes += cut_notes(number, total, what, "sequence_length", self._length)
-
-
-def framed(bos_id: int, eos_id: int, *texts: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the tokens `bos A eos`, or `bos A eos B eos`, and their types (0 up to the first eos, then 1), int32."""
-    tokens_T = np.concatenate([[bos_id], *(each for text in texts for each in (text, [eos_id]))]).astype(np.int32)
-    types_T = np.zeros(len(tokens_T), np.int32)
-    types_T[len(texts[0]) + 2 :] = 1
-    return tokens_T, types_T
 
 
 def label_weights(config: Config, store: ExampleStore, train: bool) -> np.ndarray:
@@ -162,11 +160,12 @@ class TextExamples(LabelledExamples):
         self._tokens: TextTokens = store.tokens
         self._at_end = config.model.pooling == "last"
         first, pairs = self._tokens.texts.lengths, self._tokens.pairs
-        second, special = (np.zeros_like(first), 2) if pairs is None else (pairs.lengths, 3)
+        second = np.zeros_like(first) if pairs is None else pairs.lengths
+        special = (self._special.for_text if pairs is None else self._special.for_pair).num_special
         capacity = self._length - special
         self._second = np.minimum(second, np.maximum(capacity // 2, capacity - first))
         self._first = np.minimum(first, capacity - self._second)
-        self._sizes = self._first + self._second + special
+        self._sizes = np.maximum(self._first + self._second + special, 1)
         self._note_cut(int(np.sum(self._sizes < first + second + special)), len(first), "texts are cut")
         self.example_of = np.arange(len(first))
         labels = [example.label for example in store.raw if isinstance(example, Labelled)]
@@ -229,7 +228,8 @@ class TaggingExamples(LabelledExamples):
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
         super().__init__(store, config, tokenizer)
         self._tokens: WordTokens = store.tokens
-        self._capacity = self._length - 2
+        special = self._special.for_text.num_special
+        self._capacity = self._length - special
         tags = [tag for example in store.raw if isinstance(example, Tagged) for tag in example.tags]
         self._targets_W = label_numbers(tags, config)
         self._weights_C = label_weights(config, store, train)
@@ -238,7 +238,7 @@ class TaggingExamples(LabelledExamples):
         self.example_of = np.repeat(np.arange(len(cuts)), list(map(len, cuts)))
         self._bounds_E2 = np.array(list(chain.from_iterable(cuts)), np.int64)  # word indices [begin, end)
         ends_W = np.concatenate([[0], np.cumsum(self._sizes_W)])
-        self._sizes = ends_W[self._bounds_E2[:, 1]] - ends_W[self._bounds_E2[:, 0]] + 2
+        self._sizes = np.maximum(ends_W[self._bounds_E2[:, 1]] - ends_W[self._bounds_E2[:, 0]] + special, 1)
         num_words, too_long = len(self._sizes_W), int(np.sum(self._tokens.words.lengths > self._capacity))
         self._note_cut(sum(len(cut) > 1 for cut in cuts), len(cuts), "sentences are split into several examples")
         self._note_cut(too_long, num_words, "words are longer than a row and were cut")
@@ -261,7 +261,8 @@ class TaggingExamples(LabelledExamples):
         """Returns the index of each word's first token, int64 (words,). The index of a word without tokens is -1."""
         begin, end = self._bounds_E2[index]
         sizes, firsts = self._sizes_W[begin:end], self._tokens.firsts_W[begin:end].astype(np.int64)
-        return np.where((firsts >= 0) & (firsts < sizes), 1 + np.cumsum(sizes) - sizes + firsts, -1)
+        before = self._special.for_text.num_before(0)
+        return np.where((firsts >= 0) & (firsts < sizes), before + np.cumsum(sizes) - sizes + firsts, -1)
 
     def make(self, epoch: int, index: int) -> Example:
         begin, end = map(int, self._bounds_E2[index])

@@ -12,8 +12,8 @@ import numpy as np
 
 from lm.data import order
 from lm.data.examples.example import ChunkExamples, Example
-from lm.data.examples.labelled import framed
 from lm.data.storing.token_store import TokenStore
+from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
 
 MASK, RANDOM = 0.8, 0.1  # fractions of the masked tokens replaced by the mask or a random token; the others are kept
@@ -90,41 +90,39 @@ def choose_words(starts_n: np.ndarray, wanted: int, rng: np.random.Generator) ->
 
 
 class MaskedExamples(ChunkExamples):
-    """Examples of the form `bos chunk eos`, at most `length` tokens long, in which some tokens are masked.
+    """Examples of one chunk between special tokens, at most `length` tokens long, in which some tokens are masked.
 
     Unless whole words are masked, `sizes` includes the number of masked tokens.
     """
 
-    _specials = 2  # number of special tokens per example
     _least = 1  # minimum number of tokens per chunk
 
-    def __init__(
-        self, store: TokenStore, masking: Masking, length: int, bos_id: int, eos_id: int, seed: int, name: str
-    ):
-        longest = length - self._specials
+    def __init__(self, store: TokenStore, masking: Masking, length: int, special: SpecialTokens, seed: int, name: str):
+        self._template = special.for_text if self._least == 1 else special.for_pair
+        self._added = self._template.num_special
+        longest = length - self._added
         if longest < self._least:
             raise UserError(
                 f"config.data.sequence_length: rows of {length} tokens are too short for text between special "
                 "tokens; increase data.sequence_length."
             )
         super().__init__(store, longest, self._least, seed, name)
-        self._masking, self._bos_id, self._eos_id = masking, bos_id, eos_id
+        self._masking = masking
 
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
         sizes_E = self._token_counts(epoch)
-        return (sizes_E,) if self._masking.whole_words else (sizes_E, self._masking.number(sizes_E - self._specials))
+        return (sizes_E,) if self._masking.whole_words else (sizes_E, self._masking.number(sizes_E - self._added))
 
     def _token_counts(self, epoch: int) -> np.ndarray:
-        return self._chunks.length_E + self._specials
+        return self._chunks.length_E + self._added
 
     def make(self, epoch: int, index: int) -> Example:
         chunk = self._tokens(int(self._chunks.first_E[index]), int(self._chunks.length_E[index]))
         return self._example(epoch, index, chunk)
 
     def _example(self, epoch: int, index: int, *texts: np.ndarray) -> Example:
-        tokens_T, types_T = framed(self._bos_id, self._eos_id, *texts)
-        is_text_T = np.ones(len(tokens_T), bool)
-        is_text_T[np.cumsum([0, *(len(text) + 1 for text in texts)])] = False
+        tokens_T, types_T = self._template.fill(*texts)
+        is_text_T = self._template.text_mask(*map(len, texts))
         rng = order.generator("mask", *self._key, epoch, index)
         return Example(*self._masking.mask(tokens_T, is_text_T, rng), types_T)
 
@@ -139,16 +137,15 @@ class _Pairs(NamedTuple):
 
 
 class NextSentenceExamples(MaskedExamples):
-    """Examples of the form `bos A eos B eos`. The first token has weight 0 and target 1 if B follows A, otherwise 0.
+    """Examples of two texts, A and B, between special tokens.
 
-    Both labels have probability 1/2. A is the part of a chunk before a random index. B is either the rest of the chunk
-    or the same number of consecutive tokens from another document, or fewer if that document is shorter. To choose that
-    document, a token is drawn uniformly from all documents except the document of A. Each document therefore serves as
-    B about equally often under both labels, and B is rarely short enough to reveal the label. Raises UserError if there
-    is only one document.
+    The first token has weight 0 and target 1 if B follows A, otherwise 0. Both labels have probability 1/2. A is the
+    part of a chunk before a random index. B is either the rest of the chunk or the same number of consecutive tokens
+    from another document, or fewer if that document is shorter. To choose that document, a token is drawn uniformly
+    from all documents except the document of A. Each document therefore serves as B about equally often under both
+    labels, and B is rarely short enough to reveal the label. Raises UserError if there is only one document.
     """
 
-    _specials = 3
     _least = 2
 
     def __init__(self, store: TokenStore, *args: Any):
@@ -162,7 +159,7 @@ class NextSentenceExamples(MaskedExamples):
 
     def _token_counts(self, epoch: int) -> np.ndarray:
         pairs = self._kept.get(epoch, self._draw)
-        return pairs.cut_E + pairs.length_E + self._specials
+        return pairs.cut_E + pairs.length_E + self._added
 
     def make(self, epoch: int, index: int) -> Example:
         pairs = self._kept.get(epoch, self._draw)

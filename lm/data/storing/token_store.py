@@ -64,7 +64,7 @@ class TokenStore:
                     raise DamagedStore(f"{name} has {found} bytes, but the manifest says {size}")
             self.counts: dict[str, int] = self.manifest["counts"]
             self.num_documents, self.num_tokens = self.counts["documents"], self.counts["tokens"]
-            self.num_tokens_of_text = self.num_tokens - 2 * self.num_documents  # excluding BOS and EOS
+            self.num_tokens_of_text = self.num_tokens - 2 * self.num_documents  # excluding the tokens around documents
             self.fingerprint: str = self.manifest["content"]  # hash of tokens and document starts
             self.tokens = _map(self.directory / "tokens.bin", self.manifest["dtype"])
             self.starts = _map(self.directory / "starts.bin", "int64")
@@ -80,7 +80,7 @@ class TokenStore:
 
     @property
     def text_lengths(self) -> np.ndarray:
-        """The number of tokens of each document, excluding BOS and EOS, int64 (num_documents,)."""
+        """The number of tokens of each document, excluding the tokens around it, int64 (num_documents,)."""
         return np.diff(np.append(self.starts, self.num_tokens)) - 2
 
     @property
@@ -102,9 +102,13 @@ class TokenStore:
         return self.hashes, self.hashes
 
     def document(self, index: int) -> np.ndarray:
-        """Returns the tokens of a document, including BOS and EOS."""
+        """Returns the tokens of a document, including the first and last token, which are special."""
         end = self.starts[index + 1] if index + 1 < self.num_documents else self.num_tokens
         return self.tokens[self.starts[index] : end]
+
+    def text(self, index: int) -> np.ndarray:
+        """Returns the tokens of a document without the tokens around it."""
+        return self.document(index)[1:-1]
 
 
 def _map(path: Path, dtype: str) -> np.ndarray:
@@ -249,15 +253,15 @@ def _build(
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str], dtype: str) -> tuple[list[np.ndarray], int]:
-    """Returns the tokens of each document, including BOS and EOS, and the number of changed documents (see above)."""
-    bos, eos = [tokenizer.bos_id], [tokenizer.eos_id]
+    """Returns the tokens of each document, as stored, and the number of changed documents (see above)."""
+    start, eos = [tokenizer.start_id], [tokenizer.eos_id]
     if max(map(len, texts)) <= PIECE:
         encoded = tokenizer.encode_batch(texts)
-        documents = [np.array([*bos, *ids, *eos], dtype) for ids in encoded]
+        documents = [np.array([*start, *ids, *eos], dtype) for ids in encoded]
         return documents, count_changed(tokenizer, texts, encoded)
     documents, changed = [], 0
     for text in texts:
-        pieces, is_changed = [np.array(bos, dtype)], False
+        pieces, is_changed = [np.array(start, dtype)], False
         for ids, is_piece_changed in encode_long(tokenizer, text):
             pieces.append(np.array(ids, dtype))
             is_changed |= is_piece_changed

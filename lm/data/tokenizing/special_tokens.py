@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,12 @@ class Template:
     def num_before(self, text: int) -> int:
         """Returns the number of special tokens before the text with this index."""
         return [index for index, token in enumerate(self.ids) if token == TEXT][text] - text
+
+    def text_mask(self, *sizes: int) -> np.ndarray:
+        """Returns whether each token of an input belongs to a text, bool (T,). `sizes` are the lengths of the texts."""
+        rest = iter(sizes)
+        lengths = [next(rest) if token == TEXT else 1 for token in self.ids]
+        return np.repeat(np.array(self.ids) == TEXT, lengths)
 
     def fill(self, *texts: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the tokens of the whole input and their types, both int32 (T,)."""
@@ -67,7 +75,8 @@ class SpecialTokens:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON values of all tokens that exist, from which `from_json` restores an equal object."""
-        found = {name: value for name, value in vars(self).items() if value not in (None, (), {}) or name == "bos"}
+        every = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        found = {name: value for name, value in every.items() if value not in (None, (), {}) or name == "bos"}
         lists = {name: [list(value.ids), list(value.types)] for name, value in found.items() if name in ("one", "two")}
         return found | lists | ({"other_stops": list(self.other_stops)} if self.other_stops else {})
 
@@ -85,12 +94,12 @@ class SpecialTokens:
     def decoder_start(self) -> int:
         return self.start if self.first_of_target is None else self.first_of_target
 
-    @property
+    @cached_property
     def for_text(self) -> Template:
         """The template for one text, e.g. one that is classified."""
         return self.one or Template.of_one(*self._bos, TEXT, self.eos)
 
-    @property
+    @cached_property
     def for_pair(self) -> Template:
         """The template for two texts. EOS separates the texts if the published template has no separator."""
         if self.two and self.two.num_before(1) > self.two.num_before(0):
@@ -98,13 +107,13 @@ class SpecialTokens:
         length = len(self._bos) + 2
         return Template((*self._bos, TEXT, self.eos, TEXT, self.eos), (0,) * length + (1, 1))
 
-    @property
+    @cached_property
     def for_source(self) -> Template:
         """The template for a source of an encoder-decoder. Our own tokenizers use no BOS token for sources."""
         before, after = self._around
         return Template.of_one(*before, TEXT, *after)
 
-    @property
+    @cached_property
     def for_target(self) -> Template:
         """The template for a target, whose input `decoder_start` precedes.
 
@@ -112,6 +121,19 @@ class SpecialTokens:
         """
         before, _ = self._around
         return Template.of_one(*(before if self.forced_first is None else (self.forced_first,)), TEXT, self.eos)
+
+    def frame(self, *texts: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the tokens of one text or a pair, with special tokens, and their types, both int32 (T,).
+
+        If a published template adds no tokens to an empty text, the result is the token `start`.
+        """
+        tokens_T, types_T = (self.for_text if len(texts) == 1 else self.for_pair).fill(*texts)
+        return (tokens_T, types_T) if len(tokens_T) else (np.array([self.start], np.int32), np.zeros(1, np.int32))
+
+    def as_source(self) -> SpecialTokens:
+        """Returns special tokens that frame each text as a source of an encoder-decoder."""
+        two = self.two or Template((TEXT, self.eos, TEXT, self.eos), (0, 0, 1, 1))
+        return dataclasses.replace(self, one=self.for_source, two=two)
 
     @property
     def _bos(self) -> tuple[int, ...]:

@@ -36,7 +36,7 @@ class Whole:
 
 
 def denoising(store, denoiser, name="a", seed=0, lengths=(64, 64)):
-    return DenoisingExamples(store, denoiser, lengths, BOS, seed, name)
+    return DenoisingExamples(store, denoiser, lengths, TOKENIZER.special_tokens, seed, name)
 
 
 @settings(max_examples=60, deadline=None)

@@ -29,7 +29,7 @@ class Nothing:
 
 
 def examples_of(store, masking=MASKING, length=34, seed=0, name="a", kind=MaskedExamples):
-    return kind(store, masking, length, BOS, EOS, seed, name)
+    return kind(store, masking, length, TOKENIZER.special_tokens, seed, name)
 
 
 def original(example):

@@ -44,14 +44,14 @@ def check_sizes(examples):
 
 
 def test_pairs_are_text_and_end_token(pairs):
-    examples = PairExamples(pairs, 20, 20, BOS)
+    examples = PairExamples(pairs, 20, 20, TOKENIZER.special_tokens)
     assert [texts(examples.make(3, i)) for i in range(len(examples))] == PAIRS
     check_sizes(examples)
     assert examples.text == {"documents": 6, "bytes": 14, "words": 5, "unknown": 0}
 
 
 def test_long_pairs_are_cut_before_the_end_token(pairs):
-    examples = PairExamples(pairs, 5, 4, BOS)
+    examples = PairExamples(pairs, 5, 4, TOKENIZER.special_tokens)
     cut = [(source[:4], target[:3]) for source, target in PAIRS]
     assert [texts(examples.make(0, i)) for i in range(len(examples))] == cut
     check_sizes(examples)
@@ -59,14 +59,14 @@ def test_long_pairs_are_cut_before_the_end_token(pairs):
         "1 of 6 sources are cut (data.source_length=5)",
         "1 of 6 targets are cut (data.sequence_length=4)",
     ]
-    assert PairExamples(pairs, 9, 7, BOS).notes == [], "the longest source and target just fit"
+    assert PairExamples(pairs, 9, 7, TOKENIZER.special_tokens).notes == [], "the longest source and target just fit"
     assert examples.text["bytes"] == examples.text["words"] == 0
     # If only sources are cut, every target is still scored completely.
-    assert PairExamples(pairs, 5, 7, BOS).text["bytes"] == 14
+    assert PairExamples(pairs, 5, 7, TOKENIZER.special_tokens).text["bytes"] == 14
 
 
 def test_long_pairs_are_dropped_on_request(pairs):
-    examples = PairExamples(pairs, 5, 4, BOS, drop=True)
+    examples = PairExamples(pairs, 5, 4, TOKENIZER.special_tokens, drop=True)
     kept = [pair for pair in PAIRS if len(pair[0]) < 5 and len(pair[1]) < 4]
     assert [texts(examples.make(0, i)) for i in range(len(examples))] == kept and 0 < len(kept) < len(PAIRS)
     check_sizes(examples)
@@ -89,7 +89,7 @@ def cut_by_hand(text):
 def test_paired_texts_are_cut_and_ended_once_and_each_pair_fills_a_row(tmp_path):
     sizes = [(0, 3), (LENGTH - 3, LENGTH - 2), (LENGTH - 1, LENGTH + 5), (LENGTH - 2, 1), (2, LENGTH - 1)]
     pairs = [tuple("abcdefghijklmnop"[:size] for size in each) for each in sizes]
-    examples = PairedTexts(make_pairs(tmp_path, pairs), LENGTH)
+    examples = PairedTexts(make_pairs(tmp_path, pairs), LENGTH, TOKENIZER.special_tokens)
     assert all(each.tolist() == [LENGTH] * 5 for each in examples.sizes(0)) and len(examples.sizes(0)) == 2
     assert examples.notes == ["3 of 10 texts are cut (data.sequence_length=8)"]
     rows = EvalRows(examples, RowLayout(LENGTH, LENGTH))
