@@ -61,6 +61,7 @@ SEARCH = (*SEARCH_SETTINGS, "num_hypotheses")
 def define_flags() -> None:
     define_path("workdir", "Run directory of the model.")
     flags.DEFINE_multi_string("prompt", [], "Text to continue (repeatable). An empty prompt starts a new text.")
+    flags.DEFINE_bool("chat", False, "Treat each prompt as a message to a chat model, and render it with its template.")
     define_path("prompts_file", "UTF-8 file with one prompt per line. Empty lines are skipped.")
     flags.DEFINE_integer("step", None, "Checkpoint step to use. By default, the best step is used.")
     flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.", lower_bound=1)
@@ -133,7 +134,7 @@ def print_continuations(generator: Generator, sampling: Sampling) -> None:
     because = f"applies only to encoder-decoders, but the model in {FLAGS.workdir} continues text"
     refuse(("input", "output", "prefix", "output_prefix", *SEARCH), f"{because}; give --prompt or --prompts_file.")
     report_unused_sampling(sampling)
-    for text in continue_prompts(generator, read_prompts(), sampling):
+    for text in continue_prompts(generator, read_prompts(), sampling, as_chat=FLAGS.chat):
         show(text)
 
 
@@ -179,7 +180,7 @@ def write_outputs(generator: Generator, sampling: Sampling) -> None:
 
 
 def read_sources() -> list[str]:
-    refuse(("prompts_file",), "applies only to models that continue text; give --input.")
+    refuse(("prompts_file", "chat"), "applies only to models that continue text; give --input.")
     if FLAGS.input is None and not FLAGS.prompt:
         raise UserError('there is no source; give --input=FILE or --prompt="...".')
     if FLAGS.input is not None and FLAGS.prompt:

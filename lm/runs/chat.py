@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from lm.data.examples.conversations import source_ids
+from lm.data.examples.conversations import source_prompt
 from lm.data.tokenizing.chat_template import ChatTemplate
 from lm.decoding.loop import Sampler
-from lm.decoding.sampling import Sampling, row_keys, vocabulary_of
+from lm.decoding.sampling import Sampling, row_keys
 from lm.decoding.text import text_parts
 from lm.errors import UserError
 from lm.parallel.mesh import on_mesh
-from lm.runs.generation import Generator
+from lm.runs.generation import Generator, chat_vocabulary
 from lm.runs.prepare import load_tokenizers
 
 LONGEST_ANSWER = 512  # default maximum number of tokens in an answer
@@ -42,7 +42,7 @@ class ChatSession:
         if not 0 < self._max_new < longest:
             raise UserError(f"--max_new_tokens={self._max_new} is out of range; the model has {longest + 1} positions.")
         model, params, self._mesh = run.load(1)
-        self._sampler = Sampler(model, params, sampling, vocabulary_of(tokenizer), self._max_new)
+        self._sampler = Sampler(model, params, sampling, chat_vocabulary(self._template), self._max_new)
         self.reset()
 
     def reset(self) -> None:
@@ -84,14 +84,15 @@ class ChatSession:
 
     def _inputs(self) -> tuple[list[int], list[int] | None]:
         """Returns the tokens that the decoder continues and, for an encoder-decoder, the source."""
-        if self._config.model.family == "encoder_decoder":
-            longest = self._config.data.source_length
-            source, is_cut = source_ids(self._template, self.messages, None, longest)
-            if is_cut and len(source) == longest:
-                raise UserError(f"the message does not fit into the {longest} tokens of a source; shorten it.")
-            return [self._template.tokenizer.decoder_start_id], source.tolist()
-        limit = self._config.model.max_length - self._max_new
-        prompt, self.left_out = self._template.fitted_prompt(self.messages, None, limit)
-        if len(prompt) > limit:
-            raise UserError(f"the message has {len(prompt)} tokens, but only {limit} fit beside an answer; shorten it.")
-        return prompt, None
+        template, two_sided = self._template, self._config.model.family == "encoder_decoder"
+        if two_sided:
+            longest_source = self._config.data.source_length
+            ids, self.left_out, limit = source_prompt(template, self.messages, None, longest_source)
+        else:
+            limit = self._config.model.max_length - self._max_new
+            ids, self.left_out = template.fitted_prompt(self.messages, None, limit)
+        if len(ids) > limit:
+            raise UserError(f"the message is too long: it has {len(ids)} tokens, but there is only room for {limit}.")
+        if two_sided:
+            return self._sampler.vocabulary.output_start, template.tokenizer.source_template.fill(ids)[0].tolist()
+        return ids, None

@@ -49,8 +49,9 @@ class ChatTokens(Tokens):
     def of_answers(
         cls, examples: Sequence[Conversation], tokenizer: Tokenizer, text: str, source_length: int
     ) -> ChatTokens:
-        """Encodes each answer as a target. Sources longer than `source_length` lose their oldest turns, then their end.
+        """Encodes each answer as a target, without special tokens around the two sides.
 
+        If a source is longer than `source_length`, its oldest turns are left out and, if need be, it is cut at its end.
         Raises UserError if the template refuses a conversation.
         """
         template, targets, sources, num_cut = ChatTemplate(tokenizer, text), [], [], 0
@@ -58,27 +59,33 @@ class ChatTokens(Tokens):
             for number, message in enumerate(each.messages):
                 if number and message["role"] == "assistant":
                     with _located(each):
-                        source, is_cut = source_ids(template, each.messages[:number], each.tools, source_length)
+                        source, left_out, longest = source_prompt(
+                            template, each.messages[:number], each.tools, source_length
+                        )
                         found = template.encode(each.messages[: number + 1], each.tools)
                     begin, end = found.answers[-1]
-                    end -= found.ids[end - 1] == tokenizer.eos_id  # the template for targets adds EOS
-                    num_cut += is_cut
-                    sources.append(source)
-                    targets.append(tokenizer.target_template.fill(found.ids[begin:end])[0])
+                    end -= found.ids[end - 1] == tokenizer.eos_id  # which is added to each target
+                    num_cut += left_out > 0 or len(source) > longest
+                    sources.append(source[:longest])
+                    targets.append(found.ids[begin:end])
         rows = Ragged.of(targets)
         return cls(rows, np.ones(len(rows.flat_N), bool), Ragged.of(sources), num_cut)
 
 
-def source_ids(
+def source_prompt(
     template: ChatTemplate, messages: Sequence[Message], tools: Tools, source_length: int
-) -> tuple[np.ndarray, bool]:
-    """Returns the source from which an encoder-decoder writes the next answer, and whether it had to be cut."""
+) -> tuple[list[int], int, int]:
+    """Returns the source from which an encoder-decoder writes the next answer, without the special tokens around it.
+
+    Also returns the number of messages that were left out (see `fitted_prompt`), and the number of tokens for which
+    there is room within `source_length`; the source may be longer.
+    """
     form = template.tokenizer.source_template
-    limit = source_length - form.num_special
-    ids, left_out = template.fitted_prompt(messages, tools, limit)
+    longest = source_length - form.num_special
+    ids, left_out = template.fitted_prompt(messages, tools, longest)
     if ids[:1] == list(form.ids[:1]):  # the chat template has written the token that precedes a source
         ids = ids[1:]
-    return form.fill(ids[:limit])[0], left_out > 0 or len(ids) > limit
+    return ids, left_out, longest
 
 
 @contextlib.contextmanager
@@ -101,34 +108,37 @@ class ChatExamples(Examples):
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, *, train: bool):
         self._tokens: ChatTokens = store.tokens
-        self._start_id, self._counts = (
-            tokenizer.decoder_start_id,
-            {name: store.counts[name] for name in ("documents", "unknown")},
-        )
-        two_sided = self._tokens.sources is not None
-        # A decoder predicts each token from those before it, so its inputs are one shorter than the conversation.
-        lengths = self._tokens.texts.lengths - (not two_sided)
-        length, drop = config.data.sequence_length, train and config.data.pairs.overlong == "drop"
-        long_E = lengths > length
-        self._lengths = np.minimum(lengths, length)
-        kept_E = (lengths > 0) & ~(long_E & drop)
+        self._special = tokenizer.special_tokens
+        self._counts = {name: store.counts[name] for name in ("documents", "unknown")}
+        self._two_sided = self._tokens.sources is not None
+        # A decoder predicts each token from those before it, so it reads one token less than the conversation has.
+        added = self._special.for_target.num_special if self._two_sided else -1
+        lengths, longest = self._tokens.texts.lengths, config.data.sequence_length - added
+        drop = train and config.data.pairs.overlong == "drop"
+        is_long_E = lengths > longest
+        self._lengths = np.minimum(lengths, longest)
+        self._sizes_of_all = self._lengths + added
+        kept_E = (self._sizes_of_all > 0) & ~(is_long_E & drop)
         if train:
             kept_E &= self._count_scored() > 0
         self._kept_E = np.flatnonzero(kept_E)
-        noun = "answers" if two_sided else "conversations"
+        total, noun = len(lengths), "answers" if self._two_sided else "conversations"
         fate = "are too long and dropped" if drop else "are cut"
-        self.notes = cut_notes(int(long_E.sum()), len(lengths), f"{noun} {fate}", "sequence_length", length)
-        cut = self._tokens.num_cut
-        self.notes += cut_notes(cut, len(lengths), "sources are cut", "source_length", config.data.source_length)
-        if lost := int(np.sum(~long_E & ~kept_E) + np.sum(long_E & ~kept_E) * (not drop)):
-            self.notes.append(f"{lost:,} of {len(lengths):,} {noun} have no answer within a row and are omitted")
+        cut_sources = self._tokens.num_cut, total, "sources are cut", "source_length", config.data.source_length
+        self.notes = [
+            *cut_notes(int(is_long_E.sum()), total, f"{noun} {fate}", "sequence_length", config.data.sequence_length),
+            *cut_notes(*cut_sources),
+        ]
+        if lost := total - len(self._kept_E) - int(is_long_E.sum()) * drop:
+            self.notes.append(f"{lost:,} of {total:,} {noun} have no answer within a row and are omitted")
 
     def _count_scored(self) -> np.ndarray:
         """Returns the number of targets of each example, int64 (E,)."""
-        starts, shift = self._tokens.texts.starts[:-1], self._tokens.sources is None
+        if self._two_sided:
+            return self._sizes_of_all
+        begins_E = self._tokens.texts.starts[:-1]
         totals = np.concatenate([[0], np.cumsum(self._tokens.scored_N)])
-        ends = starts + self._lengths + shift
-        return totals[ends] - totals[np.minimum(starts + shift, ends)]
+        return totals[begins_E + self._lengths] - totals[begins_E + np.minimum(1, self._lengths)]
 
     @property
     def text(self) -> dict[str, int]:
@@ -139,9 +149,9 @@ class ChatExamples(Examples):
 
     @cached_property
     def _sizes(self) -> tuple[np.ndarray, ...]:
-        sources = self._tokens.sources
-        of_sources = () if sources is None else (sources.lengths[self._kept_E],)
-        return self._lengths[self._kept_E], *of_sources
+        sources, added = self._tokens.sources, self._special.for_source.num_special
+        of_sources = () if sources is None else (sources.lengths[self._kept_E] + added,)
+        return self._sizes_of_all[self._kept_E], *of_sources
 
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
         return self._sizes
@@ -151,9 +161,9 @@ class ChatExamples(Examples):
 
     def make(self, epoch: int, index: int) -> Example:
         number = int(self._kept_E[index])
-        length, tokens = int(self._lengths[number]), self._tokens.texts[number]
+        tokens_T = self._tokens.texts[number][: self._lengths[number]]
         if self._tokens.sources is not None:
-            return from_pair(self._tokens.sources[number], tokens[:length], self._start_id)
-        start = self._tokens.texts.starts[number]
-        weights_T = self._tokens.scored_N[start + 1 : start + 1 + length].astype(np.float32)
-        return Example(tokens[:length], tokens[1 : length + 1], weights_T)
+            return from_pair(self._tokens.sources[number], tokens_T, self._special)
+        begin = self._tokens.texts.starts[number]
+        weights_T = self._tokens.scored_N[begin + 1 : begin + len(tokens_T)].astype(np.float32)
+        return Example(tokens_T[:-1], tokens_T[1:], weights_T)
