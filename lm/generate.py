@@ -134,7 +134,7 @@ def print_continuations(generator: Generator, sampling: Sampling) -> None:
     because = f"applies only to encoder-decoders, but the model in {FLAGS.workdir} continues text"
     refuse(("input", "output", "prefix", "output_prefix", *SEARCH), f"{because}; give --prompt or --prompts_file.")
     report_unused_sampling(sampling)
-    for text in continue_prompts(generator, read_prompts(), sampling, as_chat=FLAGS.chat):
+    for text in continue_prompts(generator, read_prompts(), sampling, FLAGS.chat):
         show(text)
 
 

@@ -81,7 +81,7 @@ def chat_vocabulary(template: ChatTemplate) -> Vocabulary:
 
 
 def continue_prompts(
-    run: Generator, prompts: Sequence[str], sampling: Sampling, *, as_chat: bool = False
+    run: Generator, prompts: Sequence[str], sampling: Sampling, as_chat: bool = False
 ) -> Iterator[str]:
     """Yields the text to print as soon as it is generated: every continuation, preceded by its prompt.
 

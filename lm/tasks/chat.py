@@ -22,7 +22,7 @@ class Chat(PackedTask):
 
     name = "chat"
     doc = "write the answers of the assistant in conversations"
-    families = ("decoder", "encoder_decoder")
+    families = ("encoder_decoder", "decoder")
     metric_names = ("loss", "perplexity", "token_accuracy")
     settings = SEARCH | SMOOTHING | {"data.chat_template", "data.pairs.overlong", "data.source_length"}
     noun = "conversations"

@@ -142,9 +142,9 @@ class ChatTemplate:
         exact = spans is not None  # whether the spans include end tokens
         if spans is None:
             spans = self._located_spans(text, messages, tools)
-        limits = [begin for begin, _ in spans[1:]] + [len(text)]
+        limits = [*(begin for begin, _ in spans[1:]), len(text)]
         answers = []
-        for (begin, end), limit in zip(spans, limits, strict=True):
+        for (begin, end), limit in zip(spans, limits, strict=False):
             tokens = np.flatnonzero((begins_T < end) & (ends_T > begin) & (begins_T < ends_T))
             if len(tokens):
                 first, last = int(tokens[0]), int(tokens[-1])
