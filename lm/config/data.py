@@ -117,9 +117,10 @@ class TokenizerConfig:
     train_megabytes: float = option(64.0, minimum=0.001, needs=("no path",), read_by="kind")
     """Maximum amount of text, in MB, on which SentencePiece is trained."""
     bos_token: str = option("", read_by="kind")
-    """BOS token to insert before each document (kind='huggingface' only). If empty, it is inferred from the file."""
+    """BOS token to insert before each text (kind='huggingface' only). If empty, the tokenizer's files determine it. If
+    this or eos_token is set, texts have the form `bos text eos`, whatever template the files contain."""
     eos_token: str = option("", read_by="kind")
-    """EOS token to append to each document (kind='huggingface' only). If empty, it is inferred from the file."""
+    """EOS token to append to each document (kind='huggingface' only). If empty, the tokenizer's files determine it."""
     extra_ids: int = option(0, minimum=0, maximum=1000)
     """Number of sentinel tokens for masked spans. They are appended to the vocabulary, and <extra_id_0> comes last, as
     in T5. If a Hugging Face file already contains tokens with these names, those tokens are used."""

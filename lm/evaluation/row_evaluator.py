@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +127,8 @@ class RowEvaluator(Evaluator):
 class TokenEvaluator(RowEvaluator):
     """Computes metrics such as loss, perplexity and accuracy from sums over the target tokens.
 
-    `missing` maps each metric that cannot be computed from given sums to the reason.
+    `missing` maps each metric that cannot be computed from given sums to the reason. `signatures` maps metrics that can
+    be defined in several ways to their definition.
     """
 
     def __init__(
@@ -136,9 +137,14 @@ class TokenEvaluator(RowEvaluator):
         setup: EvaluationSetup,
         metrics: Callable[[Sums], dict[str, float]],
         missing: Callable[[Sums], dict[str, str]] = lambda _: {},
+        signatures: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(task, setup)
-        self._metrics_of, self._missing_of = metrics, missing
+        self._metrics_of, self._missing_of, self._signatures = metrics, missing, dict(signatures or {})
+
+    @property
+    def signatures(self) -> dict[str, str]:
+        return self._signatures
 
     @property
     def missing(self) -> dict[str, str]:

@@ -14,6 +14,8 @@ from lm.evaluation.token_metrics import language_metrics, missing_metrics, xz_bi
 from lm.tasks.task import SMOOTHING, EvaluationSetup, Metrics, Stores
 from lm.tasks.texts import DocumentTask
 
+WITHOUT_BOS = "the first token of each document is predicted from EOS, since the tokenizer has no BOS token"
+
 
 class Causal(DocumentTask):
     """Cuts the concatenated documents into windows, one per row. Evaluation windows may overlap (eval.stride)."""
@@ -48,7 +50,9 @@ class Causal(DocumentTask):
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         missing = partial(missing_metrics, with_xz=setup.config.eval.compare_with_xz)
-        return [TokenEvaluator(self, setup, language_metrics, missing)]
+        has_bos = setup.tokenizers.target.bos_id is not None
+        signatures = {} if has_bos else {"perplexity": WITHOUT_BOS}
+        return [TokenEvaluator(self, setup, language_metrics, missing, signatures)]
 
     def yardsticks(self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Metrics) -> dict[str, float]:
         if not config.eval.compare_with_xz or "bits_per_byte" not in metrics:

@@ -32,7 +32,7 @@ class Whole:
         return lengths + 1, lengths + 1
 
     def make(self, tokens, draws, rng):
-        return tokens, np.array([int(draws[0] * 1e6), int(rng.integers(10**6))])
+        return np.append(tokens, EOS), np.array([int(draws[0] * 1e6), int(rng.integers(10**6)), EOS])
 
 
 def denoising(store, denoiser, name="a", seed=0, lengths=(64, 64)):
