@@ -68,37 +68,36 @@ def main() -> int:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  # gives `input` a history and editing
         print(HELP)
-    while (text := read_message("> " if in_terminal else "")) is not None:
-        if text == "/exit":
-            break
-        if text == "/reset":
-            session.reset()
-            note("a new conversation begins")
-        elif text.startswith("/"):
-            note(f"there is no command {text.split()[0]:.20}; use /reset or /exit")
-        elif text:
-            print_answer(session, text, in_terminal)
-    return DONE
+    while True:
+        try:
+            text = read_message("> " if in_terminal else "")
+            if text is None or text == "/exit":
+                return DONE
+            if text == "/reset":
+                session.reset()
+                note("a new conversation begins")
+            elif text.startswith("/"):
+                note(f"there is no command {text.split()[0]:.20}; use /reset or /exit")
+            elif text:
+                print_answer(session, text)
+        except KeyboardInterrupt:  # ends an answer or discards a message
+            if not in_terminal:
+                raise
+            print(flush=True)
 
 
 def read_message(prompt: str) -> str | None:
-    """Returns the next message, "" if Ctrl-C discarded it, or None at the end of the input."""
+    """Returns the next message, or None at the end of the input."""
     try:
         return well_formed(input(prompt)).strip()
     except EOFError:
         return None
     except UnicodeDecodeError as error:
         raise UserError(f"the standard input is not valid UTF-8 ({error.reason}).") from error
-    except KeyboardInterrupt:
-        if not prompt:
-            raise
-        print()
-        return ""
 
 
-def print_answer(session: ChatSession, text: str, in_terminal: bool) -> None:
-    """Prints an answer while it is generated, and what the user should know about it. Ctrl-C in a terminal ends it."""
-    stopped = False
+def print_answer(session: ChatSession, text: str) -> None:
+    """Prints an answer while it is generated, and what the user should know about it."""
     try:
         with contextlib.closing(session.answer(text)) as parts:
             for part in parts:
@@ -106,14 +105,8 @@ def print_answer(session: ChatSession, text: str, in_terminal: bool) -> None:
     except UserError as error:
         note(str(error).rstrip("."))
         return
-    except KeyboardInterrupt:
-        if not in_terminal:
-            raise
-        stopped = True
     print(flush=True)
-    if stopped:
-        note("stopped")
-    elif session.is_cut:
+    if session.is_cut:
         note("the answer reached --max_new_tokens")
     if session.left_out:
         note(f"the conversation is too long for the model; the oldest {session.left_out} messages were left out")
