@@ -8,11 +8,13 @@ import pytest
 from lm.config import Config, MeshConfig, defaults, source
 from lm.data.reading.readers import Pair
 from lm.data.tokenizing.base import Tokenizers
+from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.evaluation import generation
 from lm.evaluation.evaluator import EvaluationSetup
 from lm.parallel.mesh import make_mesh
 from lm.tasks import task_of
 
+BYTES = ByteTokenizer()
 METRICS = ("loss", "perplexity", "token_accuracy", "bits_per_byte", "word_perplexity", "tokens")
 TOTALS = {"targets": 90, "documents": 9, "bytes": 0, "words": 0, "unknown": 0}
 
@@ -32,7 +34,7 @@ def evaluation(objective: str, references: dict | None = None, name: str = "vali
     rows = {name: types.SimpleNamespace(num_rows=9, totals=TOTALS) for name in ("one", "two")}
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     config = Config.from_dict(values.to_dict())
-    setup = EvaluationSetup(config, None, mesh, Tokenizers(None, None), rows, references or {}, name, in_training)
+    setup = EvaluationSetup(config, None, mesh, Tokenizers(BYTES, BYTES), rows, references or {}, name, in_training)
     made = task_of(config).evaluation(setup)
     metrics = (
         METRICS if objective == "causal" else [each for each in METRICS if "byte" not in each and "word" not in each]

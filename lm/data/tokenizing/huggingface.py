@@ -13,7 +13,7 @@ from typing import Any
 
 from lm.config import TokenizerConfig
 from lm.data.tokenizing.base import INFO_FILE, Offsets, Tokenizer
-from lm.data.tokenizing.special_token_files import USUAL_MASK, USUAL_PAD, Files, read_files, special_tokens
+from lm.data.tokenizing.special_token_files import USUAL_MASK, USUAL_PAD, Files, files_beside, special_tokens
 from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
 from lm.files import parse_json, read_file
@@ -89,7 +89,7 @@ class HuggingFaceTokenizer(Tokenizer):
         if path.name == cls.file_name and info.is_file() and not (config.bos_token or config.eos_token):
             options = parse_json(read_file(info))["options"]
             return cls._from_content(content, {name: each for name, each in options.items() if name != "extra_ids"})
-        return cls.from_files(content, read_files(path.parent), config.bos_token, config.eos_token)
+        return cls.from_files(content, files_beside(path), config.bos_token, config.eos_token)
 
     @classmethod
     def from_files(

@@ -37,21 +37,35 @@ USUAL_PAD = ("<pad>", "[PAD]", "<|padding|>", "<|pad|>")
 USUAL_MASK = ("[MASK]", "<mask>")
 
 
-def read_files(folder: Path) -> dict[str, Any]:
-    """Returns the files of a folder that describe special tokens. Raises UserError if one of them cannot be read."""
+def read_files(content_of: Callable[[str], bytes | None], where: str) -> dict[str, Any]:
+    """Returns the files of a model that describe its special tokens. Raises UserError if one of them is damaged.
+
+    Args:
+        content_of: returns the content of the file with a name such as "config.json", or None if there is no such file.
+        where: the folder of the files, for messages.
+    """
     found: dict[str, Any] = {}
     for name in (NAMES, OLD_NAMES, GENERATION, MODEL, CHAT_TEMPLATE):
-        path = folder / name
-        if not path.is_file():
+        content = content_of(name)
+        if content is None:
             continue
         try:
-            content = read_file(path)
             found[name] = content.decode("utf-8") if name == CHAT_TEMPLATE else parse_json(content)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); correct or remove the file.") from error
+        except ValueError as error:
+            raise UserError(f"{where}/{name}: cannot be read ({error}); correct or remove the file.") from error
         if name != CHAT_TEMPLATE and not isinstance(found[name], dict):
-            raise UserError(f"{path}: the file must hold one JSON object; correct or remove it.")
+            raise UserError(f"{where}/{name}: the file must hold one JSON object; correct or remove it.")
     return found
+
+
+def files_beside(path: Path) -> dict[str, Any]:
+    """Returns the files that describe special tokens in the folder of another file (see `read_files`)."""
+
+    def content_of(name: str) -> bytes | None:
+        other = path.with_name(name)
+        return read_file(other) if other.is_file() else None
+
+    return read_files(content_of, str(path.parent))
 
 
 def special_tokens(
