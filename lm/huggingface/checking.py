@@ -32,7 +32,7 @@ def lines_of_comparison(folder: Folder, family: str = "") -> Iterator[tuple[str,
     path = Path(folder.source)
     if not path.is_dir():
         raise UserError(f"--model={folder.source}: a comparison needs a folder; download the model first.")
-    tokenizer = read_tokenizer(folder)
+    tokenizer = read_tokenizer(folder, published.config.model.vocab_size)
     with jax.default_matmul_precision("highest"):
         theirs_tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(path / "tokenizer.json"))
         ids = [tokenizer.encode(text)[:LONGEST] for text in TEXTS]

@@ -22,6 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lm.config.experiment import replace_settings
 from lm.data.tokenizing.base import Tokenizer
 from lm.data.tokenizing.huggingface import HuggingFaceTokenizer
+from lm.data.tokenizing.special_token_files import read_files
 from lm.errors import UserError
 from lm.files import new_directory, remove_leftovers, writing_flag
 from lm.huggingface import provenance
@@ -44,12 +45,7 @@ def import_folder(folder: Folder, published: Published, workdir: Path) -> None:
     """Writes a run directory for a recognised folder. Raises UserError if it exists or a file is damaged."""
     if os.path.lexists(workdir):
         raise UserError(f"--workdir={workdir} already exists; choose a new name.")
-    tokenizer = read_tokenizer(folder)
-    if tokenizer.vocab_size > (rows := published.config.model.vocab_size):
-        raise UserError(
-            f"{folder.source}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, but the embedding has only "
-            f"{rows} rows."
-        )
+    tokenizer = read_tokenizer(folder, published.config.model.vocab_size)
     path = str(workdir.absolute() / "tokenizer" / tokenizer.file_name)
     config = replace_settings(published.config, {"data.tokenizer.path": path})
     params = load_params(folder, published)
@@ -134,22 +130,28 @@ def write_provenance(folder: Folder, published: Published, directory: Path) -> N
     Record(folder.source, published.family.name, published.architecture, names, dtypes).write(directory)
 
 
-def read_tokenizer(folder: Folder) -> Tokenizer:
-    """Returns the tokenizer of a folder. Raises UserError if there is none that we can read."""
+def read_tokenizer(folder: Folder, rows: int) -> Tokenizer:
+    """Returns the tokenizer of a folder whose embedding has `rows` rows.
+
+    Raises UserError if there is none that we can read.
+    """
     content = folder.content(HuggingFaceTokenizer.file_name)
     if content is None:
         raise UserError(
             f"{folder.source} has no {HuggingFaceTokenizer.file_name}; write it with AutoTokenizer.from_pretrained(...)"
             ".save_pretrained(...) of the transformers library."
         )
-    declared = folder.read_object("tokenizer_config.json") or {}
-    options = {}
-    for option, keys in (("bos_token", ("bos_token", "cls_token")), ("eos_token", ("eos_token", "sep_token"))):
-        values = (declared.get(key) for key in keys)
-        texts = [value.get("content") if isinstance(value, dict) else value for value in values]
-        options[option] = next((text for text in texts if text), "")
+
+    def content_of(name: str) -> bytes | None:
+        objects = {CONFIG: folder.config, GENERATION_CONFIG: folder.generation_config}
+        return json.dumps(objects[name] or {}).encode() if name in objects else folder.content(name)
+
     try:
-        return HuggingFaceTokenizer(content, **options)
+        files = read_files(content_of, folder.source)
+        tokenizer = HuggingFaceTokenizer.from_files(content, files)
+        if tokenizer.vocab_size > rows:
+            tokenizer = HuggingFaceTokenizer.from_files(content, files, rows=rows)
+        return tokenizer
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder.source}/{HuggingFaceTokenizer.file_name} is not usable: {error}.") from None
 
