@@ -17,22 +17,31 @@ from pathlib import Path
 
 from absl import flags
 
+from lm.config import Config
 from lm.config.command import DONE, define_path, run
-from lm.errors import UserError
+from lm.data.tokenizing.base import Tokenizer
+from lm.errors import USER_ERROR, UserError
 from lm.files import expanded
+from lm.huggingface.checking import lines_of_comparison
 from lm.huggingface.exporting import DTYPES, Original, export
 from lm.huggingface.folder import open_folder
 from lm.huggingface.importing import describe, import_folder
+from lm.huggingface.inspecting import lines_about
 from lm.huggingface.provenance import provenance_of
 from lm.huggingface.recognising import recognise
 from lm.huggingface.writing import check_out
-from lm.models.parameters import merge_adapters
 from lm.runs.directory import RunDirectory
+from lm.runs.prepare import load_tokenizers
 
 FLAGS = flags.FLAGS
 arguments: list[str] = []  # the command, taken from the command line
-COMMANDS = ("import", "export")
-NEEDED = {"import": ("model", "workdir"), "export": ("workdir", "out")}
+NEEDED = {
+    "import": ("model", "workdir"),
+    "export": ("workdir", "out"),
+    "inspect": ("model",),
+    "check": ("model",),
+}
+COMMANDS = tuple(NEEDED)
 
 
 def define_flags() -> None:
@@ -62,20 +71,34 @@ def main() -> int:
     for name in NEEDED[command]:
         if FLAGS[name].value is None:
             raise UserError(f"--{name} is missing; `lm.hf {command}` needs --{' and --'.join(NEEDED[command])}.")
-    {"import": import_model, "export": export_run}[command]()
+    return {"import": import_model, "export": export_run, "inspect": inspect, "check": check}[command]()
+
+
+def inspect() -> int:
+    for line in lines_about(open_folder(FLAGS.model), FLAGS.family):
+        print(line)
     return DONE
 
 
-def import_model() -> None:
+def check() -> int:
+    agree = True
+    for line, same in lines_of_comparison(open_folder(FLAGS.model), FLAGS.family):
+        print(line if same else f"{line}   DIFFERENT")
+        agree &= same
+    return DONE if agree else USER_ERROR
+
+
+def import_model() -> int:
     if FLAGS.dtype == "float16":
         raise UserError("--dtype=float16: our models compute in float32 or bfloat16; choose one of them.")
     folder = open_folder(FLAGS.model)
     published = recognise(folder, FLAGS.family, FLAGS.max_length, FLAGS.dtype or "float32")
     import_folder(folder, published, expanded(FLAGS.workdir))
     print(f"written: {FLAGS.workdir}, {describe(published)}")
+    return DONE
 
 
-def export_run() -> None:
+def export_run() -> int:
     out = expanded(FLAGS.out)
     check_out(out)
     directory = RunDirectory.existing(Path(FLAGS.workdir))
@@ -94,8 +117,23 @@ def export_run() -> None:
             params, _ = checkpoints.restore_params(None, step, ema=ema)
     found = provenance_of(directory.root, config, lambda root: RunDirectory(root).load_config())
     original = Original.read(found) if found else None
-    architecture = export(params, config, out, original, None, FLAGS.dtype or "", int(FLAGS.max_shard_gb * 1e9))
+    architecture = export(
+        params,
+        config,
+        out,
+        original,
+        special_ids=special_ids(config, load_tokenizers(config, directory.root).target),
+        dtype=FLAGS.dtype or "",
+        max_shard_bytes=int(FLAGS.max_shard_gb * 1e9),
+    )
     print(f"written: {FLAGS.out}, {architecture}")
+    return DONE
+
+
+def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int]:
+    """Returns the fields of config.json that name special tokens."""
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    return ids | ({"decoder_start_token_id": tokenizer.bos_id} if config.model.family == "encoder_decoder" else {})
 
 
 if __name__ == "__main__":

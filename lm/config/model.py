@@ -1,16 +1,16 @@
-"""Settings of the model and of its training objective."""
+"""Settings of the model, in the order in which a token meets them: sizes, positions, blocks, heads and adapters."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lm.config.heads import HeadSettings
+from lm.config.positions import PositionSettings
 from lm.config.schema import option
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """Settings of the Transformer. Where 0 stands for a derived value, the option text says so."""
-
+class SizeSettings:
     family: str = option(
         "decoder",
         "Architecture. In a 'decoder', each token attends to itself and earlier tokens (GPT, Llama). In an "
@@ -43,6 +43,27 @@ class ModelConfig:
         0, "Number of encoder blocks in an encoder-decoder. If 0, num_layers is used.", minimum=0, affects="shapes"
     )
     d_model: int = option(384, "Width of the residual stream.", minimum=1, affects="shapes")
+    embedding_width: int = option(
+        0,
+        "Width of all embeddings, which a linear layer then maps to d_model (ALBERT, ELECTRA). If 0, the width is "
+        "d_model and there is no such layer.",
+        minimum=0,
+        parameters=(
+            "token_embedding",
+            "source_embedding",
+            "position_embedding",
+            "type_embedding",
+            "embedding_norm",
+            "embedding_projection",
+            "head_product",
+            "head_norm",
+            "output",
+            "output_projection",
+        ),
+    )
+    share_layers: bool = option(
+        False, "Use the same parameters in all layers of a stack (ALBERT).", parameters=("shared_layer",)
+    )
     num_heads: int = option(6, "Number of attention (query) heads.", minimum=1, affects="shapes")
     num_kv_heads: int = option(
         0,
@@ -62,44 +83,23 @@ class ModelConfig:
         affects="storage",
         parameters=("position_embedding",),
     )
-    positions: str = option(
-        "rotary",
-        "Encoding of token positions. 'relative' adds a learned bias per distance bucket to the attention scores (T5).",
-        choices=("learned", "sinusoidal", "rotary", "relative", "none"),
-    )
-    relative_buckets: int = option(
-        32,
-        "Number of distance buckets for positions='relative'. Half of the buckets hold a single distance each.",
-        minimum=4,
-        parameters=("relative_bias",),
-        needs=("positions=relative",),
-    )
-    relative_max_distance: int = option(
-        128,
-        "For positions='relative', this distance and all greater distances share one bucket.",
-        minimum=2,
-        needs=("positions=relative",),
-    )
-    rotary_theta: float = option(
-        10_000.0, "Base of the rotation frequencies for positions='rotary'.", minimum=1.0, needs=("positions=rotary",)
-    )
-    local_rotary_theta: float = option(
-        0.0,
-        "Base of the rotation frequencies in layers with a window, if global_every is set. If 0, rotary_theta is used.",
-        minimum=0.0,
-        needs=("global_every", "positions=rotary"),
-    )
-    rotary_interleaved: bool = option(
-        False,
-        "Rotate pairs of adjacent features, as in llama.c, instead of pairing the two halves of a head, as in "
-        "Hugging Face (positions='rotary' only).",
-        needs=("positions=rotary",),
-    )
+
+
+@dataclass(frozen=True)
+class BlockSettings:
     norm: str = option("layernorm", "Type of normalisation layer.", registry="lm.models.layers.NORMS")
     norm_position: str = option(
         "pre",
-        "Whether to normalise the input of each sub-layer ('pre') or the residual sum after each sub-layer ('post').",
-        choices=("pre", "post"),
+        "What is normalised in each block. If not the residual sums, there is also a norm after the last block.",
+        registry="lm.models.layers.NORM_POSITIONS",
+    )
+    first_norm: bool = option(
+        True,
+        "Normalise the input of the first attention. If False, its norm exists but is not used (ModernBERT).",
+        read_by="norm_position",
+    )
+    norm_unit_offset: bool = option(
+        False, "Multiply normalised values by 1 + scale, with an initial scale of 0, in all norms (Gemma)."
     )
     norm_epsilon: float = option(
         1e-5, "Constant added to the variance (or mean square) for numerical stability.", minimum=0.0
@@ -107,14 +107,34 @@ class ModelConfig:
     activation: str = option(
         "gelu",
         "Activation function of the MLP. 'gelu' is exact (erf), and 'gelu_tanh' is GPT-2's approximation. 'swiglu', "
-        "'geglu' (exact) and 'geglu_tanh' (T5 1.1) are gated.",
+        "'geglu' (exact), 'geglu_tanh' (T5 1.1) and 'reglu' are gated.",
         registry="lm.models.layers.ACTIVATIONS",
     )
     use_bias: bool = option(True, "Use biases in linear layers and in layer normalisation.", parameters=("bias",))
+    attention_bias: str = option(
+        "default",
+        "Linear layers of attention that have a bias: none, only those of queries, keys and values ('qkv', Qwen 2), or "
+        "all. 'default' means all if use_bias is set, otherwise none.",
+        choices=("default", "none", "qkv", "all"),
+        parameters=("bias",),
+    )
+    qk_norm: str = option(
+        "none",
+        "Normalise queries and keys before rotary positions are applied: over each head ('head', Qwen 3 and Gemma 3) "
+        "or over all heads together ('width', OLMo 2).",
+        choices=("none", "head", "width"),
+        parameters=("query_norm", "key_norm"),
+    )
     share_embeddings: bool = option(
         True,
         "Share one token embedding between the encoder and the decoder of an encoder-decoder.",
         parameters=("source_embedding",),
+        needs=("family=encoder_decoder",),
+    )
+    shift_decoder: bool = option(
+        False,
+        "If the encoder and the decoder read the same text, as in classification, shift the decoder's text right by "
+        "one token and put its last token, EOS, in front (BART).",
         needs=("family=encoder_decoder",),
     )
     tie_embeddings: bool = option(
@@ -123,9 +143,23 @@ class ModelConfig:
         parameters=("output",),
     )
     scale_logits: bool = option(False, "Divide the logits by sqrt(d_model), as T5 1.0 does with its tied embeddings.")
-    scale_attention: bool = option(True, "Divide attention scores by sqrt(head_dim). Set this to False for T5.")
+    logits_softcap: float = option(
+        0.0, "If this is c > 0, replace each logit z with c * tanh(z / c) (Gemma 2: 30).", minimum=0.0
+    )
+    attention_scale: float = option(
+        0.0,
+        "Factor of the attention scores, for example 1 for T5. If 0, 1 / sqrt(head_dim) is used.",
+        minimum=0.0,
+    )
+    attention_softcap: float = option(
+        0.0,
+        "If this is c > 0, replace each attention score s with c * tanh(s / c) before the softmax (Gemma 2: 50).",
+        minimum=0.0,
+    )
     norm_embeddings: bool = option(False, "Normalise the embeddings, as BART does.")
-    scale_embeddings: bool = option(False, "Multiply the embeddings by sqrt(d_model) (Vaswani 2017).")
+    embedding_scale: float = option(
+        1.0, "Factor of the token embeddings. If 0, sqrt(d_model) is used (Vaswani 2017, Gemma).", minimum=0.0
+    )
     dropout: float = option(
         0.0, "Dropout rate for embeddings and residual branches.", minimum=0.0, maximum=0.9, affects="updates"
     )
@@ -141,8 +175,15 @@ class ModelConfig:
     global_every: int = option(
         0,
         "If this is n > 0, the sliding window does not apply to layers 0, n, 2n, ... (ModernBERT). If 0, the window "
-        "applies to every layer.",
+        "applies to every layer. See also global_offset.",
         minimum=0,
+    )
+    global_offset: int = option(
+        0,
+        "Number of the first layer without a sliding window, if global_every is set (Gemma 2: 1 of every 2, Gemma 3: 5 "
+        "of every 6).",
+        minimum=0,
+        needs=("global_every",),
     )
     token_types: int = option(
         0,
@@ -186,26 +227,15 @@ class ModelConfig:
         choices=("none", "full", "dots"),
         affects="nothing",
     )
-    pooling: str = option(
-        "",
-        "Vector that represents a text: the vector of the first token, the vector of the last token, or the mean "
-        "over all tokens. If empty, an encoder uses 'first' and the other families use 'last'.",
-        choices=("", "first", "last", "mean"),
-    )
-    pooler: bool = option(
-        False, "Add a linear layer and tanh before the classifier, as in BERT.", parameters=("pooler",)
-    )
-    head_transform: bool = option(
-        False,
-        "Apply a linear layer, an activation function and a norm before the output projection, as in BERT "
-        "(objective.name='masked' only).",
-        parameters=("head_product", "head_norm"),
-    )
-    output_bias: bool = option(
-        False,
-        "Add a learned bias to the logit of each vocabulary entry, as in BERT (objective.name='masked' only).",
-        parameters=("output_bias",),
-    )
+
+
+@dataclass(frozen=True)
+class ModelConfig(HeadSettings, BlockSettings, PositionSettings, SizeSettings):
+    """Settings of the Transformer. Where 0 stands for a derived value, the option text says so.
+
+    A dataclass lists the fields of its last base first.
+    """
+
     lora_rank: int = option(
         0,
         "Rank of the adapters that are trained instead of the linear layers (LoRA, Hu 2021). 0 means no adapters.",
@@ -221,56 +251,3 @@ class ModelConfig:
         parameters=("lora_a", "lora_b"),
         needs=("lora_rank",),
     )
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """Settings of the training task and its loss. The plain cross-entropy is always reported as well."""
-
-    name: str = option("causal", "Training task.", registry="lm.tasks.TASKS", affects="shapes")
-    noise_density: float = option(
-        0.15,
-        "Fraction of tokens that are masked, for objective.name='span_corruption', 'infilling' or 'masked'.",
-        minimum=0.01,
-        maximum=0.9,
-        affects="batches",
-    )
-    mean_span_length: float = option(
-        3.0,
-        "Mean length of a masked span, in tokens, for objective.name='span_corruption' or 'infilling'.",
-        minimum=1.0,
-        affects="batches",
-    )
-    permute_sentences: bool = option(
-        False, "Shuffle the sentences of the source, as BART does (objective.name='infilling' only).", affects="batches"
-    )
-    whole_words: bool = option(False, "Mask only whole words (objective.name='masked' only).", affects="batches")
-    next_sentence: bool = option(
-        False,
-        "Join two texts and also predict whether the second follows the first, as in BERT (objective.name='masked' "
-        "only).",
-        affects="batches",
-    )
-    class_weights: tuple[float, ...] = option(
-        (), "Loss weight of each label, in the order of data.labels, for objective.name='classification' or 'tagging'."
-    )
-    balance_classes: bool = option(
-        False, "Weight each label inversely to its frequency (objective.name='classification' only)."
-    )
-    temperature: float = option(
-        0.05, "Temperature by which the similarities are divided (objective.name='contrastive' only).", minimum=0.001
-    )
-    label_smoothing: float = option(
-        0.0,
-        "Probability mass that is moved from the target class to the classes selected by label_smoothing_over.",
-        minimum=0.0,
-        maximum=0.9,
-    )
-    label_smoothing_over: str = option(
-        "vocabulary",
-        "Classes that share the smoothed probability mass. 'vocabulary' selects all V entries of the vocabulary "
-        "(Szegedy 2016, Hugging Face); 'others' selects the V - 1 entries other than the target (fairseq).",
-        choices=("vocabulary", "others"),
-        needs=("label_smoothing",),
-    )
-    z_loss: float = option(0.0, "Weight of the log(Z)^2 penalty, which keeps logits small (PaLM: 1e-4).", minimum=0.0)

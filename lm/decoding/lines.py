@@ -36,7 +36,7 @@ def prefix_of(config: Config) -> str:
     if len(names) > 1:
         known = ", ".join(f"{prefix!r} ({', '.join(of)})" for prefix, of in names.items())
         raise UserError(f"--prefix is missing: the data sources have different prefixes, {known}; choose one of them.")
-    return next(iter(names))
+    return next(iter(names), "")  # an imported model has no training data
 
 
 def source_text(prefix: str, text: str) -> str | None:

@@ -22,12 +22,12 @@ from lm.errors import UserError
 from lm.huggingface import provenance
 from lm.huggingface.documents import read_object
 from lm.huggingface.families import FAMILIES
-from lm.huggingface.families.family import Family
+from lm.huggingface.families.family import Family, Head
 from lm.huggingface.fields import Values, read_settings, write_values
 from lm.huggingface.folder import CONFIG, GENERATION_CONFIG, other_files
 from lm.huggingface.names import Entry, Slot, entries_of
 from lm.huggingface.provenance import Record
-from lm.huggingface.recognising import names_for
+from lm.huggingface.recognising import labels_of, names_for
 from lm.huggingface.weights import TensorInfo
 from lm.huggingface.writing import MAX_SHARD_BYTES, write_folder
 
@@ -62,6 +62,7 @@ def export(
     out: Path,
     original: Original | None = None,
     tokenizer_files: Mapping[str, Path | bytes] | None = None,
+    special_ids: Mapping[str, int] | None = None,
     dtype: str = "",
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> str:
@@ -71,13 +72,14 @@ def export(
         params: the parameters, stacked or not.
         original: the folder from which the run was imported, if it was.
         tokenizer_files: the files of the tokenizer, for a run that was not imported.
+        special_ids: fields of config.json such as pad_token_id, for a run that was not imported.
         dtype: a key of DTYPES; if empty, the dtypes of the original, or float32.
 
     Raises UserError, naming the setting, if no family can express the model.
     """
     family, architecture = choose_class(config, original)
     head = family.heads[architecture]
-    entries = entries_of(names_for(family, config.model, head), params)
+    entries = entries_of(names_for(family, config.model, head), params, family.unstored)
     same_class = original is not None and original.record.architecture == architecture
     carried = provenance.read_carried(original.directory) if original else {}
     plan: dict[str, tuple[Entry | np.ndarray, TensorInfo]] = {}
@@ -95,13 +97,18 @@ def export(
         for name, array in carried.items():
             if name not in known:
                 plan[name] = array, TensorInfo(array.shape, DTYPES[dtype] if dtype else array.dtype)
+    if not same_class:
+        for name, array in family.computed(config.model).items():
+            plan[name] = array, TensorInfo(array.shape, DTYPES[dtype or "float32"])
     files: Mapping[str, Path | bytes] = tokenizer_files or {}
     if original:
-        names = other_files(original.directory / provenance.FILES)
-        files = {**names, **files}
+        files = {**other_files(original.directory / provenance.FILES), **files}
     write_folder(
         out,
-        config=config_json(family, architecture, config, original, dtype, plan),
+        config={
+            **({} if original else special_ids or {}),
+            **config_json(family, architecture, config, original, dtype),
+        },
         generation_config=original.generation_config if original else None,
         tensors={name: info for name, (_, info) in plan.items()},
         arrays=_arrays(params, plan, carried),
@@ -173,7 +180,7 @@ def mismatch(family: Family, model: ModelConfig, original: Values) -> str:
     except UserError as error:
         return str(error)
     found = resolved(settings)
-    free = {"tie_embeddings", "max_length", "vocab_multiple", "pooling"} | {
+    free = {"tie_embeddings", "max_length", "vocab_multiple", "pooling", *family.free} | {
         name for head in family.heads.values() for name in head.settings
     }
     for spec in dataclasses.fields(ModelConfig):
@@ -199,24 +206,34 @@ def resolved(settings: Mapping[str, Any]) -> ModelConfig:
 def class_in(family: Family, config: Config, preferred: str) -> str:
     """Returns the class of the family with the head of the run's task. Raises UserError if there is none."""
     objective = "classification" if config.objective.name == "regression" else config.objective.name
-    fitting = [
-        name
-        for name, head in family.heads.items()
-        if head.objective == objective
-        and all(getattr(config.model, key) == value for key, value in head.settings.items() if key != "pooling")
-        and all(getattr(config.objective, key) == value for key, value in head.objective_settings.items())
-    ]
+    candidates = {name: head for name, head in family.heads.items() if head.objective == objective}
+
+    def fits(head: Head) -> bool:
+        for settings, section in (("settings", config.model), ("objective_settings", config.objective)):
+            own = getattr(head, settings)
+            for key in {key for each in candidates.values() for key in getattr(each, settings)} - {"pooling"}:
+                if getattr(section, key) != own.get(key, getattr(type(section)(), key)):
+                    return False
+        return True
+
+    fitting = [name for name, head in candidates.items() if fits(head)]
     if not fitting:
+        needed = {
+            f"{section}.{key}={value!r}"
+            for head in candidates.values()
+            for section, own in (("model", head.settings), ("objective", head.objective_settings))
+            for key, value in own.items()
+            if getattr(getattr(config, section), key) != value
+        }
+        reason = f"needs {', '.join(sorted(needed))}" if needed else "does not exist there"
         raise UserError(
-            f"{family.name} models have no head for objective.name={config.objective.name} with these settings of the "
-            "head; there is no class to export to."
+            f"there is no class to export to: a {family.name} model for objective.name={config.objective.name} "
+            f"{reason}."
         )
     return preferred if preferred in fitting else fitting[0]
 
 
-def config_json(
-    family: Family, architecture: str, config: Config, original: Original | None, dtype: str, plan: Mapping[str, Any]
-) -> Values:
+def config_json(family: Family, architecture: str, config: Config, original: Original | None, dtype: str) -> Values:
     """Returns the content of config.json: that of the original with what has changed, or a new one."""
     before = None
     if original:
@@ -234,13 +251,13 @@ def config_json(
     objective = config.objective.name
     if objective in ("classification", "tagging", "regression"):
         labels = config.data.labels or ("LABEL_0",)
-        id2label = {str(number): label for number, label in enumerate(labels)}
-        if {str(key): value for key, value in (values.get("id2label") or {}).items()} != id2label:
-            values |= {"id2label": id2label, "label2id": {label: number for number, label in enumerate(labels)}}
+        if labels_of(values) != labels:
+            values["id2label"] = {str(number): label for number, label in enumerate(labels)}
+            values["label2id"] = {label: number for number, label in enumerate(labels)}
             values.pop("num_labels", None)
         if objective != "tagging" and (not original or values.get("problem_type")):
             kind = "regression" if objective == "regression" else "single_label_classification"
             values["problem_type"] = kind
     if dtype or not original:
-        values |= {name: dtype or "float32" for name in DTYPE_FIELDS}
+        values |= dict.fromkeys(DTYPE_FIELDS, dtype or "float32")
     return values

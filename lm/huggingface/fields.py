@@ -7,6 +7,7 @@ family's class in `transformers`, which differs between families.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,22 +19,24 @@ Settings = dict[str, Any]  # settings of ModelConfig
 Values = dict[str, Any]  # fields of config.json
 
 # Fields of any model that do not affect what the model computes: bookkeeping, training, and defaults of generation,
-# which generation_config.json replaces.
+# which generation_config.json replaces. The tensors, too, tell whether embeddings are tied (see recognising.py).
 NEUTRAL = frozenset(
     """
-    _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path _num_labels architectures attn_implementation
-    auto_map dtype finetuning_task id2label keys_to_ignore_at_inference label2id model_type name_or_path num_labels
-    output_attentions output_hidden_states output_past problem_type return_dict task_specific_params tokenizer_class
-    torch_dtype torchscript transformers_version use_bfloat16 use_cache use_return_dict xla_device chunk_size_feed_forward
-    gradient_checkpointing initializer_range initializer_factor init_std
+    _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path _num_labels architectures
+    attn_implementation auto_map dtype finetuning_task id2label keys_to_ignore_at_inference label2id model_type
+    name_or_path num_labels output_attentions output_hidden_states output_past problem_type return_dict
+    task_specific_params tie_word_embeddings tokenizer_class torch_dtype torchscript transformers_version use_bfloat16
+    use_cache use_return_dict xla_device chunk_size_feed_forward gradient_checkpointing
+    initializer_range initializer_factor init_std
     attention_dropout attention_probs_dropout_prob attn_pdrop classifier_dropout classifier_dropout_prob dropout
     dropout_rate embd_pdrop hidden_dropout hidden_dropout_prob resid_pdrop activation_dropout layerdrop
     encoder_layerdrop decoder_layerdrop embedding_dropout mlp_dropout
     bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id mask_token_id unk_token_id decoder_start_token_id
     forced_bos_token_id forced_eos_token_id bad_words_ids suppress_tokens begin_suppress_tokens prefix
-    max_length min_length max_new_tokens do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature
-    top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
-    num_return_sequences output_scores return_dict_in_generate remove_invalid_values exponential_decay_length_penalty
+    max_length min_length max_new_tokens do_sample early_stopping num_beams num_beam_groups diversity_penalty
+    temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
+    encoder_no_repeat_ngram_size num_return_sequences output_scores return_dict_in_generate remove_invalid_values
+    exponential_decay_length_penalty
     """.split()
 )
 
@@ -47,15 +50,17 @@ class Field:
         ours: the names of the settings that the fields determine.
         read: computes the settings from the values of the fields. Raises ValueError with the reason for a refusal.
         write: computes the fields from a config; fields that need not be written are left out.
+        reads: further fields, with their defaults, on which the settings depend.
     """
 
     defaults: Mapping[str, Any]
     ours: tuple[str, ...]
     read: Callable[[Values], Settings]
     write: Callable[[ModelConfig], Values]
+    reads: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def number(theirs: str, ours: str, default: float | None, *, null: Any = None) -> Field:
+def number(theirs: str, ours: str, default: float | None, *, null: Any = None, least: float = 0) -> Field:
     """Returns a field whose value is the value of a setting. `null` is the setting's value if the field is null."""
 
     def read(values: Values) -> Settings:
@@ -64,11 +69,17 @@ def number(theirs: str, ours: str, default: float | None, *, null: Any = None) -
             return {ours: null}
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"{theirs}={value!r} is not a number")
-        if value != value or value in (float("inf"), -float("inf")) or value < 0:
+        if value != value or value in (float("inf"), -float("inf")) or value < least:
             raise ValueError(f"{theirs}={value!r} is out of range")
+        if value == null:
+            raise ValueError(f"{theirs}={value!r} is not supported; null turns it off")
         return {ours: value}
 
-    return Field({theirs: default}, (ours,), read, lambda model: {theirs: getattr(model, ours)})
+    def write(model: ModelConfig) -> Values:
+        value = getattr(model, ours)
+        return {theirs: None if null is not None and value == null else value}
+
+    return Field({theirs: default}, (ours,), read, write)
 
 
 def choice(theirs: str, ours: str, known: Mapping[Any, Any], default: Any) -> Field:
@@ -102,12 +113,6 @@ def only(theirs: str, *allowed: Any, absent: Any = None) -> Field:
     return Field({theirs: default}, (), read, lambda _: {} if default in allowed else {theirs: allowed[0]})
 
 
-def derived(theirs: str, value_of: Callable[[ModelConfig], Any], default: Any = None) -> Field:
-    """Returns a field that follows from the other fields. It is checked by `check_derived`, once these are known."""
-    field = Field({theirs: default}, (), lambda values: {}, lambda model: {theirs: value_of(model)})
-    return field
-
-
 def position_rows(theirs: str, default: int, unused: int = 0) -> Field:
     """Returns the field with the number of positions, of which the first `unused` rows of the table are never read."""
 
@@ -134,6 +139,7 @@ GENERIC = (
     only("cross_attention_hidden_size", None),
     only("tie_encoder_decoder", False, None),
     only("is_decoder", False, None),
+    only("is_encoder_decoder", False, None),
 )
 
 
@@ -144,8 +150,9 @@ def read_settings(fields: Iterable[Field], neutral: Collection[str], config: Val
         neutral: the names of the family's fields that do not affect what the model computes.
         where: the folder, for messages.
     """
-    fields, settings = gathered(GENERIC, *fields), {}
-    known = {name for each in fields for name in each.defaults} | neutral | NEUTRAL
+    fields = gathered(GENERIC, *fields)
+    settings: Settings = {}
+    known = {name for each in fields for name in each.defaults} | set(neutral) | NEUTRAL
     if unknown := sorted(name for name in config.keys() - known if config[name] is not None):
         name = unknown[0]
         raise UserError(
@@ -153,7 +160,7 @@ def read_settings(fields: Iterable[Field], neutral: Collection[str], config: Val
             "model may compute something else; remove the field if it has no effect."
         )
     for each in fields:
-        values = {name: config.get(name, default) for name, default in each.defaults.items()}
+        values = {name: config.get(name, default) for name, default in {**each.reads, **each.defaults}.items()}
         try:
             settings |= each.read(values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from lm.errors import UserError
 from lm.files import new_directory, remove_leftovers, writing_flag
 from lm.huggingface import provenance
 from lm.huggingface.folder import CONFIG, GENERATION_CONFIG, Folder
-from lm.huggingface.names import Slot
+from lm.huggingface.names import Slot, slots_of
 from lm.huggingface.provenance import Record
 from lm.huggingface.recognising import Published
 from lm.huggingface.writing import write_files
@@ -46,8 +45,11 @@ def import_folder(folder: Folder, published: Published, workdir: Path) -> None:
     if os.path.lexists(workdir):
         raise UserError(f"--workdir={workdir} already exists; choose a new name.")
     tokenizer = read_tokenizer(folder)
-    if tokenizer.vocab_size > published.config.model.vocab_size:
-        check_ids(folder, tokenizer, published.config.model.vocab_size)
+    if tokenizer.vocab_size > (rows := published.config.model.vocab_size):
+        raise UserError(
+            f"{folder.source}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, but the embedding has only "
+            f"{rows} rows."
+        )
     path = str(workdir.absolute() / "tokenizer" / tokenizer.file_name)
     config = replace_settings(published.config, {"data.tokenizer.path": path})
     params = load_params(folder, published)
@@ -78,6 +80,9 @@ def load_params(folder: Folder, published: Published) -> dict[str, Any]:
                 done += 1
                 if report is not None:
                     report(done, total)
+        for module in published.family.unstored:  # norms, whose scale is 1
+            for slot in slots_of(unflatten_dict(abstract)).get(module, {}).values():
+                _put(leaves, slot, np.ones(slot.shape, np.float32), abstract[slot.path])
     return unflatten_dict(leaves)
 
 
@@ -120,9 +125,8 @@ def write_provenance(folder: Folder, published: Published, directory: Path) -> N
     carried = {name: folder.read(name) for name in match.carried}
     for entry in published.entries:
         name = match.names[entry.name][0]
-        if entry.place.partial or entry.place.skip:
-            if (rows := entry.unused(folder.read(name))) is not None:
-                carried[entry.name] = rows
+        if entry.place.partial and (rows := entry.unused(folder.read(name))) is not None:
+            carried[entry.name] = rows
     provenance.write_carried(directory, carried)
     names = {entry.name: match.names[entry.name] for entry in published.entries}
     every = [name for each in names.values() for name in each] + list(match.carried)
@@ -150,19 +154,9 @@ def read_tokenizer(folder: Folder) -> Tokenizer:
         raise UserError(f"{folder.source}/{HuggingFaceTokenizer.file_name} is not usable: {error}.") from None
 
 
-def check_ids(folder: Folder, tokenizer: Tokenizer, rows: int) -> None:
-    raise UserError(
-        f"{folder.source}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, but the embedding has only {rows} rows."
-    )
-
-
 def describe(published: Published) -> str:
     """Returns a line about an import, for the user."""
     match = published.match
     notes = [f"{len(match.ignored)} buffers ignored ({match.ignored[0]}, ...)"] if match.ignored else []
     notes += [f"{len(match.carried)} tensors of other heads kept for the export"] if match.carried else []
     return "; ".join([f"{published.family.name} ({published.architecture})", *notes])
-
-
-def report(published: Published) -> None:
-    print(describe(published), file=sys.stderr)

@@ -37,7 +37,7 @@ class Place:
         partial: whether a table may have more rows than ours. The other rows are kept for the export.
         inputs_first: whether kernels are stored as (inputs, outputs), as ours, and not transposed.
         whole: whether the name is that of the tensor, without a suffix.
-        shape: the shape of the tensor, if it is not that of the parameter.
+        flat: whether the tensor of a `whole` name has one dimension; otherwise, it has two, of which the first is 1.
     """
 
     modules: tuple[str, ...]
@@ -46,6 +46,7 @@ class Place:
     partial: bool = False
     inputs_first: bool = False
     whole: bool = False
+    flat: bool = False
 
 
 def place(*modules: str, **options: Any) -> Place:
@@ -96,7 +97,7 @@ class Entry:
             return (inputs, outputs) if self.place.inputs_first else (outputs, inputs)
         if first.path[-1] == "embedding":
             return (first.shape[0] + self.place.skip, *first.shape[1:])
-        return (1, outputs) if self.place.whole else (outputs,)
+        return (1, outputs) if self.place.whole and not self.place.flat else (outputs,)
 
     def check_shape(self, found: Sequence[int], where: str, name: str) -> None:
         expected = self.shape
@@ -156,12 +157,15 @@ def slots_of(params: Any) -> dict[str, dict[str, Slot]]:
     return slots
 
 
-def entries_of(names: Names, params: Any) -> list[Entry]:
+def entries_of(names: Names, params: Any, unstored: Sequence[str] = ()) -> list[Entry]:
     """Returns the tensors of the file for a tree of parameters, real or abstract. Modules that it lacks are left out.
+
+    Files have no tensors for the modules in `unstored`.
 
     Raises AssertionError if a parameter has no name, as the settings of a family must not allow that.
     """
     slots, found = slots_of(params), []
+    slots = {module: leaves for module, leaves in slots.items() if module not in unstored}
     depth = 1 + max((int(n) for module in slots for n in re.findall(rf"{LAYER_PREFIX}(\d+)", module)), default=-1)
     # All tensors of a layer come together, as in the published files.
     groups = itertools.groupby(names.items(), lambda item: LAYER in item[0])
@@ -235,6 +239,7 @@ def match(
         ignored: patterns of the names of buffers.
     """
     names: dict[str, tuple[str, ...]] = {}
+    others, ignored = tuple(others), tuple(ignored)
     for entry in entries:
         every = [variant for name in (entry.name, *entry.also) for variant in spelling.variants(name)]
         found = tuple(dict.fromkeys(name for name in every if name in folder.tensors))
@@ -245,7 +250,7 @@ def match(
         for other in found[1:]:
             if not same_values(folder, found[0], other):
                 raise UserError(
-                    f"{folder.source}: the tensors {found[0]!r} and {other!r} differ, but the model has only one of them."
+                    f"{folder.source}: the tensors {found[0]!r} and {other!r} differ, but should be the same."
                 )
         names[entry.name] = found
     rest = folder.tensors.keys() - {name for found in names.values() for name in found}

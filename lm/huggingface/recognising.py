@@ -16,7 +16,7 @@ from lm.huggingface.families import FAMILIES
 from lm.huggingface.families.family import Family, Head
 from lm.huggingface.fields import Settings, read_settings
 from lm.huggingface.folder import Folder
-from lm.huggingface.names import LAYER, Entry, Match, Place, entries_of, find, match, place, same_values
+from lm.huggingface.names import Entry, Match, Place, entries_of, find, match, place, same_values
 from lm.models import build_model
 from lm.models.protocol import Model
 from lm.tasks import task_of
@@ -63,7 +63,7 @@ def recognise(folder: Folder, family_name: str = "", max_length: int = 0, dtype:
         settings |= adapt(settings, folder)
     config = config_for(folder, head, settings, max_length, dtype)
     model = build_model(config.model, task_of(config).head(config), platform="cpu")
-    entries = entries_of(names_for(family, config.model, head), abstract_params(model))
+    entries = entries_of(names_for(family, config.model, head), abstract_params(model), family.unstored)
     found = match(entries, folder, family.spelling, family.names_of_other_heads(head), family.ignored)
     return Published(family, architecture, config, model, entries, found)
 
@@ -200,6 +200,8 @@ def config_for(folder: Folder, head: Head, settings: Settings, max_length: int, 
     settings["max_length"] = max_length or longest or DEFAULT_LENGTH
     length = min(settings["max_length"], DEFAULT_LENGTH)
     data: dict[str, Any] = {"sequence_length": length, "tokenizer": {"kind": "huggingface", "path": "tokenizer.json"}}
+    if head.objective == "span_qa":
+        data["context_overlap"] = length // 4
     objective, model = {"name": head.objective, **head.objective_settings}, {**settings, "dtype": dtype}
     if head.objective in ("classification", "tagging"):
         try:

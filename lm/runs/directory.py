@@ -23,7 +23,8 @@ from lm.checkpoints.checkpoints import Checkpoints
 from lm.checkpoints.keeping import TORN
 from lm.config import Config
 from lm.config.experiment import replace_settings
-from lm.config.schema import differences_affecting, migrated
+from lm.config.retired import migrated
+from lm.config.schema import differences_affecting
 from lm.data.tokenizing.base import INFO_FILE
 from lm.errors import UserError
 from lm.files import parse_json, read_file, remove_leftovers, replacing, storing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lm.huggingface.families.family import Family, Head
 from lm.huggingface.fields import Field, choice, number, only, position_rows
-from lm.huggingface.names import Spelling, place
+from lm.huggingface.names import Names, Spelling, place
 
 # gelu_new and gelu_pytorch_tanh are the same function.
 ACTIVATIONS = {
@@ -26,7 +26,7 @@ FIELDS: tuple[Field, ...] = (
     only("scale_attn_weights", True),
     only("scale_attn_by_inverse_layer_idx", False),
 )
-NAMES = {
+NAMES: Names = {
     "transformer.wte": "token_embedding",
     "transformer.wpe": place("position_embedding", partial=True),
     "transformer.h.{n}.ln_1": "layer_{n}/attention_norm",
@@ -48,7 +48,7 @@ FAMILY = Family(
     neutral=frozenset(
         """
         n_ctx reorder_and_upcast_attn summary_type summary_use_proj summary_activation summary_proj_to_labels
-        summary_first_dropout tie_word_embeddings
+        summary_first_dropout
         """.split()
     ),
     names=NAMES,

@@ -1,12 +1,11 @@
-"""Llama 1 and 2 (Touvron 2023) and models of its class, such as SmolLM2 and TinyLlama."""
+"""Llama 1 and 2 (Touvron 2023), Llama 3 (Grattafiori 2024) and models of its class, such as SmolLM2 and TinyLlama."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from lm.config import ModelConfig
 from lm.huggingface.families.family import Family, Head
-from lm.huggingface.fields import Field, Settings, Values, choice, number, only
+from lm.huggingface.families.rotary import rope
+from lm.huggingface.fields import Field, Settings, Values, choice, number
 from lm.huggingface.names import Spelling
 
 GATED = {
@@ -18,28 +17,22 @@ GATED = {
 }
 
 
-def rope(theta: float) -> Field:
-    """Returns the fields of rotary positions, in the spellings of `transformers` 4 and 5. `theta` is the default."""
+def biases(attention: bool = False, mlp: bool | None = False) -> Field:
+    """Returns the fields of biases. The arguments are the class defaults; `mlp` is None if there is no such field."""
 
     def read(values: Values) -> Settings:
-        # If a file has both, rope_scaling wins over rope_parameters, and nested values win over others.
-        parameters: dict[str, Any] = values["rope_scaling"] or values["rope_parameters"] or {}
-        kind = parameters.get("rope_type", parameters.get("type", "default"))
-        if kind != "default":
-            raise ValueError(f"rope_scaling: rope_type={kind!r} is not supported")
-        if parameters.get("partial_rotary_factor", values["partial_rotary_factor"]) not in (None, 1.0):
-            raise ValueError("partial_rotary_factor is not supported, only 1.0")
-        chosen = parameters.get("rope_theta", values["rope_theta"])
-        if isinstance(chosen, bool) or not isinstance(chosen, (int, float)):
-            raise ValueError(f"rope_theta={chosen!r} is not a number")
-        return {"rotary_theta": float(chosen)}
+        for name, value in values.items():
+            if not isinstance(value, bool):
+                raise ValueError(f"{name}={value!r} is not true or false")
+        of_mlp = values.get("mlp_bias", False)
+        return {"use_bias": of_mlp, "attention_bias": "all" if values["attention_bias"] else "none"}
 
     def write(model: ModelConfig) -> Values:
-        parameters = {"rope_type": "default", "rope_theta": model.rotary_theta}
-        return {"rope_theta": model.rotary_theta, "rope_scaling": None, "rope_parameters": parameters}
+        of_attention = model.use_bias if model.attention_bias == "default" else model.attention_bias != "none"
+        return {"attention_bias": of_attention, **({} if mlp is None else {"mlp_bias": model.use_bias})}
 
-    defaults = {"rope_theta": theta, "rope_scaling": None, "rope_parameters": None, "partial_rotary_factor": None}
-    return Field(defaults, ("rotary_theta",), read, write)
+    defaults = {"attention_bias": attention, **({} if mlp is None else {"mlp_bias": mlp})}
+    return Field(defaults, ("use_bias", "attention_bias"), read, write)
 
 
 FIELDS: tuple[Field, ...] = (
@@ -53,10 +46,10 @@ FIELDS: tuple[Field, ...] = (
     choice("hidden_act", "activation", GATED, "silu"),
     number("max_position_embeddings", "max_length", 2048),
     number("rms_norm_eps", "norm_epsilon", 1e-6),
-    rope(10_000.0),
-    only("attention_bias", False),
-    only("mlp_bias", False),
+    rope(10_000.0, 2048),
+    biases(),
 )
+FIELDS_WITHOUT_BIAS = tuple(each for each in FIELDS if "attention_bias" not in each.defaults)
 NAMES = {
     "model.embed_tokens": "token_embedding",
     "model.layers.{n}.input_layernorm": "layer_{n}/attention_norm",
@@ -75,7 +68,6 @@ SETTINGS = {
     "positions": "rotary",
     "norm": "rmsnorm",
     "norm_position": "pre",
-    "use_bias": False,
 }
 
 
@@ -84,7 +76,6 @@ def heads_of(kind: str) -> dict[str, Head]:
     return {
         f"{kind}ForCausalLM": Head("causal", {"lm_head": "output"}),
         f"{kind}ForTokenClassification": Head("tagging", {"score": "classifier"}),
-        f"{kind}ForQuestionAnswering": Head("span_qa", {"qa_outputs": "span"}),
         f"{kind}Model": Head("contrastive"),
     }
 
@@ -94,7 +85,7 @@ FAMILY = Family(
     model_types=("llama",),
     settings=SETTINGS,
     fields=FIELDS,
-    neutral=frozenset({"pretraining_tp", "tie_word_embeddings"}),
+    neutral=frozenset({"pretraining_tp"}),
     names=NAMES,
     heads=heads_of("Llama"),
     spelling=Spelling("model."),
