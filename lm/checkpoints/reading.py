@@ -6,6 +6,7 @@ import errno
 import gc
 import io
 import logging
+import math
 import os
 import sys
 import threading
@@ -88,7 +89,11 @@ def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, part
     def arrays() -> Any:
         restore_args = jax.tree.map(_restore_args, abstract)
         args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=partial)
-        with closing(ocp.PyTreeCheckpointHandler()) as handler:
+        # Without a limit, all arrays are read at once, and buffers take as much memory as the arrays themselves. The
+        # limit must exceed the largest array.
+        sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract)]
+        limit = 1 + max(sizes, default=0) // 10**9
+        with closing(ocp.PyTreeCheckpointHandler(restore_concurrent_gb=limit)) as handler:
             return handler.restore(epath.Path(checkpoint / "state"), args=args)
 
     tree = in_all_processes(checkpoint, arrays, "arrays")

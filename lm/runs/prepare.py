@@ -62,6 +62,10 @@ def prepare(config: Config, workdir: Path) -> Prepared:
     The first process does the work; the others wait, then read the results from the shared run directory and cache, or
     build their own stores if the cache is not shared. Raises UserError for invalid data or settings.
     """
+    if not config.data.train:
+        raise UserError(
+            "config.data.train: no data source is given; add one, e.g. config.data.train.mine = source(path=...)."
+        )
     if is_first():
         _train_tokenizers(config, workdir)
     barrier("tokenizer")
