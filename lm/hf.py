@@ -132,8 +132,12 @@ def export_run() -> int:
 
 def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int]:
     """Returns the fields of config.json that name special tokens."""
-    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
-    return ids | ({"decoder_start_token_id": tokenizer.bos_id} if config.model.family == "encoder_decoder" else {})
+    ids = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    if tokenizer.bos_id is not None:
+        ids["bos_token_id"] = tokenizer.bos_id
+    if config.model.family == "encoder_decoder":
+        ids["decoder_start_token_id"] = tokenizer.decoder_start_id
+    return ids
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lm.config.experiment import replace_settings
+from lm.data.tokenizing import published_tokenizer
 from lm.data.tokenizing.base import Tokenizer
-from lm.data.tokenizing.huggingface import HuggingFaceTokenizer
 from lm.errors import UserError
 from lm.files import new_directory, remove_leftovers, writing_flag
 from lm.huggingface import provenance
@@ -44,14 +44,9 @@ def import_folder(folder: Folder, published: Published, workdir: Path) -> None:
     """Writes a run directory for a recognised folder. Raises UserError if it exists or a file is damaged."""
     if os.path.lexists(workdir):
         raise UserError(f"--workdir={workdir} already exists; choose a new name.")
-    tokenizer = read_tokenizer(folder)
-    if tokenizer.vocab_size > (rows := published.config.model.vocab_size):
-        raise UserError(
-            f"{folder.source}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, but the embedding has only "
-            f"{rows} rows."
-        )
+    tokenizer = read_tokenizer(folder, published.config.model.vocab_size)
     path = str(workdir.absolute() / "tokenizer" / tokenizer.file_name)
-    config = replace_settings(published.config, {"data.tokenizer.path": path})
+    config = replace_settings(published.config, {"data.tokenizer.path": path, "data.tokenizer.kind": tokenizer.kind})
     params = load_params(folder, published)
     with writing_flag("workdir", workdir):
         remove_leftovers(workdir.parent, workdir.name)
@@ -134,24 +129,16 @@ def write_provenance(folder: Folder, published: Published, directory: Path) -> N
     Record(folder.source, published.family.name, published.architecture, names, dtypes).write(directory)
 
 
-def read_tokenizer(folder: Folder) -> Tokenizer:
-    """Returns the tokenizer of a folder. Raises UserError if there is none that we can read."""
-    content = folder.content(HuggingFaceTokenizer.file_name)
-    if content is None:
-        raise UserError(
-            f"{folder.source} has no {HuggingFaceTokenizer.file_name}; write it with AutoTokenizer.from_pretrained(...)"
-            ".save_pretrained(...) of the transformers library."
-        )
-    declared = folder.read_object("tokenizer_config.json") or {}
-    options = {}
-    for option, keys in (("bos_token", ("bos_token", "cls_token")), ("eos_token", ("eos_token", "sep_token"))):
-        values = (declared.get(key) for key in keys)
-        texts = [value.get("content") if isinstance(value, dict) else value for value in values]
-        options[option] = next((text for text in texts if text), "")
-    try:
-        return HuggingFaceTokenizer(content, **options)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder.source}/{HuggingFaceTokenizer.file_name} is not usable: {error}.") from None
+def read_tokenizer(folder: Folder, rows: int | None = None) -> Tokenizer:
+    """Returns the tokenizer of a folder, with its special tokens. Raises UserError if there is none that we can read.
+
+    `rows` is the number of rows in the embedding; special tokens without a row cannot be used.
+    """
+
+    def content_of(name: str) -> bytes | None:
+        return json.dumps(folder.config).encode() if name == CONFIG else folder.content(name)
+
+    return published_tokenizer(content_of, folder.source, rows)
 
 
 def describe(published: Published) -> str:
