@@ -132,11 +132,12 @@ def export_run() -> int:
 
 def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int]:
     """Returns the fields of config.json that name special tokens."""
-    special = tokenizer.special_tokens
-    ids = {"bos_token_id": special.bos, "eos_token_id": special.eos, "pad_token_id": tokenizer.pad_id}
+    ids = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    if tokenizer.bos_id is not None:
+        ids["bos_token_id"] = tokenizer.bos_id
     if config.model.family == "encoder_decoder":
-        ids["decoder_start_token_id"] = special.decoder_start
-    return {name: token for name, token in ids.items() if token is not None}
+        ids["decoder_start_token_id"] = tokenizer.decoder_start_id
+    return ids
 
 
 if __name__ == "__main__":

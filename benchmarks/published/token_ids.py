@@ -203,9 +203,7 @@ def compare(name: str, folder: Path, number: int) -> list[str]:
     unknown = getattr(theirs.model, "unk_token", None)  # which stands for characters that the vocabulary lacks
     special_ids = {token for token, each in added.items() if each.special and each.content != unknown}
     texts = list(awkward_strings(number, special[:40]))
-    named = {key: config.get(key) for key in ("bos_token", "eos_token")}
-    options = {key: value["content"] if isinstance(value, dict) else value for key, value in named.items() if value}
-    ours = HuggingFaceTokenizer(content, **options)
+    ours = HuggingFaceTokenizer.from_files(content, {"tokenizer_config.json": config})
     with tempfile.TemporaryDirectory() as directory:
         ours.save(Path(directory, "tokenizer"))
         stored = load_tokenizer(Path(directory, "tokenizer"))

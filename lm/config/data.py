@@ -108,7 +108,7 @@ class TokenizerConfig:
     kind: str = option("sentencepiece", registry="lm.data.tokenizing.TOKENIZERS")
     """Kind of tokenizer."""
     path: str = option("", affects="location")
-    """SentencePiece model or tokenizer.json to load. If empty, a tokenizer is trained."""
+    """SentencePiece model, tokenizer.json or (for marian) vocab.json to load. If empty, a tokenizer is trained."""
     vocab_size: int = option(8192, minimum=300, maximum=1_000_000, needs=("no path",), read_by="kind")
     """Vocabulary size for kind='sentencepiece', or maximum vocabulary size for kind='words'."""
     algorithm: str = option("unigram", choices=("unigram", "bpe"), needs=("no path",), read_by="kind")

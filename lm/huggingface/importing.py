@@ -20,9 +20,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lm.config.experiment import replace_settings
+from lm.data.tokenizing import published_tokenizer
 from lm.data.tokenizing.base import Tokenizer
-from lm.data.tokenizing.huggingface import HuggingFaceTokenizer
-from lm.data.tokenizing.special_token_files import read_files
 from lm.errors import UserError
 from lm.files import new_directory, remove_leftovers, writing_flag
 from lm.huggingface import provenance
@@ -47,7 +46,7 @@ def import_folder(folder: Folder, published: Published, workdir: Path) -> None:
         raise UserError(f"--workdir={workdir} already exists; choose a new name.")
     tokenizer = read_tokenizer(folder, published.config.model.vocab_size)
     path = str(workdir.absolute() / "tokenizer" / tokenizer.file_name)
-    config = replace_settings(published.config, {"data.tokenizer.path": path})
+    config = replace_settings(published.config, {"data.tokenizer.path": path, "data.tokenizer.kind": tokenizer.kind})
     params = load_params(folder, published)
     with writing_flag("workdir", workdir):
         remove_leftovers(workdir.parent, workdir.name)
@@ -131,29 +130,15 @@ def write_provenance(folder: Folder, published: Published, directory: Path) -> N
 
 
 def read_tokenizer(folder: Folder, rows: int) -> Tokenizer:
-    """Returns the tokenizer of a folder whose embedding has `rows` rows.
+    """Returns the tokenizer of a folder, with its special tokens. Raises UserError if there is none that we can read.
 
-    Raises UserError if there is none that we can read.
+    `rows` is the number of rows in the embedding; special tokens without a row cannot be used.
     """
-    content = folder.content(HuggingFaceTokenizer.file_name)
-    if content is None:
-        raise UserError(
-            f"{folder.source} has no {HuggingFaceTokenizer.file_name}; write it with AutoTokenizer.from_pretrained(...)"
-            ".save_pretrained(...) of the transformers library."
-        )
 
     def content_of(name: str) -> bytes | None:
-        objects = {CONFIG: folder.config, GENERATION_CONFIG: folder.generation_config}
-        return json.dumps(objects[name] or {}).encode() if name in objects else folder.content(name)
+        return json.dumps(folder.config).encode() if name == CONFIG else folder.content(name)
 
-    try:
-        files = read_files(content_of, folder.source)
-        tokenizer = HuggingFaceTokenizer.from_files(content, files)
-        if tokenizer.vocab_size > rows:
-            tokenizer = HuggingFaceTokenizer.from_files(content, files, rows=rows)
-        return tokenizer
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder.source}/{HuggingFaceTokenizer.file_name} is not usable: {error}.") from None
+    return published_tokenizer(content_of, folder.source, rows)
 
 
 def describe(published: Published) -> str:

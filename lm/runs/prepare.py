@@ -94,7 +94,7 @@ def load_tokenizers(config: Config, workdir: Path | str) -> Tokenizers:
     """Returns the tokenizers of a run. Raises UserError if a tokenizer is missing."""
     target = load_tokenizer(Path(workdir) / "tokenizer")
     separate = config.data.separate_vocabularies
-    return Tokenizers(target, load_tokenizer(Path(workdir) / "tokenizer_source") if separate else target)
+    return Tokenizers(target, load_tokenizer(Path(workdir) / "tokenizer_source") if separate else target.for_sources)
 
 
 def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, Any]:

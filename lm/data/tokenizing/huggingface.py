@@ -75,6 +75,8 @@ class HuggingFaceTokenizer(Tokenizer):
         self.pad_id = self.special_tokens.pad or 0
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
         self._rows, self.base_size = rows, min(max(ids.values()) + 1, rows or sys.maxsize)
+        if (last := max(set(ids.values()) - self._special_added)) >= self.base_size:
+            raise ValueError(f"it has ids up to {last:,} for text, but the embedding has only {rows:,} rows")
         if self.base_size - len(ids) > MOST_UNUSED_IDS:
             raise ValueError(f"it has {len(ids):,} tokens, but ids up to {self.base_size - 1:,}; number them from 0")
         extra = itertools.takewhile(ids.__contains__, (f"<extra_id_{number}>" for number in itertools.count()))
