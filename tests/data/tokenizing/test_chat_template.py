@@ -110,6 +110,14 @@ def test_simple_templates_serve_every_tokenizer(name):
     assert found.ids[: found.answers[-1][0]][-3:] == template.prompt_ids(messages[:-1])[-3:] or not end
 
 
+def test_templates_read_the_names_of_special_tokens():
+    assert ByteTokenizer().template_variables == {"bos_token": "<bos>", "eos_token": "<eos>"}
+    assert chat_tokenizer().template_variables == {"bos_token": "<|begin|>", "eos_token": "<|end|>"}
+    ids, offsets = ByteTokenizer().encode_rendered("é<eos>a<bos>")
+    assert ids == [*ByteTokenizer().encode("é"), 2, *ByteTokenizer().encode("a"), 1]
+    assert offsets == [(0, 1), (0, 1), (1, 6), (6, 7), (7, 12)]
+
+
 def test_oldest_turns_are_left_out_but_never_the_system_prompt():
     template = ChatTemplate(chat_tokenizer(SIMPLE))
     system = {"role": "system", "content": "s"}
