@@ -87,6 +87,18 @@ def test_special_tokens_in_messages_are_text_but_those_of_the_template_are_token
     assert found.answers == [(len(found.ids) - 1 - len(spelled("<|text|>")), len(found.ids))]
 
 
+def test_marks_that_messages_contain_are_not_mistaken():
+    odd = "".join(map(chr, range(0xFDD0, 0xFDF0)))
+    template = ChatTemplate(chat_tokenizer(TEMPLATES["marked"]))
+    assert answers(template, [user(odd), assistant(f"<|end|>{odd}")]) == [f"<|end|>{odd}<|end|>"]
+
+
+def test_a_template_that_takes_special_tokens_of_messages_apart_is_refused():
+    text = "{% for m in messages %}{{ m.content[4:] }}{% endfor %}"
+    with pytest.raises(UserError, match="the chat template splits a special token that a message spells out"):
+        ChatTemplate(chat_tokenizer(), text).encode([user("<|end|>"), assistant("abcdef")])
+
+
 def test_an_answer_without_an_end_token_ends_with_its_text():
     template = ChatTemplate(chat_tokenizer(), "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
     assert answers(template, [user("a"), assistant("b"), user("c"), assistant("d")]) == ["b", "d"]
