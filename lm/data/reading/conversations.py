@@ -19,6 +19,7 @@ from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record, as_list, as_text, is_missing
 from lm.data.reading.format import Format, Reader, hash_of
 from lm.errors import UserError
+from lm.files import well_formed
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # The roles of ShareGPT.
@@ -159,7 +160,9 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value read from JSON or Parquet as plain Python values."""
+    """Returns a value read from JSON or Parquet as plain Python values. Lone surrogates become U+FFFD."""
+    if isinstance(value, str):
+        return well_formed(value)
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):

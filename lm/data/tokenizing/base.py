@@ -200,8 +200,9 @@ class Tokenizer(abc.ABC):
     @property
     def template_variables(self) -> Mapping[str, str]:
         """The names of special tokens that chat templates read, such as `eos_token`."""
-        named = {"eos_token": self.eos_id} | ({} if self.bos_id is None else {"bos_token": self.bos_id})
-        return self.special_tokens.names or {name: self._special()[token] for name, token in named.items()}
+        special, names = self._special(), self.special_tokens.names
+        bos = {} if names or self.bos_id is None else {"bos_token": special[self.bos_id]}
+        return {"eos_token": special[self.eos_id], **bos, **names}
 
     @abc.abstractmethod
     def _decode(self, ids: list[int]) -> str:

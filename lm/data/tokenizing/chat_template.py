@@ -14,6 +14,7 @@ text of the answer, such as `<|im_end|>`, inclusive.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +43,8 @@ TEMPLATES = {
 }
 # Some templates write today's date. In training, the date is fixed, so that the data depends only on the config.
 TRAINING_DATE = datetime(2024, 7, 26)
-MARKS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # noncharacters, which no text should contain
+# Noncharacters, which no text should contain, and characters for private use.
+MARKS = tuple(map(chr, (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF900))))
 _LONGEST_REASON = 200  # characters of an error message of Jinja
 
 
@@ -176,7 +178,7 @@ class ChatTemplate:
 
     def _marked_spans(self, text: str, messages: Sequence[Message], tools: Tools) -> list[tuple[int, int]] | None:
         """Returns the characters [begin, end) of the {% generation %} blocks, or None if the marks change the text."""
-        left, right = [mark for mark in MARKS if mark not in text][:2]
+        left, right = _marks(text)
         self._marks = left, right
         try:
             parts = re.split(f"[{left}{right}]", self.render(messages, tools))
@@ -193,7 +195,7 @@ class ChatTemplate:
         An answer is where the text changes if the answer is replaced. A template may write a part of an answer before
         its text, such as an empty <think> block. So if the generation prompt stands before it, the answer begins there.
         """
-        mark = next(mark for mark in MARKS if mark not in text)
+        mark, _ = _marks(text)
         numbers = [number for number, message in enumerate(messages) if message.get("role") == "assistant"]
         header = self._header(messages[: numbers[0]], tools) if numbers else ""
         spans, before = [], 0
@@ -221,7 +223,7 @@ class ChatTemplate:
         self, text: str, messages: Sequence[Message], tools: Tools, *, prompt: bool = False
     ) -> tuple[list[int], Offsets]:
         """Encodes a rendered text. Special tokens of the template become tokens; those in messages remain text."""
-        left, right = [mark for mark in MARKS if mark not in text][:2]
+        left, right = _marks(text)
 
         def mark(value: str) -> str:
             return self._spelled.sub(lambda found: f"{left}{found[0]}{right}", value)
@@ -230,6 +232,8 @@ class ChatTemplate:
         if marked == (list(messages), tools):
             return self.tokenizer.encode_rendered(text)
         parts = re.split(f"({left}[^{left}{right}]*{right})", self.render(*marked, prompt=prompt))
+        if "".join(parts).translate(dict.fromkeys(map(ord, (left, right)))) != text:
+            raise UserError("the chat template splits a special token that a message spells out; change the message.")
         ids: list[int] = []
         offsets: Offsets = []
         begin = 0
@@ -284,6 +288,11 @@ def _compile(text: str, generation: Callable[[str], str], now: datetime) -> Any:
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:_LONGEST_REASON].rstrip(".") + "."
+
+
+def _marks(text: str) -> list[str]:
+    """Returns two characters that do not occur in a text."""
+    return list(itertools.islice((mark for mark in MARKS if mark not in text), 2))
 
 
 def _without_nulls(message: Message) -> dict[str, Any]:

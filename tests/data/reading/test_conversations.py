@@ -76,6 +76,13 @@ def test_parquet_has_the_same_conversations_without_the_nulls_of_its_columns(tmp
     assert found.messages == messages
 
 
+def test_lone_surrogates_become_replacement_characters(tmp_path):
+    call = {"name": "f\ud800", "arguments": {"x": "\udc00"}}
+    (found,) = read(tmp_path, {"messages": [user("a\ud800"), assistant("b", tool_calls=[call])]})
+    replaced = {"name": "f\ufffd", "arguments": {"x": "\ufffd"}}
+    assert found.messages == [user("a\ufffd"), assistant("b", tool_calls=[replaced])]
+
+
 def test_arguments_in_json_texts_are_noted(tmp_path):
     call = {"function": {"name": "f", "arguments": '{"a": 1}'}}
     read(tmp_path, {"messages": [user("a"), assistant("", tool_calls=[call, CALL])]})

@@ -87,6 +87,18 @@ def test_special_tokens_in_messages_are_text_but_those_of_the_template_are_token
     assert found.answers == [(len(found.ids) - 1 - len(spelled("<|text|>")), len(found.ids))]
 
 
+def test_marks_that_messages_contain_are_not_mistaken():
+    odd = "".join(map(chr, range(0xFDD0, 0xFDF0)))
+    template = ChatTemplate(chat_tokenizer(TEMPLATES["marked"]))
+    assert answers(template, [user(odd), assistant(f"<|end|>{odd}")]) == [f"<|end|>{odd}<|end|>"]
+
+
+def test_a_template_that_takes_special_tokens_of_messages_apart_is_refused():
+    text = "{% for m in messages %}{{ m.content[4:] }}{% endfor %}"
+    with pytest.raises(UserError, match="the chat template splits a special token that a message spells out"):
+        ChatTemplate(chat_tokenizer(), text).encode([user("<|end|>"), assistant("abcdef")])
+
+
 def test_an_answer_without_an_end_token_ends_with_its_text():
     template = ChatTemplate(chat_tokenizer(), "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
     assert answers(template, [user("a"), assistant("b"), user("c"), assistant("d")]) == ["b", "d"]
@@ -108,6 +120,14 @@ def test_simple_templates_serve_every_tokenizer(name):
     found = template.encode(messages)
     assert found.ids.count(ByteTokenizer().eos_id) == (2 if end else 0), "the user's <eos> is text"
     assert found.ids[: found.answers[-1][0]][-3:] == template.prompt_ids(messages[:-1])[-3:] or not end
+
+
+def test_templates_read_the_names_of_special_tokens():
+    assert ByteTokenizer().template_variables == {"bos_token": "<bos>", "eos_token": "<eos>"}
+    assert chat_tokenizer().template_variables == {"bos_token": "<|begin|>", "eos_token": "<|end|>"}
+    ids, offsets = ByteTokenizer().encode_rendered("é<eos>a<bos>")
+    assert ids == [*ByteTokenizer().encode("é"), 2, *ByteTokenizer().encode("a"), 1]
+    assert offsets == [(0, 1), (0, 1), (1, 6), (6, 7), (7, 12)]
 
 
 def test_oldest_turns_are_left_out_but_never_the_system_prompt():
