@@ -72,7 +72,7 @@ MASKED_SETTINGS = {"head_transform": True, "output_bias": True}
 
 
 def check_head_activation(settings: Settings, folder: Any) -> Settings:
-    """The heads of ELECTRA and RoBERTa for masked tokens always have the exact GELU; ours has the layers' activation."""
+    """The heads of ELECTRA and RoBERTa for masked tokens always have the exact GELU, ours the layers' activation."""
     if settings.get("head_transform") and settings["activation"] != "gelu":
         raise UserError(f"{folder.source}: config.json: hidden_act must be 'gelu' for the head for masked tokens.")
     return {}
