@@ -136,18 +136,28 @@ def _arrays(
 ) -> Iterator[tuple[str, np.ndarray]]:
     leaves = flatten_dict(params)
 
-    def values(slot: Slot) -> np.ndarray:
+    def values(slot: Slot, dtype: np.dtype) -> np.ndarray:
         leaf = leaves[slot.path]
-        return np.asarray(leaf if slot.layer is None else leaf[slot.layer])
+        return to_host(leaf if slot.layer is None else leaf[slot.layer], dtype)
 
     for name, (entry, info) in plan.items():
         if isinstance(entry, Entry):
-            # Each part is converted on its own, so that no more than one tensor is held in float32.
-            parts = [values(slot).astype(info.dtype) for slot in entry.slots]
+            parts = [values(slot, info.dtype) for slot in entry.slots]
             unused = carried.get(entry.name)
             yield name, entry.join(parts, None if unused is None else unused.astype(info.dtype))
         else:
             yield name, entry.astype(info.dtype)
+
+
+def to_host(array: Any, dtype: np.dtype) -> np.ndarray:
+    """Returns an array converted to another dtype, part by part. `np.asarray` would keep a copy in a sharded array."""
+    if isinstance(array, np.ndarray):
+        return array.astype(dtype)
+    converted = np.empty(array.shape, dtype)
+    for shard in array.addressable_shards:
+        if shard.replica_id == 0:
+            converted[shard.index] = np.asarray(shard.data)
+    return converted
 
 
 # --- the class and its config.json ----------------------------------------------------------------------------

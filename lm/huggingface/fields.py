@@ -31,12 +31,12 @@ NEUTRAL = frozenset(
     attention_dropout attention_probs_dropout_prob attn_pdrop classifier_dropout classifier_dropout_prob dropout
     dropout_rate embd_pdrop hidden_dropout hidden_dropout_prob resid_pdrop activation_dropout layerdrop
     encoder_layerdrop decoder_layerdrop embedding_dropout mlp_dropout
-    bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id mask_token_id unk_token_id decoder_start_token_id
-    forced_bos_token_id forced_eos_token_id bad_words_ids suppress_tokens begin_suppress_tokens prefix
-    max_length min_length max_new_tokens do_sample early_stopping num_beams num_beam_groups diversity_penalty
-    temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
-    encoder_no_repeat_ngram_size num_return_sequences output_scores return_dict_in_generate remove_invalid_values
-    exponential_decay_length_penalty
+    bos_token_id eos_token_id eos_token_ids pad_token_id sep_token_id cls_token_id mask_token_id unk_token_id
+    decoder_start_token_id forced_bos_token_id forced_eos_token_id bad_words_ids suppress_tokens
+    begin_suppress_tokens prefix max_length min_length max_new_tokens do_sample early_stopping num_beams
+    num_beam_groups diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty
+    no_repeat_ngram_size encoder_no_repeat_ngram_size num_return_sequences output_scores return_dict_in_generate
+    remove_invalid_values exponential_decay_length_penalty
     """.split()
 )
 

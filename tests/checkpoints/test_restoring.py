@@ -32,6 +32,17 @@ def test_restored_bits_are_equal_on_any_mesh(tmp_path: Path, shape: tuple[int, .
     assert restored.state.extra["none"] is None
 
 
+def test_parameters_read_in_parts_are_equal(
+    two_steps: tuple[Path, dict[int, State]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, states = two_steps
+    monkeypatch.setattr(checkpoint_reading, "PART_BYTES", 1)
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        for target in (None, abstract(make_mesh(2, 4)).params):
+            params, _ = checkpoints.restore_params(target, 10)
+            assert bits(params) == bits(states[10].params)
+
+
 def test_parameters_are_read_by_step_best_or_newest(two_steps: tuple[Path, dict[int, State]]) -> None:
     directory, states = two_steps
     with Checkpoints(directory, read_only=True) as checkpoints:
