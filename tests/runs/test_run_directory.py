@@ -156,11 +156,18 @@ def test_run_can_become_another_before_its_first_step(tmp_path: Path, kept: str)
         reopen(tmp_path, config())
 
 
-@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "torn"])
-def test_directory_with_a_foreign_config_is_left_alone(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"model_type": "bert"}', "is a published model, not a run directory"),
+        ('{"colour": "red"}', "config.json was edited, or written by another version"),
+        ("torn", "config.json is damaged"),
+    ],
+)
+def test_directory_with_a_foreign_config_is_left_alone(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "config.json").write_text(content)
     (tmp_path / "tokenizer").mkdir()
-    with pytest.raises(UserError, match=r"config.json (was edited, or written by another version|is damaged)"):
+    with pytest.raises(UserError, match=message):
         RunDirectory.open(tmp_path, config())
     assert (tmp_path / "config.json").read_text() == content and (tmp_path / "tokenizer").exists()
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from lm.errors import UserError
 from lm.huggingface.families.family import Family, Head
-from lm.huggingface.fields import Field, choice, number, only, position_rows
+from lm.huggingface.fields import Field, Settings, choice, number, only, position_rows
 from lm.huggingface.names import Names, Spelling, place
 
 ACTIVATIONS = {
@@ -66,6 +69,14 @@ MASKED: Names = {
     "cls.predictions.decoder": "output",
 }
 MASKED_SETTINGS = {"head_transform": True, "output_bias": True}
+
+
+def check_head_activation(settings: Settings, folder: Any) -> Settings:
+    """The heads of ELECTRA and RoBERTa for masked tokens always have the exact GELU, ours the layers' activation."""
+    if settings.get("head_transform") and settings["activation"] != "gelu":
+        raise UserError(f"{folder.source}: config.json: hidden_act must be 'gelu' for the head for masked tokens.")
+    return {}
+
 
 FAMILY = Family(
     name="bert",

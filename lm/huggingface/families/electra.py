@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lm.config import ModelConfig
-from lm.errors import UserError
 from lm.huggingface.families import bert
 from lm.huggingface.families.family import Family, Head
 from lm.huggingface.fields import Field, Settings, Values, gathered, number
@@ -46,13 +43,6 @@ MASKED: Names = {
 }
 
 
-def _check_activation(settings: Settings, folder: Any) -> Settings:
-    """The head for masked tokens always has the exact GELU, but ours has the activation of the layers."""
-    if settings.get("head_transform") and settings["activation"] != "gelu":
-        raise UserError(f"{folder.source}: config.json: hidden_act must be 'gelu' for the head for masked tokens.")
-    return {}
-
-
 FAMILY = Family(
     name="electra",
     model_types=("electra",),
@@ -78,5 +68,5 @@ FAMILY = Family(
     spelling=Spelling("electra."),
     ignored=(r"(electra\.)?embeddings\.position_ids",),
     tie_default=True,
-    adapt=(_check_activation,),
+    adapt=(bert.check_head_activation,),
 )

@@ -105,6 +105,7 @@ GEMMA2 = dataclasses.replace(
     fields=gathered(
         _BOTH,
         windows((2, 1), 4096, 26),
+        rope(10_000.0, 8192, some_windows=True),
         number("final_logit_softcapping", "logits_softcap", 30.0, null=0.0),
         number("attn_logit_softcapping", "attention_softcap", 50.0, null=0.0),
     ),

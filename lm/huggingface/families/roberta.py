@@ -78,6 +78,7 @@ FAMILY = Family(
     names=NAMES,
     heads=heads_of("Roberta"),
     kept={"roberta.pooler.dense": "pooler"},
+    adapt=(bert.check_head_activation,),
     spelling=Spelling("roberta."),
     ignored=(r"(roberta\.)?embeddings\.position_ids",),
     tie_default=True,

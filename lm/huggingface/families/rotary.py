@@ -94,12 +94,13 @@ def write_scaling(model: ModelConfig) -> Values:
     return {"rope_type": model.rope_scaling, **values}
 
 
-def rope(theta: float, longest: int, *, top_level_original: bool = False) -> Field:
+def rope(theta: float, longest: int, *, some_windows: bool = False) -> Field:
     """Returns the fields of rotary positions that are the same in all layers.
 
     Args:
         theta: the class default of rope_theta.
         longest: the class default of max_position_embeddings.
+        some_windows: whether only some layers have a window; the scaling applies to these layers, too.
     """
 
     def read(values: Values) -> Settings:
@@ -110,6 +111,8 @@ def rope(theta: float, longest: int, *, top_level_original: bool = False) -> Fie
         if values["partial_rotary_factor"] is not None:
             parameters.setdefault("partial_rotary_factor", values["partial_rotary_factor"])
         settings = read_scaling(parameters, values["max_position_embeddings"])
+        if some_windows:
+            settings["rope_scaling_local"] = settings["rope_scaling"] != "none"
         return settings | {"rotary_theta": float(read_number(parameters, "rope_theta", values["rope_theta"]))}
 
     def write(model: ModelConfig) -> Values:
