@@ -8,11 +8,8 @@ Cost: 25 s per seed on an H200. Measured on the test tenth with three seeds: acc
 The same encoder reaches 77.9 % from random parameters (--config.init_from= and the path of the tokenizer).
 """
 
-import dataclasses
-from pathlib import Path
-
 from configs import classify_mr
-from lm.runs.directory import RunDirectory
+from lm.models.presets import preset
 
 
 def get_config(arguments=""):
@@ -30,7 +27,7 @@ def start_from(config, run):
     config.init_from = run
     config.data.tokenizer.update(kind="huggingface", extra_ids=0)
     config.data.sequence_length = 128
-    config.model.update(dataclasses.asdict(RunDirectory.existing(Path(run)).load_config().model))
+    config.model.update(preset(run))
     config.model.update(pooling="", dropout=0.1, attention_dropout=0.1)
     config.optimizer.update(
         name="adamw",
