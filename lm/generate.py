@@ -32,7 +32,7 @@ from lm.config import GenerationConfig
 from lm.config.command import DONE, define_path, run
 from lm.config.schema import docs
 from lm.decoding.beam import BeamSettings
-from lm.decoding.lines import read_lines, refuse_same_file, visible, whole_file
+from lm.decoding.lines import read_lines, refuse_same_file, show, whole_file
 from lm.decoding.sampling import Sampling
 from lm.errors import UserError
 from lm.reporting.progress import duration
@@ -61,6 +61,7 @@ SEARCH = (*SEARCH_SETTINGS, "num_hypotheses")
 def define_flags() -> None:
     define_path("workdir", "Run directory of the model.")
     flags.DEFINE_multi_string("prompt", [], "Text to continue (repeatable). An empty prompt starts a new text.")
+    flags.DEFINE_bool("chat", False, "Treat each prompt as a message to a chat model, and render it with its template.")
     define_path("prompts_file", "UTF-8 file with one prompt per line. Empty lines are skipped.")
     flags.DEFINE_integer("step", None, "Checkpoint step to use. By default, the best step is used.")
     flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.", lower_bound=1)
@@ -133,13 +134,8 @@ def print_continuations(generator: Generator, sampling: Sampling) -> None:
     because = f"applies only to encoder-decoders, but the model in {FLAGS.workdir} continues text"
     refuse(("input", "output", "prefix", "output_prefix", *SEARCH), f"{because}; give --prompt or --prompts_file.")
     report_unused_sampling(sampling)
-    for text in continue_prompts(generator, read_prompts(), sampling):
+    for text in continue_prompts(generator, read_prompts(), sampling, FLAGS.chat):
         show(text)
-
-
-def show(text: str) -> None:
-    """Prints text. If stdout is a terminal, control characters are escaped."""
-    print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
 
 
 def read_prompts() -> list[str]:
@@ -184,7 +180,7 @@ def write_outputs(generator: Generator, sampling: Sampling) -> None:
 
 
 def read_sources() -> list[str]:
-    refuse(("prompts_file",), "applies only to models that continue text; give --input.")
+    refuse(("prompts_file", "chat"), "applies only to models that continue text; give --input.")
     if FLAGS.input is None and not FLAGS.prompt:
         raise UserError('there is no source; give --input=FILE or --prompt="...".')
     if FLAGS.input is not None and FLAGS.prompt:

@@ -98,7 +98,7 @@ class PairsConfig:
     target_script: str = ""
     """Like source_script, but for the target."""
     overlong: str = option("truncate", choices=("truncate", "drop"))
-    """Whether to truncate or drop pairs that are longer than a row."""
+    """Whether to truncate or drop pairs, or conversations, that are longer than a row."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,9 @@ class DataConfig:
     cleaning: CleaningConfig = section(CleaningConfig)
     pairs: PairsConfig = section(PairsConfig)
     tokenizer: TokenizerConfig = section(TokenizerConfig)
+    chat_template: str = ""
+    """Jinja template that turns conversations into text, for objective.name='chat', or the name of a simple one:
+    'plain' (each message follows its role) or 'texts' (the messages alone). If empty, the tokenizer's is used."""
     separate_vocabularies: bool = False
     """Train one tokenizer per side of a pair instead of a shared tokenizer."""
     sequence_length: int = option(256, minimum=2)

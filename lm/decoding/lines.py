@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -63,6 +64,11 @@ def in_one_line(text: str) -> str:
 def visible(text: str) -> str:
     """Escapes control characters except tabs and line breaks. For example, the ESC character becomes \\x1b."""
     return HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def show(text: str) -> None:
+    """Prints text at once, without a line ending. If stdout is a terminal, control characters are escaped."""
+    print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
 
 
 def refuse_same_file(output: str, read: str | None, flag: str) -> None:

@@ -89,9 +89,9 @@ class Sampler:
         tokens_BT, num_new_B = np.asarray(state.tokens_BT), np.asarray(state.num_new_B)
         return [tokens_BT[row, : num_new_B[row]].tolist() for row in range(len(prompts))]
 
-    def stream(self, prompt: Sequence[int], key: Array) -> Iterator[int]:
-        """Yields the tokens that `generate` returns for this prompt and key, each as soon as it is chosen."""
-        state = self.start([prompt], key[None])
+    def stream(self, prompt: Sequence[int], key: Array, source: Sequence[int] | None = None) -> Iterator[int]:
+        """Yields the tokens that `generate` returns for these arguments, each as soon as it is chosen."""
+        state = self.start([prompt], key[None], sources=None if source is None else [source])
         for step in range(self.max_new_tokens):
             state = self.advance(state, step + 1)
             if np.asarray(state.num_new_B)[0] > step:

@@ -5,7 +5,7 @@ Under `on_mesh`, the rows of a batch are split over the devices. All processes m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,12 +70,18 @@ def sample_many(
 
 
 def stream_text(sampler: Sampler, tokenizer: Tokenizer, prompt: Sequence[int], seed: int) -> Iterator[str]:
-    """Yields the continuation that `sample_many` yields for one prompt in parts, each as soon as it is final.
+    """Yields the continuation that `sample_many` yields for one prompt in parts, each as soon as it is final."""
+    tokens = sampler.stream(prompt, row_keys(seed, np.zeros(1), np.zeros(1))[0])
+    return text_parts(tokenizer, tokens, prompt)
 
-    A character that spans several tokens is yielded once its last token has been sampled.
+
+def text_parts(tokenizer: Tokenizer, tokens: Iterable[int], prompt: Sequence[int] = ()) -> Iterator[str]:
+    """Yields the text of tokens that continue a prompt in parts, each as soon as it is final.
+
+    A character that spans several tokens is yielded once its last token has been read.
     """
     new, text, shown = list[int](), "", 0
-    for token in sampler.stream(prompt, row_keys(seed, np.zeros(1), np.zeros(1))[0]):
+    for token in tokens:
         new.append(token)
         text = continuation(tokenizer, prompt, new)
         stable = len(text.rstrip(UNFINISHED))

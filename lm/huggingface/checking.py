@@ -14,6 +14,7 @@ import numpy as np
 from lm.batch import Batch, Source
 from lm.errors import UserError
 from lm.huggingface.base import Folder
+from lm.huggingface.families.family import convention
 from lm.huggingface.importing import load_params, read_tokenizer
 from lm.huggingface.recognising import Published, recognise
 
@@ -32,7 +33,7 @@ def lines_of_comparison(folder: Folder, family: str = "") -> Iterator[tuple[str,
     path = Path(folder.source)
     if not path.is_dir():
         raise UserError(f"--model={folder.source}: a comparison needs a folder; download the model first.")
-    tokenizer = read_tokenizer(folder)
+    tokenizer = read_tokenizer(folder, published.config.model.vocab_size)
     with jax.default_matmul_precision("highest"):
         theirs_tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(path / "tokenizer.json"))
         ids = [tokenizer.encode(text)[:LONGEST] for text in TEXTS]
@@ -95,7 +96,7 @@ def _values(
     layers = published.model.text_layers
     vectors = np.asarray(published.model.token_vectors({"params": params}, batch, layers))
     yield "vectors of the last layer", vectors[real_BL], hidden[-1].numpy()[real_BL]
-    if config.objective.name in ("causal", "seq2seq", "tagging"):
+    if convention(config.objective.name).logits:
         batch = Batch(**{**vars(batch), "source": Source(*text) if two_sided else None})
         ours = np.asarray(published.model.apply({"params": params}, batch).logits)
         yield "logits", ours[real_BL], found.logits.numpy()[real_BL]

@@ -22,7 +22,7 @@ from lm.errors import UserError
 from lm.huggingface import provenance
 from lm.huggingface.documents import read_object
 from lm.huggingface.families import FAMILIES
-from lm.huggingface.families.family import Family, Head
+from lm.huggingface.families.family import Family, Head, convention
 from lm.huggingface.fields import Values, read_settings, write_values
 from lm.huggingface.folder import CONFIG, GENERATION_CONFIG, other_files
 from lm.huggingface.names import Entry, Slot, entries_of
@@ -205,7 +205,7 @@ def resolved(settings: Mapping[str, Any]) -> ModelConfig:
 
 def class_in(family: Family, config: Config, preferred: str) -> str:
     """Returns the class of the family with the head of the run's task. Raises UserError if there is none."""
-    objective = "classification" if config.objective.name == "regression" else config.objective.name
+    objective = convention(config.objective.name).heads or config.objective.name
     candidates = {name: head for name, head in family.heads.items() if head.objective == objective}
 
     def fits(head: Head) -> bool:
@@ -248,16 +248,15 @@ def config_json(family: Family, architecture: str, config: Config, original: Ori
         values["architectures"] = [architecture]
     if bool(values.get("tie_word_embeddings", family.tie_default)) != model.tie_embeddings:
         values["tie_word_embeddings"] = model.tie_embeddings
-    objective = config.objective.name
-    if objective in ("classification", "tagging", "regression"):
+    described = convention(config.objective.name)
+    if described.labels:
         labels = config.data.labels or ("LABEL_0",)
         if labels_of(values) != labels:
             values["id2label"] = {str(number): label for number, label in enumerate(labels)}
             values["label2id"] = {label: number for number, label in enumerate(labels)}
             values.pop("num_labels", None)
-        if objective != "tagging" and (not original or values.get("problem_type")):
-            kind = "regression" if objective == "regression" else "single_label_classification"
-            values["problem_type"] = kind
+        if described.problem_type and (not original or values.get("problem_type")):
+            values["problem_type"] = described.problem_type
     if dtype or not original:
         values |= dict.fromkeys(DTYPE_FIELDS, dtype or "float32")
     return values

@@ -129,7 +129,7 @@ def write_provenance(folder: Folder, published: Published, directory: Path) -> N
     Record(folder.source, published.family.name, published.architecture, names, dtypes).write(directory)
 
 
-def read_tokenizer(folder: Folder, rows: int | None = None) -> Tokenizer:
+def read_tokenizer(folder: Folder, rows: int) -> Tokenizer:
     """Returns the tokenizer of a folder, with its special tokens. Raises UserError if there is none that we can read.
 
     `rows` is the number of rows in the embedding; special tokens without a row cannot be used.

@@ -13,7 +13,7 @@ import jax
 from lm.config import Config, ModelConfig
 from lm.errors import UserError
 from lm.huggingface.families import FAMILIES
-from lm.huggingface.families.family import Family, Head
+from lm.huggingface.families.family import REGRESSION, Family, Head, convention
 from lm.huggingface.fields import Settings, read_settings
 from lm.huggingface.folder import Folder
 from lm.huggingface.names import Entry, Match, Place, entries_of, find, match, place, same_values
@@ -119,7 +119,7 @@ def choose_architecture(folder: Folder, family: Family) -> str:
             )
         }
         known = max(present, key=lambda name: present[name])  # the first one if there are several
-    if family.heads[known].objective == "classification":
+    if convention(family.heads[known].objective).problem_type:
         problem = folder.config.get("problem_type")
         if problem == "multi_label_classification":
             raise UserError(f"{folder.source}: config.json: problem_type={problem!r} is not supported.")
@@ -200,25 +200,25 @@ def config_for(folder: Folder, head: Head, settings: Settings, max_length: int, 
     settings["max_length"] = max_length or longest or DEFAULT_LENGTH
     length = min(settings["max_length"], DEFAULT_LENGTH)
     data: dict[str, Any] = {"sequence_length": length, "tokenizer": {"kind": "huggingface", "path": "tokenizer.json"}}
-    if head.objective == "span_qa":
-        data["context_overlap"] = length // 4
+    described = convention(head.objective)
+    if described.overlap:
+        data["context_overlap"] = int(length * described.overlap)
     objective, model = {"name": head.objective, **head.objective_settings}, {**settings, "dtype": dtype}
-    if head.objective in ("classification", "tagging"):
+    if described.labels:
         try:
             labels = labels_of(folder.config)
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{folder.source}: config.json: {error}.") from None
-        if head.objective == "classification" and (
-            len(labels) == 1 or folder.config.get("problem_type") == "regression"
-        ):
-            objective["name"] = "regression"
+        stated = folder.config.get("problem_type")
+        if described.problem_type and (len(labels) == 1 or stated == convention(REGRESSION).problem_type):
+            objective["name"] = REGRESSION
             if len(labels) > 1:
                 raise UserError(
                     f"{folder.source}: config.json: regression with {len(labels)} outputs is not supported."
                 )
         else:
             data["labels"] = labels
-    elif head.objective == "contrastive":
+    elif described.vectors:
         model["pooling"] = pooling_of(folder, settings)
     values = {"data": data, "model": model, "objective": objective, "eval": {"prompts": ()}}
     try:

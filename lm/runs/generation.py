@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import jax
@@ -14,10 +16,11 @@ from jax.sharding import Mesh
 from lm.config import Config, MeshConfig
 from lm.config.experiment import replace_settings
 from lm.data.tokenizing import load_tokenizer
+from lm.data.tokenizing.chat_template import ChatTemplate
 from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import output_lines, prefix_of, source_text
 from lm.decoding.loop import Sampler, check_fits
-from lm.decoding.sampling import Sampling, vocabulary_of
+from lm.decoding.sampling import Sampling, Vocabulary, vocabulary_of
 from lm.decoding.text import (
     SourceDecoder,
     cut_sources,
@@ -71,14 +74,27 @@ class Generator:
         return model, params, mesh
 
 
-def continue_prompts(run: Generator, prompts: Sequence[str], sampling: Sampling) -> Iterator[str]:
+def chat_vocabulary(template: ChatTemplate) -> Vocabulary:
+    """Returns the vocabulary in which the tokens that end an answer end a row, too."""
+    vocabulary = vocabulary_of(template.tokenizer)
+    return dataclasses.replace(vocabulary, other_stops=tuple(sorted(template.end_ids - {vocabulary.eos_id})))
+
+
+def continue_prompts(
+    run: Generator, prompts: Sequence[str], sampling: Sampling, as_chat: bool = False
+) -> Iterator[str]:
     """Yields the text to print as soon as it is generated: every continuation, preceded by its prompt.
 
-    A single continuation is yielded token by token; each of several continuations gets a heading. Raises UserError if a
-    prompt is too long.
+    If `as_chat` is true, each prompt is a message in a conversation of its own. A single continuation is yielded token
+    by token; each of several continuations gets a heading. Raises UserError if a prompt is too long.
     """
     tokenizer = load_tokenizer(run.directory.tokenizer_dir)
-    encoded = encode_prompts(tokenizer, prompts)
+    if as_chat:
+        template = ChatTemplate(tokenizer, run.config.data.chat_template, datetime.now())
+        encoded = [template.prompt_ids([{"role": "user", "content": prompt}]) for prompt in prompts]
+        vocabulary, prompts = chat_vocabulary(template), [f"{prompt}\n" for prompt in prompts]
+    else:
+        encoded, vocabulary = encode_prompts(tokenizer, prompts), vocabulary_of(tokenizer)
     max_length, max_new_tokens = run.config.model.max_length, run.max_new_tokens
     if max_new_tokens is None:
         max_new_tokens = max(1, min(LONGEST_DEFAULT, max_length - max(map(len, encoded))))
@@ -86,7 +102,7 @@ def continue_prompts(run: Generator, prompts: Sequence[str], sampling: Sampling)
     rows = len(encoded) * run.num_samples
     batch_size = min(rows, run.batch_size or BATCH_SIZE_DEFAULT)
     model, params, mesh = run.load(batch_size)
-    sampler = Sampler(model, params, sampling, vocabulary_of(tokenizer), max_new_tokens)
+    sampler = Sampler(model, params, sampling, vocabulary, max_new_tokens)
     with on_mesh(mesh):
         if rows == 1:
             yield prompts[0]

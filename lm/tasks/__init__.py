@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lm.config import Config
 from lm.tasks.causal import Causal
+from lm.tasks.chat import Chat
 from lm.tasks.classification import Classification
 from lm.tasks.contrastive import Contrastive
 from lm.tasks.denoising import InfillingTask, PrefixLmTask, SpanCorruptionTask, Ul2Task
@@ -31,6 +32,7 @@ TASKS: dict[str, Task] = {
         SpanQa(),
         MultipleChoice(),
         Contrastive(),
+        Chat(),
     )
 }
 

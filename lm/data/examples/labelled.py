@@ -39,7 +39,7 @@ class Ragged:
     starts: np.ndarray  # the first index of each row, and the total length, int64 (rows + 1,)
 
     @classmethod
-    def of(cls, rows: Iterable[Sequence[int]]) -> Ragged:
+    def of(cls, rows: Iterable[Sequence[int] | np.ndarray]) -> Ragged:
         arrays = [np.asarray(row, np.int32) for row in rows]
         starts = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
         return cls(np.concatenate([np.zeros(0, np.int32), *arrays]), starts)

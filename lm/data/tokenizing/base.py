@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -178,9 +178,31 @@ class Tokenizer(abc.ABC):
         """Encodes a rendered chat template, in which the names of special tokens stand for these tokens.
 
         Never call this method with text that users wrote, except as part of a rendered template. Returns ids and
-        offsets as `encode_with_offsets` does. Tokenizers without published special tokens treat all text as text.
+        offsets as `encode_with_offsets` does.
         """
-        return self.encode_with_offsets(text)
+        special = self.special_spellings
+        spellings = "|".join(map(re.escape, sorted(special, key=len, reverse=True)))
+        ids: list[int] = []
+        offsets: Offsets = []
+        begin = 0
+        for part in re.split(f"({spellings})", text):
+            found, spans = ([special[part]], [(0, len(part))]) if part in special else self.encode_with_offsets(part)
+            ids += found
+            offsets += [(begin + first, begin + end) for first, end in spans]
+            begin += len(part)
+        return ids, offsets
+
+    @property
+    def special_spellings(self) -> Mapping[str, int]:
+        """The ids of the special tokens that `encode_rendered` recognises, keyed by their names."""
+        return {name: token for token, name in self._special().items()}
+
+    @property
+    def template_variables(self) -> Mapping[str, str]:
+        """The names of special tokens that chat templates read, such as `eos_token`."""
+        special, names = self._special(), self.special_tokens.names
+        bos = {} if names or self.bos_id is None else {"bos_token": special[self.bos_id]}
+        return {"eos_token": special[self.eos_id], **bos, **names}
 
     @abc.abstractmethod
     def _decode(self, ids: list[int]) -> str:

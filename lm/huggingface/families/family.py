@@ -14,6 +14,43 @@ from lm.huggingface.names import Names, Spelling, pattern_of
 
 
 @dataclass(frozen=True)
+class Convention:
+    """What distinguishes a task of ours in the classes of `transformers` and in config.json.
+
+    Attributes:
+        heads: the task whose heads serve this one; "" for the task itself.
+        labels: whether id2label lists the labels.
+        problem_type: the value of the field with this name; "" if there is none.
+        logits: whether the logits of each token can be compared.
+        vectors: whether the result is the vector of a text, so that the pooling must be known.
+        overlap: the overlap of the parts of a long text, as a share of the sequence length.
+    """
+
+    heads: str = ""
+    labels: bool = False
+    problem_type: str = ""
+    logits: bool = False
+    vectors: bool = False
+    overlap: float = 0.0
+
+
+REGRESSION = "regression"  # of one number; a classifier of `transformers` with one output
+CONVENTIONS = {
+    "causal": Convention(logits=True),
+    "seq2seq": Convention(logits=True),
+    "tagging": Convention(labels=True, logits=True),
+    "classification": Convention(labels=True, problem_type="single_label_classification"),
+    REGRESSION: Convention(heads="classification", labels=True, problem_type="regression"),
+    "span_qa": Convention(overlap=0.25),
+    "contrastive": Convention(vectors=True),
+}
+
+
+def convention(objective: str) -> Convention:
+    return CONVENTIONS.get(objective, Convention())
+
+
+@dataclass(frozen=True)
 class Head:
     """A class of `transformers` with a head, such as BertForMaskedLM.
 

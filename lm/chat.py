@@ -1,0 +1,121 @@
+"""Talks with a chat model in a terminal.
+
+python -m lm.chat --workdir=runs/tuned --system="Be brief." --temperature=0.7
+
+Messages are rendered with the chat template of the tokenizer, or the one that data.chat_template names. An answer is
+printed while it is generated and ends at a stop token of the model. The model reads the whole conversation. If it
+becomes too long, the oldest turns are left out, and a note says so.
+
+/reset starts a new conversation; /exit or Ctrl-D ends the command. Ctrl-C ends an answer. In a terminal, control
+characters of an answer are escaped. If the standard input is no terminal, each of its lines is a message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from lm.config.command import DONE, define_path, run
+from lm.decoding.lines import show
+from lm.decoding.sampling import Sampling
+from lm.errors import UserError
+from lm.files import well_formed
+from lm.runs.chat import ChatSession
+from lm.runs.directory import RunDirectory
+from lm.runs.generation import Generator
+from lm.tasks import task_of
+
+FLAGS = flags.FLAGS
+DEFAULTS = Sampling()
+HELP = "Ctrl-C ends an answer, /reset starts a new conversation, /exit or Ctrl-D ends the command."
+
+
+def define_flags() -> None:
+    define_path("workdir", "Run directory of the model.")
+    flags.DEFINE_string("system", "", "System prompt, which precedes every conversation.")
+    flags.DEFINE_integer("step", None, "Checkpoint step to use. By default, the best step is used.")
+    flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Random seed for sampling.", lower_bound=0, upper_bound=2**31 - 1)
+    flags.DEFINE_integer("max_new_tokens", None, "Maximum number of tokens in an answer.", lower_bound=1)
+    flags.DEFINE_float("temperature", DEFAULTS.temperature, "Divisor of the logits. 0 means the most probable token.")
+    flags.DEFINE_integer("top_k", DEFAULTS.top_k, "Sample only from the k most probable tokens. 0 means all.")
+    flags.DEFINE_float("top_p", DEFAULTS.top_p, "Sample from the most probable tokens with this total probability.")
+    flags.DEFINE_float("min_p", DEFAULTS.min_p, "Drop tokens below this share of the largest probability.")
+    flags.DEFINE_float("repetition_penalty", DEFAULTS.repetition_penalty, "Values above 1 make repetition less likely.")
+
+
+def main() -> int:
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    values: dict[str, Any] = {name: FLAGS[name].value for name in names}
+    sampling = Sampling(**values)
+    sampling.check()
+    if FLAGS.workdir is None:
+        raise UserError("--workdir is missing; name the run directory of the model, e.g. --workdir=runs/tuned.")
+    directory = RunDirectory.existing(Path(FLAGS.workdir))
+    config = directory.load_config()
+    if not task_of(config).writes_text:
+        raise UserError(f"--workdir={FLAGS.workdir}: a model with objective.name={config.objective.name} cannot chat.")
+    options: dict[str, Any] = {name: FLAGS[name].value for name in ("step", "average", "max_new_tokens", "seed")}
+    session = ChatSession(
+        Generator(directory, config, num_samples=1, batch_size=None, **options), sampling, FLAGS.system
+    )
+    in_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if in_terminal:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  # gives `input` a history and editing
+        print(HELP)
+    while True:
+        try:
+            text = read_message("> " if in_terminal else "")
+            if text is None or text == "/exit":
+                return DONE
+            if text == "/reset":
+                session.reset()
+                note("a new conversation begins")
+            elif text.startswith("/"):
+                note(f"there is no command {text.split()[0]:.20}; use /reset or /exit")
+            elif text:
+                print_answer(session, text)
+        except KeyboardInterrupt:  # ends an answer or discards a message
+            if not in_terminal:
+                raise
+            print(flush=True)
+
+
+def read_message(prompt: str) -> str | None:
+    """Returns the next message, or None at the end of the input."""
+    try:
+        return well_formed(input(prompt)).strip()
+    except EOFError:
+        return None
+    except UnicodeDecodeError as error:
+        raise UserError(f"the standard input is not valid UTF-8 ({error.reason}).") from error
+
+
+def print_answer(session: ChatSession, text: str) -> None:
+    """Prints an answer while it is generated, and what the user should know about it."""
+    try:
+        with contextlib.closing(session.answer(text)) as parts:
+            for part in parts:
+                show(part)
+    except UserError as error:
+        note(str(error).rstrip("."))
+        return
+    print(flush=True)
+    if session.is_cut:
+        note("the answer reached --max_new_tokens")
+    if session.left_out:
+        note(f"the conversation is too long for the model; the oldest {session.left_out} messages were left out")
+
+
+def note(text: str) -> None:
+    print(f"({text})", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    define_flags()
+    run(main)

@@ -1,0 +1,98 @@
+"""A conversation with the model of a run: the history, and answers that are generated token by token."""
+
+from __future__ import annotations
+
+import itertools
+from collections import abc
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from lm.data.examples.conversations import source_prompt
+from lm.data.tokenizing.chat_template import ChatTemplate
+from lm.decoding.loop import Sampler
+from lm.decoding.sampling import Sampling, row_keys
+from lm.decoding.text import text_parts
+from lm.errors import UserError
+from lm.parallel.mesh import on_mesh
+from lm.runs.generation import Generator, chat_vocabulary
+from lm.runs.prepare import load_tokenizers
+
+LONGEST_ANSWER = 512  # default maximum number of tokens in an answer
+
+
+class ChatSession:
+    """Generates answers to messages, each with all earlier messages as context.
+
+    Raises UserError if the tokenizer has no chat template and the config of the run names none.
+
+    Attributes:
+        messages: the system prompt, if any, and the messages so far.
+        left_out: the number of messages at the beginning that the last answer no longer considered.
+        is_cut: whether the last answer reached the maximum number of tokens.
+    """
+
+    def __init__(self, run: Generator, sampling: Sampling, system: str = ""):
+        self._config, self._seed, self._system = run.config, run.seed, system
+        tokenizer = load_tokenizers(run.config, run.directory.root).target
+        self._template = ChatTemplate(tokenizer, run.config.data.chat_template, datetime.now())
+        longest = run.config.model.max_length - 1
+        self._max_new = run.max_new_tokens or max(1, min(LONGEST_ANSWER, longest // 2))
+        if not 0 < self._max_new < longest:
+            raise UserError(f"--max_new_tokens={self._max_new} is out of range; the model has {longest + 1} positions.")
+        model, params, self._mesh = run.load(1)
+        self._sampler = Sampler(model, params, sampling, chat_vocabulary(self._template), self._max_new)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all messages except the system prompt."""
+        self.messages: list[dict[str, Any]] = [{"role": "system", "content": self._system}] if self._system else []
+        self._turn, self.left_out, self.is_cut = 0, 0, False
+
+    def answer(self, text: str) -> abc.Generator[str, None, None]:
+        """Yields the answer to a message in parts. An answer that is stopped early stays in the history as it is.
+
+        The oldest turns are left out if the conversation is too long for the model. Raises UserError, and forgets the
+        message, if the message alone is too long or the template refuses it.
+        """
+        before = list(self.messages)
+        self.messages.append({"role": "user", "content": text})
+        try:
+            prompt, source = self._inputs()
+        except UserError:
+            self.messages = before
+            raise
+        (key,) = row_keys(self._seed, np.array([self._turn]), np.zeros(1))
+        self._turn, written, count = self._turn + 1, [], itertools.count(1)
+        self.is_cut = False
+
+        def tokens() -> abc.Iterator[int]:
+            for token in self._sampler.stream(prompt, key, source):
+                if token in self._template.end_ids:
+                    return
+                yield token
+                self.is_cut = next(count) == self._max_new
+
+        try:
+            with on_mesh(self._mesh):
+                for part in text_parts(self._template.tokenizer, tokens()):
+                    written.append(part)
+                    yield part
+        finally:
+            self.messages = [*self.messages, {"role": "assistant", "content": "".join(written)}] if written else before
+
+    def _inputs(self) -> tuple[list[int], list[int] | None]:
+        """Returns the tokens that the decoder continues and, for an encoder-decoder, the source."""
+        template, two_sided = self._template, self._config.model.family == "encoder_decoder"
+        if two_sided:
+            longest_source = self._config.data.source_length
+            ids, self.left_out, limit = source_prompt(template, self.messages, None, longest_source)
+        else:
+            limit = self._config.model.max_length - self._max_new
+            ids, self.left_out = template.fitted_prompt(self.messages, None, limit)
+        if len(ids) > limit:
+            raise UserError(f"the message is too long: it has {len(ids)} tokens, but there is only room for {limit}.")
+        if two_sided:
+            return self._sampler.vocabulary.output_start, template.tokenizer.source_template.fill(ids)[0].tolist()
+        return ids, None
