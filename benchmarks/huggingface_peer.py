@@ -31,7 +31,7 @@ FIXED = {
     "source_vocab_size": 0,
     "tie_embeddings": True,
     "scale_logits": False,
-    "scale_attention": True,
+    "attention_scale": 0.0,
     "norm_embeddings": False,
     "window": 0,
     "dtype": "float32",

@@ -5,9 +5,7 @@
 
 For each architecture, a tiny model (a preset with smaller sizes) gets random weights, including those of norms and
 biases, and reads rows of different lengths. The largest difference between the logits, computed in float32 on the CPU,
-is printed; the exit status is 1 if the difference exceeds the tolerance. T5's distance buckets must be equal. Our
-ModernBERT has a norm before its first attention, but the published one does not; for the comparison, a LayerNorm with
-random weights is added to the published model.
+is printed; the exit status is 1 if the difference exceeds the tolerance. T5's distance buckets must be equal.
 
 With --write, the logits of the published code at some positions of each row are stored in tests/golden/parity_*.json
 for tests/models/test_published_parity.py, which needs neither PyTorch nor `transformers`.
@@ -107,7 +105,7 @@ def drawn_weights(case: Case) -> dict[str, Any]:
         elif names[-1] == "kernel":
             inputs = np.prod(leaf.shape[:2] if names[-2] == "out" else leaf.shape[:1])
             normal *= 1.5 / np.sqrt(inputs)
-            if names[-2] == "query" and not config.scale_attention:
+            if names[-2] == "query" and config.attention_scale == 1.0:
                 normal /= np.sqrt(config.head_dim)
         elif names[-2] == "token_embedding" and config.tie_embeddings and not config.scale_logits:
             normal *= 0.3

@@ -56,9 +56,7 @@ def published_roberta(transformers: Any, config: ModelConfig, params: dict[str, 
 
 
 def published_modernbert(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
-    """Returns ModernBertForMaskedLM with an extra norm before its first attention, as in our model."""
-    from torch import nn
-
+    """Returns ModernBertForMaskedLM."""
     rotary = {
         "full_attention": {"rope_type": "default", "rope_theta": config.rotary_theta},
         "sliding_attention": {"rope_type": "default", "rope_theta": config.local_rotary_theta},
@@ -78,14 +76,14 @@ def published_modernbert(transformers: Any, config: ModelConfig, params: dict[st
             sep_token_id=None,
         )
     )
-    model.model.layers[0].attn_norm = nn.LayerNorm(config.d_model, eps=config.norm_epsilon, bias=False)
     embedding_VD = params["token_embedding"]["embedding"]
     weights = Weights({"model.embeddings.tok_embeddings.weight": embedding_VD, "decoder.weight": embedding_VD})
     weights.norm("model.embeddings.norm", params["embedding_norm"])
     weights.norm("model.final_norm", params["final_norm"])
     for n, layer in numbered_layers(params):
         prefix = f"model.layers.{n}"
-        weights.norm(f"{prefix}.attn_norm", layer["attention_norm"])
+        if n > 0:
+            weights.norm(f"{prefix}.attn_norm", layer["attention_norm"])
         weights.norm(f"{prefix}.mlp_norm", layer["mlp_norm"])
         weights.linear(f"{prefix}.attn.Wqkv", joined(layer["attention"], "query", "key", "value"))
         weights.linears(f"{prefix}.attn", layer["attention"], {"out": "Wo"})

@@ -14,7 +14,7 @@ import numpy as np
 from lm.config import ModelConfig
 from lm.models.parameters import LAYER_PREFIX
 
-ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new"}
+ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new", "silu": "silu", "quick_gelu": "quick_gelu"}
 
 
 def encoder_decoder_sizes(config: ModelConfig) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def encoder_decoder_sizes(config: ModelConfig) -> dict[str, Any]:
         "decoder_ffn_dim": config.d_ff,
         "d_model": config.d_model,
         "activation_function": ACTIVATIONS[config.activation],
-        "scale_embedding": config.scale_embeddings,
+        "scale_embedding": config.embedding_scale != 1.0,
     }
 
 

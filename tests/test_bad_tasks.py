@@ -105,7 +105,6 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
             ["model.global_every=2"],
             "config.model.global_every: this setting requires a sliding window; set model.window",
         ),
-        (["model.token_types=1"], "config.model.token_types: the number of token types must be 0"),
         (
             ["model.token_types=2", "model.family=decoder"],
             "config.model.token_types: this setting applies only to model.family=encoder",

@@ -53,7 +53,6 @@ def test_resolving_twice_changes_nothing():
         ({"train__accumulation": 3}, "3 microbatches cannot evenly divide batch_size=32"),
         ({"eval__stride": 257}, "exceeds data.sequence_length"),
         ({"mesh__fsdp": -1}, "only one size may be -1"),
-        ({"data__train": {}}, "no data source is given"),
         ({"data__train": {"a": {"kind": "text"}}}, "config.data.train.a.path: a path is required"),
         ({"data__train": {"a b": {"kind": "embedded"}}}, "letters, digits and underscores"),
         ({"data__train": {"a": {"kind": "embedded", "wieght": 1.0}}}, "did you mean weight"),

@@ -12,9 +12,11 @@ from lm.config import Config, ModelConfig, defaults, source
 from lm.costs import CHIPS, estimate_memory, peak_flops
 from lm.models import build_model
 from lm.models.heads import AnswerSpan, Classes, MaskedTokens, TextEmbedding
+from lm.models.layers import has_bias
 from lm.models.parameters import count_parameters
 from lm.models.transformer.costs import projections
 from tests.small_model import abstract_params, small_config
+from tests.trees import flatten
 
 SMALL = small_config(512, 64, num_layers=3, d_model=256, num_heads=4, d_ff=768, scan_layers=False)
 
@@ -23,6 +25,9 @@ VARIANTS = [
     {"positions": "learned", "num_kv_heads": 4, "activation": "gelu_tanh"},
     {"norm": "rmsnorm", "activation": "swiglu", "use_bias": False, "tie_embeddings": False},
     {"norm_position": "post", "num_kv_heads": 1, "head_dim": 16, "scan_layers": True, "positions": "sinusoidal"},
+    {"share_layers": True, "embedding_width": 128, "norm_embeddings": True, "positions": "learned"},
+    {"norm_position": "sandwich", "qk_norm": "head", "norm_unit_offset": True, "attention_bias": "none"},
+    {"norm_position": "branch", "qk_norm": "width", "use_bias": False, "attention_bias": "qkv", "output_bias": True},
 ]
 
 
@@ -32,19 +37,24 @@ def test_parameter_counts_match_the_model(changes):
     model = build_model(config)
     params, counts = nn.unbox(abstract_params(model)), model.parameter_counts()
     assert counts.total == count_parameters(params)
-    assert counts.token_embedding == count_parameters(params["token_embedding"])
-    layers = {name: value for name, value in params.items() if name.startswith("layer")}
+    tables = [params[name] for name in ("token_embedding", "embedding_projection") if name in params]
+    assert counts.token_embedding == count_parameters(tables)
+    layers = {name: value for name, value in params.items() if "layer" in name}
+    assert counts.num_layers == (1 if config.share_layers else config.num_layers)
     by_part = {
-        part: config.num_layers * sum((inputs + config.use_bias) * outputs for inputs, outputs in group.values())
+        part: counts.num_layers
+        * sum((inputs + has_bias(config, name)) * outputs for name, (inputs, outputs) in group.items())
         for part, group in zip(("attention", "mlp"), projections(config), strict=True)
     }
     for part, count in by_part.items():
-        assert count == count_parameters([each[part] for each in layers.values()])
+        parameters = flatten({name: each[part] for name, each in layers.items()})
+        assert count == count_parameters([leaf for path, leaf in parameters.items() if "_norm/" not in path])
     assert counts.layers == sum(by_part.values())
 
 
 @pytest.mark.parametrize(
-    "changes", [VARIANTS[0], *(pytest.param(each, marks=pytest.mark.exhaustive) for each in VARIANTS[1:3])]
+    "changes",
+    [VARIANTS[0], *(pytest.param(each, marks=pytest.mark.exhaustive) for each in [*VARIANTS[1:3], VARIANTS[4]])],
 )
 def test_flops_match_the_count_of_xla(changes):
     """XLA also counts norms, softmax, activations and the loss: a few percent more at this width, never less."""
@@ -70,6 +80,7 @@ TWO_SIDED = dataclasses.replace(SMALL, family="encoder_decoder", num_encoder_lay
     [
         {},
         {"positions": "learned", "norm_position": "post", "norm_embeddings": True, "use_bias": False},
+        {"norm_position": "sandwich", "qk_norm": "width", "attention_bias": "qkv", "norm": "rmsnorm"},
         {"activation": "geglu_tanh", "norm": "rmsnorm", "share_embeddings": False, "source_vocab_size": 300},
     ],
 )
@@ -92,6 +103,7 @@ def test_encoder_decoder_parameters_and_flops_match_the_model(changes):
     [
         (MaskedTokens(max_masked=16, next_sentence=True), {"head_transform": True, "output_bias": True}),
         (Classes(9, "first"), {"pooler": True, "window": 9, "global_every": 2}),
+        (MaskedTokens(), {"head_transform": True, "embedding_width": 128, "num_layers": 1, "share_layers": True}),
         (TextEmbedding("first"), {"num_layers": 2}),
         (AnswerSpan(), {"family": "encoder_decoder", "num_layers": 2, "num_encoder_layers": 1}),
     ],

@@ -34,6 +34,8 @@ from lm.checkpoints.keeping import LatestAndBest, best_first, remove_torn
 from lm.config import CheckpointConfig
 from lm.errors import UserError
 
+# An array is compressed chunk by chunk, and the result is held in memory until a file of this size can be written.
+CHUNK_BYTES, FILE_BYTES = 2**21, 2**26
 ATTEMPTS = 10  # number of attempts to read while a training run replaces checkpoints
 
 
@@ -93,8 +95,11 @@ class Checkpoints:
             "leaves": describe(state, with_sums=True),
         }
         self._saving = step, values
-        record = ocp.args.JsonSave({"content": content, "sha256": json_hash(content)})
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), record=record)
+        in_chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), state)
+        args = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(state, save_args=in_chunks, ocdbt_target_data_file_size=FILE_BYTES),
+            record=ocp.args.JsonSave({"content": content, "sha256": json_hash(content)}),
+        )
         with self._storage_errors(f"saved (step {step})"):
             # Orbax saves a step below the latest one only if `force` is true, and never overwrites a checkpoint.
             self._manager.save(step, args=args, force=True)

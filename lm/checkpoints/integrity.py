@@ -10,9 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from lm.errors import UserError
+
+PART_BYTES = 2**26  # of a NumPy array that is copied to a device at once
 
 
 def describe(tree: Any, *, with_sums: bool = False) -> dict[str, dict[str, Any]]:
@@ -24,8 +27,8 @@ def describe(tree: Any, *, with_sums: bool = False) -> dict[str, dict[str, Any]]
     }
     assert len(described) == len(leaves), "two leaves have the same path"
     if with_sums:
-        for each, value in zip(described.values(), jax.device_get([leaf_sum(leaf) for _, leaf in leaves]), strict=True):
-            each["sum"] = int(value)
+        for each, (_, leaf) in zip(described.values(), leaves, strict=True):
+            each["sum"] = checksum(leaf)
     return described
 
 
@@ -68,9 +71,36 @@ def nested(leaves: Mapping[str, Any], name: str) -> dict[str, Any]:
     return traverse_util.unflatten_dict(below, sep="/")
 
 
+def checksum(leaf: Any) -> int:
+    """Returns the checksum of an array or a random key. Every process gets the checksum of the whole array.
+
+    A large array is divided along its first axis, unless that is sharded, because a CPU needs as much memory again.
+    """
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    if is_key or leaf.nbytes <= PART_BYTES or leaf.dtype.itemsize > 4 or not leaf.ndim or _splits_rows(leaf):
+        return int(leaf_sum(leaf))
+    words = leaf.size // len(leaf)  # of one row
+    rows = max(1, PART_BYTES // (words * leaf.dtype.itemsize))
+    total = 0
+    for start in range(0, len(leaf), rows):
+        count, first = min(rows, len(leaf) - start), np.uint32(start * words % 2**32)
+        part: Any = leaf[start : start + count] if isinstance(leaf, np.ndarray) else None
+        if part is None:  # the start is an argument, so that all parts share a compiled program
+            part = jax.lax.dynamic_slice_in_dim(leaf, jnp.int32(start), count)
+        total += int(leaf_sum(part, first))
+    return total % 2**32
+
+
+def _splits_rows(leaf: Any) -> bool:
+    """Returns whether an array is sharded along its first axis."""
+    return isinstance(leaf, jax.Array) and leaf.sharding.shard_shape(leaf.shape)[0] < len(leaf)
+
+
 @jax.jit
-def leaf_sum(x: jax.Array) -> jax.Array:
+def leaf_sum(x: jax.Array, first: jax.typing.ArrayLike = 0) -> jax.Array:
     """Returns the checksum of an array: the sum over i of mix(word_i xor mix(i)), modulo 2^32, as a uint32.
+
+    If the array is a part of a larger one, `first` is the index of its first word there.
 
     An integer sum does not depend on the order of its terms and is therefore the same on every mesh. Because `mix` is a
     bijection, changing a single element always changes the sum; any other change, including a permutation, changes it
@@ -82,7 +112,7 @@ def leaf_sum(x: jax.Array) -> jax.Array:
         x = x.astype(jnp.uint8)
     bits = min(8 * x.dtype.itemsize, 32)  # bitcast turns a 64-bit value into two 32-bit words
     words = jax.lax.bitcast_convert_type(x, f"uint{bits}").astype(jnp.uint32)
-    index, stride = jnp.zeros(words.shape, jnp.uint32), 1
+    index, stride = jnp.full(words.shape, first, jnp.uint32), 1
     for axis in reversed(range(words.ndim)):
         index += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * jnp.uint32(stride % 2**32)
         stride *= words.shape[axis]

@@ -6,6 +6,7 @@ import errno
 import gc
 import io
 import logging
+import math
 import os
 import sys
 import threading
@@ -19,6 +20,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 
 from lm.checkpoints.integrity import check_same_tree, describe, is_described, json_hash
@@ -26,6 +28,7 @@ from lm.errors import UserError
 from lm.files import parse_json, read_file
 
 FORMAT = 1  # version of the record format; newer code may write a higher version
+PART_BYTES = 2**28  # of parameters that are read at once
 MOST_STEPS = 1000  # maximum number of steps listed when there are several processes
 # The texts of system errors, by which they are recognised, because TensorStore sets no errno.
 MACHINE_ERRORS = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EMFILE, errno.ENOMEM
@@ -86,10 +89,21 @@ def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, part
     # This uses Orbax's handler rather than its manager. While reading, a manager waits for all processes, possibly for
     # minutes if one of them has found a damaged file. A manager also assumes that it owns the directory.
     def arrays() -> Any:
-        restore_args = jax.tree.map(_restore_args, abstract)
-        args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=partial)
-        with closing(ocp.PyTreeCheckpointHandler()) as handler:
-            return handler.restore(epath.Path(checkpoint / "state"), args=args)
+        # Without a limit, all arrays are read at once, and buffers take as much memory as the arrays themselves. The
+        # limit must exceed the largest array.
+        leaves = jax.tree.leaves(abstract)
+        limit = 1 + max((math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves), default=0) // 10**9
+        with closing(ocp.PyTreeCheckpointHandler(restore_concurrent_gb=limit)) as handler:
+
+            def restore(item: Any) -> Any:
+                restore_args = jax.tree.map(_restore_args, item)
+                args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=partial)
+                return handler.restore(epath.Path(checkpoint / "state"), args=args)
+
+            if not partial:
+                return restore(abstract)
+            parts = map(restore, _in_parts(abstract))  # because Orbax ignores the limit for NumPy arrays
+            return unflatten_dict({path: leaf for part in parts for path, leaf in flatten_dict(part).items()})
 
     tree = in_all_processes(checkpoint, arrays, "arrays")
     found = describe(tree, with_sums=True)
@@ -97,6 +111,19 @@ def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, part
         if found.get(path) != leaf:
             raise Damage(f"{path} differs from the saved array")
     return tree
+
+
+def _in_parts(abstract: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Divides a nested dict of abstract arrays into parts of at most PART_BYTES, or of one larger array."""
+    part: dict[tuple[str, ...], Any] = {}
+    size = 0
+    for path, leaf in flatten_dict(abstract).items():
+        nbytes = math.prod(leaf.shape) * leaf.dtype.itemsize
+        if part and size + nbytes > PART_BYTES:
+            yield unflatten_dict(part)
+            part, size = {}, 0
+        part[path], size = leaf, size + nbytes
+    yield unflatten_dict(part)
 
 
 def in_all_processes(checkpoint: Path, read: Callable[[], Any], what: str) -> Any:

@@ -12,7 +12,8 @@ Settings that depend on the devices or on the tokenizer are checked later, in `l
 
 from lm.config.data import CleaningConfig, DataConfig, PairsConfig, SourceConfig, TokenizerConfig
 from lm.config.experiment import Config, defaults, source
-from lm.config.model import ModelConfig, ObjectiveConfig
+from lm.config.model import ModelConfig
+from lm.config.objective import ObjectiveConfig
 from lm.config.training import (
     CheckpointConfig,
     EvalConfig,

@@ -47,8 +47,6 @@ def default_of(setting: str) -> Any:
 
 def _check_data(config: Any, task: Any) -> None:
     data = config.data
-    if not data.train:
-        refuse("data.train", "no data source is given; add one, e.g. config.data.train.mine = source(path=...).")
     for split in ("train", "valid", "test"):
         sources = getattr(data, split)
         for name, each in sources.items():
@@ -65,7 +63,7 @@ def _check_data(config: Any, task: Any) -> None:
     if 0 < data.cleaning.max_chars < data.cleaning.min_chars:
         refuse("data.cleaning.max_chars", "this is smaller than min_chars, so every document would be dropped.")
     tokenizer = entries("lm.data.tokenizing.TOKENIZERS")[data.tokenizer.kind]
-    if tokenizer.needs_file and not data.tokenizer.path:
+    if tokenizer.needs_file and not data.tokenizer.path and not config.init_from:  # whose tokenizer is copied
         refuse("data.tokenizer.path", f"give a {tokenizer.file_type}; this kind of tokenizer cannot be trained.")
     if data.fold >= data.folds:
         refuse("data.fold", f"{data.fold} is not less than data.folds={data.folds}; folds are numbered from 0.")
@@ -82,8 +80,21 @@ def _check_model(config: Any) -> None:
         refuse("model.num_kv_heads", f"{model.num_kv_heads} does not divide num_heads={model.num_heads}.")
     if model.positions == "rotary" and model.head_dim % 2:
         refuse("model.head_dim", f"{model.head_dim} is odd, but rotary positions need an even number of features.")
-    if model.positions == "sinusoidal" and model.d_model % 2:
-        refuse("model.d_model", f"{model.d_model} is odd, but sinusoidal positions need an even number of features.")
+    if model.rope_scaling in ("llama3", "yarn") and not model.rope_original_length:
+        refuse("model.rope_original_length", f"rope_scaling='{model.rope_scaling}' needs this length; give it.")
+    if model.rope_scaling == "llama3" and model.rope_high_freq_factor <= model.rope_low_freq_factor:
+        refuse("model.rope_high_freq_factor", f"this must exceed rope_low_freq_factor={model.rope_low_freq_factor}.")
+    if model.rope_scaling == "yarn" and model.rope_beta_fast <= model.rope_beta_slow:
+        refuse("model.rope_beta_fast", f"this must exceed rope_beta_slow={model.rope_beta_slow}.")
+    if model.nope_offset >= model.nope_every > 0:
+        refuse("model.nope_offset", f"{model.nope_offset} is not less than nope_every={model.nope_every}.")
+    if model.nope_every == 1:
+        refuse("model.nope_every", "no layer would have rotary positions; set model.positions='none' instead.")
+    width = "embedding_width" if model.embedding_width else "d_model"
+    if model.positions == "sinusoidal" and (size := getattr(model, width)) % 2:
+        refuse(f"model.{width}", f"{size} is odd, but sinusoidal positions need an even number of features.")
+    if model.sinusoid_variant == "half_minus_one" and getattr(model, width) < 4:
+        refuse("model.sinusoid_variant", f"'half_minus_one' needs model.{width} to be at least 4.")
     if model.positions == "relative" and model.relative_max_distance <= model.relative_buckets // 2:
         refuse("model.relative_max_distance", "the distance must be greater than half of model.relative_buckets.")
     for name in ("sequence_length", "source_length"):
@@ -102,13 +113,16 @@ def _check_model(config: Any) -> None:
         refuse("model.window", "an encoder-decoder does not support a sliding window; set this to 0.")
     if model.global_every and not model.window:
         refuse("model.global_every", "this setting requires a sliding window; set model.window.")
+    if model.global_offset >= model.global_every > 0:
+        refuse("model.global_offset", f"{model.global_offset} is not less than global_every={model.global_every}.")
+    if model.attention == "cudnn" and model.attention_softcap:
+        refuse("model.attention", "'cudnn' does not support attention_softcap; use 'xla'.")
     if model.token_types and model.family != "encoder":
         refuse("model.token_types", "this setting applies only to model.family=encoder; leave it at 0.")
-    if model.token_types == 1:
-        refuse("model.token_types", "the number of token types must be 0 (no token types) or at least 2 (as in BERT).")
     _check_names("model.lora_targets", model.lora_targets, ("query", "key", "value", "out", "up", "gate", "down"))
-    if config.optimizer.freeze_layers > model.num_layers:
-        refuse("optimizer.freeze_layers", f"the model has fewer layers ({model.num_layers}).")
+    layers = 1 if model.share_layers else model.num_layers
+    if config.optimizer.freeze_layers > layers:
+        refuse("optimizer.freeze_layers", f"the model has fewer layers ({layers}).")
 
 
 def check_steps(train: Any) -> None:

@@ -108,12 +108,12 @@ class TokenizerConfig:
     kind: str = option("sentencepiece", registry="lm.data.tokenizing.TOKENIZERS")
     """Kind of tokenizer."""
     path: str = option("", affects="location")
-    """SentencePiece model or tokenizer.json to load. If empty, a tokenizer is trained."""
+    """SentencePiece model, tokenizer.json or (for marian) vocab.json to load. If empty, a tokenizer is trained."""
     vocab_size: int = option(8192, minimum=300, maximum=1_000_000, needs=("no path",), read_by="kind")
     """Vocabulary size for kind='sentencepiece', or maximum vocabulary size for kind='words'."""
     algorithm: str = option("unigram", choices=("unigram", "bpe"), needs=("no path",), read_by="kind")
-    """Training algorithm of SentencePiece. In text that has a space after every word, bpe needs fewer tokens, since
-    unigram splits frequent words. Small models scored as well or better with unigram (see docs/guide.md)."""
+    """Training algorithm of SentencePiece. On five sets, small models scored as well or better with unigram; bpe needs
+    fewer tokens for text in which spaces surround every token (see docs/guide.md)."""
     train_megabytes: float = option(64.0, minimum=0.001, needs=("no path",), read_by="kind")
     """Maximum amount of text, in MB, on which SentencePiece is trained."""
     bos_token: str = option("", read_by="kind")

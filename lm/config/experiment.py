@@ -13,7 +13,8 @@ import ml_collections
 
 from lm.config.checks import check, check_schedule, check_steps, unread
 from lm.config.data import DataConfig, SourceConfig
-from lm.config.model import ModelConfig, ObjectiveConfig
+from lm.config.model import ModelConfig
+from lm.config.objective import ObjectiveConfig
 from lm.config.schema import build, entries, option, section
 from lm.config.training import CheckpointConfig, EvalConfig, LogConfig, MeshConfig, OptimizerConfig, TrainConfig
 from lm.errors import UserError

@@ -17,7 +17,6 @@ effects, it declares the one that comes last in this list:
 from __future__ import annotations
 
 import ast
-import copy
 import dataclasses
 import difflib
 import functools
@@ -30,17 +29,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import field
 from typing import Any
 
+from lm.config.retired import RETIRED
 from lm.errors import UserError
 
 EFFECTS = ("nothing", "location", "updates", "storage", "function", "shapes", "batches")
-
-# Removed settings and their replacements. These settings are ignored when an old run directory is read.
-RETIRED = {
-    "model.head": "it is now determined by objective.name.",
-    "model.num_classes": "it is now determined by data.labels.",
-    "model.max_hidden": "it is now determined by objective.noise_density.",
-    "model.pair_head": "set objective.next_sentence.",
-}
 
 
 def option(
@@ -85,10 +77,12 @@ def section(cls: type, affects: str = "") -> Any:
 def docs(cls: type) -> dict[str, str]:
     """Returns the documentation of each setting of a section: the string below its declaration in the source."""
     found = {}
-    for declaration, below in itertools.pairwise(ast.walk(ast.parse(inspect.getsource(cls)))):
-        match declaration, below:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):
-                found[name] = " ".join(doc.split())
+    for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
+        tree = ast.parse(inspect.getsource(base))
+        for declaration, below in itertools.pairwise(ast.walk(tree)):
+            match declaration, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):
+                    found[name] = " ".join(doc.split())
     return found
 
 
@@ -200,23 +194,10 @@ def _docs_of_entries(rules: Mapping[str, Any]) -> str:
 def _unknown(start: str, dotted: str, known: Collection[str]) -> str:
     """Returns the error message for a setting that is not among the `known` settings of its section."""
     if dotted in RETIRED:
-        return f"{start}{dotted} is no longer a setting; {RETIRED[dotted]}"
+        return f"{start}{dotted} is no longer a setting; {RETIRED[dotted].advice}"
     near = difflib.get_close_matches(dotted.rpartition(".")[2], known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the available settings are {', '.join(sorted(known))}."
     return f"{start}{dotted}: there is no such setting; {hint}"
-
-
-def migrated(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the nested settings of an old config.json without the retired settings."""
-    kept = copy.deepcopy(dict(values))
-    for dotted in RETIRED:
-        section, _, name = dotted.partition(".")
-        if isinstance(kept.get(section), dict):
-            kept[section].pop(name, None)
-    model = kept.get("model")
-    if isinstance(model, dict) and model.get("pooling") == "none":  # formerly used for tagging, which does not pool
-        model["pooling"] = ""
-    return kept
 
 
 # --- effects of a change ------------------------------------------------------------------------------------------

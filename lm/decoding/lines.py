@@ -31,10 +31,10 @@ def prefix_of(config: Config) -> str:
     for name, each in config.data.train.items():
         if each.weight > 0:
             names.setdefault(each.prefix, []).append(name)
-    if len(names) == 1:
-        return next(iter(names))
-    known = ", ".join(f"{prefix!r} ({', '.join(of)})" for prefix, of in names.items())
-    raise UserError(f"--prefix is missing: the data sources have different prefixes, {known}; choose one of them.")
+    if len(names) > 1:
+        known = ", ".join(f"{prefix!r} ({', '.join(of)})" for prefix, of in names.items())
+        raise UserError(f"--prefix is missing: the data sources have different prefixes, {known}; choose one of them.")
+    return next(iter(names), "")  # an imported model has no training data
 
 
 def source_text(prefix: str, text: str) -> str | None:

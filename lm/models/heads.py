@@ -15,7 +15,7 @@ from jax.nn.initializers import zeros
 
 from lm.batch import Array, Batch, Output, same_segment
 from lm.config import ModelConfig
-from lm.models.layers import ACTIVATIONS, NORMS, Dense, Embedding, Norm, parameter, projection
+from lm.models.layers import ACTIVATIONS, NORMS, Embedding, Norm, embedding_width, parameter, projection
 
 
 class HeadCost(NamedTuple):
@@ -67,15 +67,14 @@ class NextToken(Head):
 
     @nn.nowrap
     def cost(self, config: ModelConfig, length: int = 0) -> HeadCost:
-        D, V = config.d_model, config.vocab_size
-        return HeadCost(0 if config.tie_embeddings else V * D, flops=2 * D * V * length, logits=V * length)
+        parameters, per_token = _vocabulary_cost(config, config.d_model)
+        return HeadCost(parameters, per_token * length, config.vocab_size * length)
 
 
 class MaskedTokens(Head):
     """Logits for the tokens that are masked in the input, as in BERT (Devlin 2019).
 
-    model.head_transform inserts a projection, an activation and a norm before the output matrix. model.output_bias adds
-    a bias to the logits.
+    model.head_transform inserts a projection, an activation and a norm before the output matrix.
 
     Attributes:
         max_masked: the maximum number of masked tokens in a row. Logits are computed for only this many tokens, or for
@@ -93,12 +92,10 @@ class MaskedTokens(Head):
             _, indices_BP = jax.lax.top_k((batch.weights > 0).astype(jnp.float32), self.max_masked)
             h_BLD = jnp.take_along_axis(x_BLD, indices_BP[:, :, None], axis=1)
         if config.head_transform:
-            h_BLD = _linear(config, "head_product", config.d_model, use_bias=config.use_bias)(h_BLD)
+            h_BLD = _linear(config, "head_product", embedding_width(config), h_BLD, use_bias=config.use_bias)
             h_BLD = ACTIVATIONS[config.activation].function(h_BLD)
             h_BLD = Norm(config, name="head_norm")(h_BLD)
         logits_BLV = _vocabulary_logits(config, embed, h_BLD)
-        if config.output_bias:
-            logits_BLV = logits_BLV + VocabularyBias(config.vocab_size, name="output_bias")()
         next_sentence_BL2 = None
         if self.next_sentence:
             next_sentence_BL2 = _classes(config, "next_sentence", 2, _pooler(config, x_BLD))
@@ -106,13 +103,16 @@ class MaskedTokens(Head):
 
     @nn.nowrap
     def cost(self, config: ModelConfig, length: int = 0) -> HeadCost:
-        D, V, predicted = config.d_model, config.vocab_size, min(self.max_masked or length, length)
-        transform = D * D + D * config.use_bias + NORMS[config.norm].num_parameters(config)
-        output = (0 if config.tie_embeddings else V * D) + V * config.output_bias
-        parameters = output + transform * config.head_transform + (D * D + D + 2 * D + 2) * self.next_sentence
-        per_masked = D * V + D * D * config.head_transform
-        flops = 2 * (per_masked * predicted + (D * D + 2 * D) * self.next_sentence * length)
-        return HeadCost(parameters, flops, V * predicted)
+        D, E, predicted = config.d_model, embedding_width(config), min(self.max_masked or length, length)
+        parameters, per_masked = _vocabulary_cost(config, E if config.head_transform else D)
+        if config.head_transform:
+            parameters += D * E + E * config.use_bias + NORMS[config.norm].num_parameters(config, E)
+            per_masked += 2 * D * E
+        flops = per_masked * predicted
+        if self.next_sentence:
+            parameters += _pooler_parameters(config) + 2 * D + 2
+            flops += 2 * (D * D + 2 * D) * length
+        return HeadCost(parameters, flops, config.vocab_size * predicted)
 
 
 class VocabularyBias(nn.Module):
@@ -126,7 +126,7 @@ class VocabularyBias(nn.Module):
 class Classes(Head):
     """Logits for the labels of each text or token, or a single value for regression.
 
-    model.pooler inserts a projection and a tanh before the classifier, as in BERT.
+    model.pooler inserts a projection, an activation and, if wanted, a norm before the classifier.
 
     Attributes:
         pooling: the source of the vector from which a token's logits are computed. With "mean", the vector is the
@@ -144,8 +144,8 @@ class Classes(Head):
 
     @nn.nowrap
     def cost(self, config: ModelConfig, length: int = 0) -> HeadCost:
-        D, C, pooler = config.d_model, self.num_classes, int(config.pooler)
-        return HeadCost((D + 1) * C + (D * D + D) * pooler, 2 * (D * C + D * D * pooler) * length, C * length)
+        D, C, pooler = config.d_model, self.num_classes, _pooler_parameters(config) if config.pooler else 0
+        return HeadCost((D + 1) * C + pooler, 2 * (D * C + D * D * config.pooler) * length, C * length)
 
 
 class AnswerSpan(Head):
@@ -190,26 +190,61 @@ class TokenVectors(Head):
         return Output(x_BLD.astype(jnp.float32))
 
 
-def _linear(config: ModelConfig, name: str, size: int, axis: str = "activation", use_bias: bool = True) -> Dense:
-    return projection(config, name, (config.d_model,), (size,), ("embed", axis), use_bias=use_bias)
+# The activations that can be selected with model.pooler_activation.
+POOLER_ACTIVATIONS = {"tanh": jnp.tanh} | {
+    name: activation.function for name, activation in ACTIVATIONS.items() if not activation.gated
+}
+
+
+def _linear(
+    config: ModelConfig, name: str, size: int, x: Array, axis: str = "activation", use_bias: bool = True
+) -> Array:
+    """Applies a new linear layer of the given output size to the last axis of x."""
+    return projection(config, name, x.shape[-1:], (size,), ("embed", axis), use_bias=use_bias)(x)
 
 
 def _pooler(config: ModelConfig, x_BLD: Array) -> Array:
-    return jnp.tanh(_linear(config, "pooler", config.d_model)(x_BLD))
+    h_BLD = _linear(config, "pooler", config.d_model, x_BLD, use_bias=config.pooler_bias)
+    h_BLD = POOLER_ACTIVATIONS[config.pooler_activation](h_BLD)
+    return Norm(config, name="pooler_norm")(h_BLD) if config.pooler_norm else h_BLD
+
+
+def _pooler_parameters(config: ModelConfig) -> int:
+    D, norm = config.d_model, NORMS[config.norm].num_parameters(config) if config.pooler_norm else 0
+    return D * D + D * config.pooler_bias + norm
 
 
 def _classes(config: ModelConfig, name: str, num_classes: int, x_BLD: Array) -> Array:
     """Returns logits, float32 (B, L, C). The matrix is too small to be worth sharding."""
-    return _linear(config, name, num_classes, "classes")(x_BLD).astype(jnp.float32)
+    return _linear(config, name, num_classes, x_BLD, "classes").astype(jnp.float32)
 
 
 def _vocabulary_logits(config: ModelConfig, embed: Embedding, x_BLD: Array) -> Array:
-    """Returns logits, float32 (B, L, V), computed with the token embedding or a separate output matrix."""
+    """Returns logits, float32 (B, L, V), computed with the token embedding or a separate output matrix.
+
+    If x is wider than the token embedding, it is projected first. With model.logits_softcap c > 0, each logit z becomes
+    c tanh(z / c).
+    """
     if config.tie_embeddings:
+        if x_BLD.shape[-1] != (width := embedding_width(config)):
+            x_BLD = _linear(config, "output_projection", width, x_BLD, use_bias=False)
         logits_BLV = embed.attend(x_BLD)
     else:
-        logits_BLV = _linear(config, "output", config.vocab_size, "vocab", use_bias=False)(x_BLD).astype(jnp.float32)
+        logits_BLV = _linear(config, "output", config.vocab_size, x_BLD, "vocab", use_bias=False).astype(jnp.float32)
+    if config.output_bias:
+        logits_BLV = logits_BLV + VocabularyBias(config.vocab_size, name="output_bias")()
+    if cap := config.logits_softcap:
+        logits_BLV = cap * jnp.tanh(logits_BLV / cap)
     return nn.with_logical_constraint(logits_BLV, ("batch", "length", "vocab"))
+
+
+def _vocabulary_cost(config: ModelConfig, inputs: int) -> tuple[int, int]:
+    """Returns the parameters and the FLOPs per token of `_vocabulary_logits` for `inputs` features."""
+    V, width, bias = config.vocab_size, embedding_width(config), config.vocab_size * config.output_bias
+    if not config.tie_embeddings:
+        return inputs * V + bias, 2 * inputs * V
+    through = inputs * width if inputs != width else 0
+    return through + bias, 2 * (through + width * V)
 
 
 def _pool(pooling: str, x_BLD: Array, segments_BL: Array) -> Array:

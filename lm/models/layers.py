@@ -73,8 +73,9 @@ class NormKind:
     normalize: Callable[[Array, float], Array]  # (float32 values, epsilon) -> values normalised over the last axis
     has_bias: bool  # whether the norm has a bias if model.use_bias is true
 
-    def num_parameters(self, config: ModelConfig) -> int:
-        return config.d_model * (1 + int(self.has_bias and config.use_bias))
+    def num_parameters(self, config: ModelConfig, width: int = 0) -> int:
+        """Returns the number of parameters of a norm over `width` features, or over d_model features if it is 0."""
+        return (width or config.d_model) * (1 + int(self.has_bias and config.use_bias))
 
 
 def _root_mean_square(x: Array, epsilon: float) -> Array:
@@ -100,18 +101,50 @@ NORMS: dict[str, NormKind] = {
 
 
 class Norm(nn.Module):
-    """The norm selected by model.norm, computed in float32."""
+    """The norm selected by model.norm over the last axis, computed in float32.
+
+    The normalised values are multiplied by the learned scale or, with model.norm_unit_offset, by 1 + scale.
+    """
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BLD: Array) -> Array:
-        config, width, kind = self.config, x_BLD.shape[-1:], NORMS[self.config.norm]
-        scale_D = parameter(self, "scale", ones, ("norm",), width)
-        y_BLD = kind.normalize(x_BLD.astype(jnp.float32), config.norm_epsilon) * scale_D.reshape(1, 1, -1)
+    def __call__(self, x: Array) -> Array:
+        config, width, kind = self.config, x.shape[-1:], NORMS[self.config.norm]
+        row = (1,) * (x.ndim - 1) + width
+        scale = parameter(self, "scale", zeros if config.norm_unit_offset else ones, ("norm",), width)
+        factor = 1.0 + scale if config.norm_unit_offset else scale
+        y = kind.normalize(x.astype(jnp.float32), config.norm_epsilon) * factor.reshape(row)
         if kind.has_bias and config.use_bias:
-            y_BLD = y_BLD + parameter(self, "bias", zeros, ("norm",), width).reshape(1, 1, -1)
-        return y_BLD.astype(config.dtype)
+            y = y + parameter(self, "bias", zeros, ("norm",), width).reshape(row)
+        return y.astype(config.dtype)
+
+
+@dataclass(frozen=True)
+class NormPosition:
+    """A value of model.norm_position: where a sub-layer f has norms. Without any, it computes x + f(x)."""
+
+    doc: str
+    inputs: bool = False  # x + f(norm(x))
+    outputs: bool = False  # x + norm(f(x))
+    sums: bool = False  # norm(x + f(x)); the other positions need a norm after the last block
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The settings that have an effect only with some positions."""
+        return frozenset({"first_norm"} if self.inputs else ())
+
+    @property
+    def per_sublayer(self) -> int:
+        return self.inputs + self.outputs + self.sums
+
+
+NORM_POSITIONS: dict[str, NormPosition] = {
+    "pre": NormPosition("the input of each sub-layer", inputs=True),
+    "post": NormPosition("the residual sum after each sub-layer", sums=True),
+    "sandwich": NormPosition("the input and the output of each sub-layer (Gemma 2)", inputs=True, outputs=True),
+    "branch": NormPosition("the output of each sub-layer, before it is added (OLMo 2)", outputs=True),
+}
 
 
 @dataclass(frozen=True)
@@ -129,11 +162,19 @@ _gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": Activation(_gelu, tensors_kept=4),
     "gelu_tanh": Activation(_gelu_tanh, tensors_kept=6),
+    "quick_gelu": Activation(lambda x: x * jax.nn.sigmoid(1.702 * x), tensors_kept=4),
     "relu": Activation(jax.nn.relu, tensors_kept=2),
+    "silu": Activation(jax.nn.silu, tensors_kept=4),
     "swiglu": Activation(jax.nn.silu, tensors_kept=6, gated=True),
     "geglu": Activation(_gelu, tensors_kept=6, gated=True),
     "geglu_tanh": Activation(_gelu_tanh, tensors_kept=6, gated=True),
+    "reglu": Activation(jax.nn.relu, tensors_kept=4, gated=True),
 }
+
+
+def embedding_width(config: ModelConfig) -> int:
+    """Returns the width E of all embedding tables, which is d_model unless model.embedding_width is set."""
+    return config.embedding_width or config.d_model
 
 
 class Embedding(nn.Module):
@@ -144,21 +185,37 @@ class Embedding(nn.Module):
     axes: tuple[str, str]
 
     def setup(self) -> None:
-        std = self.config.embedding_std or self.config.init_std or self.config.d_model**-0.5
-        self.embedding = parameter(self, "embedding", normal(std), self.axes, (self.size, self.config.d_model))
+        width = embedding_width(self.config)
+        std = self.config.embedding_std or self.config.init_std or width**-0.5
+        self.embedding = parameter(self, "embedding", normal(std), self.axes, (self.size, width))
 
     def __call__(self, ids_BL: Array) -> Array:
-        """Returns the embeddings of the ids, (B, L, D)."""
+        """Returns the embeddings of the ids, (B, L, E)."""
         return jnp.take(self.embedding, ids_BL, axis=0).astype(self.config.dtype)
 
-    def attend(self, x_BLD: Array) -> Array:
+    def attend(self, x_BLE: Array) -> Array:
         """Returns logits, float32 (B, L, V)."""
         dtype = self.config.dtype
         if self.config.scale_logits:
-            x_BLD = x_BLD * jnp.asarray(self.config.d_model**-0.5, x_BLD.dtype)
-        x_TD = x_BLD.reshape(-1, x_BLD.shape[-1]).astype(dtype)
-        logits_TV = jnp.einsum("TD,VD->TV", x_TD, self.embedding.astype(dtype), preferred_element_type=jnp.float32)
-        return logits_TV.reshape(*x_BLD.shape[:-1], -1)
+            x_BLE = x_BLE * jnp.asarray(self.config.d_model**-0.5, x_BLE.dtype)
+        x_TE = x_BLE.reshape(-1, x_BLE.shape[-1]).astype(dtype)
+        logits_TV = jnp.einsum("TE,VE->TV", x_TE, self.embedding.astype(dtype), preferred_element_type=jnp.float32)
+        return logits_TV.reshape(*x_BLE.shape[:-1], -1)
+
+
+# The attention projections that have a bias, for each value of model.attention_bias except "default".
+ATTENTION_BIASES: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "qkv": ("query", "key", "value"),
+    "all": ("query", "key", "value", "out"),
+}
+
+
+def has_bias(config: ModelConfig, name: str) -> bool:
+    """Returns whether the projection `name` of a block has a bias."""
+    if config.attention_bias == "default" or name not in ATTENTION_BIASES["all"]:
+        return config.use_bias
+    return name in ATTENTION_BIASES[config.attention_bias]
 
 
 def projection(
@@ -175,13 +232,13 @@ def projection(
     Args:
         axes: the logical axes of the inputs, followed by the logical axes of the outputs.
         scale: a factor by which the standard deviation of the initial weights is multiplied.
-        use_bias: whether the projection has a bias; if None, model.use_bias is used.
+        use_bias: whether the projection has a bias; if None, `has_bias` decides.
     """
     rank = config.lora_rank if name in config.lora_targets else 0
     adapter = (rank, config.lora_alpha / rank) if rank else (0, 0.0)
     std = scale * (config.init_std or 1 / math.sqrt(math.prod(inputs)))
-    has_bias = config.use_bias if use_bias is None else use_bias
-    return Dense(inputs, outputs, axes, has_bias, config.dtype, std, *adapter, name=name)
+    biased = has_bias(config, name) if use_bias is None else use_bias
+    return Dense(inputs, outputs, axes, biased, config.dtype, std, *adapter, name=name)
 
 
 def residual_scale(config: ModelConfig) -> float:

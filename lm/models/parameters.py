@@ -1,7 +1,8 @@
 """Operations on parameter trees: counting parameters, stacking and unstacking layers, merging low-rank adapters.
 
 The parameters of N repeated layers are either stacked along a leading axis of size N and named `layers/...`, or
-separate and named `layer_n/...` for layer n. `lm/training/names.py` relies on both forms of the names.
+separate and named `layer_n/...` for layer n. If all layers share their parameters, these are named `shared_layer/...`.
+`lm/training/names.py` relies on these names.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lm.config import ModelConfig
 
-STACK_NAME, LAYER_PREFIX, ADAPTER = "layers", "layer_", ("lora_a", "lora_b")
+STACK_NAME, LAYER_PREFIX, SHARED_NAME, ADAPTER = "layers", "layer_", "shared_layer", ("lora_a", "lora_b")
 
 
 def count_parameters(params: Any) -> int:

@@ -1,5 +1,7 @@
 """Model settings for published architectures. Example: `config.model.update(preset("gpt2_124m"))`.
 
+The name may also be the path of a run directory: `config.model.update(preset("runs/imported"))`.
+
 Each preset sets every ModelConfig field that differs between published models. Training settings, such as dropout,
 dtype and kernels, are left to the config. The parameter counts in the comments are exact and verified by a test.
 """
@@ -9,13 +11,24 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+from lm.config.retired import migrated
 from lm.errors import UserError
+from lm.files import expanded, parse_json, read_file
 
 Fields = dict[str, Any]
 
 
 def preset(name: str) -> Fields:
-    """Returns the ModelConfig fields of a published model. Raises UserError if the name is unknown."""
+    """Returns the ModelConfig fields of a published model, or of the run directory with this path.
+
+    Together with config.init_from, the latter continues from a model that lm.hf has imported. Raises UserError if the
+    name is unknown or config.json of the run is damaged.
+    """
+    if name not in PRESETS and (config := expanded(name) / "config.json").is_file():
+        try:
+            return dict(migrated(parse_json(read_file(config)))["model"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"preset({name!r}): {config} is not that of a run directory ({error}).") from None
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"the known names are {', '.join(sorted(PRESETS))}."
@@ -49,7 +62,7 @@ _BASE: Fields = {
     "norm_epsilon": 1e-5,
     "use_bias": True,
     "tie_embeddings": True,
-    "scale_embeddings": False,
+    "embedding_scale": 1.0,
     "init_std": 0.02,
     "init_residual_scaling": False,
 }
@@ -76,6 +89,14 @@ _LLAMA = _BASE | {
 }
 _LLAMA2 = _LLAMA | {"vocab_size": 32_000, "max_length": 4096}
 _LLAMA3 = _LLAMA | {"vocab_size": 128_256, "max_length": 8192, "rotary_theta": 500_000.0}
+_LLAMA3_2 = {
+    "tie_embeddings": True,
+    "rope_scaling": "llama3",
+    "rope_factor": 32.0,
+    "rope_low_freq_factor": 1.0,
+    "rope_high_freq_factor": 4.0,
+    "rope_original_length": 8192,
+}
 _STORIES = {"vocab_size": 512, "max_length": 512, "tie_embeddings": True, "rotary_interleaved": True}
 
 # Vaswani 2017, table 3. The vocabulary depends on the task. The fan-in of a layer sets its initial weight scale.
@@ -86,9 +107,9 @@ _VASWANI = _BASE | {
     "norm_embeddings": False,
     "activation": "relu",
     "share_embeddings": True,
-    "scale_embeddings": True,
+    "embedding_scale": 0.0,  # sqrt(d_model)
     "scale_logits": False,
-    "scale_attention": True,
+    "attention_scale": 0.0,
     "init_std": 0.0,
     "embedding_std": 0.0,
 }
@@ -103,9 +124,9 @@ _T5 = _VASWANI | {
     "norm_position": "pre",
     "norm_epsilon": 1e-6,
     "use_bias": False,
-    "scale_embeddings": False,
+    "embedding_scale": 1.0,
     "scale_logits": True,
-    "scale_attention": False,
+    "attention_scale": 1.0,
     "embedding_std": 1.0,
 }
 _T5_1_1 = _T5 | {"activation": "geglu_tanh", "tie_embeddings": False, "scale_logits": False}
@@ -117,7 +138,7 @@ _BART = _VASWANI | {
     "positions": "learned",
     "norm_embeddings": True,
     "activation": "gelu",
-    "scale_embeddings": False,
+    "embedding_scale": 1.0,
     "init_std": 0.02,
 }
 
@@ -145,7 +166,7 @@ _BERT = _BASE | {
 _ROBERTA = _BERT | {"vocab_size": 50265, "token_types": 0, "norm_epsilon": 1e-5}
 
 # Warner 2024 and the config.json files of answerdotai/ModernBERT-*. Each token attends to 64 tokens on either side or,
-# in every third layer, to all tokens. Unlike the original, our model has a norm before the first attention layer.
+# in every third layer, to all tokens. Our model has a norm before the first attention layer, but does not use it.
 _MODERNBERT = _ROBERTA | {
     "vocab_size": 50368,
     "max_length": 8192,
@@ -153,6 +174,7 @@ _MODERNBERT = _ROBERTA | {
     "rotary_theta": 160_000.0,
     "local_rotary_theta": 10_000.0,
     "norm_position": "pre",
+    "first_norm": False,
     "activation": "geglu",
     "use_bias": False,
     "pooler": False,
@@ -172,9 +194,8 @@ PRESETS: dict[str, Fields] = {
     "llama2_13b": _LLAMA2 | _size(40, 5120, 40, 13_824),  # 13,015,864,320
     # Grattafiori 2024, table 3, and the config.json file of meta-llama/Meta-Llama-3-8B.
     "llama3_8b": _LLAMA3 | _size(32, 4096, 32, 14_336, kv_heads=8),  # 8,030,261,248
-    # The config.json file of meta-llama/Llama-3.2-1B, but without the scaling of rotary angles, which is not
-    # implemented, so the preset suits training from scratch, not the released weights. 1,235,814,400 parameters
-    "llama3_1b": _LLAMA3 | _size(16, 2048, 32, 8192, kv_heads=8) | {"tie_embeddings": True},
+    # The config.json file of meta-llama/Llama-3.2-1B, but for rows of 8192 tokens. 1,235,814,400 parameters
+    "llama3_1b": _LLAMA3 | _LLAMA3_2 | _size(16, 2048, 32, 8192, kv_heads=8),
     # Parameters without the embedding: 44,138,496, 176,357,376 and 1,325,056. transformer_tiny is from Wu 2021 (for
     # Multi30k).
     "transformer_base": _VASWANI | _two_sides(6, 512, 8),

@@ -99,7 +99,9 @@ class Model(Protocol):
 class ParameterCounts:
     """Parameter counts, grouped by how the parameters are sharded and how optimizers treat them."""
 
-    token_embedding: int  # including the source embedding and the token-type embedding, if they exist
+    token_embedding: (
+        int  # including the source embedding, the token-type embedding and the projection of all embeddings
+    )
     position_embedding: int
     layers: int  # weight matrices and biases of all layers
     norms: int

@@ -23,13 +23,15 @@ from lm.checkpoints.checkpoints import Checkpoints
 from lm.checkpoints.keeping import TORN
 from lm.config import Config
 from lm.config.experiment import replace_settings
-from lm.config.schema import differences_affecting, migrated
+from lm.config.retired import migrated
+from lm.config.schema import differences_affecting
 from lm.data.tokenizing.base import INFO_FILE
 from lm.errors import UserError
 from lm.files import parse_json, read_file, remove_leftovers, replacing, storing
 from lm.parallel import signals
 from lm.runs import fingerprint
 
+PUBLISHED_KEYS = {"model_type", "architectures"}  # in the config.json of a model folder of Hugging Face
 TOKENIZERS = ("tokenizer", "tokenizer_source")  # the second is used only with data.separate_vocabularies
 # Files that a run may leave behind if it is killed during start-up, including names used by earlier versions.
 LEFTOVER = re.compile(r"\.lock|\.(config\.json|metrics\.jsonl)(\.\d+)?\.tmp|tokenizer(_source)?\.tmp-[\w-]+")
@@ -118,6 +120,11 @@ class RunDirectory:
             raise UserError(f"{self.config_path} cannot be read: {error.strerror}.") from None
         except ValueError as error:
             raise UserError(f"{self.config_path} is damaged ({error}); restore it, or use another --workdir.") from None
+        if isinstance(values, dict) and values.keys() & PUBLISHED_KEYS:
+            problem = "is a published model, not a run directory"
+            raise UserError(
+                f"{self.root} {problem}; first run: python -m lm.hf import --model={self.root} --workdir=..."
+            )
         try:
             return Config.from_dict(migrated(values) if isinstance(values, dict) else values, reset_unread=True)
         except UserError as error:

@@ -62,6 +62,10 @@ def prepare(config: Config, workdir: Path) -> Prepared:
     The first process does the work; the others wait, then read the results from the shared run directory and cache, or
     build their own stores if the cache is not shared. Raises UserError for invalid data or settings.
     """
+    if not config.data.train:
+        raise UserError(
+            "config.data.train: no data source is given; add one, e.g. config.data.train.mine = source(path=...)."
+        )
     if is_first():
         _train_tokenizers(config, workdir)
     barrier("tokenizer")
@@ -90,7 +94,7 @@ def load_tokenizers(config: Config, workdir: Path | str) -> Tokenizers:
     """Returns the tokenizers of a run. Raises UserError if a tokenizer is missing."""
     target = load_tokenizer(Path(workdir) / "tokenizer")
     separate = config.data.separate_vocabularies
-    return Tokenizers(target, load_tokenizer(Path(workdir) / "tokenizer_source") if separate else target)
+    return Tokenizers(target, load_tokenizer(Path(workdir) / "tokenizer_source") if separate else target.for_sources)
 
 
 def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, Any]:

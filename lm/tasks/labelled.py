@@ -93,7 +93,7 @@ class LabelledTask(PackedTask):
         return config.model.pooling
 
     def layout(self, config: Config) -> RowLayout:
-        types = config.model.token_types > 0
+        types = config.model.token_types > 1
         return RowLayout(config.data.sequence_length, with_types=types, real_targets=self.real_targets)
 
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Masked(DocumentTask, PackedTask):
         return [*super().batch_settings(config), config.objective.whole_words, config.objective.next_sentence]
 
     def layout(self, config: Config) -> RowLayout:
-        types = config.model.token_types > 0
+        types = config.model.token_types > 1
         return RowLayout(config.data.sequence_length, max_masked=self.max_masked(config), with_types=types)
 
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Examples]:

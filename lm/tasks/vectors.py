@@ -77,7 +77,7 @@ class TextVectors:
         prefixed = [dataclasses.replace(each, text=self.prefix + each.text) for each in raw]
         store = example_store.of_inputs(raw, TextTokens.encode(prefixed, tokenizer), tokenizer)
         length = config.data.source_length if self.is_source else config.data.sequence_length
-        layout = RowLayout(length, with_types=config.model.token_types > 0, real_targets=True)
+        layout = RowLayout(length, with_types=config.model.token_types > 1, real_targets=True)
         kind = SourceTexts if self.is_source else TextExamples
         unlabelled = replace_settings(config, {"data.labels": ()})
         return EvalRows(kind(store, unlabelled, tokenizer, False), layout)

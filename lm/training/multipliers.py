@@ -138,7 +138,9 @@ def _multiplier(config: Config, path: Path, shape: tuple[int, ...]) -> Multiplie
 
 
 def _depth(model: ModelConfig, path: Path) -> int:
-    """Returns the number of blocks in the parameter's stack."""
+    """Returns the number of blocks with parameters of their own in the parameter's stack."""
+    if model.share_layers:
+        return 1
     if model.family == "encoder_decoder":
         if path[0] in ("encoder", "source_embedding"):
             return model.num_encoder_layers

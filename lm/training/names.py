@@ -8,6 +8,7 @@ many dimensions as a single matrix. Every model in `lm/models` uses these names:
     .../lora_a, .../lora_b               the adapter of a projection: (input axes, rank) and (rank, output axes)
     .../embedding                        a table with one row per token (`VOCABULARIES`), position, token type, ...
     .../layers/...  or  .../layer_3/...  inside blocks: all layers stacked on a leading axis N, or a single layer
+    .../shared_layer/...                 inside the only block, which is applied N times
 
 If a model has another kind of parameter, add that kind to `DECAYS`.
 """
@@ -21,7 +22,7 @@ from typing import Any
 import jax
 from flax.core import meta
 
-from lm.models.parameters import LAYER_PREFIX, STACK_NAME
+from lm.models.parameters import LAYER_PREFIX, SHARED_NAME, STACK_NAME
 
 Path = tuple[str, ...]
 
@@ -54,6 +55,8 @@ def block_of(path: Path) -> int | None:
     for part in path:
         if part == STACK_NAME:
             return -1
+        if part == SHARED_NAME:
+            return 0
         if re.fullmatch(rf"{LAYER_PREFIX}\d+", part):
             return int(part.removeprefix(LAYER_PREFIX))
     return None

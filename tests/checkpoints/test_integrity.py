@@ -37,3 +37,16 @@ def test_checksum_is_the_same_on_every_mesh_and_changes_with_every_element() -> 
         changed = np.asarray(x).view(np.uint16).reshape(-1).copy()
         changed[i] ^= 1 << (i % 16)
         assert int(integrity.leaf_sum(changed)) != reference
+
+
+def test_checksum_of_a_large_array_is_computed_in_parts(monkeypatch) -> None:
+    whole = {name: np.arange(120, dtype=np.float32).reshape(shape) for name, shape in (("a", (8, 15)), ("b", (120,)))}
+    whole["c"] = np.arange(60, dtype=np.uint16).reshape(5, 3, 4)
+    mesh = make_mesh(8)
+    arrays = {name: jax.device_put(each, NamedSharding(mesh, P())) for name, each in whole.items()}
+    arrays["columns"] = jax.device_put(whole["a"].T.copy(), NamedSharding(mesh, P(None, "data")))
+    arrays["rows"] = jax.device_put(whole["a"], NamedSharding(mesh, P("data")))
+    arrays["key"] = jax.random.key(3)
+    expected = [[int(integrity.leaf_sum(each)) for each in jax.tree.leaves(tree)] for tree in (whole, arrays)]
+    monkeypatch.setattr(integrity, "PART_BYTES", 100)
+    assert [[integrity.checksum(each) for each in jax.tree.leaves(tree)] for tree in (whole, arrays)] == expected

@@ -36,8 +36,22 @@ T5 = {
     "relative_buckets": 8,
     "relative_max_distance": 12,
     "norm": "rmsnorm",
-    "scale_attention": False,
+    "attention_scale": 1.0,
     "scan_layers": False,
+}
+# every option that concerns the cache or the logits
+OPTIONS = {
+    "positions": "sinusoidal",
+    "sinusoid_offset": 2,
+    "embedding_width": 8,
+    "share_layers": True,
+    "norm_position": "sandwich",
+    "qk_norm": "head",
+    "attention_scale": 0.4,
+    "attention_softcap": 2.0,
+    "logits_softcap": 3.0,
+    "output_bias": True,
+    "tie_embeddings": True,
 }
 VOCABULARY = Vocabulary(size=14, bos_id=1, eos_id=EOS, pad_id=0, pad_is_special=True)
 SOURCES = [[5, 9, 4, EOS], [*range(3, 14), EOS], [EOS], [7, 7, 10, 11, 7, EOS]]
@@ -86,7 +100,9 @@ def assert_same(found, expected):
         np.testing.assert_allclose([each.score for each in a], [each.score for each in b], rtol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [pytest.param({}, marks=pytest.mark.exhaustive), T5], ids=["learned", "t5"])
+@pytest.mark.parametrize(
+    "changes", [pytest.param({}, marks=pytest.mark.exhaustive), T5, OPTIONS], ids=["learned", "t5", "options"]
+)
 def test_scores_equal_those_of_full_forward_passes(changes):
     model, params = make(**changes)
     outputs = beam_search(model, params, SOURCES, BEAM, VOCABULARY)

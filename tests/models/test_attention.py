@@ -61,6 +61,32 @@ VARIANTS = [
     {"positions": "sinusoidal", "num_kv_heads": 1, "activation": "swiglu", "norm": "rmsnorm"},
     {"window": 2, "positions": "none", "scan_layers": False, "rotary_interleaved": True},
     {"window": 2, "global_every": 2, "local_rotary_theta": 50.0},
+    # Gemma 2 and 3, and OLMo 2 with the biases of Qwen 2
+    {
+        "norm": "rmsnorm",
+        "norm_position": "sandwich",
+        "norm_unit_offset": True,
+        "qk_norm": "head",
+        "attention_scale": 0.4,
+        "attention_softcap": 2.0,
+        "logits_softcap": 3.0,
+        "embedding_scale": 0.0,
+        "window": 2,
+        "global_every": 2,
+        "global_offset": 1,
+    },
+    {
+        "norm": "rmsnorm",
+        "norm_position": "branch",
+        "qk_norm": "width",
+        "attention_bias": "qkv",
+        "scan_layers": False,
+        "nope_every": 2,
+        "nope_offset": 1,
+    },
+    {"share_layers": True, "embedding_width": 6, "positions": "learned", "window": 2, "global_every": 2},
+    {"share_layers": True, "scan_layers": False, "positions": "sinusoidal", "sinusoid_offset": 2},
+    {"first_norm": False, "nope_every": 2, "rope_scaling": "yarn", "rope_original_length": 4, "rope_factor": 2.0},
 ]
 
 

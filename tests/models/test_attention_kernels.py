@@ -40,9 +40,9 @@ def query_key_value(heads, kv_heads, rows=2, size=16):
     return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
 
 
-def ours(q, k, v, segments, positions, window):
+def ours(q, k, v, segments, positions, window, **settings):
     mask = attention_mask(positions, segments, positions, segments, causal=True, window=window)
-    return dot_product_attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), mask)
+    return dot_product_attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), mask, **settings)
 
 
 def values_and_gradients(function, inputs, segments):
@@ -101,12 +101,16 @@ def without_cudnn(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "window"), [(4, 2, 0), (4, 1, 9)])
-def test_cudnn_arguments_match_our_attention(heads, kv_heads, window, without_cudnn):
+@pytest.mark.parametrize(("heads", "kv_heads", "window", "scale"), [(4, 2, 0, 0.0), (4, 1, 9, 0.7)])
+def test_cudnn_arguments_match_our_attention(heads, kv_heads, window, scale, without_cudnn):
     segments, positions = packed_rows()
     inputs = query_key_value(heads, kv_heads)
-    actual = values_and_gradients(lambda q, k, v: attention_kernels.cudnn(q, k, v, segments, window), inputs, segments)
-    expected = values_and_gradients(lambda q, k, v: ours(q, k, v, segments, positions, window), inputs, segments)
+    actual = values_and_gradients(
+        lambda q, k, v: attention_kernels.cudnn(q, k, v, segments, window, scale), inputs, segments
+    )
+    expected = values_and_gradients(
+        lambda q, k, v: ours(q, k, v, segments, positions, window, scale=scale), inputs, segments
+    )
     assert_same(actual, expected)
 
 
@@ -184,7 +188,7 @@ def test_no_mask_is_computed_for_a_fused_kernel(monkeypatch):
         return attention_mask(*args, **kwargs)
 
     monkeypatch.setattr("lm.models.transformer.tower.attention_mask", spy)
-    monkeypatch.setitem(attention_kernels.FUSED, "splash", lambda q, k, v, segments, window: q)
+    monkeypatch.setitem(attention_kernels.FUSED, "splash", lambda q, *_: q)
     ids = jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)
     batch, params = Batch(ids, ids, ids, ids, ids), random_params(build_model(CONFIG), 0.1)
     for backend, expected in (("splash", 0), ("xla", 1)):

@@ -28,7 +28,7 @@ VARIANTS = {
         relative_max_distance=12,
         norm="rmsnorm",
         use_bias=False,
-        scale_attention=False,
+        attention_scale=1.0,
         scale_logits=True,
         activation="relu",
     ),
@@ -43,7 +43,24 @@ VARIANTS = {
         scan_layers=False,
     ),
     "apart": dataclasses.replace(
-        CONFIG, positions="sinusoidal", scale_embeddings=True, share_embeddings=False, source_vocab_size=37
+        CONFIG, positions="sinusoidal", embedding_scale=0.0, share_embeddings=False, source_vocab_size=37
+    ),
+    # every option that concerns cross-attention, the cache or the logits
+    "options": dataclasses.replace(
+        CONFIG,
+        positions="sinusoidal",
+        sinusoid_variant="half_minus_one",
+        sinusoid_offset=2,
+        embedding_width=8,
+        share_layers=True,
+        norm_position="sandwich",
+        norm_unit_offset=True,
+        qk_norm="width",
+        attention_bias="qkv",
+        attention_scale=0.4,
+        attention_softcap=2.0,
+        logits_softcap=5.0,
+        output_bias=True,
     ),
 }
 

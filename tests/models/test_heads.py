@@ -37,7 +37,7 @@ BATCH = rows_of([texts(5, 4), texts(7), []])
 
 def last_layer(config, batch):
     """Returns float64 (B, L, D), the output of the last layer, which an identity output matrix copies to the logits."""
-    config, head = dataclasses.replace(config, tie_embeddings=False), NextToken()
+    config, head = dataclasses.replace(config, tie_embeddings=False, output_bias=False), NextToken()
     if config.family == "encoder_decoder":  # it reads the same text on both sides
         batch = dataclasses.replace(batch, source=source_of(batch))
     params = random_params(config, head) | {"output": {"kernel": np.eye(D, V, dtype=np.float32)}}
@@ -78,6 +78,18 @@ def test_poolings_of_a_single_token_classify_every_token(pooling):
     expected = linear(last_layer(config, BATCH), params["classifier"])
     for row, first, size in SPANS:
         assert_close(found[row, first : first + size], expected[row, first : first + size])
+
+
+def test_pooler_has_its_own_activation_and_norm():
+    config = dataclasses.replace(
+        FAMILIES["encoder"], pooler=True, pooler_activation="relu", pooler_bias=False, pooler_norm=True
+    )
+    head = Classes(3, "first")
+    params = random_params(config, head)
+    h = np.maximum(last_layer(config, BATCH) @ params["pooler"]["kernel"], 0)
+    h = (h - h.mean(axis=-1, keepdims=True)) / np.sqrt(h.var(axis=-1, keepdims=True) + config.norm_epsilon)
+    h = h * params["pooler_norm"]["scale"] + params["pooler_norm"]["bias"]
+    assert_close(applied(config, head)(params, BATCH).logits[0, :9], linear(h, params["classifier"])[0, :9])
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -155,6 +167,14 @@ HEADS = [
     ),
     (Classes(5, "first"), {}, {"classifier"}),
     (Classes(5, "first"), {"pooler": True, "use_bias": False}, {"classifier", "pooler"}),
+    (
+        Classes(5, "mean"),
+        {"pooler": True, "pooler_bias": False, "pooler_norm": True},
+        {"classifier", "pooler", "pooler_norm"},
+    ),
+    (NextToken(), {"embedding_width": 6, "output_bias": True}, {"output_projection", "output_bias"}),
+    (NextToken(), {"embedding_width": 6, "tie_embeddings": False}, {"output"}),
+    (MaskedTokens(), {"head_transform": True, "embedding_width": 6}, {"head_product", "head_norm"}),
     (AnswerSpan(), {"tie_embeddings": False}, {"span"}),
     (TextEmbedding("mean"), {}, set()),
 ]
@@ -168,5 +188,6 @@ def test_parameters_have_their_names_and_are_counted_exactly(head, changes, name
             continue
         model = build_model(config, head)
         params = nn.unbox(jax.eval_shape(lambda key, model=model: model.initial_params(key), jax.random.key(0)))
-        assert set(params) == body | names
+        projected = {"embedding_projection"} if config.embedding_width and family != "encoder_decoder" else set()
+        assert set(params) == body | names | projected
         assert model.parameter_counts().total == count_parameters(params), family

@@ -35,6 +35,9 @@ TWO_SIDED = dataclasses.replace(
 TWO_SIDED = dataclasses.replace(TWO_SIDED, lora_targets=("query", "out", "down"))
 
 
+SHARED = dataclasses.replace(DECODER, share_layers=True, embedding_width=6, qk_norm="width", norm_position="branch")
+
+
 def initial(config, head=None):
     return nn.unbox(build_model(config, head).initial_params(jax.random.key(0)))
 
@@ -65,7 +68,7 @@ def test_new_adapters_change_nothing():
 
 
 @pytest.mark.parametrize("stacked", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
-@pytest.mark.parametrize("config", [DECODER, TWO_SIDED], ids=["decoder", "encoder_decoder"])
+@pytest.mark.parametrize("config", [DECODER, TWO_SIDED, SHARED], ids=["decoder", "encoder_decoder", "shared"])
 def test_merged_adapters_give_the_same_logits(config, stacked):
     params = random_tree(jax.eval_shape(lambda: initial(config)))
     config = dataclasses.replace(config, scan_layers=stacked)
@@ -99,7 +102,9 @@ def test_merging_adds_the_scaled_adapter_to_the_kernel():
         np.testing.assert_array_equal(after["bias"], before["bias"])
 
 
-@pytest.mark.parametrize("config", [DECODER, TWO_SIDED, dataclasses.replace(DECODER, lora_targets=("value", "up"))])
+@pytest.mark.parametrize(
+    "config", [DECODER, TWO_SIDED, SHARED, dataclasses.replace(DECODER, lora_targets=("value", "up"))]
+)
 def test_adapter_parameters_are_counted_exactly(config):
     params = jax.eval_shape(lambda: initial(config))
     counts = build_model(config).parameter_counts()

@@ -45,7 +45,7 @@ PUBLISHED = {
     # Published: 124,697,433 and 355,412,057, including two extra positions and one extra token type.
     "roberta_base": 124_697_433 - 3 * 768,
     "roberta_large": 355_412_057 - 3 * 1024,
-    # Published: 149,655,232 and 395,881,664, with one norm fewer.
+    # Published: 149,655,232 and 395,881,664, without the unused norm of the first layer.
     "modernbert_base": 149_655_232 + 768,
     "modernbert_large": 395_881_664 + 1024,
 }

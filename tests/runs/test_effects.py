@@ -7,7 +7,8 @@ import pytest
 
 from lm.config import Config, defaults, source
 from lm.config.data import SourceConfig
-from lm.config.schema import check_name, describe_settings, effect, migrated
+from lm.config.retired import migrated
+from lm.config.schema import check_name, describe_settings, effect
 from lm.errors import UserError
 from lm.runs.directory import RunDirectory
 
@@ -55,9 +56,12 @@ def test_settings_that_may_change_if_the_contents_stay_the_same(by_effect):
 def test_settings_that_change_what_equal_parameters_compute(by_effect):
     assert by_effect["function"] == names(
         "model",
-        "family positions relative_max_distance rotary_theta local_rotary_theta rotary_interleaved norm norm_position "
-        "norm_epsilon activation scale_logits scale_attention norm_embeddings scale_embeddings window global_every "
-        "dtype pooling lora_alpha",
+        "family positions sinusoid_variant sinusoid_offset relative_max_distance rotary_theta local_rotary_theta "
+        "rotary_interleaved norm norm_position shift_decoder pooler_activation "
+        "rope_scaling rope_factor rope_original_length rope_low_freq_factor rope_high_freq_factor rope_beta_fast "
+        "rope_beta_slow rope_attention_factor rope_truncate rope_scaling_local nope_every nope_offset first_norm "
+        "norm_epsilon norm_unit_offset activation scale_logits logits_softcap attention_scale attention_softcap "
+        "norm_embeddings embedding_scale window global_every global_offset dtype pooling lora_alpha",
     )
 
 
@@ -73,17 +77,24 @@ def test_settings_that_decide_shapes(by_effect):
         for parameter in parameters:
             decided[parameter].add(name)
     assert decided == {
-        "position_embedding": {"max_length"},
+        "position_embedding": {"max_length", "embedding_width"},
         "relative_bias": {"relative_buckets"},
-        "type_embedding": {"token_types"},
-        "token_embedding": {"vocab_size"},
-        "source_embedding": {"source_vocab_size", "share_embeddings"},
-        "output": {"vocab_size", "tie_embeddings"},
+        "type_embedding": {"token_types", "embedding_width"},
+        "token_embedding": {"vocab_size", "embedding_width"},
+        "source_embedding": {"source_vocab_size", "share_embeddings", "embedding_width"},
+        "embedding_norm": {"embedding_width"},
+        "embedding_projection": {"embedding_width"},
+        "output_projection": {"embedding_width"},
+        "shared_layer": {"share_layers"},
+        "output": {"vocab_size", "tie_embeddings", "embedding_width"},
         "output_bias": {"vocab_size", "output_bias"},
-        "bias": {"use_bias"},
-        "pooler": {"pooler"},
-        "head_product": {"head_transform"},
-        "head_norm": {"head_transform"},
+        "bias": {"use_bias", "attention_bias"},
+        "query_norm": {"qk_norm"},
+        "key_norm": {"qk_norm"},
+        "pooler": {"pooler", "pooler_bias"},
+        "pooler_norm": {"pooler", "pooler_norm"},
+        "head_product": {"head_transform", "embedding_width"},
+        "head_norm": {"head_transform", "embedding_width"},
         "lora_a": {"lora_rank", "lora_targets"},
         "lora_b": {"lora_rank", "lora_targets"},
     }
@@ -111,6 +122,9 @@ def values() -> dict:
 
 def test_old_run_continues_without_its_retired_settings(tmp_path):
     old = values()
+    for name in ("attention_scale", "embedding_scale"):
+        del old["model"][name]
+    old["model"] |= {"scale_attention": True, "scale_embeddings": False}
     old["model"] |= {"head": "tokens", "num_classes": 0, "max_hidden": 0, "pair_head": False, "pooling": "none"}
     (tmp_path / "config.json").write_text(json.dumps(old))
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
@@ -119,6 +133,17 @@ def test_old_run_continues_without_its_retired_settings(tmp_path):
     with RunDirectory.open(tmp_path, config):
         pass
     assert json.loads((tmp_path / "config.json").read_text()) == json.loads(config.to_json())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"scale_attention": True, "scale_embeddings": True}, {"attention_scale": 0.0, "embedding_scale": 0.0}),
+        ({"scale_attention": False, "scale_embeddings": False}, {"attention_scale": 1.0, "embedding_scale": 1.0}),
+    ],
+)
+def test_migration_replaces_scales_that_were_switches(old, new):
+    assert migrated({"model": {"d_model": 4, **old}}) == {"model": {"d_model": 4, **new}}
 
 
 def test_migration_keeps_unknown_settings():
@@ -138,6 +163,16 @@ def test_migration_keeps_unknown_settings():
             "config.model.max_hidden is no longer a setting; it is now determined by objective.noise_density.",
         ),
         ("model.pair_head", "config.model.pair_head is no longer a setting; set objective.next_sentence."),
+        (
+            "model.scale_attention",
+            "config.model.scale_attention is no longer a setting; set model.attention_scale: 0 stands for True and 1.0 "
+            "for False.",
+        ),
+        (
+            "model.scale_embeddings",
+            "config.model.scale_embeddings is no longer a setting; set model.embedding_scale: 0 stands for True and "
+            "1.0 for False.",
+        ),
     ],
 )
 def test_retired_setting_in_a_config_file_or_flag_is_refused_with_advice(key, message):

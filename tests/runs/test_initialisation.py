@@ -150,6 +150,11 @@ def test_state_and_its_average_start_with_the_loaded_parameters(trained):
             "position_embedding/embedding has shape [32, 16] in ROOT and [16, 16] here; set config.model.max_length=32 "
             "(here 16).",
         ),
+        (
+            {"embedding_width": 8},
+            "position_embedding/embedding has shape [32, 16] in ROOT and [32, 8] here; set config.model."
+            "embedding_width=0 (here 8).",
+        ),
         ({"num_layers": 2}, "has shape [3, 4, 4] in ROOT and [2, 4, 4] here; set config.model.num_layers=3 (here 2)."),
         (
             {"d_ff": 48},

@@ -118,7 +118,8 @@ def input_source(
         raise UserError(f"--input={path}: {problem}; use one of {fitting}.")
     values: dict[str, Any] = {"document": "line"}
     for setting in sorted(as_in_training - given.keys()):
-        values[setting], *others = dict.fromkeys(getattr(each, setting) for each in sources)
+        # An imported model has no training data; the settings then have their defaults.
+        values[setting], *others = dict.fromkeys(getattr(each, setting) for each in sources or [SourceConfig()])
         if others:
             found = ", ".join(map(repr, (values[setting], *others)))
             problem = f"its value differs between the training data sources ({found})"

@@ -20,8 +20,12 @@ NARROW = re.compile(r"\b(halffloat|float)\b")  # the Arrow types float16 and flo
 QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"')  # a quoted CSV value
 
 
-def parse_json(text: str, where: str) -> Any:
-    """Parses JSON text. Raises UserError if the text is not valid JSON, or if a name occurs twice in an object."""
+def parse_json(text: str, where: str, *, finite: bool = False) -> Any:
+    """Parses JSON text.
+
+    Raises UserError if the text is not valid JSON, if a name occurs twice in an object, or, if `finite` is true, if
+    there is one of the numbers NaN and Infinity, which Python accepts but the standard does not.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(pairs)) < len(pairs):
@@ -30,8 +34,11 @@ def parse_json(text: str, where: str) -> Any:
             raise UserError(f"{where}: the name {twice!r:.60} occurs more than once in an object; remove all but one.")
         return found
 
+    def refuse(constant: str) -> None:
+        raise UserError(f"{where}: {constant} is not a number that can be used; replace it.")
+
     try:
-        value = json.loads(text, object_pairs_hook=unique)
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse if finite else None)
         if text.count("[") + text.count("{") > DEEPEST_JSON:
             check_depth(value)
     except (ValueError, RecursionError) as error:

@@ -153,6 +153,10 @@ def nothing_in(data: DataConfig, split: str, what: str) -> str:
     """Returns the error message for a split without examples. `what` names the kind of example, e.g. "documents"."""
     if split == "test" and not data.test:
         return "config.data.test: no source is named, so there is no test split; add a source or use --split=valid."
+    if not data.train and not getattr(data, split):
+        return (
+            f"config.data.{split}: this run was imported and has no data of its own; name a data source in a --config."
+        )
     sources = split_sources(data, split)
     named = ", ".join(f"{each.name} ({each.config.path or each.config.kind})" for each in sources)
     if split == "valid" and not data.valid:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lm.config import TokenizerConfig
@@ -15,7 +15,9 @@ from lm.data.reading.format import open_text
 from lm.data.tokenizing.base import INFO_FILE, Tokenizer
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.data.tokenizing.huggingface import HuggingFaceTokenizer
+from lm.data.tokenizing.marian import SIDES, VOCABULARY, MarianTokenizer
 from lm.data.tokenizing.sentencepiece import SentencePieceTokenizer
+from lm.data.tokenizing.special_token_files import read_files
 from lm.data.tokenizing.vocabularies import CharacterTokenizer, WordTokenizer
 from lm.errors import UserError
 from lm.files import expanded, parse_json, read_file
@@ -23,7 +25,14 @@ from lm.files import expanded, parse_json, read_file
 # Maps each value of data.tokenizer.kind to its class.
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     each.kind: each
-    for each in (ByteTokenizer, CharacterTokenizer, WordTokenizer, SentencePieceTokenizer, HuggingFaceTokenizer)
+    for each in (
+        ByteTokenizer,
+        CharacterTokenizer,
+        WordTokenizer,
+        SentencePieceTokenizer,
+        HuggingFaceTokenizer,
+        MarianTokenizer,
+    )
 }
 
 
@@ -52,6 +61,12 @@ def _from_file(cls: type[Tokenizer], config: TokenizerConfig) -> Tokenizer:
     except UserError as error:
         raise UserError(f"{setting}: {error}") from error
     try:
+        if (
+            path.name == cls.file_name
+            and path.with_name(INFO_FILE).is_file()
+            and not (config.bos_token or config.eos_token)
+        ):
+            return load_tokenizer(path.parent)  # the file of a run, whose special tokens are stored beside it
         return cls.load(path, content, config)
     except Exception as error:  # the libraries raise plain Exception and RuntimeError for invalid files
         raise UserError(f"{setting}: {config.path} is not a usable {cls.file_type}: {error}.") from error
@@ -60,6 +75,32 @@ def _from_file(cls: type[Tokenizer], config: TokenizerConfig) -> Tokenizer:
 def _read_text(path: Path) -> str:
     with open_text(path) as file:
         return file.read()
+
+
+def published_tokenizer(
+    content_of: Callable[[str], bytes | None], where: str, rows: int | None = None
+) -> HuggingFaceTokenizer | MarianTokenizer:
+    """Returns the tokenizer of a published model, with its special tokens. Raises UserError if there is none.
+
+    Args:
+        content_of: returns the content of the file with a name such as "tokenizer.json", or None if there is no such
+            file.
+        where: the model, for messages.
+        rows: the number of rows in the embedding. Only special tokens may have ids that are not below it.
+    """
+    files = read_files(content_of, where)
+    try:
+        if (content := content_of(HuggingFaceTokenizer.file_name)) is not None:
+            return HuggingFaceTokenizer.from_files(content, files, rows=rows)
+        models = {side: model for side, name in SIDES.items() if (model := content_of(name)) is not None}
+        if len(models) == len(SIDES) and (vocabulary := content_of(VOCABULARY)) is not None:
+            return MarianTokenizer.from_files(vocabulary, models, files)
+    except Exception as error:  # the libraries raise plain Exception and RuntimeError for invalid files
+        raise UserError(f"{where}: the tokenizer is not usable: {error}.") from error
+    raise UserError(
+        f"{where} has no {HuggingFaceTokenizer.file_name}; write it with AutoTokenizer.from_pretrained(...)"
+        ".save_pretrained(...) of the transformers library."
+    )
 
 
 def load_tokenizer(directory: Path | str) -> Tokenizer:

@@ -142,6 +142,11 @@ class Tokenizer(abc.ABC):
         """The id of the mask token, or of <extra_id_0> if there is none. Raises UserError if neither exists."""
         return self.extra_id(0)
 
+    @property
+    def for_sources(self) -> Tokenizer:
+        """The tokenizer for sources of an encoder-decoder that shares its vocabulary between both sides."""
+        return self
+
     @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the token ids of each text, without special tokens."""
@@ -309,4 +314,4 @@ class Tokenizers:
     """The tokenizers of a run."""
 
     target: Tokenizer  # for the target texts of pairs, or for all texts
-    source: Tokenizer  # for the source texts; the same object as `target` unless data.separate_vocabularies is set
+    source: Tokenizer  # for the source texts; `target.for_sources` unless data.separate_vocabularies is set

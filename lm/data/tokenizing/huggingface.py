@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from lm.config import TokenizerConfig
-from lm.data.tokenizing.base import INFO_FILE, Offsets, Tokenizer
+from lm.data.tokenizing.base import Offsets, Tokenizer
 from lm.data.tokenizing.special_token_files import USUAL_MASK, USUAL_PAD, Files, files_beside, special_tokens
 from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
-from lm.files import parse_json, read_file
+from lm.files import parse_json
 
 MOST_UNUSED_IDS = 100_000  # below the largest one; each id has rows in the embedding and the head
 
@@ -75,6 +75,8 @@ class HuggingFaceTokenizer(Tokenizer):
         self.pad_id = self.special_tokens.pad or 0
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
         self._rows, self.base_size = rows, min(max(ids.values()) + 1, rows or sys.maxsize)
+        if (last := max(set(ids.values()) - self._special_added)) >= self.base_size:
+            raise ValueError(f"it has ids up to {last:,} for text, but the embedding has only {rows:,} rows")
         if self.base_size - len(ids) > MOST_UNUSED_IDS:
             raise ValueError(f"it has {len(ids):,} tokens, but ids up to {self.base_size - 1:,}; number them from 0")
         extra = itertools.takewhile(ids.__contains__, (f"<extra_id_{number}>" for number in itertools.count()))
@@ -84,11 +86,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, path: Path, content: bytes, config: TokenizerConfig) -> Tokenizer:
-        """Returns the tokenizer of a published folder or of a run directory, with the special tokens stored there."""
-        info = path.with_name(INFO_FILE)
-        if path.name == cls.file_name and info.is_file() and not (config.bos_token or config.eos_token):
-            options = parse_json(read_file(info))["options"]
-            return cls._from_content(content, {name: each for name, each in options.items() if name != "extra_ids"})
+        """Returns the tokenizer of a published folder, with the special tokens of the files beside `path`."""
         return cls.from_files(content, files_beside(path), config.bos_token, config.eos_token)
 
     @classmethod

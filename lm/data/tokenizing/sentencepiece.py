@@ -97,6 +97,10 @@ class SentencePieceTokenizer(Tokenizer):
         ids = ((joints[part] if part in joints else next(encoded) for part in parts) for parts in cut)
         return [list(itertools.chain.from_iterable(each)) for each in ids]
 
+    def pieces_of(self, texts: Sequence[str]) -> list[list[str]]:
+        """Returns the pieces of each text. A part without a piece in the vocabulary is a piece of its own."""
+        return self._processor.encode(list(texts), out_type=str)
+
     def _cut(self, text: str) -> list[str]:
         """Splits text at boundary characters. Returns texts and these characters alternately; both ends are texts."""
         return re.split("([\n\u2581])", text) if self._joints else [text]

@@ -105,7 +105,7 @@ def special_tokens(
         return None
 
     eos = named("eos_token", "sep_token")
-    ends = _generation(files, "eos_token_id")
+    ends = generation_ids(files, "eos_token_id")
     if eos is None:
         eos = next(iter([*one.ids[at + 1 :], *ends, *(end for _, end in usual)]), None)
     templates: dict[str, Any] = {"one": one, "two": two}
@@ -118,7 +118,7 @@ def special_tokens(
         raise ValueError(
             "no special token of the file is known as BOS or EOS; set data.tokenizer.bos_token and eos_token"
         )
-    start, first = (_generation(files, f"{name}_token_id") for name in ("decoder_start", "forced_bos"))
+    start, first = (generation_ids(files, f"{name}_token_id") for name in ("decoder_start", "forced_bos"))
     return SpecialTokens(
         bos=bos,
         eos=eos,
@@ -161,7 +161,7 @@ def _optional(
     return next((added[token] for token in usual if token in added), None)
 
 
-def _generation(files: Files, key: str) -> tuple[int, ...]:
+def generation_ids(files: Files, key: str) -> tuple[int, ...]:
     """Returns the ids under a key of generation_config.json or, if the key is absent there, of config.json."""
     for name in (GENERATION, MODEL):
         value = files.get(name, {}).get(key)

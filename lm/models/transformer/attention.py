@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from lm.batch import Array, same_segment
 from lm.config import ModelConfig
-from lm.models.layers import projection, residual_scale
+from lm.models.layers import Norm, projection, residual_scale
 from lm.models.transformer import attention_kernels
 from lm.models.transformer.cache import LayerCache, write_tokens
 from lm.models.transformer.positions import Rotation, rotate
@@ -50,6 +50,9 @@ class View:
 
     mask: Array | None  # bool (B, L, S) for the xla kernel; None for fused kernels, which use only the segments
     rotation: Rotation | None
+    skips_first_norm: Array | None = (
+        None  # bool (): whether the attention reads its input as it is; None if no kind does
+    )
 
 
 @flax.struct.dataclass
@@ -77,7 +80,7 @@ class Attention(nn.Module):
     """Computes softmax(q k^T / sqrt(K)) v (Vaswani 2017; grouped-query: Ainslie 2023), with the softmax in float32.
 
     If `cross` is true, queries attend to the output of the encoder. Otherwise, they attend to the tokens of their own
-    row, including cached tokens.
+    row, including cached tokens. With model.qk_norm, queries and keys are normalised before they are rotated.
     """
 
     config: ModelConfig
@@ -86,9 +89,9 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         config = self.config
-        # If the scores are not divided by sqrt(K), the initial query weights are divided by sqrt(K) instead.
-        scale = 1.0 if config.scale_attention else config.head_dim**-0.5
-        q_BLHK = self._project("query", x_BLD, config.num_heads, "heads", scale)
+        # If the scores are not divided by sqrt(K), the initial query weights compensate for it.
+        scale = config.head_dim**-0.5 / config.attention_scale if config.attention_scale else 1.0
+        q_BLHK = self._normalized("query", self._project("query", x_BLD, config.num_heads, "heads", scale))
         attend = self._to_source if self.cross else self._to_row
         y_BLHK, cache = attend(q_BLHK, x_BLD, context, cache)
         y_BLHK = nn.with_logical_constraint(y_BLHK, ("batch", "length", "heads", "head_dim"))
@@ -102,15 +105,14 @@ class Attention(nn.Module):
             q_BLHK, k_BLGK = (rotate(x, view.rotation, config.rotary_interleaved) for x in (q_BLHK, k_BLGK))
         if context.kernel != "xla":
             fused = attention_kernels.FUSED[context.kernel]
-            return fused(q_BLHK, k_BLGK, v_BLGK, context.segments, context.window), cache
+            return fused(q_BLHK, k_BLGK, v_BLGK, context.segments, context.window, *self._score_settings()), cache
         k_BGSK, v_BGSK = jnp.swapaxes(k_BLGK, 1, 2), jnp.swapaxes(v_BLGK, 1, 2)
         if cache is not None:
             k_BGSK = write_tokens(cache.keys, k_BGSK, context.positions)
             v_BGSK = write_tokens(cache.values, v_BGSK, context.positions)
             cache = dataclasses.replace(cache, keys=k_BGSK, values=v_BGSK)
-        dropout = self._dropout(context)
-        y_BLHK = dot_product_attention(q_BLHK, k_BGSK, v_BGSK, view.mask, dropout, context.bias, config.scale_attention)
-        return y_BLHK, cache
+        dropout, settings = self._dropout(context), self._score_settings()
+        return dot_product_attention(q_BLHK, k_BGSK, v_BGSK, view.mask, dropout, context.bias, *settings), cache
 
     def _to_source(self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         """Computes cross-attention to the sources, treating rows that share a source as one row with more queries."""
@@ -127,8 +129,9 @@ class Attention(nn.Module):
             k_BGSK, v_BGSK = cache.source_keys, cache.source_values
         sources, length = k_BGSK.shape[0], B // k_BGSK.shape[0] * L
         q, mask = q_BLHK.reshape(sources, length, H, K), memory.mask.reshape(sources, length, -1)
-        dropout, scaled = self._dropout(context), self.config.scale_attention
-        return dot_product_attention(q, k_BGSK, v_BGSK, mask, dropout, scaled=scaled).reshape(B, L, H, K), cache
+        dropout, settings = self._dropout(context), self._score_settings()
+        y = dot_product_attention(q, k_BGSK, v_BGSK, mask, dropout, None, *settings)
+        return y.reshape(B, L, H, K), cache
 
     def _project(self, name: str, x_BLD: Array, num_heads: int, axis: str, scale: float = 1.0) -> Array:
         config = self.config
@@ -139,7 +142,18 @@ class Attention(nn.Module):
     def _keys_and_values(self, x_BSD: Array) -> tuple[Array, Array]:
         """Returns keys and values, both (B, S, G, K)."""
         groups = self.config.num_kv_heads
-        return self._project("key", x_BSD, groups, "kv_heads"), self._project("value", x_BSD, groups, "kv_heads")
+        k_BSGK = self._normalized("key", self._project("key", x_BSD, groups, "kv_heads"))
+        return k_BSGK, self._project("value", x_BSD, groups, "kv_heads")
+
+    def _normalized(self, name: str, x_BLHK: Array) -> Array:
+        """Normalises queries or keys over each head or over all heads together, as model.qk_norm says."""
+        if self.config.qk_norm == "none":
+            return x_BLHK
+        whole = (*x_BLHK.shape[:2], -1) if self.config.qk_norm == "width" else x_BLHK.shape
+        return Norm(self.config, name=f"{name}_norm")(x_BLHK.reshape(whole)).reshape(x_BLHK.shape)
+
+    def _score_settings(self) -> tuple[float, float]:
+        return self.config.attention_scale, self.config.attention_softcap
 
     def _dropout(self, context: AttentionContext) -> nn.Dropout:
         return nn.Dropout(self.config.attention_dropout, deterministic=not context.train)
@@ -152,7 +166,8 @@ def dot_product_attention(
     mask_BLS: Array,
     dropout: nn.Dropout | None = None,
     bias_BHLS: Array | None = None,
-    scaled: bool = True,
+    scale: float = 0.0,
+    softcap: float = 0.0,
 ) -> Array:
     """Computes dot-product attention. Returns (B, L, H, K). Query head h uses key/value head h // (H / G).
 
@@ -160,14 +175,17 @@ def dot_product_attention(
 
     Args:
         bias_BHLS: a bias that is added to the scores; its first dimension is B or 1.
-        scaled: whether to divide the scores by sqrt(K).
+        scale: a factor of q k^T; if it is 0, the scores are divided by sqrt(K).
+        softcap: if it is c > 0, each score s becomes c tanh(s / c), before the bias is added (Gemma 2, 2024).
     """
     B, L, H, K = q_BLHK.shape
     G = k_BGSK.shape[1]
     q_BGRLK = jnp.swapaxes(q_BLHK, 1, 2).reshape(B, G, H // G, L, K)
-    if scaled:
-        q_BGRLK = q_BGRLK * jnp.asarray(K**-0.5, q_BLHK.dtype)
+    if scale != 1.0:
+        q_BGRLK = q_BGRLK * jnp.asarray(scale or K**-0.5, q_BLHK.dtype)
     scores_BGRLS = jnp.einsum("BGRLK,BGSK->BGRLS", q_BGRLK, k_BGSK, preferred_element_type=jnp.float32)
+    if softcap:
+        scores_BGRLS = softcap * jnp.tanh(scores_BGRLS / softcap)
     if bias_BHLS is not None:
         scores_BGRLS = scores_BGRLS + bias_BHLS.reshape(-1, *scores_BGRLS.shape[1:])
     scores_BGRLS = jnp.where(mask_BLS[:, None, None], scores_BGRLS, jnp.finfo(jnp.float32).min)

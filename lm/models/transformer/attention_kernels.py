@@ -48,8 +48,8 @@ def _obstacle(kernel: str, config: ModelConfig, platform: str) -> str:
     """Returns the reason why a kernel cannot run the model on a platform, or "" if there is none."""
     if kernel == "xla":
         return ""
-    if config.family != "decoder" or config.positions == "relative" or not config.scale_attention:
-        return "supports only causal self-attention with scaled scores and no bias"
+    if config.family != "decoder" or config.positions == "relative":
+        return "supports only causal self-attention without relative positions"
     if config.global_every:
         return f"needs the same window in all layers, but config.model.global_every is {config.global_every}"
     if FASTEST.get(platform) != kernel:
@@ -60,6 +60,8 @@ def _obstacle(kernel: str, config: ModelConfig, platform: str) -> str:
     if kernel == "splash":
         multiple = f"needs lengths that are multiples of {LANES}, but config.model.max_length is {config.max_length}"
         return multiple if config.max_length % LANES else ""
+    if config.attention_softcap:
+        return f"does not cap scores, but config.model.attention_softcap is {config.attention_softcap}"
     if config.dtype != "bfloat16":
         return f"computes in bfloat16, but config.model.dtype is {config.dtype}"
     if config.head_dim % 8 or config.head_dim > CUDNN_HEAD_DIM:
@@ -75,16 +77,27 @@ def kernel_for_call(kernel: str, length: int, *, cached: bool) -> str:
     return "xla" if cached or length % multiple else kernel
 
 
-def cudnn(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, window: int) -> Array:
+def cudnn(
+    q_BLHK: Array,
+    k_BLGK: Array,
+    v_BLGK: Array,
+    segments_BL: Array,
+    window: int,
+    scale: float = 0.0,
+    softcap: float = 0.0,
+) -> Array:
     """Computes causal attention within each segment with cuDNN's flash attention. Returns bfloat16 (B, L, H, K).
 
     The kernel skips keys that come after a query or before the query's window. An explicit mask separates the segments.
+    `scale` is as in `dot_product_attention`; a soft cap is not supported.
     """
+    assert not softcap, "choose_kernel does not select cudnn for a model with a soft cap"
     return jax.nn.dot_product_attention(
         q_BLHK,
         k_BLGK,
         v_BLGK,
         mask=(segments_BL[:, :, None] == segments_BL[:, None, :])[:, None],
+        scale=scale or None,
         is_causal=True,
         local_window_size=(window - 1, 0) if window > 0 else None,
         implementation="cudnn",
@@ -92,20 +105,28 @@ def cudnn(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, windo
 
 
 def splash(
-    q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, window: int, interpret: bool = False
+    q_BLHK: Array,
+    k_BLGK: Array,
+    v_BLGK: Array,
+    segments_BL: Array,
+    window: int,
+    scale: float = 0.0,
+    softcap: float = 0.0,
+    interpret: bool = False,
 ) -> Array:
     """Computes causal attention within each segment with Pallas splash attention. Returns (B, L, H, K).
 
     L must be a multiple of 128. XLA cannot partition a Pallas kernel, so under a mesh, rows and heads are split over
-    devices explicitly, according to the current logical axis rules. With interpret=True, which is meant for tests, the
+    devices explicitly, according to the current logical axis rules. `scale` and `softcap` are as in
+    `dot_product_attention`. With interpret=True, which is meant for tests, the
     kernel runs in Pallas's interpreter on any platform.
     """
     heads_per_kv = q_BLHK.shape[2] // k_BLGK.shape[2]
-    q_BHLK = jnp.swapaxes(q_BLHK, 1, 2) * jnp.asarray(q_BLHK.shape[-1] ** -0.5, q_BLHK.dtype)
+    q_BHLK = jnp.swapaxes(q_BLHK, 1, 2) * jnp.asarray(scale or q_BLHK.shape[-1] ** -0.5, q_BLHK.dtype)
     k_BGLK, v_BGLK = jnp.swapaxes(k_BLGK, 1, 2), jnp.swapaxes(v_BLGK, 1, 2)
 
     def on_one_device(q_BHLK: Array, k_BGLK: Array, v_BGLK: Array, segments_BL: Array) -> Array:
-        kernel = _splash_kernel(q_BHLK.shape[1], q_BHLK.shape[2], window, interpret)
+        kernel = _splash_kernel(q_BHLK.shape[1], q_BHLK.shape[2], window, softcap, interpret)
         with jax.numpy_rank_promotion("allow"):  # the third-party kernel relies on rank promotion
             return jax.vmap(kernel)(q_BHLK, k_BGLK, v_BGLK, splash_kernel.SegmentIds(segments_BL, segments_BL))
 
@@ -125,7 +146,9 @@ def splash(
     return jnp.swapaxes(y_BHLK, 1, 2)
 
 
-def _splash_kernel(heads: int, length: int, window: int, interpret: bool) -> splash_kernel.SplashAttentionKernel:
+def _splash_kernel(
+    heads: int, length: int, window: int, softcap: float, interpret: bool
+) -> splash_kernel.SplashAttentionKernel:
     """Builds the kernel for one device's heads. Tiles of scores have the largest block size that divides L."""
     shape = (length, length)
     causal = splash_mask.LocalMask(shape, (window - 1, 0), 0) if window > 0 else splash_mask.CausalMask(shape)
@@ -133,7 +156,14 @@ def _splash_kernel(heads: int, length: int, window: int, interpret: bool) -> spl
     names = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
     blocks: dict[str, Any] = dict.fromkeys(names, block)
     sizes, mask = splash_kernel.BlockSizes(**blocks), splash_mask.MultiHeadMask([causal] * heads)
-    return splash_kernel.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
+    return splash_kernel.make_splash_mha(
+        mask,
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=1,
+        attn_logits_soft_cap=softcap or None,
+        interpret=interpret,
+    )
 
 
 FUSED: dict[str, Callable[..., Array]] = {"cudnn": cudnn, "splash": splash}

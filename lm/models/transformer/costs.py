@@ -6,11 +6,12 @@ utilization (Chowdhery 2022, appendix B). Kernels that skip later keys or keys o
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from lm.config import ModelConfig
 from lm.models.heads import Head
-from lm.models.layers import ACTIVATIONS, NORMS
+from lm.models.layers import ACTIVATIONS, NORM_POSITIONS, NORMS, embedding_width, has_bias
 from lm.models.protocol import Flops, ParameterCounts
 
 
@@ -23,8 +24,12 @@ class TowerSize:
     source_length: int = 0  # number of tokens that cross-attention reads; 0 if there is no cross-attention
 
     @property
-    def norms(self) -> int:
-        return self.layers * (3 if self.source_length else 2)
+    def attentions(self) -> int:
+        return self.layers * (2 if self.source_length else 1)
+
+    @property
+    def sublayers(self) -> int:
+        return self.layers + self.attentions
 
 
 def towers(config: ModelConfig, length: int, source_length: int = 0) -> list[TowerSize]:
@@ -46,28 +51,38 @@ def projections(config: ModelConfig) -> tuple[dict[str, tuple[int, int]], dict[s
 
 def parameter_counts(config: ModelConfig, head: Head) -> ParameterCounts:
     """Returns the exact parameter counts of a resolved config."""
-    D, both = config.d_model, towers(config, 1, 1)
+    D, E, both = config.d_model, embedding_width(config), towers(config, 1, 1)
+    if config.share_layers:
+        both = [dataclasses.replace(each, layers=1) for each in both]
     source = 0
     if config.family == "encoder_decoder" and not config.share_embeddings:
         source = config.source_vocab_size or config.vocab_size
-    positions = {"learned": config.max_length * D, "relative": config.relative_buckets * config.num_heads}
-    outside = int(config.norm_position == "pre") + int(config.norm_embeddings)
-    num_layers = sum(each.layers for each in both)
-    num_attentions = sum(each.layers * (2 if each.source_length else 1) for each in both)
+    positions = {"learned": config.max_length * E, "relative": config.relative_buckets * config.num_heads}
+    num_layers, num_attentions = sum(each.layers for each in both), sum(each.attentions for each in both)
     layers = adapters = 0
     for number, group in zip((num_attentions, num_layers), projections(config), strict=True):
         for name, (inputs, outputs) in group.items():
-            layers += number * (inputs + config.use_bias) * outputs
+            layers += number * (inputs + has_bias(config, name)) * outputs
             adapters += number * (inputs + outputs) * config.lora_rank * (name in config.lora_targets)
     return ParameterCounts(
-        token_embedding=(config.vocab_size + source + config.token_types) * D,
+        token_embedding=(config.vocab_size + source + config.token_types) * E
+        + len(both) * (E * D + D) * bool(config.embedding_width),
         position_embedding=len(both) * positions.get(config.positions, 0),
         layers=layers,
-        norms=NORMS[config.norm].num_parameters(config) * sum(each.norms + outside for each in both),
+        norms=sum(_norm_parameters(config, each) for each in both),
         head=head.cost(config).parameters,
         adapters=adapters,
         num_layers=num_layers,
     )
+
+
+def _norm_parameters(config: ModelConfig, tower: TowerSize) -> int:
+    kind, position = NORMS[config.norm], NORM_POSITIONS[config.norm_position]
+    heads = {"none": (0, 0), "head": (1, 1), "width": (config.num_heads, config.num_kv_heads)}[config.qk_norm]
+    per_attention = sum(kind.num_parameters(config, each * config.head_dim) for each in heads if each)
+    number = tower.sublayers * position.per_sublayer + (not position.sums)
+    embedding_norm = kind.num_parameters(config, embedding_width(config)) * config.norm_embeddings
+    return number * kind.num_parameters(config) + tower.attentions * per_attention + embedding_norm
 
 
 def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: int = 0) -> Flops:
@@ -80,7 +95,7 @@ def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: i
         products = per_token * L + 2 * L * L * queries  # the projections, then q k^T and weights times v
         if S:
             products += 2 * D * (queries * L + keys * S) + 2 * L * S * queries
-        total += 2 * each.layers * products
+        total += 2 * (each.layers * products + L * D * config.embedding_width)
     return Flops(layers=head.texts_per_row * total, head=head.cost(config, length).flops)
 
 
@@ -98,10 +113,14 @@ def _tower_bytes(config: ModelConfig, tower: TowerSize, tensor: int, kernel: str
     L, S, inputs = tower.length, tower.source_length, 1 + activation.gated
     D, F, queries = config.d_model, config.d_ff / tensor, config.num_heads * config.head_dim / tensor
     keys = config.num_kv_heads * config.head_dim / tensor
-    norms = tower.norms / tower.layers * 3 * 4 * D * L  # saved in float32
+    num_norms = tower.sublayers / tower.layers * NORM_POSITIONS[config.norm_position].per_sublayer
+    norms = num_norms * 3 * 4 * D * L  # saved in float32
+    if config.qk_norm != "none":
+        norms += 3 * 4 * (L * queries + (L + S) * keys + (L * queries if S else 0))
     attention = size * L * (3 * D + 3 * queries + 2 * keys)
     if kernel == "xla":  # attention weights in float32 and in the compute dtype
-        attention += config.num_heads / tensor * L * (L + S) * (4 + size)
+        scores = 2 if config.attention_softcap else 1  # the capped scores are saved as well
+        attention += config.num_heads / tensor * L * (L + S) * (4 * scores + size)
     if S:
         attention += size * (L * (2 * D + 3 * queries) + S * 2 * keys)
     everything = norms + attention + size * L * (inputs * D + activation.tensors_kept * F)

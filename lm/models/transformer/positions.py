@@ -11,16 +11,25 @@ import numpy as np
 
 from lm.batch import Array
 from lm.config import ModelConfig
-from lm.models.layers import parameter
+from lm.models.layers import embedding_width, parameter
+from lm.models.transformer.rope_scaling import ROPE_SCALINGS
 
 
-def sinusoidal(positions_BL: Array, width: int) -> Array:
+def sinusoidal_positions(config: ModelConfig, positions_BL: Array) -> Array:
+    """Returns the sinusoidal embeddings of a model, float32 (B, L, E)."""
+    ends_at_longest = config.sinusoid_variant == "half_minus_one"
+    return sinusoidal(positions_BL + config.sinusoid_offset, embedding_width(config), ends_at_longest)
+
+
+def sinusoidal(positions_BL: Array, width: int, ends_at_longest: bool = False) -> Array:
     """Returns sinusoidal embeddings, float32 (B, L, D): sines in the first half of the width, cosines in the second.
 
     The wavelengths follow Vaswani 2017, section 3.5. In the paper, sines and cosines alternate, so the paper's
-    embeddings are a fixed permutation of the dimensions used here.
+    embeddings are a fixed permutation of the dimensions used here. If `ends_at_longest` is true, the last wavelength is
+    exactly 10,000 times the first, as in tensor2tensor and fairseq; in the paper, it is one step shorter.
     """
-    rates = np.exp(-np.log(10_000.0) * np.arange(width // 2) / (width // 2)).astype(np.float32)
+    steps = width // 2 - 1 if ends_at_longest else width // 2
+    rates = np.exp(-np.log(10_000.0) * np.arange(width // 2) / steps).astype(np.float32)
     angles_BLK = positions_BL[..., None].astype(jnp.float32) * rates[None, None, :]
     return jnp.concatenate([jnp.sin(angles_BLK), jnp.cos(angles_BLK)], axis=-1)
 
@@ -33,12 +42,24 @@ class Rotation:
     sin: Array
 
 
-def rotary(positions_BL: Array, head_dim: int, theta: float) -> Rotation:
-    """Returns the rotation of pair i of every head by p * theta^(-2i/K) at position p (RoFormer, Su 2021)."""
+def rotary(positions_BL: Array, head_dim: int, theta: float, scaled_by: ModelConfig | None = None) -> Rotation:
+    """Returns the rotation of pair i of every head by p * theta^(-2i/K) at position p (RoFormer, Su 2021).
+
+    If `scaled_by` is given, the frequencies theta^(-2i/K) are changed as its model.rope_scaling says.
+    """
     exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
-    rates = (theta**-exponents).astype(np.float32)
-    angles_BLK = positions_BL[..., None].astype(jnp.float32) * rates[None, None, :]
-    return Rotation(cos=jnp.cos(angles_BLK)[:, :, None, :], sin=jnp.sin(angles_BLK)[:, :, None, :])
+    rates, factor = theta**-exponents, 1.0
+    if scaled_by is not None:
+        rates, factor = ROPE_SCALINGS[scaled_by.rope_scaling].rescale(scaled_by, theta, rates)
+    angles_BLK = positions_BL[..., None].astype(jnp.float32) * rates.astype(np.float32)[None, None, :]
+    cos, sin = (function(angles_BLK)[:, :, None, :] for function in (jnp.cos, jnp.sin))
+    return Rotation(cos, sin) if factor == 1.0 else Rotation(cos * factor, sin * factor)
+
+
+def no_rotation(positions_BL: Array, head_dim: int) -> Rotation:
+    """Returns the rotation of all pairs by 0, for layers without rotary positions."""
+    zeros = jnp.zeros((*positions_BL.shape, 1, head_dim // 2), jnp.float32)
+    return Rotation(cos=zeros + 1.0, sin=zeros)
 
 
 def rotate(x_BLHK: Array, rotation: Rotation, interleaved: bool) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,8 @@ import jax.numpy as jnp
 
 from lm.batch import Array
 from lm.config import ModelConfig
-from lm.models.layers import ACTIVATIONS, Norm, projection, residual_scale
-from lm.models.parameters import LAYER_PREFIX, STACK_NAME
+from lm.models.layers import ACTIVATIONS, NORM_POSITIONS, Norm, projection, residual_scale
+from lm.models.parameters import LAYER_PREFIX, SHARED_NAME, STACK_NAME
 from lm.models.transformer.attention import Attention, AttentionContext, WithCache
 from lm.models.transformer.cache import LayerCache
 
@@ -28,14 +29,25 @@ class LayerKind:
 
     window: int  # tokens attend only to positions at a smaller distance than this; 0 means no limit
     rotary_theta: float
+    rope_is_scaled: bool  # whether model.rope_scaling applies
+    is_rotary: bool = True  # False if the layer ignores positions although model.positions is rotary
+    has_first_norm: bool = True  # False if the input of the attention is not normalised although norm_position says so
 
 
 def layer_pattern(config: ModelConfig) -> tuple[LayerKind, ...]:
     """Returns the kind of each layer, in order."""
-    local = LayerKind(config.window, config.local_rotary_theta or config.rotary_theta)
-    everywhere = LayerKind(config.window if config.global_every == 0 else 0, config.rotary_theta)
-    period = config.global_every or 1
-    return tuple(everywhere if n % period == 0 else local for n in range(config.num_layers))
+    local = LayerKind(config.window, config.local_rotary_theta or config.rotary_theta, config.rope_scaling_local)
+    others = LayerKind(0 if config.global_every else config.window, config.rotary_theta, rope_is_scaled=True)
+
+    def kind(n: int) -> LayerKind:
+        is_local = config.global_every and n % config.global_every != config.global_offset
+        return dataclasses.replace(
+            local if is_local else others,
+            is_rotary=not (config.nope_every and n % config.nope_every == config.nope_offset),
+            has_first_norm=config.first_norm or n > 0,
+        )
+
+    return tuple(kind(n) for n in range(config.num_layers))
 
 
 def distinct_kinds(pattern: tuple[LayerKind, ...]) -> tuple[LayerKind, ...]:
@@ -64,7 +76,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention (only if `cross` is true) and an MLP, each in a residual branch."""
+    """Self-attention, cross-attention (only if `cross` is true) and an MLP, each in a residual branch.
+
+    model.norm_position determines whether the input of a branch, its output or the residual sum is normalised.
+    """
 
     config: ModelConfig
     cross: bool = False
@@ -74,27 +89,33 @@ class Block(nn.Module):
         self, x_BLD: Array, cache: LayerCache | None, context: AttentionContext, kind: Array | int
     ) -> WithCache:
         config, context = self.config, context.of_kind(kind)
-        dropout, pre = nn.Dropout(config.dropout, deterministic=not context.train), config.norm_position == "pre"
+        dropout = nn.Dropout(config.dropout, deterministic=not context.train)
         branches: dict[str, nn.Module] = {"attention": Attention(config, name="attention")}
         if self.cross:
             branches["cross_attention"] = Attention(config, cross=True, name="cross_attention")
         branches["mlp"] = Mlp(config, name="mlp")
 
         x_BLD = nn.with_logical_constraint(x_BLD, ("batch", "length", "activation"))
+        normalized, (view,) = NORM_POSITIONS[config.norm_position], context.views
+
+        def norm(name: str, x_BLD: Array, applies: bool) -> Array:
+            return Norm(config, name=name)(x_BLD) if applies else x_BLD
+
         for name, branch in branches.items():
-            norm = Norm(config, name=f"{name}_norm")
-            y_BLD = norm(x_BLD) if pre else x_BLD
+            y_BLD = norm(f"{name}_norm", x_BLD, normalized.inputs)
+            if name == "attention" and view.skips_first_norm is not None:
+                y_BLD = jnp.where(view.skips_first_norm, x_BLD, y_BLD)
             if name == "mlp":
                 y_BLD = branch(y_BLD)
             else:
                 y_BLD, cache = branch(y_BLD, context, cache)
-            x_BLD = x_BLD + dropout(y_BLD)
-            x_BLD = x_BLD if pre else norm(x_BLD)
+            y_BLD = norm(f"{name}_output_norm", y_BLD, normalized.outputs)
+            x_BLD = norm(f"{name}_norm", x_BLD + dropout(y_BLD), normalized.sums)
         return x_BLD, cache
 
 
 class Stack(nn.Module):
-    """The N blocks of a tower."""
+    """The N blocks of a tower, or one block that is applied N times."""
 
     config: ModelConfig
     cross: bool = False
@@ -113,20 +134,24 @@ class Stack(nn.Module):
         if config.remat != "none":
             # In a scan, XLA cannot merge recomputation with the forward pass, so no costly guard against it is needed.
             block = nn.remat(Block, policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers)
+        shared = config.share_layers
         if config.scan_layers:
             scanned = nn.scan(
                 block,
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": True},
+                variable_axes={} if shared else {"params": 0},
+                variable_broadcast="params" if shared else False,
+                split_rngs={"params": not shared, "dropout": True},
                 in_axes=(0, nn.broadcast, 0),
                 out_axes=0,
                 length=config.num_layers,
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )
-            return scanned(config, self.cross, name=STACK_NAME)(x_BLD, layers, context, jnp.array(kinds))
+            name = SHARED_NAME if shared else STACK_NAME
+            return scanned(config, self.cross, name=name)(x_BLD, layers, context, jnp.array(kinds))
         new_layers = []
         for n, kind in enumerate(kinds):
-            one = block(config, self.cross, name=f"{LAYER_PREFIX}{n}")
+            if n == 0 or not shared:
+                one = block(config, self.cross, name=SHARED_NAME if shared else f"{LAYER_PREFIX}{n}")
             x_BLD, cache = one(x_BLD, None if layers is None else layers[n], context, kind)
             new_layers.append(cache)
         return x_BLD, None if layers is None else tuple(new_layers)

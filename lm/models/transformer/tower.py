@@ -11,11 +11,11 @@ import numpy as np
 
 from lm.batch import Array, Batch, Source
 from lm.config import ModelConfig
-from lm.models.layers import Embedding, Norm
+from lm.models.layers import NORM_POSITIONS, Embedding, Norm, projection
 from lm.models.transformer.attention import AttentionContext, Memory, View, attention_mask
 from lm.models.transformer.attention_kernels import kernel_for_call
 from lm.models.transformer.cache import Cache
-from lm.models.transformer.positions import RelativeBias, rotary, sinusoidal
+from lm.models.transformer.positions import RelativeBias, no_rotation, rotary, sinusoidal_positions
 from lm.models.transformer.stack import Stack, distinct_kinds, layer_pattern
 
 RECORD = "intermediates"  # the Flax collection that records vectors if the caller makes the collection mutable
@@ -37,24 +37,31 @@ class Tower(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x_BLD: Array,
+        x_BLE: Array,
         tokens: Batch | Source,
         train: bool,
         cache: Cache | None = None,
         memory: Memory | None = None,
     ) -> tuple[Array, Cache | None]:
-        """Returns the output of the last layer, (B, L, D), and the updated cache."""
+        """Returns the output of the last layer, (B, L, D), and the updated cache.
+
+        Args:
+            x_BLE: the token embeddings, with the embeddings of token types added.
+        """
         config, positions_BL, segments_BL = self.config, tokens.positions, tokens.segments
-        if config.scale_embeddings:
-            x_BLD = x_BLD * jnp.asarray(math.sqrt(config.d_model), config.dtype)
+        if config.embedding_scale != 1.0:
+            x_BLE = x_BLE * jnp.asarray(config.embedding_scale or math.sqrt(config.d_model), config.dtype)
         if config.positions == "learned":
             table = Embedding(config.max_length, config, ("positions", "embed"), name="position_embedding")
-            x_BLD = x_BLD + table(positions_BL)
+            x_BLE = x_BLE + table(positions_BL)
         elif config.positions == "sinusoidal":
-            x_BLD = x_BLD + sinusoidal(positions_BL, config.d_model).astype(config.dtype)
+            x_BLE = x_BLE + sinusoidal_positions(config, positions_BL).astype(config.dtype)
         if config.norm_embeddings:
-            x_BLD = Norm(config, name="embedding_norm")(x_BLD)
-        x_BLD = nn.Dropout(config.dropout, deterministic=not train)(x_BLD)
+            x_BLE = Norm(config, name="embedding_norm")(x_BLE)
+        x_BLD = nn.Dropout(config.dropout, deterministic=not train)(x_BLE)
+        if config.embedding_width:
+            widths, axes = ((config.embedding_width,), (config.d_model,)), ("embed", "activation")
+            x_BLD = projection(config, "embedding_projection", *widths, axes, use_bias=True)(x_BLD)
         self.sow(RECORD, EMBEDDED, x_BLD)  # recorded only for `token_vectors`
 
         key_positions_BS, key_segments_BS = positions_BL, segments_BL
@@ -64,13 +71,18 @@ class Tower(nn.Module):
         kernel = kernel_for_call(self.kernel, positions_BL.shape[1], cached=cache is not None)
         kinds, views = distinct_kinds(layer_pattern(config)), []
         for kind in kinds:
-            mask_BLS = rotation = None
+            mask_BLS = rotation = skips = None
             if kernel == "xla":
                 keys = key_positions_BS, key_segments_BS
                 mask_BLS = attention_mask(positions_BL, segments_BL, *keys, causal=self.causal, window=kind.window)
-            if config.positions == "rotary":
-                rotation = rotary(positions_BL, config.head_dim, kind.rotary_theta)
-            views.append(View(mask_BLS, rotation))
+            if config.positions == "rotary" and kind.is_rotary:
+                scaled_by = config if kind.rope_is_scaled else None
+                rotation = rotary(positions_BL, config.head_dim, kind.rotary_theta, scaled_by)
+            elif config.positions == "rotary":
+                rotation = no_rotation(positions_BL, config.head_dim)
+            if not config.first_norm:
+                skips = jnp.asarray(not kind.has_first_norm)
+            views.append(View(mask_BLS, rotation, skips))
         bias_BHLS = None
         if config.positions == "relative":
             relative = positions_BL, key_positions_BS
@@ -90,6 +102,6 @@ class Tower(nn.Module):
         )
         x_BLD, layers = self.stack(x_BLD, None if cache is None else cache.layers, context)
         self.sow(RECORD, LAST_BLOCK, x_BLD)
-        if config.norm_position == "pre":
+        if not NORM_POSITIONS[config.norm_position].sums:
             x_BLD = Norm(config, name="final_norm")(x_BLD)
         return x_BLD, None if cache is None else dataclasses.replace(cache, layers=layers, segments=key_segments_BS)

@@ -141,6 +141,14 @@ def _with_paired_texts(batch: Batch) -> Batch:
     return dataclasses.replace(batch, **vars(both), types=None, source=None)
 
 
+def shifted_right(tokens_BL: Array, segments_BL: Array) -> Array:
+    """Returns each text shifted right by one token. Its last token, normally EOS, moves to its start."""
+    same_BLS = same_segment(segments_BL, segments_BL)
+    last_BL = tokens_BL.shape[1] - 1 - jnp.argmax(same_BLS[:, :, ::-1], axis=-1)
+    starts_BL = jnp.pad(segments_BL, ((0, 0), (1, 0)))[:, :-1] != segments_BL
+    return jnp.where(starts_BL, jnp.take_along_axis(tokens_BL, last_BL, axis=1), jnp.roll(tokens_BL, 1, axis=1))
+
+
 class Decoder(OneTower):
     """A decoder-only Transformer (GPT-2, Llama): each token attends to itself and earlier tokens."""
 
@@ -157,7 +165,7 @@ class EncoderDecoder(Transformer):
     """An encoder-decoder Transformer (Vaswani 2017, T5, BART).
 
     A batch has a source only if the head predicts text. If the head does not predict text, the encoder and the decoder
-    read the same text, as in BART.
+    read the same text. With model.shift_decoder, the decoder reads the text shifted right, as in BART.
     """
 
     def setup(self) -> None:
@@ -196,7 +204,10 @@ class EncoderDecoder(Transformer):
             rows_per_source = batch.shape[0] // cache.source_segments.shape[0]
             source_segments = jnp.repeat(cache.source_segments, rows_per_source, axis=0)
         memory = Memory(x=x_source, mask=same_segment(batch.segments, source_segments))
-        x_BLD, cache = self.decoder(self.token_embedding(batch.tokens), batch, train, cache, memory)
+        tokens_BL = batch.tokens
+        if self.config.shift_decoder and not self.reads_source:
+            tokens_BL = shifted_right(tokens_BL, batch.segments)
+        x_BLD, cache = self.decoder(self.token_embedding(tokens_BL), batch, train, cache, memory)
         output = self.head(self.config, self.token_embedding, x_BLD, batch, train, DROPOUT_ALONE)
         return dataclasses.replace(output, cache=cache)
 

@@ -1,0 +1,38 @@
+"""Settings of the training task and its loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lm.config.schema import option
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Settings of the training task and its loss. The plain cross-entropy is always reported as well."""
+
+    name: str = option("causal", registry="lm.tasks.TASKS", affects="shapes")
+    """Training task."""
+    noise_density: float = option(0.15, minimum=0.01, maximum=0.9, affects="batches")
+    """Fraction of tokens that are masked, for objective.name='span_corruption', 'infilling' or 'masked'."""
+    mean_span_length: float = option(3.0, minimum=1.0, affects="batches")
+    """Mean length of a masked span, in tokens, for objective.name='span_corruption' or 'infilling'."""
+    permute_sentences: bool = option(False, affects="batches")
+    """Shuffle the sentences of the source, as BART does (objective.name='infilling' only)."""
+    whole_words: bool = option(False, affects="batches")
+    """Mask only whole words (objective.name='masked' only)."""
+    next_sentence: bool = option(False, affects="batches")
+    """Join two texts and also predict whether the second follows the first (objective.name='masked' only)."""
+    class_weights: tuple[float, ...] = ()
+    """Loss weight of each label, in the order of data.labels, for objective.name='classification' or 'tagging'."""
+    balance_classes: bool = False
+    """Weight each label inversely to its frequency (objective.name='classification' only)."""
+    temperature: float = option(0.05, minimum=0.001)
+    """Temperature by which the similarities are divided (objective.name='contrastive' only)."""
+    label_smoothing: float = option(0.0, minimum=0.0, maximum=0.9)
+    """Probability mass that is moved from the target class to the classes selected by label_smoothing_over."""
+    label_smoothing_over: str = option("vocabulary", choices=("vocabulary", "others"), needs=("label_smoothing",))
+    """Classes that share the smoothed probability mass. 'vocabulary' selects all V entries of the vocabulary (Szegedy
+    2016, Hugging Face); 'others' selects the V - 1 entries other than the target (fairseq)."""
+    z_loss: float = option(0.0, minimum=0.0)
+    """Weight of the log(Z)^2 penalty, which keeps logits small (PaLM: 1e-4)."""

@@ -1,0 +1,147 @@
+"""Imports and exports published models in the format of Hugging Face.
+
+python -m lm.hf import --model=DIR --workdir=runs/bert          a folder, or organisation/name@revision on the hub
+python -m lm.hf export --workdir=runs/bert --out=exported       a run directory that was imported or trained here
+python -m lm.hf inspect --model=DIR                             what it is, and what would be refused
+python -m lm.hf check --model=DIR                               compares with `transformers`, where that is installed
+
+An imported model is a run directory, which eval.py, lm.generate, lm.predict, lm.data.show and config.init_from use like
+any other. Whatever our models cannot express is refused by the name of the field or tensor. Exporting an imported model
+gives the original tensors to the bit.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from lm.config import Config
+from lm.config.command import DONE, define_path, run
+from lm.data.tokenizing.base import Tokenizer
+from lm.errors import USER_ERROR, UserError
+from lm.files import expanded
+from lm.huggingface.checking import lines_of_comparison
+from lm.huggingface.exporting import DTYPES, Original, export
+from lm.huggingface.folder import open_folder
+from lm.huggingface.importing import describe, import_folder
+from lm.huggingface.inspecting import lines_about
+from lm.huggingface.provenance import provenance_of
+from lm.huggingface.recognising import recognise
+from lm.huggingface.writing import check_out
+from lm.runs.directory import RunDirectory
+from lm.runs.prepare import load_tokenizers
+
+FLAGS = flags.FLAGS
+arguments: list[str] = []  # the command, taken from the command line
+NEEDED = {
+    "import": ("model", "workdir"),
+    "export": ("workdir", "out"),
+    "inspect": ("model",),
+    "check": ("model",),
+}
+COMMANDS = tuple(NEEDED)
+
+
+def define_flags() -> None:
+    define_path("model", "Folder or GGUF file with the published model, or its name on the hub.")
+    define_path("workdir", "Run directory: the one to create (import), or the one to export.")
+    define_path("out", "export: folder to create.")
+    flags.DEFINE_string("family", "", "import: family of the model, if config.json does not name it.")
+    flags.DEFINE_integer("max_length", 0, "import: number of positions; 0 means those of the model.", lower_bound=0)
+    flags.DEFINE_enum(
+        "dtype",
+        None,
+        list(DTYPES),
+        "import: data type of the computation (default float32). export: data type of the tensors (default: that of "
+        "the imported file, or float32).",
+    )
+    flags.DEFINE_string("checkpoint", "best", "export: best, last or a step number.")
+    flags.DEFINE_integer(
+        "average", 1, "export: average this many checkpoints, ending with --checkpoint.", lower_bound=1
+    )
+    flags.DEFINE_float("max_shard_gb", 5.0, "export: maximum size of a file with tensors, in GB.", lower_bound=0.001)
+
+
+def main() -> int:
+    if not arguments:
+        raise UserError(f"name a command: python -m lm.hf {'|'.join(COMMANDS)} --model=... (see --help).")
+    (command,) = arguments
+    for name in NEEDED[command]:
+        if FLAGS[name].value is None:
+            raise UserError(f"--{name} is missing; `lm.hf {command}` needs --{' and --'.join(NEEDED[command])}.")
+    return {"import": import_model, "export": export_run, "inspect": inspect, "check": check}[command]()
+
+
+def inspect() -> int:
+    for line in lines_about(open_folder(FLAGS.model), FLAGS.family):
+        print(line)
+    return DONE
+
+
+def check() -> int:
+    agree = True
+    for line, same in lines_of_comparison(open_folder(FLAGS.model), FLAGS.family):
+        print(line if same else f"{line}   DIFFERENT")
+        agree &= same
+    return DONE if agree else USER_ERROR
+
+
+def import_model() -> int:
+    if FLAGS.dtype == "float16":
+        raise UserError("--dtype=float16: our models compute in float32 or bfloat16; choose one of them.")
+    folder = open_folder(FLAGS.model)
+    published = recognise(folder, FLAGS.family, FLAGS.max_length, FLAGS.dtype or "float32")
+    import_folder(folder, published, expanded(FLAGS.workdir))
+    print(f"written: {FLAGS.workdir}, {describe(published)}")
+    return DONE
+
+
+def export_run() -> int:
+    out = expanded(FLAGS.out)
+    check_out(out)
+    directory = RunDirectory.existing(Path(FLAGS.workdir))
+    config = directory.load_config()
+    ema = config.optimizer.ema_decay > 0
+    step = {"best": "best", "last": None}.get(FLAGS.checkpoint, FLAGS.checkpoint)
+    if isinstance(step, str) and step != "best":
+        if not step.isdecimal():
+            raise UserError(f"--checkpoint={step}: choose best, last or a step number.")
+        step = int(step)
+    with directory.open_checkpoints(config) as checkpoints:
+        if FLAGS.average > 1:
+            last = step if isinstance(step, int) else None
+            params, _ = checkpoints.average_params(FLAGS.average, last=last, ema=ema)
+        else:
+            params, _ = checkpoints.restore_params(None, step, ema=ema)
+    found = provenance_of(directory.root, config, lambda root: RunDirectory(root).load_config())
+    original = Original.read(found) if found else None
+    architecture = export(
+        params,
+        config,
+        out,
+        original,
+        special_ids=special_ids(config, load_tokenizers(config, directory.root).target),
+        dtype=FLAGS.dtype or "",
+        max_shard_bytes=int(FLAGS.max_shard_gb * 1e9),
+    )
+    print(f"written: {FLAGS.out}, {architecture}")
+    return DONE
+
+
+def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int]:
+    """Returns the fields of config.json that name special tokens."""
+    ids = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    if tokenizer.bos_id is not None:
+        ids["bos_token_id"] = tokenizer.bos_id
+    if config.model.family == "encoder_decoder":
+        ids["decoder_start_token_id"] = tokenizer.decoder_start_id
+    return ids
+
+
+if __name__ == "__main__":
+    define_flags()
+    if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
+        arguments.append(sys.argv.pop(1))
+    run(main)

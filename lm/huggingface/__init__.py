@@ -1,0 +1,14 @@
+"""Published weights and tokenizers in the formats of Hugging Face, in and out.
+
+    folder.py, writing.py    the files of a folder: config.json, tensors, shards
+    families/                one short declarative file per family of models: fields, names, heads
+    fields.py                the fields of config.json <-> ModelConfig
+    names.py                 tensor names and layouts <-> the parameter tree
+    recognising.py           which family, head, settings and tensors a folder has
+    importing.py             a folder -> a run directory
+    exporting.py             a run directory -> a folder
+    inspecting.py            what a folder holds, and what an import would refuse, without loading weights
+    checking.py              a folder against the same model in `transformers`
+
+Nothing is approximated: a field or tensor that our models cannot express is refused by its name.
+"""

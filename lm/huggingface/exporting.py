@@ -1,0 +1,262 @@
+"""Exports a run: its model becomes a folder of Hugging Face, which `transformers` and others load.
+
+A run that was imported, or initialised from one that was, gets back the names, dtypes, other files and all fields of
+config.json that training has not changed. Any other run gets the family whose fields can express its settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from lm.config import Config, ModelConfig
+from lm.config.schema import effect
+from lm.errors import UserError
+from lm.huggingface import provenance
+from lm.huggingface.documents import read_object
+from lm.huggingface.families import FAMILIES
+from lm.huggingface.families.family import Family, Head, convention
+from lm.huggingface.fields import Values, read_settings, write_values
+from lm.huggingface.folder import CONFIG, GENERATION_CONFIG, other_files
+from lm.huggingface.names import Entry, Slot, entries_of
+from lm.huggingface.provenance import Record
+from lm.huggingface.recognising import labels_of, names_for
+from lm.huggingface.weights import TensorInfo
+from lm.huggingface.writing import MAX_SHARD_BYTES, write_folder
+
+DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+DTYPE_FIELDS = ("dtype", "torch_dtype")  # the spellings of `transformers` 5 and 4
+
+
+@dataclass(frozen=True)
+class Original:
+    """The folder from which a run was imported."""
+
+    directory: Path
+    record: Record
+    config: Values
+    generation_config: Values | None
+
+    @classmethod
+    def read(cls, directory: Path) -> Original:
+        files = directory / provenance.FILES
+        generation = files / GENERATION_CONFIG
+        return cls(
+            directory,
+            Record.read(directory),
+            read_object(files / CONFIG),
+            read_object(generation) if generation.exists() else None,
+        )
+
+
+def export(
+    params: Mapping[str, Any],
+    config: Config,
+    out: Path,
+    original: Original | None = None,
+    tokenizer_files: Mapping[str, Path | bytes] | None = None,
+    special_ids: Mapping[str, int] | None = None,
+    dtype: str = "",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> str:
+    """Writes a folder. Returns the name of the class in `transformers`.
+
+    Args:
+        params: the parameters, stacked or not.
+        original: the folder from which the run was imported, if it was.
+        tokenizer_files: the files of the tokenizer, for a run that was not imported.
+        special_ids: fields of config.json such as pad_token_id, for a run that was not imported.
+        dtype: a key of DTYPES; if empty, the dtypes of the original, or float32.
+
+    Raises UserError, naming the setting, if no family can express the model.
+    """
+    family, architecture = choose_class(config, original)
+    head = family.heads[architecture]
+    entries = entries_of(names_for(family, config.model, head), params, family.unstored)
+    same_class = original is not None and original.record.architecture == architecture
+    carried = provenance.read_carried(original.directory) if original else {}
+    plan: dict[str, tuple[Entry | np.ndarray, TensorInfo]] = {}
+    for entry in entries:
+        kept = original.record.names.get(entry.name) if original else None
+        names = kept if kept and same_class else (entry.name,)
+        unused = carried.get(entry.name)
+        shape = entry.shape
+        if unused is not None:
+            shape = (entry.slots[0].shape[0] + len(unused), *shape[1:])
+        for name in names:
+            plan[name] = entry, TensorInfo(shape, _dtype_of(original, kept, dtype))
+    if same_class and original:
+        known = {entry.name for entry in entries}
+        for name, array in carried.items():
+            if name not in known:
+                plan[name] = array, TensorInfo(array.shape, DTYPES[dtype] if dtype else array.dtype)
+    if not same_class:
+        for name, array in family.computed(config.model).items():
+            plan[name] = array, TensorInfo(array.shape, DTYPES[dtype or "float32"])
+    files: Mapping[str, Path | bytes] = tokenizer_files or {}
+    if original:
+        files = {**other_files(original.directory / provenance.FILES), **files}
+    write_folder(
+        out,
+        config={
+            **({} if original else special_ids or {}),
+            **config_json(family, architecture, config, original, dtype),
+        },
+        generation_config=original.generation_config if original else None,
+        tensors={name: info for name, (_, info) in plan.items()},
+        arrays=_arrays(params, plan, carried),
+        files=files,
+        max_shard_bytes=max_shard_bytes,
+    )
+    return architecture
+
+
+def _dtype_of(original: Original | None, kept: tuple[str, ...] | None, dtype: str) -> np.dtype:
+    if dtype:
+        return DTYPES[dtype]
+    if original is None:
+        return DTYPES["float32"]
+    dtypes = original.record.dtypes
+    if kept:
+        return dtypes[kept[0]]
+    return max(set(dtypes.values()), key=list(dtypes.values()).count)  # of a new head
+
+
+def _arrays(
+    params: Mapping[str, Any],
+    plan: Mapping[str, tuple[Entry | np.ndarray, TensorInfo]],
+    carried: Mapping[str, np.ndarray],
+) -> Iterator[tuple[str, np.ndarray]]:
+    leaves = flatten_dict(params)
+
+    def values(slot: Slot) -> np.ndarray:
+        leaf = leaves[slot.path]
+        return np.asarray(leaf if slot.layer is None else leaf[slot.layer])
+
+    for name, (entry, info) in plan.items():
+        if isinstance(entry, Entry):
+            # Each part is converted on its own, so that no more than one tensor is held in float32.
+            parts = [values(slot).astype(info.dtype) for slot in entry.slots]
+            unused = carried.get(entry.name)
+            yield name, entry.join(parts, None if unused is None else unused.astype(info.dtype))
+        else:
+            yield name, entry.astype(info.dtype)
+
+
+# --- the class and its config.json ----------------------------------------------------------------------------
+
+
+def choose_class(config: Config, original: Original | None) -> tuple[Family, str]:
+    """Returns the family and the class for a model. Raises UserError, naming a setting, if there is none."""
+    if original is not None:
+        family = FAMILIES[original.record.family]
+        problem = mismatch(family, config.model, original.config)
+        if problem:
+            raise UserError(f"{family.name} models cannot express {problem}; restore this setting.")
+        return family, class_in(family, config, original.record.architecture)
+    problems = {}
+    for family in FAMILIES.values():
+        if family.settings.get("family") == config.model.family:
+            problem = mismatch(family, config.model, {})
+            if not problem:
+                return family, class_in(family, config, "")
+            problems[family.name] = problem
+    listed = "; ".join(f"{name} lacks {problem}" for name, problem in problems.items())
+    raise UserError(f"no family of published models can express this model ({listed}).")
+
+
+def mismatch(family: Family, model: ModelConfig, original: Values) -> str:
+    """Returns a setting of the model that a family cannot express, as "setting=value", or "" if there is none."""
+    values = write_values(family.fields, model, original, None)
+    try:
+        settings = {**family.settings, **read_settings(family.fields, family.neutral, values, family.name)}
+    except UserError as error:
+        return str(error)
+    found = resolved(settings)
+    free = {"tie_embeddings", "max_length", "vocab_multiple", "pooling", *family.free} | {
+        name for head in family.heads.values() for name in head.settings
+    }
+    for spec in dataclasses.fields(ModelConfig):
+        if effect(Config, f"model.{spec.name}") not in ("function", "shapes") or spec.name in free:
+            continue
+        ours = getattr(model, spec.name)
+        if spec.name != "dtype" and getattr(found, spec.name) != ours:
+            return f"model.{spec.name}={ours!r}"
+    return ""
+
+
+def resolved(settings: Mapping[str, Any]) -> ModelConfig:
+    """Returns the model config with the derived values filled in."""
+    model = {"max_length": 16, **settings}
+    values = {"model": model, "data": {"sequence_length": 8}}
+    if model.get("family") == "encoder_decoder":
+        values["objective"] = {"name": "seq2seq"}
+    elif model.get("family") == "encoder":
+        values["objective"] = {"name": "contrastive"}
+    return Config.from_dict(values, reset_unread=True).model
+
+
+def class_in(family: Family, config: Config, preferred: str) -> str:
+    """Returns the class of the family with the head of the run's task. Raises UserError if there is none."""
+    objective = convention(config.objective.name).heads or config.objective.name
+    candidates = {name: head for name, head in family.heads.items() if head.objective == objective}
+
+    def fits(head: Head) -> bool:
+        for settings, section in (("settings", config.model), ("objective_settings", config.objective)):
+            own = getattr(head, settings)
+            for key in {key for each in candidates.values() for key in getattr(each, settings)} - {"pooling"}:
+                if getattr(section, key) != own.get(key, getattr(type(section)(), key)):
+                    return False
+        return True
+
+    fitting = [name for name, head in candidates.items() if fits(head)]
+    if not fitting:
+        needed = {
+            f"{section}.{key}={value!r}"
+            for head in candidates.values()
+            for section, own in (("model", head.settings), ("objective", head.objective_settings))
+            for key, value in own.items()
+            if getattr(getattr(config, section), key) != value
+        }
+        reason = f"needs {', '.join(sorted(needed))}" if needed else "does not exist there"
+        raise UserError(
+            f"there is no class to export to: a {family.name} model for objective.name={config.objective.name} "
+            f"{reason}."
+        )
+    return preferred if preferred in fitting else fitting[0]
+
+
+def config_json(family: Family, architecture: str, config: Config, original: Original | None, dtype: str) -> Values:
+    """Returns the content of config.json: that of the original with what has changed, or a new one."""
+    before = None
+    if original:
+        settings = {**family.settings, **read_settings(family.fields, family.neutral, original.config, "config.json")}
+        before = dataclasses.replace(resolved(settings), max_length=settings.get("max_length", config.model.max_length))
+    model = config.model
+    if before is not None and model.max_length < before.max_length:
+        model = dataclasses.replace(model, max_length=before.max_length)  # imported with fewer positions
+    values = write_values(family.fields, model, original.config if original else {}, before)
+    values.setdefault("model_type", family.model_types[0])
+    if not original or original.record.architecture != architecture:
+        values["architectures"] = [architecture]
+    if bool(values.get("tie_word_embeddings", family.tie_default)) != model.tie_embeddings:
+        values["tie_word_embeddings"] = model.tie_embeddings
+    described = convention(config.objective.name)
+    if described.labels:
+        labels = config.data.labels or ("LABEL_0",)
+        if labels_of(values) != labels:
+            values["id2label"] = {str(number): label for number, label in enumerate(labels)}
+            values["label2id"] = {label: number for number, label in enumerate(labels)}
+            values.pop("num_labels", None)
+        if described.problem_type and (not original or values.get("problem_type")):
+            values["problem_type"] = described.problem_type
+    if dtype or not original:
+        values |= dict.fromkeys(DTYPE_FIELDS, dtype or "float32")
+    return values

@@ -1,0 +1,191 @@
+"""Builds tokenizer.json and tokenizer_config.json from the metadata of a GGUF file.
+
+llama.cpp names the rules that divide a text before the merges (`tokenizer.ggml.pre`) instead of storing them. The
+names of which the rules are known here are in PRE_TOKENIZERS; all others are refused, because wrong rules would give
+other tokens without an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lm.errors import UserError
+
+UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # tokenizer.ggml.token_type
+PREFIX = "tokenizer.ggml."
+SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # the names in transformers and GGUF
+CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+WORDS = rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|%s| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def byte_level(use_regex: bool) -> dict[str, Any]:
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
+
+
+def split(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+# Maps tokenizer.ggml.pre to the pre-tokenizers, the normalizer, and whether a whole word that is a token skips merges.
+PRE_TOKENIZERS: dict[str, tuple[list[dict[str, Any]], dict[str, str] | None, bool]] = {
+    "gpt-2": ([byte_level(True)], None, False),
+    "smollm": ([{"type": "Digits", "individual_digits": True}, byte_level(True)], None, False),
+    "llama-bpe": ([split(WORDS % r"\p{N}{1,3}"), byte_level(False)], None, True),
+    "qwen2": ([split(WORDS % r"\p{N}"), byte_level(False)], {"type": "NFC"}, False),
+}
+
+
+def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
+    """Returns the content of tokenizer.json and tokenizer_config.json, or nothing if there is no tokenizer.
+
+    Raises UserError if the tokenizer is of an unknown kind.
+    """
+    kind = metadata.get(f"{PREFIX}model")
+    if kind is None:
+        return {}
+    tokens, types = metadata.get(f"{PREFIX}tokens", []), metadata.get(f"{PREFIX}token_type", [])
+    if not tokens or not isinstance(tokens[0], str) or len(types) != len(tokens):
+        raise UserError(f"{where}: the tokenizer has no tokens, or not one type for each.")
+    for name in (*SPECIAL.values(), "eot"):
+        token = metadata.get(f"{PREFIX}{name}_token_id", 0)
+        if type(token) is not int or not 0 <= token < len(tokens):
+            raise UserError(f"{where}: {PREFIX}{name}_token_id={token!r:.40} is no token.")
+    if kind == "gpt2":
+        parts = _byte_pairs(metadata, where)
+    elif kind == "llama":
+        parts = _sentencepiece(metadata, where)
+    else:
+        raise UserError(f"{where}: the kind of tokenizer {kind!r:.40} is not supported (gpt2 and llama are).")
+    added = [
+        {
+            "id": token,
+            "content": content,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": types[token] != USER_DEFINED,
+        }
+        for token, content in enumerate(tokens)
+        if types[token] in (CONTROL, USER_DEFINED) or (types[token] == UNKNOWN and kind == "llama")
+    ]
+    bos = metadata.get(f"{PREFIX}bos_token_id")
+    adds_bos = metadata.get(f"{PREFIX}add_bos_token", kind == "llama")
+    tokenizer = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        **parts,
+        "post_processor": _template(tokens[bos], bos) if adds_bos and bos is not None else None,
+    }
+    names = {f"{name}_token": metadata.get(f"{PREFIX}{key}_token_id") for name, key in SPECIAL.items()}
+    config: dict[str, Any] = {name: tokens[token] for name, token in names.items() if token is not None}
+    config |= {
+        "add_bos_token": bool(adds_bos),
+        "clean_up_tokenization_spaces": False,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    if template := metadata.get("tokenizer.chat_template"):
+        config["chat_template"] = template
+    return {"tokenizer.json": _encoded(tokenizer), "tokenizer_config.json": _encoded(config)}
+
+
+def special_ids(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of special tokens in config.json. Several tokens may end a text."""
+    ids = {f"{name}_token_id": metadata.get(f"{PREFIX}{SPECIAL[name]}_token_id") for name in ("bos", "eos", "pad")}
+    found: dict[str, Any] = {name: token for name, token in ids.items() if token is not None}
+    turn = metadata.get(f"{PREFIX}eot_token_id")  # the end of a turn in a chat
+    if turn is not None and turn != found.get("eos_token_id", turn):
+        found["eos_token_id"] = [found["eos_token_id"], turn]
+    return found
+
+
+def _byte_pairs(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Returns the parts of tokenizer.json for byte-level BPE with its merges."""
+    pre = metadata.get(f"{PREFIX}pre")
+    if pre not in PRE_TOKENIZERS:
+        known = ", ".join(PRE_TOKENIZERS)
+        raise UserError(f"{where}: the pre-tokenizer {pre!r:.40} is not supported in GGUF ({known} are).")
+    steps, normalizer, ignore_merges = PRE_TOKENIZERS[pre]
+    merges = [str(merge).split(" ") for merge in metadata.get(f"{PREFIX}merges", ())]
+    if any(len(merge) != 2 for merge in merges):
+        raise UserError(f"{where}: the tokenizer joins something else than two tokens; its merges are damaged.")
+    return {
+        "normalizer": normalizer,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps} if len(steps) > 1 else steps[0],
+        "decoder": byte_level(True),
+        "model": _model(metadata[f"{PREFIX}tokens"], merges, ignore_merges=ignore_merges),
+    }
+
+
+def _sentencepiece(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Returns the parts of tokenizer.json for SentencePiece's BPE, whose merges follow from the scores."""
+    tokens, scores = metadata[f"{PREFIX}tokens"], metadata.get(f"{PREFIX}scores", [])
+    if len(scores) != len(tokens):
+        raise UserError(f"{where}: the tokenizer has not one score for each token.")
+    space = "\u2581"
+    prefix = metadata.get(f"{PREFIX}add_space_prefix", True)
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": space}
+    before = [{"type": "Prepend", "prepend": space}] if prefix else []
+    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
+    decoders = [
+        {"type": "Replace", "pattern": {"String": space}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    unknown = metadata.get(f"{PREFIX}unknown_token_id")
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": [*before, replace]},
+        "pre_tokenizer": None,
+        "decoder": {"type": "Sequence", "decoders": [*decoders, *strip]},
+        "model": _model(
+            tokens,
+            list(_merges(tokens, scores)),
+            byte_fallback=True,
+            fuse_unk=True,
+            unk_token=None if unknown is None else tokens[unknown],
+        ),
+    }
+
+
+def _merges(tokens: Sequence[str], scores: Sequence[float]) -> Iterator[list[str]]:
+    """Yields all pairs of tokens that form a token, the token with the highest score first."""
+    ids = {token: index for index, token in enumerate(tokens)}
+    for index in sorted(range(len(tokens)), key=lambda index: (-scores[index], index)):
+        token = tokens[index]
+        pairs = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
+        known = [pair for pair in pairs if pair[0] in ids and pair[1] in ids]
+        yield from sorted(([*pair] for pair in known), key=lambda pair: (ids[pair[0]], ids[pair[1]]))
+
+
+def _model(tokens: Sequence[str], merges: list[list[str]], **options: Any) -> dict[str, Any]:
+    defaults = {
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+    }
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return {"type": "BPE", **defaults, **options, "vocab": vocabulary, "merges": merges}
+
+
+def _template(token: str, index: int) -> dict[str, Any]:
+    """Returns a post-processor that puts a token in front of each text."""
+    special = {"SpecialToken": {"id": token, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": kind}} for kind, name in enumerate("AB"))
+    return {
+        "type": "TemplateProcessing",
+        "single": [special, first],
+        "pair": [special, first, {"SpecialToken": {"id": token, "type_id": 1}}, second],
+        "special_tokens": {token: {"id": token, "ids": [index], "tokens": [token]}},
+    }
+
+
+def _encoded(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,90 @@
+"""What a run directory keeps of the folder from which it was imported, in `huggingface/`.
+
+files/                 the files that we do not interpret, config.json and generation_config.json, byte for byte
+record.json            the family, the class, and the names and dtypes of the tensors
+carried.safetensors    tensors and rows of tables that the model does not use, for the export
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from lm.config import Config
+from lm.errors import UserError
+from lm.huggingface.documents import read_object
+from lm.huggingface.weights import DTYPES, NAMES, TensorFile, TensorInfo, TensorWriter
+
+DIRECTORY, RECORD, CARRIED, FILES = "huggingface", "record.json", "carried.safetensors", "files"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """How the tensors of an imported folder are named and stored."""
+
+    source: str  # the folder or the name on the hub
+    family: str
+    architecture: str  # the class in `transformers`
+    names: dict[str, tuple[str, ...]]  # the family's name of a tensor -> its names in the folder
+    dtypes: dict[str, np.dtype]  # name in the folder -> dtype
+
+    def write(self, directory: Path) -> None:
+        values = dataclasses.asdict(self) | {"format": FORMAT}
+        values["dtypes"] = {name: NAMES[dtype] for name, dtype in self.dtypes.items()}
+        (directory / RECORD).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, directory: Path) -> Self:
+        """Raises UserError if the record is damaged."""
+        values = read_object(directory / RECORD)
+        try:
+            if values.pop("format") != FORMAT:
+                raise UserError(f"{directory / RECORD} was written by another version of this code; use that version.")
+            values["names"] = {name: tuple(each) for name, each in values["names"].items()}
+            values["dtypes"] = {name: DTYPES[dtype] for name, dtype in values["dtypes"].items()}
+            return cls(**values)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{directory / RECORD} is damaged ({error}); import the model again.") from None
+
+
+def write_carried(directory: Path, arrays: dict[str, np.ndarray]) -> None:
+    if not arrays:
+        return
+    infos = {name: TensorInfo(array.shape, array.dtype) for name, array in arrays.items()}
+    writer = TensorWriter(directory / CARRIED, infos)
+    for name, array in arrays.items():
+        writer.write(name, array)
+    writer.close()
+
+
+def read_carried(directory: Path) -> dict[str, np.ndarray]:
+    """Returns the carried tensors, memory-mapped. Raises UserError if the file is damaged."""
+    path = directory / CARRIED
+    if not path.exists():
+        return {}
+    file = TensorFile(path)
+    return {name: file.read(name) for name in file.tensors}
+
+
+def provenance_of(root: Path, config: Config, load: Any) -> Path | None:
+    """Returns the directory that describes the import of a run, or of the run from which it was initialised.
+
+    Args:
+        load: a function from a run directory to its config.
+    """
+    seen: set[Path] = set()
+    while root.resolve() not in seen:
+        seen.add(root.resolve())
+        if (root / DIRECTORY / RECORD).is_file():
+            return root / DIRECTORY
+        if not config.init_from or not Path(config.init_from).is_dir():
+            return None
+        root = Path(config.init_from)
+        config = load(root)
+    return None

@@ -1,0 +1,101 @@
+"""Writes model folders, whole or not at all, one tensor at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm.errors import UserError
+from lm.files import new_directory, remove_leftovers, writing_flag
+from lm.huggingface.base import CONFIG, GENERATION_CONFIG
+from lm.huggingface.folder import INDEX
+from lm.huggingface.weights import TensorInfo, TensorWriter, shard_names, split
+from lm.reporting.progress import counting
+
+MAX_SHARD_BYTES = 5_000_000_000  # as in the transformers library
+
+
+def write_folder(
+    out: Path,
+    *,
+    config: Mapping[str, Any],
+    generation_config: Mapping[str, Any] | None,
+    tensors: Mapping[str, TensorInfo],
+    arrays: Iterable[tuple[str, np.ndarray]],
+    files: Mapping[str, Path | bytes],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Writes a model folder, which must not exist, and which appears only when it is complete.
+
+    Args:
+      out: The folder, the value of the flag --out.
+      config: The content of config.json.
+      generation_config: The content of generation_config.json, or None for no such file.
+      tensors: The shape and dtype of every tensor. Shards follow this order.
+      arrays: The values of every tensor, in any order. Only one array is held at a time.
+      files: Other files by relative name: their content, or a file to copy byte for byte, as in `Folder.other_files`.
+      max_shard_bytes: Size limit of a file; only a single larger tensor exceeds it.
+
+    On a terminal, a progress line is shown. Raises UserError if `out` exists or cannot be written.
+    """
+    check_out(out)
+    with writing_flag("out", out):
+        remove_leftovers(out.parent, out.name)
+    with writing_flag("out", out), new_directory(out) as temporary:
+        write_files(temporary, files)
+        _write_object(temporary / CONFIG, config)
+        if generation_config is not None:
+            _write_object(temporary / GENERATION_CONFIG, generation_config)
+        _write_weights(temporary, tensors, arrays, max_shard_bytes)
+
+
+def write_files(directory: Path, files: Mapping[str, Path | bytes]) -> None:
+    """Writes files by relative name: the given contents, or byte-for-byte copies. Raises OSError."""
+    for name, content in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            shutil.copyfile(content, path)
+
+
+def check_out(out: Path) -> None:
+    """Raises UserError if the folder to create exists already."""
+    if os.path.lexists(out):
+        raise UserError(f"--out={out} already exists; choose a new name.")
+
+
+def _write_weights(
+    folder: Path, tensors: Mapping[str, TensorInfo], arrays: Iterable[tuple[str, np.ndarray]], max_shard_bytes: int
+) -> None:
+    shards = split(tensors, max_shard_bytes)
+    names = shard_names(len(shards))
+    places = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
+    writers: dict[str, TensorWriter] = {}
+    complete = False
+    try:
+        for file, shard in zip(names, shards, strict=True):
+            writers[file] = TensorWriter(folder / file, {name: tensors[name] for name in shard})
+        with counting(len(tensors), "tensors") as report:
+            for number, (name, array) in enumerate(arrays, start=1):
+                writers[places[name]].write(name, array)
+                if report is not None:
+                    report(number, len(tensors))
+        complete = True
+    finally:
+        for writer in writers.values():
+            writer.close(complete=complete)
+    if len(shards) > 1:
+        metadata = {"total_size": sum(info.nbytes for info in tensors.values())}
+        _write_object(folder / INDEX, {"metadata": metadata, "weight_map": dict(sorted(places.items()))})
+
+
+def _write_object(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,160 @@
+"""Every field of config.json is consumed, neutral or refused by name.
+
+Each field of each family is changed. Where the values of `transformers` change, ours change alike, or the import is
+refused with the name of the field; where ours would change, so do those of `transformers`.
+"""
+
+import copy
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+
+from lm.errors import UserError
+from lm.models import build_model
+from lm.models.parameters import unstack_layers
+from tests.huggingface.peers import MODELS, MemoryFolder, batch_of, build, folder_of, imported, padded, stored
+
+QUICK = "gpt2 gemma3 t5 bert".split()
+OTHERS = """
+    llama mistral qwen2 qwen3 gemma gemma2 phi3 olmo2 olmo3 smollm3 mt5 bart mbart pegasus marian m2m_100 roberta
+    xlm_roberta distilbert albert electra modernbert bert_classes modernbert_classes
+""".split()
+WORDS = {
+    "gelu": ["relu", "gelu_new", "silu", "mish"],
+    "gelu_new": ["relu", "gelu", "gelu_10"],
+    "gelu_pytorch_tanh": ["gelu", "silu", "relu2"],
+    "silu": ["gelu", "relu", "gelu_pytorch_tanh"],
+    "swish": ["relu", "quick_gelu"],
+    "relu": ["gelu", "silu", "gated-gelu"],
+    "gated-gelu": ["gated-silu", "gated-relu"],
+    "cls": ["mean"],
+}
+ROPES = [
+    {"rope_type": "linear", "factor": 2.0},
+    {"rope_type": "dynamic", "factor": 2.0},
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8, "truncate": False},
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8, "mscale": 2.0, "mscale_all_dim": 0.5},
+]
+# Lengths and labels of the other tensors, which only change together with them, and bookkeeping.
+SKIPPED = {"architectures", "model_type", "transformers_version", "id2label", "label2id", "dtype", "vocab_size"}
+
+
+def changes(name, value, config):
+    """Returns other values of a field."""
+    if name == "rope_parameters":
+        if "full_attention" in value:
+            theta = {"rope_theta": 7.0}
+            nested = [{**value, kind: {**value[kind], **theta}} for kind in value]
+            return nested + [{**value, "full_attention": {**value["full_attention"], **rope}} for rope in ROPES[:1]]
+        return [{"rope_theta": 7.0, "rope_type": "default"}, *({**value, **rope} for rope in ROPES)]
+    if name == "layer_types":
+        other = {"full_attention": "sliding_attention", "sliding_attention": "full_attention"}
+        return [[other[each] for each in value], [other[value[0]], *value[1:]], value[::-1]]
+    if name == "no_rope_layers":
+        return [[1 - each for each in value], [1] * len(value), [0, *value[1:]]]
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [value + 1, 2 * value + 2]
+    if isinstance(value, float):
+        return [value * 3 + 0.25]
+    if isinstance(value, str):
+        return WORDS.get(value, ["other"])
+    if value is None:
+        return [True, 2, 0.5]
+    return []
+
+
+def variant(kind, values):
+    """Returns a model of `transformers` with these fields, or None if its class refuses them."""
+    cls = getattr(transformers, kind)
+    try:
+        config = cls.config_class(**copy.deepcopy(values))
+        config._attn_implementation = "eager"
+        torch.manual_seed(0)
+        return cls(config).eval()
+    except Exception:
+        return None
+
+
+def eager_outputs(published, params):
+    """Returns the values of `their_outputs` that depend on everything, computed without compiling the whole."""
+    config = dataclasses.replace(published.config.model, scan_layers=False)
+    head = published.model.head
+    model = build_model(config, head.clone(max_masked=0) if hasattr(head, "max_masked") else head, "cpu")
+    found = model.apply({"params": unstack_layers(params)}, batch_of(config.family == "encoder_decoder"))
+    return np.asarray(found.logits)
+
+
+def their_logits(model):
+    (tokens, mask, _), (targets, target_mask, _) = padded()
+    pad = model.config.pad_token_id or 0
+    inputs = {"input_ids": np.where(mask, tokens, pad), "attention_mask": mask}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = np.where(target_mask, targets, pad)
+    with torch.no_grad():
+        return model(**{k: torch.tensor(v.astype(np.int64)) for k, v in inputs.items()}).logits.numpy()
+
+
+def check_change(name, kind, field, value, base, state, before):
+    """Returns how a changed field is treated. `before` holds the values and settings without the change."""
+    values = {**base, field: value}
+    model = variant(kind, values)
+    if model is None:
+        return "impossible"
+    shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    if all(key in state and tuple(state[key].shape) == tuple(shape) for key, shape in shapes.items()):
+        model.load_state_dict({key: torch.tensor(state[key]) for key in shapes})
+    try:
+        theirs = their_logits(model)
+    except Exception:
+        theirs = None
+    changed = theirs is None or theirs.shape != before[0].shape or not np.allclose(theirs, before[0], atol=1e-5)
+    changed |= stored(model).keys() != before[2]
+    config = folder_of(model).config
+    try:
+        published, params = imported(MemoryFolder({**config, field: value}, stored(model)))
+    except UserError as error:
+        assert field in str(error) or any(part in str(error) for part in ("tensor", "config.model", "config.data")), (
+            error
+        )
+        return "refused"
+    if not changed and published.config.model == before[1]:
+        return "neutral"
+    if theirs is None:
+        return "impossible"
+    ours = eager_outputs(published, params)
+    mask = batch_of(published.config.model.family == "encoder_decoder").segments > 0
+    if ours.shape[:2] == theirs.shape[:2]:
+        ours, theirs = ours[np.asarray(mask)], theirs[np.asarray(mask)]
+    else:
+        ours = ours[:, 0] if published.config.model.pooling == "first" else ours[:, -1]
+        if published.config.model.pooling == "mean":
+            ours = eager_outputs(published, params)[:, 0]
+    np.testing.assert_allclose(ours, theirs, atol=2e-4, rtol=0, err_msg=f"{field}={value!r}")
+    return "consumed" if changed else "neutral"
+
+
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in OTHERS)])
+def test_every_field_is_consumed_neutral_or_refused(name):
+    kind, settings = MODELS[name]
+    with jax.default_matmul_precision("highest"):
+        model = build(kind, settings)
+        skipped = {"id2label", "label2id", "dtype", "torch_dtype"}
+        base = {key: each for key, each in model.config.to_dict().items() if key not in skipped}
+        base["num_labels"] = len(model.config.id2label)
+        state = {key: value.numpy() for key, value in model.state_dict().items()}
+        published, _ = imported(folder_of(model))
+        before = their_logits(model), published.config.model, stored(model).keys()
+        found = {}
+        for field in sorted(base.keys() - SKIPPED - {"num_labels"}):
+            for value in changes(field, base[field], model.config):
+                found.setdefault(check_change(name, kind, field, value, base, state, before), set()).add(field)
+    print(name, {verdict: sorted(fields) for verdict, fields in found.items()})
+    assert len(found.get("consumed", ())) >= 3 and len(found.get("neutral", ())) >= 10
