@@ -23,6 +23,7 @@ from lm.runs.prepare import Prepared, prepare
 from lm.tasks import TASKS
 from lm.training.loop import train
 from tests.chats import CONVERSATIONS, NAMES, TEMPLATES, TOOL, assistant, chat_tokenizer, library_tokenizer, user
+from tests.run_helpers import assert_same_run
 
 TASK = TASKS["chat"]
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -45,7 +46,7 @@ def values_of(folder: Path, records: list[dict], template: str = "thinking", **c
     values.train.update(batch_size=8, num_steps=4)
     values.optimizer.update(warmup_steps=0)
     values.eval.update(every_steps=2, prompts=())
-    values.log.tensorboard = False
+    values.log.update(every_steps=1, tensorboard=False)
     values.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
     return values
 
@@ -217,6 +218,20 @@ def sounds(draw: random.Random) -> dict:
     for animal in draw.choices(list(SOUNDS), k=draw.randint(1, 3)):
         messages += [user(f"What does a {animal} say?"), assistant(SOUNDS[animal])]
     return {"messages": messages}
+
+
+@pytest.mark.exhaustive
+def test_stopped_run_continues_to_the_bit(tmp_path, tiny):
+    draw = random.Random(1)
+    values = values_of(
+        tmp_path, [sounds(draw) for _ in range(20)], "thinking", train__num_steps=8, data__cache_dir=str(tiny.cache)
+    )
+    values.update_from_flattened_dict({"optimizer.decay_steps": 8, "checkpoint.every_steps": 4, "eval.every_steps": 4})
+    assert train(Config.from_dict(values.to_dict()), tmp_path / "straight") == 0
+    for steps in (4, 8):
+        values.train.num_steps = steps
+        assert train(Config.from_dict(values.to_dict()), tmp_path / "stopped") == 0
+    assert_same_run(tmp_path / "straight", tmp_path / "stopped")
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,12 @@ def _from_file(cls: type[Tokenizer], config: TokenizerConfig) -> Tokenizer:
     except UserError as error:
         raise UserError(f"{setting}: {error}") from error
     try:
+        if (
+            path.name == cls.file_name
+            and path.with_name(INFO_FILE).is_file()
+            and not (config.bos_token or config.eos_token)
+        ):
+            return load_tokenizer(path.parent)  # the file of a run, whose special tokens are stored beside it
         return cls.load(path, content, config)
     except Exception as error:  # the libraries raise plain Exception and RuntimeError for invalid files
         raise UserError(f"{setting}: {config.path} is not a usable {cls.file_type}: {error}.") from error

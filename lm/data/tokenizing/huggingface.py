@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from lm.config import TokenizerConfig
-from lm.data.tokenizing.base import INFO_FILE, Offsets, Tokenizer
+from lm.data.tokenizing.base import Offsets, Tokenizer
 from lm.data.tokenizing.special_token_files import USUAL_MASK, USUAL_PAD, Files, files_beside, special_tokens
 from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
-from lm.files import parse_json, read_file
+from lm.files import parse_json
 
 MOST_UNUSED_IDS = 100_000  # below the largest one; each id has rows in the embedding and the head
 
@@ -86,11 +86,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, path: Path, content: bytes, config: TokenizerConfig) -> Tokenizer:
-        """Returns the tokenizer of a published folder or of a run directory, with the special tokens stored there."""
-        info = path.with_name(INFO_FILE)
-        if path.name == cls.file_name and info.is_file() and not (config.bos_token or config.eos_token):
-            options = parse_json(read_file(info))["options"]
-            return cls._from_content(content, {name: each for name, each in options.items() if name != "extra_ids"})
+        """Returns the tokenizer of a published folder, with the special tokens of the files beside `path`."""
         return cls.from_files(content, files_beside(path), config.bos_token, config.eos_token)
 
     @classmethod

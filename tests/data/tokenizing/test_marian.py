@@ -84,6 +84,8 @@ def test_saved_tokenizers_are_equal_and_sides_have_different_fingerprints(tmp_pa
     loaded = load_tokenizer(tmp_path / "run")
     assert loaded.special_tokens == target.special_tokens and loaded.fingerprint == target.fingerprint
     assert loaded.for_sources.fingerprint == target.for_sources.fingerprint != target.fingerprint
+    config = TokenizerConfig(kind="marian", path=str(tmp_path / "run" / "marian.json"))
+    assert build_tokenizer(config, []).fingerprint == target.fingerprint, "the file of a run"
     for text in TEXTS:
         assert loaded.encode(text) == target.encode(text)
         assert loaded.for_sources.encode(text) == target.for_sources.encode(text)
