@@ -182,18 +182,25 @@ class CommaSeparated(TabSeparated):
     quotes_are_text = False
 
     def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
-        csv.field_size_limit(self.config.longest_line)  # the default of the csv module is 131,072 characters
         with open_text(path, self.config) as file:
             lines = file.with_ends()
             first = next(lines, "")
             rows = csv.reader(itertools.chain([first], lines), delimiter=self._separator(path, first), strict=True)
             where = f"{path}, line 1"  # where the row begins
             try:
-                for values in rows:
+                while (values := self._next(rows)) is not None:
                     yield values, where
                     where = f"{path}, line {rows.line_num + 1}"
             except csv.Error as error:
                 raise UserError(f"{where}: this is not a valid CSV row ({error}).") from error
+
+    def _next(self, rows: Iterator[list[str]]) -> list[str] | None:
+        """Returns the next row, or None at the end. The csv module has one limit of the length of values for all."""
+        limit = csv.field_size_limit(self.config.longest_line)
+        try:
+            return next(rows, None)
+        finally:
+            csv.field_size_limit(limit)
 
     def _separator(self, path: Path, first: str) -> str:
         if self.config.columns:

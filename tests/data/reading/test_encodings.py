@@ -1,6 +1,7 @@
 """Bytes that are not content never become text: byte-order marks, compressed files, UTF-16, and lone CRs."""
 
 import bz2
+import csv
 import gzip
 import hashlib
 import io
@@ -213,6 +214,7 @@ def test_long_lines_and_documents_are_refused_before_they_fill_the_memory(write,
         ("i.csv", b"text\n" + b'"' + b"ab\n" * 100 + b'"', {"kind": "csv"}, "field larger than field limit (100)"),
     ]:
         assert message in refusal(read, path=write(name, content), longest_line=100, **options), name
+    assert csv.field_size_limit() > 100, "the limit of the csv module, which is global, is restored"
     assert len(read(path=write("j.txt", "ab\n" * 1000), document="line", longest_line=2)) == 1000
     assert (
         read(path=write("k.txt", "ab--" * 1000), document="separator", separator="--", longest_line=70)[:2]
