@@ -1,119 +1,34 @@
-"""GGUF files: settings, names, layouts, quantised tensors and tokenizers, beside files that the gguf package writes."""
+"""GGUF files: settings, names, layouts and quantised tensors, compared with what the gguf package writes."""
 
-import io
 import math
-import string
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
-import tokenizers
 
 from lm.errors import UserError
 from lm.huggingface.folder import open_folder
-from lm.huggingface.gguf_tokenizer import PRE_TOKENIZERS
+from tests.huggingface.gguf_files import (
+    HEAD_DIM,
+    HEADS,
+    HIDDEN,
+    KV_HEADS,
+    LAYERS,
+    ROWS,
+    SETTINGS,
+    WIDTH,
+    tensors_of,
+    write,
+)
 
 gguf = pytest.importorskip("gguf")
 
-HEADS, KV_HEADS, HEAD_DIM, WIDTH, HIDDEN, LAYERS, ROWS = 4, 2, 8, 32, 64, 2, 300
-SETTINGS = {
-    "block_count": LAYERS,
-    "context_length": 128,
-    "embedding_length": WIDTH,
-    "feed_forward_length": HIDDEN,
-    "attention.head_count": HEADS,
-    "attention.head_count_kv": KV_HEADS,
-    "attention.layer_norm_rms_epsilon": 1e-5,
-    "rope.freq_base": 500000.0,
-    "rope.dimension_count": HEAD_DIM,
-    "vocab_size": ROWS,
+BYTE_PAIRS = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "gpt-2",
+    "tokenizer.ggml.tokens": list("abc"),
+    "tokenizer.ggml.token_type": [1, 1, 1],
 }
-TEXTS = (
-    *(
-        "Hello world",
-        "  two  spaces ",
-        "it's 12345 or x1y22",
-        "I'LL\n\n  go\t!",
-        "naïve e\u0301 你好 🎉",
-        "",
-        " ",
-        "a<|end|>b",
-    ),
-    *("\u2581piece", "<0x41>", "\r\n \n", "can't've", "½ ٣ Ⅷ", "\x00\x7f", "end "),
-)
-
-
-def tensors_of(architecture: str = "llama") -> dict[str, np.ndarray]:
-    """Random tensors under the names of Hugging Face."""
-    shapes = {
-        "model.embed_tokens.weight": (ROWS, WIDTH),
-        "model.norm.weight": (WIDTH,),
-        "lm_head.weight": (ROWS, WIDTH),
-    }
-    for layer in range(LAYERS):
-        prefix = f"model.layers.{layer}."
-        for name, rows in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)):
-            shapes[f"{prefix}self_attn.{name}_proj.weight"] = (rows * HEAD_DIM, WIDTH)
-            if architecture == "qwen2":
-                shapes[f"{prefix}self_attn.{name}_proj.bias"] = (rows * HEAD_DIM,)
-            if architecture == "qwen3" and name != "v":
-                shapes[f"{prefix}self_attn.{name}_norm.weight"] = (HEAD_DIM,)
-        shapes |= {
-            f"{prefix}self_attn.o_proj.weight": (WIDTH, HEADS * HEAD_DIM),
-            f"{prefix}mlp.gate_proj.weight": (HIDDEN, WIDTH),
-            f"{prefix}mlp.up_proj.weight": (HIDDEN, WIDTH),
-            f"{prefix}mlp.down_proj.weight": (WIDTH, HIDDEN),
-            f"{prefix}input_layernorm.weight": (WIDTH,),
-            f"{prefix}post_attention_layernorm.weight": (WIDTH,),
-        }
-    random = np.random.default_rng(0)
-    return {name: random.standard_normal(shape, np.float32) for name, shape in shapes.items()}
-
-
-def permuted(array: np.ndarray, heads: int) -> np.ndarray:
-    """LlamaModel.permute of llama.cpp's convert_hf_to_gguf.py."""
-    return array.reshape(heads, 2, array.shape[0] // heads // 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
-
-
-def file_name(name: str) -> str:
-    """The name of a tensor in GGUF, by the gguf package's own table."""
-    module, _, kind = name.rpartition(".")
-    return gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, LAYERS).get_name(module) + f".{kind}"
-
-
-def write(
-    path: Path,
-    tensors: dict[str, np.ndarray],
-    *,
-    architecture: str = "llama",
-    settings: dict = SETTINGS,
-    kind: str = "F32",
-    raw: dict[str, tuple[np.ndarray, str]] | None = None,
-    metadata: dict | None = None,
-) -> Path:
-    writer = gguf.GGUFWriter(path, architecture)
-    for name, value in {
-        **{f"{architecture}.{name}": value for name, value in settings.items()},
-        **(metadata or {}),
-    }.items():
-        if isinstance(value, list):
-            writer.add_array(name, value)
-        else:
-            add = {bool: "bool", int: "uint32", float: "float32", str: "string"}[type(value)]
-            getattr(writer, f"add_{add}")(name, value)
-    for name, array in tensors.items():
-        if architecture == "llama" and (".q_proj" in name or ".k_proj" in name):
-            array = permuted(array, HEADS if ".q_proj" in name else KV_HEADS)
-        type_ = gguf.GGMLQuantizationType[kind if array.ndim > 1 else "F32"]
-        writer.add_tensor(file_name(name), gguf.quants.quantize(array, type_), raw_dtype=type_)
-    for name, (array, type_name) in (raw or {}).items():
-        writer.add_tensor(name, array, raw_dtype=gguf.GGMLQuantizationType[type_name])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
@@ -244,125 +159,6 @@ def test_scaling_of_positions_is_read(kind, tmp_path):
 
 
 # --- tokenizers -----------------------------------------------------------------------------------------------
-
-
-def corpus() -> list[str]:
-    words = ["the", "cat", "sat", "on", "it's", "mats", "2024", "hello", "world", "naïve", "你好", "going", "spaces"]
-    random = np.random.default_rng(2)
-    return [" ".join(random.choice(words, 12)) + random.choice([".", "!\n", "  "]) for _ in range(300)]
-
-
-@pytest.mark.parametrize("pre", PRE_TOKENIZERS)
-def test_byte_level_tokenizer_gives_the_ids_of_the_original(pre, tmp_path):
-    steps, normalizer, _ = PRE_TOKENIZERS[pre]
-    original = tokenizers.Tokenizer(tokenizers.models.BPE())
-    splits = [
-        tokenizers.pre_tokenizers.Digits(True)
-        if step["type"] == "Digits"
-        else tokenizers.pre_tokenizers.Split(tokenizers.Regex(step["pattern"]["Regex"]), "isolated")
-        for step in steps[:-1]
-    ]
-    level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=steps[-1]["use_regex"])
-    original.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([*splits, level])
-    original.decoder = tokenizers.decoders.ByteLevel()
-    if normalizer:
-        original.normalizer = tokenizers.normalizers.NFC()
-    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=ROWS, special_tokens=["<|start|>", "<|end|>"], initial_alphabet=alphabet, show_progress=False
-    )
-    original.train_from_iterator(corpus(), trainer)
-    merges = tokenizers_merges(original)
-    tokens = [original.id_to_token(token) for token in range(original.get_vocab_size())]
-    metadata = {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": pre,
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [3, 3] + [1] * (len(tokens) - 2),
-        "tokenizer.ggml.merges": merges,
-        "tokenizer.ggml.bos_token_id": 0,
-        "tokenizer.ggml.eos_token_id": 1,
-        "tokenizer.ggml.eot_token_id": 5,
-        "tokenizer.ggml.add_bos_token": True,
-        "tokenizer.chat_template": "{{ messages }}",
-    }
-    folder = open_folder(write(tmp_path / "model.gguf", tensors_of(), metadata=metadata))
-    found = tokenizers.Tokenizer.from_str(folder.content("tokenizer.json").decode())
-    for text in TEXTS:
-        ids = original.encode(text).ids
-        assert found.encode(text, add_special_tokens=False).ids == ids, text
-        assert found.encode(text).ids == [0, *ids], text
-        assert found.decode(ids, skip_special_tokens=False) == original.decode(ids, skip_special_tokens=False)
-    assert 1 in found.encode("a<|end|>b").ids
-    assert folder.read_object("tokenizer_config.json") == {
-        "bos_token": "<|start|>",
-        "eos_token": "<|end|>",
-        "add_bos_token": True,
-        "clean_up_tokenization_spaces": False,
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "chat_template": "{{ messages }}",
-    }
-    assert folder.generation_config == {"bos_token_id": 0, "eos_token_id": [1, 5]}
-    assert folder.config["eos_token_id"] == [1, 5]
-
-
-def tokenizers_merges(tokenizer: tokenizers.Tokenizer) -> list[str]:
-    import json
-
-    return [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
-
-
-def test_sentencepiece_tokenizer_gives_the_ids_of_the_original(tmp_path):
-    import sentencepiece
-
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(corpus()),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=350,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-        user_defined_symbols=["<sep>"],
-    )
-    original = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    size = original.get_piece_size()
-    types = [
-        2 if original.is_unknown(n) else 3 if original.is_control(n) else 6 if original.is_byte(n) else 1
-        for n in range(size)
-    ]
-    types[original.piece_to_id("<sep>")] = 4
-    metadata = {
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": [original.id_to_piece(n) for n in range(size)],
-        "tokenizer.ggml.scores": [float(original.get_score(n)) for n in range(size)],
-        "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.bos_token_id": original.bos_id(),
-        "tokenizer.ggml.eos_token_id": original.eos_id(),
-        "tokenizer.ggml.unknown_token_id": original.unk_id(),
-    }
-    folder = open_folder(write(tmp_path / "model.gguf", tensors_of(), metadata=metadata))
-    found = tokenizers.Tokenizer.from_str(folder.content("tokenizer.json").decode())
-    for text in (*TEXTS, *corpus()[:50], string.printable):
-        if (
-            text and "\x00" not in text and "\u2581" not in text and "<0x" not in text
-        ):  # SentencePiece stops at a zero byte
-            assert found.encode(text, add_special_tokens=False).ids == original.encode(text), text
-            assert found.encode(text).ids == [original.bos_id(), *original.encode(text)]
-            assert found.decode(found.encode(text).ids, skip_special_tokens=True) == text
-    assert folder.read_object("tokenizer_config.json")["unk_token"] == "<unk>"
-
-
-# --- refusals -------------------------------------------------------------------------------------------------
-
-BYTE_PAIRS = {
-    "tokenizer.ggml.model": "gpt2",
-    "tokenizer.ggml.pre": "gpt-2",
-    "tokenizer.ggml.tokens": list("abc"),
-    "tokenizer.ggml.token_type": [1, 1, 1],
-}
 
 
 @pytest.mark.parametrize(
