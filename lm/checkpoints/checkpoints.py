@@ -78,8 +78,8 @@ class Checkpoints:
     def save(self, step: int, state: Any, metadata: Mapping[str, Any], metrics: Mapping[str, float]) -> bool:
         """Starts a save and returns once the buffers of `state` may be donated. All processes must call `save`.
 
-        First waits for an earlier save that is still running, and raises its error, if any. Returns False, without
-        saving, if the step already has a checkpoint. `metadata` holds JSON values, which `restore` returns. Raises
+        If an earlier save is still running, this method waits for it and raises its error. It returns False without
+        saving if the step already has a checkpoint. `metadata` holds JSON values, which `restore` returns. Raises
         UserError for errors such as a full disk or denied access. Earlier checkpoints stay intact.
         """
         assert self._manager is not None, "opened read-only"
@@ -106,7 +106,7 @@ class Checkpoints:
         return True
 
     def wait(self) -> None:
-        """Waits for the save in progress, if any. Raises UserError if it failed."""
+        """Waits until no save is in progress. Raises UserError if the last save failed."""
         if self._manager is None or self._saving is None:
             return
         with self._storage_errors(f"saved (step {self._saving[0]})"):

@@ -1,4 +1,4 @@
-"""What a run directory keeps of the folder from which it was imported, in `huggingface/`.
+"""The directory `huggingface/` of an imported run, which keeps parts of the published folder for the export.
 
 files/                 the files that we do not interpret, config.json and generation_config.json, byte for byte
 record.json            the family, the class, and the names and dtypes of the tensors

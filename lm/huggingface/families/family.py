@@ -1,4 +1,4 @@
-"""What a family of published models declares."""
+"""The declaration of a family of published models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lm.huggingface.names import Names, Spelling, pattern_of
 
 @dataclass(frozen=True)
 class Convention:
-    """What distinguishes a task of ours in the classes of `transformers` and in config.json.
+    """Describes how one of our tasks appears in the classes of `transformers` and in config.json.
 
     Attributes:
         heads: the task whose heads serve this one; "" for the task itself.
