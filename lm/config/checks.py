@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from operator import attrgetter
 from typing import Any
 
 from lm.config.schema import entries
 from lm.errors import UserError
+
+TASKS, MODELS = "lm.tasks.TASKS", "lm.models.MODELS"  # registries whose entries declare the settings that they read
 
 
 def refuse(setting: str, message: str) -> None:
@@ -16,28 +18,33 @@ def refuse(setting: str, message: str) -> None:
 
 def check(given: Any, config: Any, task: Any) -> None:
     """Raises UserError for incompatible settings. `given` is the config before derived values are filled in."""
-    tasks, family = entries("lm.tasks.TASKS"), config.model.family
+    tasks, models, name, family = entries(TASKS), entries(MODELS), config.model.architecture, config.model.family
     if family not in task.families:
         fitting = [name for name, each in tasks.items() if family in each.families]
         refuse("objective.name", f"'{task.name}' does not support model.family={family}; choose {_or(fitting)}.")
-    for setting, default in unread(task):
-        # The config.json of a run holds derived values in place of defaults.
-        if attrgetter(setting)(given) not in (default, task.unread_value(setting, config)):
-            readers = _or([name for name, each in tasks.items() if setting in each.settings])
-            problem = f"this setting is not read by objective.name={task.name}, only by {readers}"
-            refuse(setting, f"{problem}; leave it at {default!r}.")
+    if family not in models[name].families:
+        choices = _or(list(models[name].families))
+        refuse("model.family", f"model.architecture={name} does not support '{family}'; choose {choices}.")
+    for chooser, chosen, registry in (("objective.name", task.name, tasks), ("model.architecture", name, models)):
+        for setting, default in unread(registry, chosen):
+            # The config.json of a run holds derived values in place of defaults.
+            if attrgetter(setting)(given) not in (default, task.unread_value(setting, config)):
+                readers = _or([each for each, entry in registry.items() if setting in entry.settings])
+                problem = f"this setting is not read by {chooser}={chosen}, only by {readers}"
+                refuse(setting, f"{problem}; leave it at {default!r}.")
     _check_data(config, task)
     _check_model(config)
+    models[name].check(config, refuse)
     _check_training(config)
     _check_generation(config.eval.generation, config.model.max_length)
     task.check(config, refuse)
     _check_best_metric(config, task)
 
 
-def unread(task: Any) -> list[tuple[str, Any]]:
-    """Returns (dotted name, default) for every setting that other tasks read but this task does not."""
-    known = {setting for each in entries("lm.tasks.TASKS").values() for setting in each.settings}
-    return [(setting, default_of(setting)) for setting in sorted(known - task.settings)]
+def unread(registry: Mapping[str, Any], chosen: str) -> list[tuple[str, Any]]:
+    """Returns (dotted name, default) for every setting that only other entries of a registry read."""
+    known = {setting for each in registry.values() for setting in each.settings}
+    return [(setting, default_of(setting)) for setting in sorted(known - registry[chosen].settings)]
 
 
 def default_of(setting: str) -> Any:
@@ -76,50 +83,9 @@ def _check_model(config: Any) -> None:
     two_sided = model.family == "encoder_decoder"
     if not two_sided and model.num_encoder_layers:
         refuse("model.num_encoder_layers", "this setting applies only to model.family=encoder_decoder; leave it at 0.")
-    if model.num_heads % model.num_kv_heads:
-        refuse("model.num_kv_heads", f"{model.num_kv_heads} does not divide num_heads={model.num_heads}.")
-    if model.positions == "rotary" and model.head_dim % 2:
-        refuse("model.head_dim", f"{model.head_dim} is odd, but rotary positions need an even number of features.")
-    if model.rope_scaling in ("llama3", "yarn") and not model.rope_original_length:
-        refuse("model.rope_original_length", f"rope_scaling='{model.rope_scaling}' needs this length; give it.")
-    if model.rope_scaling == "llama3" and model.rope_high_freq_factor <= model.rope_low_freq_factor:
-        refuse("model.rope_high_freq_factor", f"this must exceed rope_low_freq_factor={model.rope_low_freq_factor}.")
-    if model.rope_scaling == "yarn" and model.rope_beta_fast <= model.rope_beta_slow:
-        refuse("model.rope_beta_fast", f"this must exceed rope_beta_slow={model.rope_beta_slow}.")
-    if model.nope_offset >= model.nope_every > 0:
-        refuse("model.nope_offset", f"{model.nope_offset} is not less than nope_every={model.nope_every}.")
-    if model.nope_every == 1:
-        refuse("model.nope_every", "no layer would have rotary positions; set model.positions='none' instead.")
-    width = "embedding_width" if model.embedding_width else "d_model"
-    if model.positions == "sinusoidal" and (size := getattr(model, width)) % 2:
-        refuse(f"model.{width}", f"{size} is odd, but sinusoidal positions need an even number of features.")
-    if model.sinusoid_variant == "half_minus_one" and getattr(model, width) < 4:
-        refuse("model.sinusoid_variant", f"'half_minus_one' needs model.{width} to be at least 4.")
-    if model.positions == "relative" and model.relative_max_distance <= model.relative_buckets // 2:
-        refuse("model.relative_max_distance", "the distance must be greater than half of model.relative_buckets.")
     for name in ("sequence_length", "source_length"):
         if model.max_length < (length := getattr(config.data, name)):
             refuse("model.max_length", f"{model.max_length} is less than data.{name}={length}.")
-    if model.attention == "cudnn" and model.dtype != "bfloat16":
-        refuse("model.attention", "'cudnn' supports only bfloat16; set model.dtype='bfloat16', or use 'xla'.")
-    if model.attention in ("cudnn", "splash") and model.attention_dropout > 0:
-        refuse("model.attention", f"'{model.attention}' does not support dropout; set attention_dropout to 0.")
-    if model.attention == "splash" and (length := config.data.sequence_length) % 128:
-        refuse("model.attention", f"'splash' requires data.sequence_length to be a multiple of 128, not {length}.")
-    if model.attention in ("cudnn", "splash") and (model.family != "decoder" or model.positions == "relative"):
-        supported = "only causal self-attention without relative positions"
-        refuse("model.attention", f"'{model.attention}' supports {supported}; use 'xla'.")
-    if model.window and two_sided:
-        refuse("model.window", "an encoder-decoder does not support a sliding window; set this to 0.")
-    if model.global_every and not model.window:
-        refuse("model.global_every", "this setting requires a sliding window; set model.window.")
-    if model.global_offset >= model.global_every > 0:
-        refuse("model.global_offset", f"{model.global_offset} is not less than global_every={model.global_every}.")
-    if model.attention == "cudnn" and model.attention_softcap:
-        refuse("model.attention", "'cudnn' does not support attention_softcap; use 'xla'.")
-    if model.token_types and model.family != "encoder":
-        refuse("model.token_types", "this setting applies only to model.family=encoder; leave it at 0.")
-    _check_names("model.lora_targets", model.lora_targets, ("query", "key", "value", "out", "up", "gate", "down"))
     layers = 1 if model.share_layers else model.num_layers
     if config.optimizer.freeze_layers > layers:
         refuse("optimizer.freeze_layers", f"the model has fewer layers ({layers}).")
@@ -161,7 +127,7 @@ def _check_training(config: Any) -> None:
 
 
 def _check_generation(generation: Any, limit: int) -> None:
-    _check_names("eval.generation.metrics", generation.metrics, entries("lm.evaluation.text_metrics.TEXT_METRICS"))
+    check_names("eval.generation.metrics", generation.metrics, entries("lm.evaluation.text_metrics.TEXT_METRICS"))
     if generation.max_new_tokens > limit:
         refuse("eval.generation.max_new_tokens", f"{generation.max_new_tokens} exceeds the model's {limit} positions.")
     if generation.min_new_tokens > generation.max_new_tokens:
@@ -178,7 +144,7 @@ def _check_best_metric(config: Any, task: Any) -> None:
         refuse("checkpoint.best_metric", f"this run does not compute {metric!r}; choose {known}.")
 
 
-def _check_names(setting: str, names: Iterable[str], known: Collection[str]) -> None:
+def check_names(setting: str, names: Iterable[str], known: Collection[str]) -> None:
     for name in names:
         if name not in known:
             refuse(setting, f"{name!r} is not one of {', '.join(known)}.")

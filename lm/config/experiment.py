@@ -11,13 +11,12 @@ from typing import Any
 
 import ml_collections
 
-from lm.config.checks import check, check_schedule, check_steps, unread
+from lm.config.checks import MODELS, TASKS, check, check_schedule, check_steps, unread
 from lm.config.data import DataConfig, SourceConfig
 from lm.config.model import ModelConfig
 from lm.config.objective import ObjectiveConfig
 from lm.config.schema import build, entries, option, section
 from lm.config.training import CheckpointConfig, EvalConfig, LogConfig, MeshConfig, OptimizerConfig, TrainConfig
-from lm.errors import UserError
 
 LARGEST_SEED = 2**32 - 2  # a key of JAX has 32 bits, and dropout uses the next seed
 
@@ -49,9 +48,10 @@ class Config:
         given = build(cls, values)
         if not reset_unread:
             check_steps(given.train)
-        task = entries("lm.tasks.TASKS")[given.objective.name]
+        task = entries(TASKS)[given.objective.name]
         if reset_unread:
-            given = replace_settings(given, dict(unread(task)))
+            unread_settings = unread(entries(TASKS), task.name) + unread(entries(MODELS), given.model.architecture)
+            given = replace_settings(given, dict(unread_settings))
         config = _resolve(given, task)
         check(given, config, task)
         return config
@@ -96,17 +96,12 @@ def _resolve(config: Config, task: Any) -> Config:
     """Fills in all derived values except those that depend on the tokenizer (vocab_size) or the data (labels)."""
     config = _with_schedule(task.resolve(config))
     data, model = config.data, config.model
-    if model.head_dim == 0 and model.d_model % model.num_heads:
-        sizes = f"num_heads={model.num_heads} does not divide d_model={model.d_model}"
-        raise UserError(f"config.model: {sizes}; change one of them or set head_dim.")
     two_sided = model.family == "encoder_decoder"
     source_length = data.source_length or data.sequence_length * two_sided
     derived = {
         "data.source_length": source_length,
         "model.num_encoder_layers": model.num_layers * two_sided,
-        "model.num_kv_heads": model.num_heads,
-        "model.head_dim": model.d_model // model.num_heads,
-        "model.d_ff": 4 * model.d_model,
+        **entries(MODELS)[model.architecture].derive(config),
         "model.max_length": max(data.sequence_length, source_length),
         "model.pooling": "first" if model.family == "encoder" else "last",
         "eval.batch_size": config.train.batch_size,

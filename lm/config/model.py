@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 from lm.config.heads import HeadSettings
 from lm.config.positions import PositionSettings
+from lm.config.recurrent import RecurrentSettings
 from lm.config.schema import option
 
 
 @dataclass(frozen=True)
 class SizeSettings:
-    family: str = option("decoder", registry="lm.models.MODELS")
+    architecture: str = option("transformer", registry="lm.models.MODELS", affects="shapes")
+    """Kind of layers: those of a 'transformer', or 'recurrent' layers (RNN, LSTM, GRU)."""
+    family: str = option("decoder", choices=("decoder", "encoder", "encoder_decoder"))
     """Architecture. In a 'decoder', each token attends to itself and earlier tokens (GPT, Llama). In an 'encoder', each
     token attends to all tokens (BERT). In an 'encoder_decoder', an encoder reads the source and a decoder writes the
     target (Transformer, T5, BART)."""
@@ -137,8 +140,8 @@ class BlockSettings:
 
 
 @dataclass(frozen=True)
-class ModelConfig(HeadSettings, BlockSettings, PositionSettings, SizeSettings):
-    """Settings of the Transformer. Where 0 stands for a derived value, the option text says so.
+class ModelConfig(RecurrentSettings, HeadSettings, BlockSettings, PositionSettings, SizeSettings):
+    """Settings of the model. Where 0 stands for a derived value, the option text says so.
 
     A dataclass lists the fields of its last base first.
     """

@@ -1,25 +1,22 @@
 """The model protocol, shared heads and layers, and one package per model implementation.
 
-To add a model, write a class that implements `lm.models.protocol.Model` in a package of its own, and register its
-builder in `MODELS`.
+To add an architecture, write a class that implements `lm.models.protocol.Model` in a package of its own, and add an
+entry to `MODELS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from lm.config import ModelConfig
+from lm.models.architecture import Architecture
 from lm.models.heads import Head, NextToken
 from lm.models.protocol import Model
-from lm.models.transformer.wiring import Decoder, Encoder, EncoderDecoder
+from lm.models.recurrent.settings import RECURRENT
+from lm.models.transformer.settings import TRANSFORMER
 
-Builder = Callable[[ModelConfig, Head, str | None], Model]
-
-# Maps each value of model.family to the function that builds the model.
-MODELS: dict[str, Builder] = {
-    "decoder": Decoder.build,
-    "encoder": Encoder.build,
-    "encoder_decoder": EncoderDecoder.build,
+# Maps each value of model.architecture to its models.
+MODELS: dict[str, Architecture] = {
+    "transformer": TRANSFORMER,
+    "recurrent": RECURRENT,
 }
 
 
@@ -33,4 +30,4 @@ def build_model(config: ModelConfig, head: Head | None = None, platform: str | N
 
     Raises UserError if the config names a kernel that does not support the platform or the model.
     """
-    return MODELS[config.family](config, head or NextToken(), platform)
+    return MODELS[config.architecture].families[config.family](config, head or NextToken(), platform)

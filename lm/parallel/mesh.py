@@ -19,6 +19,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from lm.batch import Batch
 from lm.config import Config, MeshConfig
 from lm.errors import UserError
+from lm.models import MODELS
+from lm.models.architecture import FSDP_SIZES
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -56,8 +58,8 @@ def check_divisible(config: Config, mesh: Mesh) -> None:
                 f"config.{section}.batch_size: {size} rows in {microbatches} microbatch{'es' * (microbatches > 1)} "
                 f"cannot be split over data x fsdp = {rows} devices; use a multiple of {rows * microbatches}."
             )
-    for name in ("d_model", "embedding_width", "num_heads", "num_kv_heads", "d_ff", "vocab_size", "source_vocab_size"):
-        axis, size = "fsdp" if name in ("d_model", "embedding_width") else "tensor", getattr(config.model, name)
+    for name in (*FSDP_SIZES, *MODELS[config.model.architecture].tensor_sizes):
+        axis, size = "fsdp" if name in FSDP_SIZES else "tensor", getattr(config.model, name)
         if size % (count := mesh.shape[axis]):
             hint = " (set model.vocab_multiple)" if name.endswith("vocab_size") else ""
             raise UserError(

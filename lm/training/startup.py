@@ -64,25 +64,25 @@ def describe_run(
 def parameter_table(params: Any, multipliers: Mapping[str, Multiplier]) -> Table:
     """Returns a table that shows each parameter's shape and layout on the mesh, and whether weight decay applies to it.
 
-    Corresponding parameters of unrolled layers share a row. Learning-rate multipliers are shown unless all are 1.
+    Corresponding parameters of unrolled layers share a row if they have the same shape. Learning-rate multipliers are shown unless all are 1.
     """
     columns = ["parameter", "shape", "on the mesh", "decay"] + ([] if all_one(multipliers) else ["multiplier"])
     leaves = traverse_util.flatten_dict(params, sep="/")
-    kinds: dict[str, list[str]] = {}
-    for name in leaves:
-        kinds.setdefault(re.sub(r"layer_\d+", "layer_*", name), []).append(name)
+    kinds: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for name, leaf in leaves.items():
+        kinds.setdefault((re.sub(r"layer_\d+", "layer_*", name), leaf.shape), []).append(name)
     title = f"{count_parameters(params):,} parameters"
     table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("number", justify="right")
-    for kind, members in kinds.items():
+    for (kind, sizes), members in kinds.items():
         name, leaf = members[0], leaves[members[0]]
-        shape = " x ".join(map(str, leaf.shape)) + (f"  ({len(members)} layers)" if len(members) > 1 else "")
+        shape = " x ".join(map(str, sizes)) + (f"  ({len(members)} layers)" if len(members) > 1 else "")
         axes = ["-" if axis is None else str(axis) for axis in leaf.sharding.spec]
         layout = ", ".join(axes) if any(leaf.sharding.spec) else "whole"
         multiplier = describe_multipliers([multipliers[each] for each in members])
         decay = "yes" if decayed(tuple(name.split("/"))) and multiplier != "frozen" else ""
         cells = (kind, shape, layout, decay, multiplier)[: len(columns)]
-        table.add_row(*cells, f"{len(members) * math.prod(leaf.shape):,}")
+        table.add_row(*cells, f"{len(members) * math.prod(sizes):,}")
     return table
 
 

@@ -12,14 +12,14 @@ from lm.batch import Batch
 from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling, Vocabulary, row_keys
 from lm.models import build_model
+from lm.models.architecture import Architecture
 from lm.models.parameters import count_parameters
 from lm.runs.directory import RunDirectory
-from lm.tasks.causal import Causal
 from tests.models.bag_of_words import BagOfWords
 from tests.run_helpers import assert_same_run, config_of, train_here
 
 BAG = {
-    "model__family": "bag_of_words",
+    "model__architecture": "bag_of_words",
     "train__num_steps": 8,
     "eval__every_steps": 4,
     "checkpoint__every_steps": 4,
@@ -30,8 +30,7 @@ BAG = {
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    monkeypatch.setitem(models.MODELS, "bag_of_words", BagOfWords.build)
-    monkeypatch.setattr(Causal, "families", (*Causal.families, "bag_of_words"))
+    monkeypatch.setitem(models.MODELS, "bag_of_words", Architecture("bag of words", {"decoder": BagOfWords.build}))
 
 
 def test_a_stopped_run_continues_to_the_bit_and_is_evaluated(tiny, tmp_path, call):

@@ -13,6 +13,7 @@ from lm.batch import Array, Batch, Output, Source, same_segment
 from lm.config import ModelConfig
 from lm.models.heads import Head, TokenVectors
 from lm.models.layers import Embedding
+from lm.models.network import DROPOUT_ALONE, DROPOUT_BESIDE_A_TOWER, Network, shifted_right, with_paired_texts
 from lm.models.parameters import STACK_NAME
 from lm.models.protocol import Flops, ParameterCounts
 from lm.models.transformer import costs
@@ -21,15 +22,10 @@ from lm.models.transformer.attention_kernels import choose_kernel
 from lm.models.transformer.cache import Cache, empty_cache
 from lm.models.transformer.tower import EMBEDDED, LAST_BLOCK, RECORD, Tower
 
-# Names of the head's dropout layer. They determine its PRNG keys, so they must not change. A tower may use Dropout_0.
-DROPOUT_BESIDE_A_TOWER, DROPOUT_ALONE = "Dropout_1", "Dropout_0"
 
-
-class Transformer(nn.Module):
+class Transformer(Network):
     """Base class for the three families. `lm.models.protocol.Model` documents the methods."""
 
-    config: ModelConfig
-    head: Head
     kernel: str = "xla"  # the attention kernel for the calls that it supports; see `kernel_for_call`
 
     @classmethod
@@ -38,30 +34,16 @@ class Transformer(nn.Module):
         return cls(config, head, choose_kernel(config, platform))
 
     @property
-    def vocab_size(self) -> int:
-        return self.config.vocab_size
-
-    @property
-    def max_length(self) -> int:
-        return self.config.max_length
-
-    @property
     def max_source_length(self) -> int | None:
         # A learned position table has no entries beyond max_length, not even for padding.
         return self.config.max_length if self.config.positions == "learned" else None
 
-    @property
-    def reads_source(self) -> bool:
-        return self.head.texts_per_row == 2
-
     @nn.nowrap
     def initial_params(self, key: Array) -> dict[str, Any]:
-        assert self.config.vocab_size > 0, "vocab_size must be resolved before parameters are created"
-        ids = jnp.zeros((1, 2), jnp.int32)
-        source = Source(ids, ids, ids + 1) if self.reads_source else None
-        batch = Batch(ids, ids, ids.astype(jnp.float32), positions=ids, segments=ids + 1, source=source)
         # The parameters do not depend on the kernel, and some kernels do not support rows as short as these.
-        return self.clone(kernel="xla").init({"params": key}, batch)["params"]
+        if self.kernel != "xla":
+            return self.clone(kernel="xla").initial_params(key)
+        return super().initial_params(key)
 
     @nn.nowrap
     def empty_cache(self, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
@@ -99,7 +81,7 @@ class OneTower(Transformer):
         assert cache is None or self.causal, "an encoder does not support a cache"
         rows, two_texts = batch.shape[0], self.head.texts_per_row == 2
         if two_texts:
-            batch = _with_paired_texts(batch)
+            batch = with_paired_texts(batch)
         x_BLD = self.token_embedding(batch.tokens)
         if self.config.token_types:
             types_BL = jnp.zeros_like(batch.tokens) if batch.types is None else batch.types
@@ -130,23 +112,6 @@ class OneTower(Transformer):
             return output.logits
         (x_BLD,) = recorded[RECORD][LAST_BLOCK if layer else EMBEDDED]
         return x_BLD.astype(jnp.float32)
-
-
-def _with_paired_texts(batch: Batch) -> Batch:
-    """Appends the paired texts to the batch as further rows, so that the same parameters process both texts."""
-    source = batch.source
-    assert source is not None and source.tokens.shape == batch.shape, "each row needs a paired text of the same length"
-    texts = Source(batch.tokens, batch.positions, batch.segments)
-    both = jax.tree.map(lambda *sides: jnp.concatenate(sides), texts, source)
-    return dataclasses.replace(batch, **vars(both), types=None, source=None)
-
-
-def shifted_right(tokens_BL: Array, segments_BL: Array) -> Array:
-    """Returns each text shifted right by one token. Its last token, normally EOS, moves to its start."""
-    same_BLS = same_segment(segments_BL, segments_BL)
-    last_BL = tokens_BL.shape[1] - 1 - jnp.argmax(same_BLS[:, :, ::-1], axis=-1)
-    starts_BL = jnp.pad(segments_BL, ((0, 0), (1, 0)))[:, :-1] != segments_BL
-    return jnp.where(starts_BL, jnp.take_along_axis(tokens_BL, last_BL, axis=1), jnp.roll(tokens_BL, 1, axis=1))
 
 
 class Decoder(OneTower):

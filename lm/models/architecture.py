@@ -1,0 +1,37 @@
+"""The entry of `lm.models.MODELS`: the builders of an architecture and what is particular to its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lm.config import ModelConfig
+from lm.models.heads import Head
+from lm.models.protocol import Model
+
+Builder = Callable[[ModelConfig, Head, str | None], Model]  # called with the config, the head and the platform
+Refuse = Callable[[str, str], None]  # called with (setting, message); raises UserError
+
+# The sizes that every architecture splits over an axis of the mesh.
+FSDP_SIZES, TENSOR_SIZES = ("d_model", "embedding_width"), ("vocab_size", "source_vocab_size")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A kind of model that can be selected with model.architecture.
+
+    Attributes:
+        families: the supported values of model.family, each with the function that builds the model.
+        settings: the dotted names of the settings that this architecture reads but at least one other does not.
+        derive: returns {dotted name: value} for the derived values that replace settings of 0.
+        check: refuses settings that contradict each other.
+        tensor_sizes: the settings that the mesh axis `tensor` must divide.
+    """
+
+    doc: str
+    families: Mapping[str, Builder]
+    settings: frozenset[str] = frozenset()
+    derive: Callable[[Any], dict[str, Any]] = lambda config: {}
+    check: Callable[[Any, Refuse], None] = lambda config, refuse: None
+    tensor_sizes: tuple[str, ...] = field(default=TENSOR_SIZES)

@@ -1,0 +1,65 @@
+"""The base class of models that are Flax modules with a token embedding and a head."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm.batch import Array, Batch, Source, same_segment
+from lm.config import ModelConfig
+from lm.models.heads import Head
+
+# Names of the head's dropout layer. They determine its PRNG keys, so they must not change.
+DROPOUT_BESIDE_A_TOWER, DROPOUT_ALONE = "Dropout_1", "Dropout_0"
+
+
+class Network(nn.Module):
+    """A model that is a Flax module. `lm.models.protocol.Model` documents the methods."""
+
+    config: ModelConfig
+    head: Head
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def max_length(self) -> int:
+        return self.config.max_length
+
+    @property
+    def max_source_length(self) -> int | None:
+        return None
+
+    @property
+    def reads_source(self) -> bool:
+        return self.head.texts_per_row == 2
+
+    @nn.nowrap
+    def initial_params(self, key: Array) -> dict[str, Any]:
+        assert self.config.vocab_size > 0, "vocab_size must be resolved before parameters are created"
+        ids = jnp.zeros((1, 2), jnp.int32)
+        source = Source(ids, ids, ids + 1) if self.reads_source else None
+        batch = Batch(ids, ids, ids.astype(jnp.float32), positions=ids, segments=ids + 1, source=source)
+        return self.init({"params": key}, batch)["params"]
+
+
+def with_paired_texts(batch: Batch) -> Batch:
+    """Appends the paired texts to the batch as further rows, so that the same parameters process both texts."""
+    source = batch.source
+    assert source is not None and source.tokens.shape == batch.shape, "each row needs a paired text of the same length"
+    texts = Source(batch.tokens, batch.positions, batch.segments)
+    both = jax.tree.map(lambda *sides: jnp.concatenate(sides), texts, source)
+    return dataclasses.replace(batch, **vars(both), types=None, source=None)
+
+
+def shifted_right(tokens_BL: Array, segments_BL: Array) -> Array:
+    """Returns each text shifted right by one token. Its last token, normally EOS, moves to its start."""
+    same_BLS = same_segment(segments_BL, segments_BL)
+    last_BL = tokens_BL.shape[1] - 1 - jnp.argmax(same_BLS[:, :, ::-1], axis=-1)
+    starts_BL = jnp.pad(segments_BL, ((0, 0), (1, 0)))[:, :-1] != segments_BL
+    return jnp.where(starts_BL, jnp.take_along_axis(tokens_BL, last_BL, axis=1), jnp.roll(tokens_BL, 1, axis=1))

@@ -1,0 +1,28 @@
+"""The settings of recurrent models: the checks of their combinations."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from lm.config.recurrent import RecurrentSettings
+from lm.models.architecture import Architecture, Refuse
+from lm.models.recurrent.wiring import RecurrentDecoder, RecurrentEncoder, RecurrentEncoderDecoder
+
+
+def check(config: Any, refuse: Refuse) -> None:
+    model = config.model
+    if model.family != "decoder" and model.d_model % 2:
+        refuse("model.d_model", f"{model.d_model} is odd, but each of two directions has half of these units.")
+
+
+RECURRENT = Architecture(
+    "recurrent network",
+    {
+        "decoder": RecurrentDecoder.build,
+        "encoder": RecurrentEncoder.build,
+        "encoder_decoder": RecurrentEncoderDecoder.build,
+    },
+    frozenset(f"model.{each.name}" for each in dataclasses.fields(RecurrentSettings)),
+    check=check,
+)
