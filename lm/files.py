@@ -147,7 +147,10 @@ def writing_flag(flag: str, path: Path | str) -> Iterator[None]:
 
 
 def read_file(path: Path) -> bytes:
-    """Returns the content of a regular file. Raises OSError, also for a named pipe, which might block for ever."""
+    """Returns the content of a regular file.
+
+    Raises OSError on failure, and for special files such as named pipes, which might block forever.
+    """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "is not a regular file", str(path))

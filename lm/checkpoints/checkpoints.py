@@ -78,9 +78,9 @@ class Checkpoints:
     def save(self, step: int, state: Any, metadata: Mapping[str, Any], metrics: Mapping[str, float]) -> bool:
         """Starts a save and returns once the buffers of `state` may be donated. All processes must call `save`.
 
-        If an earlier save is still running, this method waits for it and raises its error. It returns False without
-        saving if the step already has a checkpoint. `metadata` holds JSON values, which `restore` returns. Raises
-        UserError for errors such as a full disk or denied access. Earlier checkpoints stay intact.
+        If an earlier save is still running, this method waits for it and raises its error. Returns False without saving
+        if the step already has a checkpoint. `metadata` holds JSON values, which `restore` returns. Raises UserError
+        for errors such as a full disk or denied access. Earlier checkpoints stay intact.
         """
         assert self._manager is not None, "opened read-only"
         self.wait()
@@ -153,7 +153,7 @@ class Checkpoints:
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
     def best(self) -> int | None:
-        """Returns the best step by `settings.best_metric` (ties go to the newest), or None if none has this metric."""
+        """Returns the best step by `settings.best_metric`, or None if no step has it. Ties go to the newest step."""
         return next(iter(best_first(self.steps(), self._metrics_of, self._settings)), None)
 
     def record(self, step: int) -> dict[str, Any]:
@@ -191,8 +191,8 @@ class Checkpoints:
         Args:
             abstract_params: a nested dict of jax.ShapeDtypeStruct objects with shardings. If None, the parameters are
                 returned as NumPy arrays.
-            step: a number, None (the newest) or "best" (the newest if no checkpoint has the metric). With the last two,
-                damaged checkpoints are reported on stderr and skipped.
+            step: a number, None (the newest) or "best" (the newest if no checkpoint has the metric). Unless a number is
+                given, damaged checkpoints are reported on stderr and skipped.
             ema: whether to return the moving average of the parameters instead, if the checkpoint contains one.
         """
 
@@ -249,8 +249,9 @@ class Checkpoints:
     ) -> tuple[Any, dict[str, Any]]:
         """Returns the tree and record of the first intact candidate, and sets aside the damaged candidates before it.
 
-        `item` builds the abstract tree from the record. If `partial` is true, it is only a part of the state, such as
-        {"params": ...}. If a training run removes a checkpoint while it is being read, the candidates are listed again.
+        `item` builds the abstract tree from the record. If `partial` is true, the tree is only a part of the state,
+        such as {"params": ...}. If a training run removes a checkpoint while it is being read, the candidates are
+        listed again.
         """
         report = functools.partial(print, file=sys.stderr) if jax.process_index() == 0 else lambda _: None
         damaged: list[int] = []

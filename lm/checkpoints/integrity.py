@@ -74,7 +74,8 @@ def nested(leaves: Mapping[str, Any], name: str) -> dict[str, Any]:
 def checksum(leaf: Any) -> int:
     """Returns the checksum of an array or a random key. Every process gets the checksum of the whole array.
 
-    A large array is divided along its first axis, unless that is sharded, because a CPU needs as much memory again.
+    A large array is processed in parts along its first axis, unless that axis is sharded, because computing a checksum
+    on a CPU takes as much memory again.
     """
     is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     if is_key or leaf.nbytes <= PART_BYTES or leaf.dtype.itemsize > 4 or not leaf.ndim or _splits_rows(leaf):

@@ -30,7 +30,7 @@ from lm.files import parse_json, read_file
 FORMAT = 1  # version of the record format; newer code may write a higher version
 PART_BYTES = 2**28  # of parameters that are read at once
 MOST_STEPS = 1000  # maximum number of steps listed when there are several processes
-# The texts of system errors, by which they are recognised, because TensorStore sets no errno.
+# The texts by which system errors are recognised, because TensorStore sets no errno.
 MACHINE_ERRORS = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EMFILE, errno.ENOMEM
 MACHINE_TROUBLES = (*map(os.strerror, MACHINE_ERRORS), "RESOURCE_EXHAUSTED")
 
@@ -77,7 +77,7 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
 
 
 def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, partial: bool) -> Any:
-    """Returns the arrays of a checkpoint, or of the part of it that `abstract` describes (`partial`).
+    """Returns the arrays of a checkpoint or, if `partial` is true, of the part that `abstract` describes.
 
     Raises Damage if they differ from the saved arrays, or UserError if the tree differs from `abstract`.
     """
@@ -114,7 +114,7 @@ def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, part
 
 
 def _in_parts(abstract: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Divides a nested dict of abstract arrays into parts of at most PART_BYTES, or of one larger array."""
+    """Divides a nested dict of abstract arrays into parts of at most PART_BYTES, or of a single larger array."""
     part: dict[tuple[str, ...], Any] = {}
     size = 0
     for path, leaf in flatten_dict(abstract).items():

@@ -1,4 +1,4 @@
-"""Shows the data of a config as the model reads it.
+"""Shows the data that a config describes, as the model reads it.
 
     python -m lm.data.show --config=configs/quickstart.py --n=5
 

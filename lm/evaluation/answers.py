@@ -62,7 +62,7 @@ def best_answer(
     the earliest end. White space around the answer is removed.
 
     If `may_lack` is true (SQuAD 2.0), "no answer" is returned unless an answer has a higher score. The score of "no
-    answer" is the sum of the start and end scores of a window's first token, and the lowest such sum of all windows.
+    answer" is the sum of the start and end scores of a window's first token, minimised over all windows.
     """
     best, where = -math.inf, (0, 0)
     for window in windows:
@@ -103,7 +103,7 @@ class Rules:
 
 
 def rules_for(contexts: Iterable[str]) -> str:
-    """Returns the key in RULES that suits the main script of the contexts, from which answers are taken."""
+    """Returns the key in RULES that suits the main script of the contexts."""
     kinds = {CHINESE: "cmrc", JAPANESE: "characters", UNSPACED: "characters"}
     return kinds.get(Writing.of(contexts).kind, "squad")
 

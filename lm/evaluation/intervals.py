@@ -18,7 +18,7 @@ Metrics = Callable[[np.ndarray], Mapping[str, float]]  # of the examples with th
 
 
 def resampled(metrics: Metrics, num_examples: int, *, samples: int, seed: int) -> dict[str, np.ndarray]:
-    """Returns each metric on all resamples, float64 (S,).
+    """Returns the values of each metric on all resamples, float64 (S,).
 
     The resamples are the rows of `default_rng(seed).choice(E, size=(S, E))`, which may be too large for memory.
     """

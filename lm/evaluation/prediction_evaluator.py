@@ -35,7 +35,7 @@ class Predictions(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Predictions:
-        """Restores predictions from what `line` returned. `config` is the config of the run, if known.
+        """Restores predictions from objects that `line` returned. `config` is the config of the run, if known.
 
         Raises KeyError, TypeError or ValueError for invalid objects.
         """

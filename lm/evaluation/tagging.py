@@ -72,14 +72,17 @@ SCHEMES: dict[str, Scheme] = {
 
 
 def fitting_schemes(labels: Iterable[str]) -> list[str]:
-    """Returns the SCHEMES that have all prefixes of the labels. A label without a prefix, such as ADJ, fits none."""
+    """Returns the SCHEMES whose prefixes include those of all labels.
+
+    A label without a prefix, such as ADJ, fits no scheme.
+    """
     found = [TAG.fullmatch(label) for label in labels]
     prefixes = {match["prefix"] for match in found if match}
     return [name for name, scheme in SCHEMES.items() if all(found) and prefixes <= set(scheme.prefixes)]
 
 
 def count_broken(sentences: Sequence[Sequence[str]], names: Iterable[str]) -> dict[str, int]:
-    """Counts the pairs of adjacent tags that contradict each of the given SCHEMES."""
+    """For each of the given SCHEMES, counts the pairs of adjacent tags that contradict it."""
     pairs = Counter(pair for tags in sentences for pair in itertools.pairwise(("O", *tags, "O")))
     return {name: sum(count for pair, count in pairs.items() if SCHEMES[name].is_broken(*pair)) for name in names}
 

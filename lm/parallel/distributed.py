@@ -58,7 +58,8 @@ def together(main: Callable[[], int]) -> Callable[[], int]:
 def failing_together() -> Iterator[None]:
     """Ends all processes with status 1 if the block raises an error. Each of them prints the name of this process.
 
-    Otherwise, they would wait for this process. Use it inside any block that waits for the other processes on exit.
+    Otherwise, they would wait for this process. Use this context manager inside any block that waits for the other
+    processes on exit.
     """
     try:
         yield
@@ -116,7 +117,7 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
 def _is_on_slurm() -> bool:
     value = os.environ.get("SLURM_NTASKS", "1")
     if not value.isascii() or not value.isdigit():
-        raise UserError(f"SLURM_NTASKS={value}: must be a number; unset it to run a single process.")
+        raise UserError(f"SLURM_NTASKS={value} is not a number; unset it to run a single process.")
     return int(value) > 1 and "SLURM_PROCID" in os.environ
 
 

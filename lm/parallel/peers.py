@@ -2,8 +2,8 @@
 
 Messages are values in the key-value store of JAX's coordination service, which runs in process 0. Every other process
 also holds a connection to process 0. The operating system closes this connection when one of the two processes dies.
-JAX itself would notice the death of process 0 at about the same time and that of another process much later, and abort
-with a native stack trace.
+JAX itself would notice the death of process 0 about as soon, and the death of another process much later. It would then
+abort with a native stack trace.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class Peers(signals.Others):
             if closed:
                 self._exit_without_first()
 
-        # A handler installed with Python's signal module would not run, because the process would be dead before.
+        # A handler installed with Python's signal module would not run, because the process would die first.
         self._abort_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(exit_if_first_died)
         ctypes.CDLL(None).signal(signal.SIGABRT, self._abort_handler)
 

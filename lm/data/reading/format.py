@@ -1,7 +1,7 @@
 """Base classes of formats, which read records from files, and of readers, which convert records to raw examples.
 
 Only this module decodes text files (`TextFile`). It drops byte-order marks at the beginning of lines, and rejects files
-whose lines end in CR alone. Text is read in blocks, so the longest line bounds memory use.
+whose lines end in CR alone. Text is read in blocks, so memory use is bounded by the longest line.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Format(abc.ABC):
 
     @abc.abstractmethod
     def identity(self) -> list[str]:
-        """Returns the settings and hashes that determine the records and fields, but no file locations."""
+        """Returns the settings and hashes that determine the records and fields, excluding file locations."""
 
     def notes(self) -> list[str]:
         """Returns notes for the user about the files. Must be called after the last record was read."""
@@ -231,7 +231,7 @@ class Files:
 class TextFile:
     """The text of an open file, which can be read only once: in `blocks`, `lines`, lines `with_ends`, or as a whole.
 
-    Of the `config`, the settings `encoding` and `longest_line` are used. Reading raises UserError if bytes are invalid
+    Only the settings `encoding` and `longest_line` of `config` are used. Reading raises UserError if bytes are invalid
     in the encoding or a line is too long. The message gives the position. Lone surrogates, which some encodings can
     express but UTF-8 cannot, become U+FFFD.
     """
@@ -290,7 +290,7 @@ class TextFile:
         return between.join(kept)
 
     def lines(self, *, rows: bool = False) -> Iterator[str]:
-        """Yields the lines without LF and the CRs before it. Unlike in str.splitlines, nothing else ends a line.
+        """Yields the lines without the LF and any CRs before it. Unlike in str.splitlines, nothing else ends a line.
 
         If `rows` is true, a CR within a line raises UserError.
         """

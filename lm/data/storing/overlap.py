@@ -80,7 +80,8 @@ class Hashes:
 def files_read_differently(data: DataConfig, split: str) -> list[str]:
     """Returns a line for each pair of evaluation and training sources that divide a file into different examples.
 
-    Hashes cannot reveal their overlap, e.g. if a file is a training document, but each line a test document.
+    Hashes cannot reveal an overlap if, for example, each training document is a whole file but each test document is a
+    single line.
     """
     training = [(each, _files_of(each.config)) for each in split_sources(data, "train")]
     lines = []

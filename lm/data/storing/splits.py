@@ -216,7 +216,7 @@ def text_hash(*texts: str) -> int:
 
 
 class Cleaner:
-    """Cleans the documents of one data source, and drops documents to which one of the `reasons` applies."""
+    """Cleans the documents of one data source, and drops those to which one of the `reasons` applies."""
 
     reasons: ClassVar[tuple[str, ...]] = ("too_short", "too_long", "duplicate")
     train_only: ClassVar[bool] = False  # whether evaluations keep the examples that training drops

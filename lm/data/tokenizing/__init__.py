@@ -83,10 +83,10 @@ def published_tokenizer(
     """Returns the tokenizer of a published model, with its special tokens. Raises UserError if there is none.
 
     Args:
-        content_of: returns the content of the file with a name such as "tokenizer.json", or None if there is no such
-            file.
+        content_of: a function that maps a file name such as "tokenizer.json" to the content of the file, or to None if
+            there is no such file.
         where: the model, for messages.
-        rows: the number of rows in the embedding. Only special tokens may have ids that are not below it.
+        rows: the number of rows in the embedding. Only special tokens may have ids beyond the last row.
     """
     files = read_files(content_of, where)
     try:

@@ -1,4 +1,4 @@
-"""The tokenizers of Marian's translation models: one SentencePiece model per side, and a vocabulary for both sides."""
+"""Tokenizers of Marian's translation models: one SentencePiece model per side, and one vocabulary for both sides."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CODE = re.compile(r">>.*?<<")  # names the target language of a multilingual mo
 
 
 class MarianTokenizer(Tokenizer):
-    """A tokenizer that splits text with the SentencePiece model of a side and numbers the pieces by vocab.json.
+    """A tokenizer that splits text with the SentencePiece model of a side and looks up the pieces in vocab.json.
 
     `for_sources` is the tokenizer of sources. In models with several target languages, a source starts with the code of
     a language, such as ">>fra<<", which becomes the token of this name, as in the published tokenizer.

@@ -15,7 +15,7 @@ TEXT = -1  # stands for a text among the token ids of a template
 
 @dataclass(frozen=True)
 class Template:
-    """The token ids around one or two texts, each of which is written as TEXT, and the token type of each entry."""
+    """The special tokens around one or two texts, each represented by TEXT, and the token type of each entry."""
 
     ids: tuple[int, ...]
     types: tuple[int, ...]
@@ -115,7 +115,7 @@ class SpecialTokens:
 
     @cached_property
     def for_target(self) -> Template:
-        """The template for a target, whose input `decoder_start` precedes.
+        """The template for a target. In the decoder's input, `decoder_start` precedes the target.
 
         The forced first token, such as the code of the target language, replaces the tokens before a source.
         """
