@@ -14,7 +14,7 @@ class UserError(Exception):
     The message is one line that says what is wrong, where, and how to fix it. Commands print it without a traceback
     and exit with status 1 (see `lm/config/command.py`). Bugs raise other exceptions.
 
-    Messages may quote files. If a message is longer than LONGEST characters, its middle is omitted.
+    Messages may quote the content of files. If a message is longer than LONGEST characters, its middle is omitted.
     """
 
     LONGEST = 480  # commands prepend a few words; the whole line has at most 500 characters

@@ -32,8 +32,8 @@ _temporaries: set[Path] = set()  # the temporary files and directories of this p
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which is renamed to `path` at the end of the block.
 
-    If the block raises, the temporary file is removed and `path` stays unchanged. Missing parent directories are
-    created. If `durable` is true, the replacement is atomic even if the power fails. May raise OSError.
+    If the block raises an error, the temporary file is removed and `path` stays unchanged. Missing parent directories
+    are created. If `durable` is true, the replacement is atomic even if the power fails. May raise OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent, path.name)

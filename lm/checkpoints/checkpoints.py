@@ -7,8 +7,8 @@ Layout of `checkpoints/` in the run directory:
     damaged-<step>/           a checkpoint that failed verification and was set aside when training resumed
 
 Orbax writes to a temporary directory and renames it when the checkpoint is complete, so <step>/ is never incomplete.
-With the checksums and the hash of the record, a restored state is either bit-identical to the saved one or reported as
-damaged.
+Thanks to the checksums and the hash of the record, a restored state is either bit-identical to the saved one or
+reported as damaged.
 """
 
 from __future__ import annotations
@@ -176,8 +176,8 @@ class Checkpoints:
         """Restores the newest intact checkpoint, even onto another mesh. All processes must call `restore`.
 
         The leaves of `abstract_state` are jax.ShapeDtypeStruct objects with shardings. Damaged checkpoints are reported
-        on stderr, and set aside once an older one has been read, unless the directory is opened read-only. Raises
-        UserError if there is no intact checkpoint, or if a path, shape or dtype differs from `abstract_state`.
+        on stderr. Once an older checkpoint has been read, they are set aside, unless the directory is opened read-only.
+        Raises UserError if there is no intact checkpoint, or if a path, shape or dtype differs from `abstract_state`.
         """
         assert all(leaf.sharding is not None for leaf in jax.tree.leaves(abstract_state)), "give every leaf a sharding"
         state, record = self._read(None, lambda _: abstract_state, partial=False)

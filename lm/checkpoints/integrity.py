@@ -15,11 +15,11 @@ from flax import traverse_util
 
 from lm.errors import UserError
 
-PART_BYTES = 2**26  # of a NumPy array that is copied to a device at once
+PART_BYTES = 2**26  # maximum number of bytes of a NumPy array that are copied to a device at once
 
 
 def describe(tree: Any, *, with_sums: bool = False) -> dict[str, dict[str, Any]]:
-    """Returns {path: {shape, dtype}} for a tree of real or abstract arrays. `with_sums` adds each checksum as `sum`."""
+    """Returns {path: {shape, dtype}} for a tree of real or abstract arrays. `with_sums` adds checksums as `sum`."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     described: dict[str, dict[str, Any]] = {
         jax.tree_util.keystr(path, simple=True, separator="/"): {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
@@ -33,7 +33,7 @@ def describe(tree: Any, *, with_sums: bool = False) -> dict[str, dict[str, Any]]
 
 
 def is_described(leaf: Any) -> bool:
-    """Returns whether a JSON value describes an array as `describe` does, with a checksum."""
+    """Returns whether a JSON value is a description of an array, as made by `describe`, with a checksum."""
     try:
         if not leaf["dtype"].startswith("key<"):  # the dtype of random keys, which NumPy lacks
             jnp.dtype(leaf["dtype"])
@@ -80,7 +80,7 @@ def checksum(leaf: Any) -> int:
     is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     if is_key or leaf.nbytes <= PART_BYTES or leaf.dtype.itemsize > 4 or not leaf.ndim or _splits_rows(leaf):
         return int(leaf_sum(leaf))
-    words = leaf.size // len(leaf)  # of one row
+    words = leaf.size // len(leaf)  # number of words per row
     rows = max(1, PART_BYTES // (words * leaf.dtype.itemsize))
     total = 0
     for start in range(0, len(leaf), rows):

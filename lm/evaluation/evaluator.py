@@ -35,7 +35,7 @@ class Evaluator(abc.ABC):
     """Scores every example of a split exactly once."""
 
     name: str  # the name of the split
-    undefined: Set[str] = frozenset()  # the metrics that were NaN in the last evaluation for lack of targets
+    undefined: Set[str] = frozenset()  # the metrics that were NaN in the last evaluation because there were no targets
 
     @abc.abstractmethod
     def evaluate(self, params: Any, step: int, report: Report | None = None) -> dict[str, float]:

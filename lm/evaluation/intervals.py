@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 Interval = tuple[float, ...]  # lower and upper bound
-Metrics = Callable[[np.ndarray], Mapping[str, float]]  # of the examples with the given indices, which may repeat
+# Computes the metrics of the examples with the given indices, which may repeat.
+Metrics = Callable[[np.ndarray], Mapping[str, float]]
 
 
 def resampled(metrics: Metrics, num_examples: int, *, samples: int, seed: int) -> dict[str, np.ndarray]:

@@ -42,7 +42,7 @@ class TextMetric(abc.ABC):
     """
 
     name: str  # in eval.generation.metrics
-    heading: str  # of the signature in tables
+    heading: str  # the heading of the signature in tables
     gives: tuple[Metric, ...]  # the metrics in the family
     prepare: Callable[[Tokenisation, str], str] = field(default=lambda _, text: text, kw_only=True)
     signature: Callable[[Tokenisation], str] = field(default=lambda _: "", kw_only=True)

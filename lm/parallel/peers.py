@@ -145,7 +145,7 @@ class Peers(signals.Others):
                 self._exit_without_first()
 
     def _replace_abort(self, connection: socket.socket) -> None:
-        """Makes this process exit with our line and status if JAX notices the death of process 0 first and aborts."""
+        """Makes this process exit with our message and status if JAX notices first that process 0 died, and aborts."""
 
         def exit_if_first_died(_number: int) -> None:
             closed, _, _ = select.select([connection], [], [], SECONDS_TO_READ)

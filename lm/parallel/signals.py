@@ -20,7 +20,8 @@ from lm.files import remove_temporaries
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
 STDERR = 2  # file descriptor
-SECONDS_APART = 0.25  # signals closer than this count as one: `timeout` and some launchers send each signal twice
+# Signals closer together than this count as one, because `timeout` and some launchers send each signal twice.
+SECONDS_APART = 0.25
 SECONDS_TO_END = 3.0  # time limit for the last output and clean-up of a process that ends at once
 SHOW_CURSOR = "\x1b[?25h"  # the progress line hides the cursor
 

@@ -97,9 +97,9 @@ class AnswerExamples(LabelledExamples):
         return UNKNOWN, UNKNOWN
 
     def offsets(self, index: int) -> np.ndarray:
-        """Returns each context token's character offsets, without white space at its ends, int64 (T, 2).
+        """Returns each context token's character offsets, excluding leading and trailing white space, int64 (T, 2).
 
-        Tokens outside the context have offsets (-1, -1). Tokens i to j are context[offsets[i, 0] : offsets[j, 1]].
+        Tokens outside the context have offsets (-1, -1). Tokens i to j span context[offsets[i, 0] : offsets[j, 1]].
         """
         offsets_T2 = np.full((int(self._sizes[index]), 2), -1, np.int64)
         _, of_context = self._tokens.context(int(self.example_of[index]))

@@ -30,7 +30,7 @@ class Example:
 
 
 def cut_notes(number: int, total: int, what: str, setting: str, length: int) -> list[str]:
-    """Returns a note that `number` of `total` texts are longer than a setting allows, or no note if `number` is 0."""
+    """Lists a note that `number` of `total` texts are longer than a setting allows, or nothing if `number` is 0."""
     return [f"{number:,} of {total:,} {what} (data.{setting}={length})"] if number else []
 
 

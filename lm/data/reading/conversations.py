@@ -160,7 +160,7 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value read from JSON or Parquet as plain Python values. Lone surrogates become U+FFFD."""
+    """Converts a value read from JSON or Parquet to plain Python values. Lone surrogates become U+FFFD."""
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, Mapping):

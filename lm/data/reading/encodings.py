@@ -19,7 +19,7 @@ from lm.errors import UserError
 
 BLOCK_BYTES = 1 << 20
 
-# The records that a zip archive can begin with: a file, the end of an empty archive, or a mark of a split archive.
+# The records that a zip archive can begin with: a file, the end of an empty archive, or the marker of a split archive.
 ZIP_RECORDS = b"\x03\x04", b"\x05\x06", b"\x07\x08"
 # The first bytes of binary files, and how the error message continues after "the file is".
 SIGNATURES = (
@@ -85,7 +85,7 @@ def _by_nul_bytes(head: bytes) -> str:
     head = head[: min(len(head), 4096) // 4 * 4]
     if b"\0" not in head:
         return ""
-    share = [4 * head[offset::4].count(0) / len(head) for offset in range(4)]  # of NUL bytes
+    share = [4 * head[offset::4].count(0) / len(head) for offset in range(4)]  # share of NUL bytes at each offset
     low, high = min(share[0::2]), min(share[1::2])
     if min(share[2:]) > 0.9 and share[0] < 0.1:
         return "utf-32-le"

@@ -134,7 +134,7 @@ class Reader(abc.ABC):
     kind: ClassVar[str]  # the kind of its raw examples
     # The setting that is required unless the format names the fields, and the error message if it is missing.
     needs: ClassVar[tuple[str, str]] = ("kind", "")
-    settings: ClassVar[Collection[str]] = ()  # the settings that it reads and that are empty by default
+    settings: ClassVar[Collection[str]] = ()  # the settings that the reader uses and that are empty by default
     optional: ClassVar[Collection[str]] = ()  # the roles whose fields may be absent
     # Maps a role to the setting that names its field, or to "" (see `Format.field`). Only `pair_field` may be empty;
     # the role then has no field.
@@ -282,7 +282,7 @@ class TextFile:
         return self.document(self.blocks())
 
     def document(self, parts: Iterable[str], between: str = "") -> str:
-        """Joins the parts of a document. Raises UserError as soon as they are too long."""
+        """Joins the parts of a document. Raises UserError as soon as the document is too long."""
         kept, size = [], -len(between)
         for part in parts:
             kept.append(part)

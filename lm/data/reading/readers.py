@@ -165,7 +165,8 @@ class ClassReader(Reader):
     def label(self, value: Any, name: str, where: str) -> str:
         """Returns a label as text.
 
-        Without label names, raises UserError if labels mix booleans and numbers, because true and 1 differ as text.
+        If there are no label names, raises UserError for a mix of booleans and numbers, because true and 1 differ as
+        text.
         """
         label = as_label(value, self.config.label_names, name, where)
         self._types[label_type(value)] += 1

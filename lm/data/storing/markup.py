@@ -98,7 +98,7 @@ class _Marked:
     """
 
     def __init__(self, text: str):
-        self.num_tags = 0  # including comments and declarations
+        self.num_tags = 0  # number of tags, including comments and declarations
         self._last_end = {match[1].lower(): match.start() for match in _END.finditer(text)}
         self._last_comment_end = text.rfind("-->")
         self._foreign: set[str] = set()  # names of elements that are not in ELEMENTS

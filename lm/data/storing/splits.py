@@ -296,7 +296,7 @@ class LabelledCleaner(Cleaner):
 
 
 def _script_test(name: str, setting: str) -> Callable[[str], bool]:
-    """Returns a function that tests whether the Unicode names of most letters of a text begin with `name`.
+    """Returns a function that tests whether the Unicode names of most letters in a text begin with `name`.
 
     A text without letters passes the test. Raises UserError if no letter has such a name. Unicode's Script property,
     which `regex` supports, would not suffice: CJK, for example, is not a script.

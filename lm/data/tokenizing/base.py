@@ -59,7 +59,7 @@ class Tokenizer(abc.ABC):
 
     @classmethod
     def load(cls, path: Path, content: bytes, config: TokenizerConfig) -> Tokenizer:
-        """Returns a tokenizer whose file, named by config.path, has this content.
+        """Returns a tokenizer from the content of the file that config.path names.
 
         Raises an error if the content is invalid.
         """
@@ -202,7 +202,7 @@ class Tokenizer(abc.ABC):
 
     @property
     def template_variables(self) -> Mapping[str, str]:
-        """The names of special tokens that chat templates read, such as `eos_token`."""
+        """The variables for special tokens that chat templates read, such as `eos_token`."""
         special, names = self._special(), self.special_tokens.names
         bos = {} if names or self.bos_id is None else {"bos_token": special[self.bos_id]}
         return {"eos_token": special[self.eos_id], **bos, **names}
@@ -286,7 +286,7 @@ class Tokenizer(abc.ABC):
         return cls(content, **options)  # type: ignore[call-arg]
 
     def _options(self) -> dict[str, Any]:
-        """Returns the JSON values from which, with the file, `_from_content` restores the tokenizer."""
+        """Returns the JSON values that `_from_content` needs, besides the file, to restore the tokenizer."""
         # "extra_ids" is omitted if it is 0, so that fingerprints from before this setting existed stay valid.
         return {"extra_ids": self.extra_ids} if self.extra_ids else {}
 

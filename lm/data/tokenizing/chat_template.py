@@ -70,7 +70,7 @@ class ChatTemplate:
     Raises UserError if `text` is not a valid template.
 
     Args:
-        text: the template, the name of one of TEMPLATES, or "" for the template of the tokenizer.
+        text: the template, the name of one of TEMPLATES, or "" for the tokenizer's own template.
         now: the time that templates read with `strftime_now`.
     """
 

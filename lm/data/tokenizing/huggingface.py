@@ -134,7 +134,10 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @functools.cached_property
     def _for_rendered(self) -> Any:
-        """A second tokenizer, which recognises special tokens. Switching the first one would affect other threads."""
+        """A second tokenizer, which recognises special tokens.
+
+        Switching the mode of the first tokenizer would affect other threads.
+        """
         return _library_tokenizer(self._json)
 
     def _decode(self, ids: list[int]) -> str:

@@ -16,7 +16,7 @@ from lm.data.tokenizing.base import Offsets, Tokenizer
 from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
 
-LONGEST_LINE = 2000  # in characters; SentencePiece skips lines that are too long
+LONGEST_LINE = 2000  # number of characters; SentencePiece skips lines that are too long
 LARGEST_SIZE = re.compile(r"too high \(\d+\)\. Please set it to a value <= (\d+)")  # in a SentencePiece error message
 WORD = re.compile(" *[^ ]+")
 THREADS = 4  # fixed, because the sums in the expectation step depend on the number of threads

@@ -63,8 +63,8 @@ class SpecialTokens:
     mask: int | None = None
     first_of_target: int | None = None  # the first token of an encoder-decoder's input; None means `start`
     forced_first: int | None = None  # the first token that an encoder-decoder must generate
-    one: Template | None = None  # for one text; None means `bos text eos`
-    two: Template | None = None  # for a pair of texts; None means `bos text eos text eos`
+    one: Template | None = None  # the template for one text; None means `bos text eos`
+    two: Template | None = None  # the template for a pair of texts; None means `bos text eos text eos`
     chat_template: str | None = None  # a Jinja template that renders conversations
     names: Mapping[str, str] = field(default_factory=dict)  # "bos_token" etc. -> text, for chat templates
 
