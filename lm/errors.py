@@ -26,13 +26,13 @@ class UserError(Exception):
 
 
 def as_user_error(error: BaseException) -> UserError | None:
-    """Returns the UserError for an error of the machine: its storage, memory or accelerator. Returns None for a bug."""
+    """Returns the UserError for a failure of the machine's storage, memory or accelerator. Returns None for a bug."""
     if isinstance(error, UserError):
         return error
     debug = "(set LM_DEBUG=1 for the traceback)"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        return UserError(f"not enough memory ({reason}); reduce the batch size, the lengths or the model size {debug}.")
+        return UserError(f"not enough memory ({reason}); reduce the batch size, sequence length or model size {debug}.")
     if isinstance(error, OSError) and error.errno:
         where = "reading or writing failed" if error.filename is None else error.filename
         return UserError(f"{where}: {error.strerror} {debug}.")

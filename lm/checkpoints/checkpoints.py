@@ -157,7 +157,7 @@ class Checkpoints:
         return next(iter(best_first(self.steps(), self._metrics_of, self._settings)), None)
 
     def record(self, step: int) -> dict[str, Any]:
-        """Returns the record of a step. Raises UserError if it is damaged or there is no such step."""
+        """Returns the record of a step. Raises UserError if the record is damaged or there is no such step."""
         where = self.directory / str(self._candidates(step)[0])
         try:
             return reading.read_record(where)
@@ -176,8 +176,9 @@ class Checkpoints:
         """Restores the newest intact checkpoint, even onto another mesh. All processes must call `restore`.
 
         The leaves of `abstract_state` are jax.ShapeDtypeStruct objects with shardings. Damaged checkpoints are reported
-        on stderr. Once an older checkpoint has been read, they are set aside, unless the directory is opened read-only.
-        Raises UserError if there is no intact checkpoint, or if a path, shape or dtype differs from `abstract_state`.
+        on stderr. Once an older checkpoint has been read, the damaged ones are set aside, unless the directory is
+        opened read-only. Raises UserError if there is no intact checkpoint, or if a path, shape or dtype differs from
+        `abstract_state`.
         """
         assert all(leaf.sharding is not None for leaf in jax.tree.leaves(abstract_state)), "give every leaf a sharding"
         state, record = self._read(None, lambda _: abstract_state, partial=False)

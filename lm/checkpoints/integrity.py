@@ -75,7 +75,7 @@ def checksum(leaf: Any) -> int:
     """Returns the checksum of an array or a random key. Every process gets the checksum of the whole array.
 
     A large array is processed in parts along its first axis, unless that axis is sharded, because computing a checksum
-    on a CPU takes as much memory again.
+    on a CPU takes as much memory as the array itself.
     """
     is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     if is_key or leaf.nbytes <= PART_BYTES or leaf.dtype.itemsize > 4 or not leaf.ndim or _splits_rows(leaf):
@@ -101,7 +101,7 @@ def _splits_rows(leaf: Any) -> bool:
 def leaf_sum(x: jax.Array, first: jax.typing.ArrayLike = 0) -> jax.Array:
     """Returns the checksum of an array: the sum over i of mix(word_i xor mix(i)), modulo 2^32, as a uint32.
 
-    If the array is a part of a larger one, `first` is the index of its first word there.
+    If the array is a part of a larger one, `first` is the index of its first word in the larger array.
 
     An integer sum does not depend on the order of its terms and is therefore the same on every mesh. Because `mix` is a
     bijection, changing a single element always changes the sum; any other change, including a permutation, changes it

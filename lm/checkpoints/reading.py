@@ -79,7 +79,7 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
 def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, partial: bool) -> Any:
     """Returns the arrays of a checkpoint or, if `partial` is true, of the part that `abstract` describes.
 
-    Raises Damage if they differ from the saved arrays, or UserError if the tree differs from `abstract`.
+    Raises Damage if the arrays differ from the saved ones, or UserError if the tree differs from `abstract`.
     """
     wanted = describe(abstract)
     top = next(iter(abstract)) + "/" if partial else ""
@@ -176,7 +176,7 @@ def agreed(steps: Sequence[int]) -> list[int]:
 
 
 def silence_libraries() -> None:
-    """Suppresses the output of Orbax's and TensorStore's threads after a failed save, for the rest of the process."""
+    """Suppresses the output of Orbax's and TensorStore's threads after a failed save, until the process ends."""
     logging.getLogger("asyncio").disabled = True
     sys.unraisablehook = lambda _: None
     threading.excepthook = lambda _: None

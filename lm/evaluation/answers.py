@@ -98,7 +98,7 @@ class Rules:
     """The rules by which predictions are compared with reference answers."""
 
     read: Callable[[str], tuple[str, list[str]]]  # returns a normalised text and the tokens that F1 counts
-    overlap: Callable[[list[str], list[str]], int]  # counts the tokens that two lists of tokens share
+    overlap: Callable[[list[str], list[str]], int]  # counts the tokens that two lists of tokens have in common
     signature: str  # describes the normalisation and the tokens
 
 
@@ -145,7 +145,7 @@ def answer_scores(
             if may_lack and not (words and right_words):
                 f1 = float(words == right_words)
             elif common := RULES[rules].overlap(words, right_words):
-                # In this order of operations, even the last digit agrees with the official scripts.
+                # With this order of operations, even the last digit agrees with the official scripts.
                 precision, recall = common / len(words), common / len(right_words)
                 f1 = 2 * precision * recall / (precision + recall)
             scores[number] = np.maximum(scores[number], (text == right_text, f1))

@@ -96,8 +96,8 @@ class SplitEvaluation(Evaluator):
 def choose(sizes: Mapping[str, int], limit: int) -> dict[str, np.ndarray]:
     """Chooses about `limit` items in total, or all items if `limit` is 0.
 
-    Returns the indices of each data source's items. The items of a data source are evenly spaced, and their number is
-    proportional to the size of the data source.
+    Returns the indices of the chosen items of each data source. The items of a data source are evenly spaced, and their
+    number is proportional to the size of the data source.
     """
     total = max(1, sum(sizes.values()))
     limit = min(limit or total, total)

@@ -24,7 +24,7 @@ from lm.evaluation.token_metrics import Sums, ratio
 
 
 class Predictions(abc.ABC):
-    """A model's predictions for raw examples of a task: one output per example, and values that all examples share."""
+    """A model's predictions for raw examples of a task: one output per example, and values common to all examples."""
 
     label_key: ClassVar[str]  # the key under which `line` stores the correct output
     keys: ClassVar[tuple[str, ...]]  # keys that occur together only in the `line` of this class

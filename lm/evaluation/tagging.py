@@ -105,7 +105,7 @@ def infer_schemes(sentences: Sequence[Sequence[str]], labels: Iterable[str]) -> 
 
 
 def scheme_signature(sentences: Sequence[Sequence[str]], scheme: str) -> str:
-    """Describes the scheme by which entities were counted, and any evidence in the sentences that it is wrong."""
+    """Describes the scheme by which entities were counted, and any evidence in the sentences against it."""
     labels = set(itertools.chain.from_iterable(sentences))
     inferred = infer_schemes(sentences, labels)
     if scheme == NO_SCHEME:

@@ -1,4 +1,4 @@
-"""Connects several processes into one program, within a time limit, and provides barriers."""
+"""Connects several processes to form one program, within a time limit, and provides barriers."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def together(main: Callable[[], int]) -> Callable[[], int]:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """Ends all processes with status 1 if the block raises an error. Each of them prints the name of this process.
+    """Ends all processes with status 1 if the block raises an error. Every process prints the name of this process.
 
-    Otherwise, they would wait for this process. Use this context manager inside any block that waits for the other
-    processes on exit.
+    Otherwise, the other processes would wait for this process. Use this context manager inside any block that waits for
+    the other processes on exit.
     """
     try:
         yield
@@ -79,8 +79,9 @@ def failing_together() -> Iterator[None]:
 def initialize(coordinator: str, num_processes: int, process_id: int, timeout_seconds: int) -> None:
     """Connects to the other processes, if there are any. Must be called before JAX uses a device.
 
-    Without `coordinator` (host:port of process 0), Slurm jobs with several tasks and multi-host Cloud TPUs are detected
-    from the environment; otherwise, this process runs alone. Raises UserError if the others do not join in time.
+    If `coordinator` (host:port of process 0) is not given, Slurm jobs with several tasks and multi-host Cloud TPUs are
+    detected from the environment; anywhere else, this process runs alone. Raises UserError if the others do not join in
+    time.
     """
     values: dict[str, Any] = {}
     bind_address = ""

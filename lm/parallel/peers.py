@@ -2,8 +2,8 @@
 
 Messages are values in the key-value store of JAX's coordination service, which runs in process 0. Every other process
 also holds a connection to process 0. The operating system closes this connection when one of the two processes dies.
-JAX itself would notice the death of process 0 about as soon, and the death of another process much later. It would then
-abort with a native stack trace.
+JAX itself would notice the death of process 0 about as soon, and the death of another process much later. JAX would
+then abort with a native stack trace.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DAY_MS = 24 * 3600 * 1000
 POLL_SECONDS = 0.05
 SECONDS_TO_READ = 1.0  # time for every process to receive a message and end
 SECONDS_TO_SEND = 5.0  # a new connection that sends nothing within this time is not from one of our processes
-# With these settings of idle connections, the death of a machine is noticed after 20 seconds.
+# With these settings for idle connections, the death of a machine is noticed after 20 seconds.
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 

@@ -27,7 +27,10 @@ SHOW_CURSOR = "\x1b[?25h"  # the progress line hides the cursor
 
 
 class Others:
-    """Stands for the other processes of the program. If there are any, `lm.parallel.peers` replaces this object."""
+    """Stands for the other processes of the program.
+
+    If there are other processes, `lm.parallel.peers` replaces this object.
+    """
 
     def stop(self, name: str) -> None:
         """Agrees with the other processes on the step after which all stop. Passes this step to the loop."""
@@ -35,11 +38,11 @@ class Others:
             state.loop.stop_after(0)
 
     def end(self, status: int, reason: str) -> None:
-        """Ends the other processes with this status. Each of them prints the reason."""
+        """Ends the other processes with this status. Each process prints the reason."""
 
 
 class _State:
-    loop: StopRequest | None = None  # the request of the training loop, while the loop runs
+    loop: StopRequest | None = None  # the training loop's request, while the loop is running
     status: int | None = None  # exit status of the command, once it is complete
     others = Others()
     withdraw: Callable[[], None] | None = None  # removes the files of a run that has not taken its first step

@@ -1,4 +1,4 @@
-"""Plots the loss and the scores of a run by step and, below them, the learning rate, speed and score by time."""
+"""Plots the loss and the scores of a run and, below them, the learning rate, the speed, and a score against time."""
 
 from __future__ import annotations
 

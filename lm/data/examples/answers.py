@@ -107,7 +107,7 @@ class AnswerExamples(LabelledExamples):
         return offsets_T2
 
     def most_context(self, index: int) -> np.ndarray:
-        """Returns whether each token has more context in this window than in any other with this token, bool (T,).
+        """Returns whether this window gives each token more context than any other window does, bool (T,).
 
         As in the code of Devlin 2019, windows are compared by a score: the number of context tokens to the left or to
         the right of the token, whichever is smaller, plus 0.01 times the size of the window. Ties go to the first

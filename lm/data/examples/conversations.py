@@ -36,7 +36,10 @@ class ChatTokens(Tokens):
 
     @classmethod
     def of_conversations(cls, examples: Sequence[Conversation], tokenizer: Tokenizer, text: str) -> ChatTokens:
-        """Encodes conversations with the chat template `text`. Raises UserError if the template rejects one."""
+        """Encodes conversations with the chat template `text`.
+
+        Raises UserError if the template rejects a conversation.
+        """
         template, ids, scored = ChatTemplate(tokenizer, text), [], [np.zeros(0, bool)]
         for each in examples:
             with _located(each):

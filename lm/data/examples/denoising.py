@@ -242,7 +242,10 @@ class Infilling(Denoiser):
 
 
 def permute_sentences(tokens: np.ndarray, ends_sentence: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shuffles the sentences of a chunk (n,). The bool (V,) array `ends_sentence` is True for ends of sentences."""
+    """Shuffles the sentences of a chunk (n,).
+
+    The bool (V,) array `ends_sentence` is True for tokens that end a sentence.
+    """
     sentence = np.concatenate([[0], np.cumsum(ends_sentence[tokens[:-1]])])
     return tokens[np.argsort(rng.permutation(int(sentence[-1]) + 1)[sentence], kind="stable")]
 

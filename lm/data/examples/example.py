@@ -30,7 +30,7 @@ class Example:
 
 
 def cut_notes(number: int, total: int, what: str, setting: str, length: int) -> list[str]:
-    """Lists a note that `number` of `total` texts are longer than a setting allows, or nothing if `number` is 0."""
+    """Returns a list with a note that `number` of `total` texts are too long; the list is empty if `number` is 0."""
     return [f"{number:,} of {total:,} {what} (data.{setting}={length})"] if number else []
 
 
@@ -87,7 +87,7 @@ def from_pair(source: np.ndarray, target: np.ndarray, special: SpecialTokens) ->
 
 
 class Chunks(NamedTuple):
-    """The chunks into which documents, without their first and last tokens, are cut; int64 (E,) arrays."""
+    """The chunks cut from documents, excluding each document's first and last token; int64 (E,) arrays."""
 
     first_E: np.ndarray  # first token, as an index into the store
     length_E: np.ndarray
@@ -130,6 +130,6 @@ class ChunkExamples(Examples):
 
 
 def numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns each item's group and its index within the group, int64 (E,) each, for groups of these sizes."""
+    """Returns the group of each item and the item's index in the group, int64 (E,) each, for groups of these sizes."""
     group_E = np.repeat(np.arange(len(counts)), counts)
     return group_E, np.arange(len(group_E)) - np.repeat(np.cumsum(counts) - counts, counts)

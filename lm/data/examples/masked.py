@@ -16,7 +16,7 @@ from lm.data.storing.token_store import TokenStore
 from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
 
-MASK, RANDOM = 0.8, 0.1  # fractions of the masked tokens replaced by the mask or a random token; the others are kept
+MASK, RANDOM = 0.8, 0.1  # fractions of the masked tokens replaced by the mask or by a random token; the others are kept
 
 MaskedText = tuple[np.ndarray, np.ndarray, np.ndarray]  # int32 inputs, int32 targets, float32 weights, (T,) each
 
@@ -50,7 +50,7 @@ class Masking:
     def number(self, texts_E: np.ndarray) -> np.ndarray:
         """Returns the number of tokens to mask in texts of these lengths, int64 (E,).
 
-        For whole words, it is an estimate.
+        If whole words are masked, the number is an estimate.
         """
         return np.where(texts_E > 0, np.maximum(1, np.rint(self._density * texts_E)), 0).astype(np.int64)
 
@@ -93,7 +93,7 @@ def choose_words(starts_n: np.ndarray, wanted: int, rng: np.random.Generator) ->
 
 
 class MaskedExamples(ChunkExamples):
-    """Examples made from one chunk between special tokens. They have at most `length` tokens, some of which are masked.
+    """Examples made from one chunk between special tokens: at most `length` tokens, some of which are masked.
 
     Unless whole words are masked, `sizes` includes the number of masked tokens.
     """

@@ -155,7 +155,7 @@ class Columns:
             )
 
     def skipped(self, values: Sequence[str], begins: bool) -> str:
-        """Returns what a line holds if it holds no word, otherwise "".
+        """Returns a description of the content of a line that holds no word, or "" if the line holds a word.
 
         In CoNLL-U, every word has an ID, so a line that begins with # is always a comment. In other files, a line that
         begins with # may hold a word, e.g. a hashtag. It is a comment only if it precedes the first word of a sentence
@@ -210,7 +210,7 @@ def _names(lines: Sequence[str], rows: Sequence[list[str]], wanted: set[str]) ->
 def _counts_up(rows: Sequence[list[str]], header: int) -> bool:
     """Returns whether the first column numbers the words of each sentence from 0 or 1.
 
-    At least one sentence must have two words.
+    At least one sentence must have two or more words.
     """
     last, most = -1, 0
     for index, row in enumerate(rows):

@@ -3,7 +3,7 @@
 Three kinds of records are read: the `messages` of OpenAI and Hugging Face (role, content, tool_calls), optionally with
 `tools`; the `conversations` of ShareGPT (from, value), optionally with `system`; and a prompt with its response, if
 `target_field` names the response. Messages and tools are left unchanged, because the chat template determines their
-meaning. Only ShareGPT's names of keys and roles are replaced.
+meaning. Only ShareGPT's names for keys and roles are replaced.
 """
 
 from __future__ import annotations

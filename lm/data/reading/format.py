@@ -278,7 +278,7 @@ class TextFile:
             data = self._binary.read(encodings.BLOCK_BYTES)
 
     def read(self) -> str:
-        """Returns the whole text. Raises UserError if it is too long."""
+        """Returns the whole text. Raises UserError if the text is too long."""
         return self.document(self.blocks())
 
     def document(self, parts: Iterable[str], between: str = "") -> str:

@@ -63,7 +63,7 @@ class JsonLines(FileFormat):
 class TabSeparated(FileFormat):
     """Reads tab-separated values. The header row names the columns unless the setting `columns` is set.
 
-    If `columns` is set, any further values of a row are ignored. Quotation marks are part of the text, so a file whose
+    If `columns` is set, any further values in a row are ignored. Quotation marks are part of the text, so a file whose
     values seem to be quoted as in CSV raises UserError (see `Quotes`).
     """
 
@@ -126,8 +126,8 @@ class TabSeparated(FileFormat):
 def _is_header(values: Sequence[str], names: Sequence[str], needed: Sequence[int]) -> bool:
     """Returns whether a row repeats the column names.
 
-    The values in all needed columns must be the column names, and so must the values in at least two columns, because a
-    single match may be a coincidence.
+    Every needed column, and at least two columns in all, must contain their own names, because a single match may be a
+    coincidence.
     """
     columns, cells = ([each.strip().casefold() for each in row] for row in (names, values))
     same = [cell == column for cell, column in zip(cells, columns, strict=False)]

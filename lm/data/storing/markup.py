@@ -75,7 +75,7 @@ def strip_html(text: str) -> str:
     if not marked.num_tags:
         return _MARKUP.sub(lambda match: _decoded(match) if match["reference"] else match[0], text)
     content, originals = marked.html, {}
-    for char in "\0\r":  # lxml would replace them by U+FFFD and LF
+    for char in "\0\r":  # lxml would replace them with U+FFFD and LF
         if char in content:
             stand_in = next(each for each in map(chr, range(0xE000, 0x110000)) if each not in content)
             content, originals[ord(stand_in)] = content.replace(char, stand_in), char

@@ -43,7 +43,7 @@ TEMPLATES = {
 }
 # Some templates write today's date. In training, the date is fixed, so that the data depends only on the config.
 TRAINING_DATE = datetime(2024, 7, 26)
-# Noncharacters, which no text should contain, and characters for private use.
+# Noncharacters, which no text should contain, and private-use characters.
 MARKS = tuple(map(chr, (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF900))))
 _LONGEST_REASON = 200  # maximum length of a Jinja error message, in characters
 
@@ -192,8 +192,8 @@ class ChatTemplate:
     def _located_spans(self, text: str, messages: Sequence[Message], tools: Tools) -> list[tuple[int, int]]:
         """Returns the characters [begin, end) of each answer, from the end of its prompt to the end of its text.
 
-        An answer is located by replacing it and comparing the rendered texts. Templates may write more before its text,
-        such as an empty <think> block, so it begins after its generation prompt, if that is found.
+        An answer is located by replacing it and comparing the rendered texts. A template may write more before the text
+        of an answer, such as an empty <think> block, so an answer begins after its generation prompt, if found.
         """
         mark, _ = _marks(text)
         numbers = [number for number, message in enumerate(messages) if message.get("role") == "assistant"]
@@ -213,7 +213,7 @@ class ChatTemplate:
         return spans
 
     def _header(self, messages: Sequence[Message], tools: Tools) -> str:
-        """Returns what the template writes before an answer, or "" if it cannot be determined."""
+        """Returns the text that the template writes before an answer, or "" if it cannot be determined."""
         try:
             return self.render(messages, tools, prompt=True).removeprefix(self.render(messages, tools))
         except UserError:  # some templates reject a conversation without messages

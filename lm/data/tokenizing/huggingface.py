@@ -36,7 +36,7 @@ class HuggingFaceTokenizer(Tokenizer):
     needs_file = True
     reads = ("bos_token", "eos_token")
 
-    # White space in tokens is literal, SentencePiece's U+2581, or a byte token.
+    # White space appears in tokens literally, as SentencePiece's U+2581, or as byte tokens.
     SPACES = (*" \t\n\v\f\r\u2581", *(f"<0x{byte:02X}>" for byte in b"\t\n\v\f\r "))
     BYTE_LEVEL_SPACES = tuple("\u0109\u010a\u010b\u010c\u010d\u0120")  # bytes 9 to 13 and 32
 
@@ -52,7 +52,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
         Args:
             content: the content of tokenizer.json.
-            special: the special tokens as JSON. If omitted, they are read from tokenizer.json alone.
+            special: the special tokens as JSON. If omitted, the special tokens are read from tokenizer.json alone.
             bos_token: the BOS token, for run directories written before special tokens were stored. Their texts have
                 the form `bos text eos`, where eos is `eos_token`.
             rows: the number of rows in the embedding of a published model, if some ids of the tokenizer have none.
@@ -192,7 +192,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
 
 def _library_tokenizer(content: bytes) -> Any:
-    """Returns the library's tokenizer with truncation and padding disabled. It recognises special tokens."""
+    """Returns the library's tokenizer with truncation and padding disabled. The tokenizer recognises special tokens."""
     import tokenizers
 
     with _library_errors("cannot be read"):

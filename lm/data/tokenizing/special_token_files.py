@@ -3,7 +3,7 @@
 tokenizer_config.json or special_tokens_map.json holds the names of the tokens. The post-processor in tokenizer.json
 holds the templates. generation_config.json or config.json holds the tokens that begin and end generated text. A piece
 of the vocabulary that merely looks like a special token (Qwen 3 and Gemma 3 have an ordinary piece "<s>") is never
-taken for one.
+treated as one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAMES, OLD_NAMES, GENERATION, MODEL = (
 CHAT_TEMPLATE = "chat_template.jinja"
 Files = Mapping[str, Any]  # maps the name of a file to its parsed JSON, or CHAT_TEMPLATE to its text
 
-# The usual names of BOS and EOS, for a tokenizer.json that comes alone and has no post-processor.
+# The usual names of BOS and EOS, for a tokenizer.json without other files and without a post-processor.
 USUAL = (
     ("<|begin_of_text|>", "<|end_of_text|>"),
     ("<s>", "</s>"),
@@ -77,8 +77,8 @@ def special_tokens(
     Args:
         tokenizer: the content of tokenizer.json.
         files: the files beside it (see `read_files`).
-        bos_token: a replacement for the BOS token in the files; `eos_token` is one for the EOS token. If either is
-            given, texts are framed as by our own tokenizers (`bos text eos`), not as specified by the post-processor.
+        bos_token, eos_token: the tokens to use instead of the BOS and EOS tokens in the files. If either is given,
+            texts are framed as by our own tokenizers (`bos text eos`), not as specified by the post-processor.
 
     Raises ValueError if the files contradict each other or name no EOS token.
     """
@@ -135,7 +135,7 @@ def special_tokens(
 
 
 def _names(files: Files) -> dict[str, str]:
-    """Returns the tokens that the files name, by keys such as "bos_token". tokenizer_config.json takes precedence."""
+    """Returns the tokens that the files name, keyed by "bos_token" etc. tokenizer_config.json takes precedence."""
     found: dict[str, str] = {}
     for values in (files.get(NAMES, {}), files.get(OLD_NAMES, {})):
         for key, value in values.items():
