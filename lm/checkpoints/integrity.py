@@ -19,7 +19,10 @@ PART_BYTES = 2**26  # maximum number of bytes of a NumPy array that are copied t
 
 
 def describe(tree: Any, *, with_sums: bool = False) -> dict[str, dict[str, Any]]:
-    """Returns {path: {shape, dtype}} for a tree of real or abstract arrays. `with_sums` adds checksums as `sum`."""
+    """Returns {path: {shape, dtype}} for a tree of real or abstract arrays.
+
+    If `with_sums` is true, each entry also has the checksum, called `sum`.
+    """
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     described: dict[str, dict[str, Any]] = {
         jax.tree_util.keystr(path, simple=True, separator="/"): {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}

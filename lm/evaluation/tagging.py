@@ -146,7 +146,7 @@ def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
     """Counts the correct, predicted and gold entities of each sentence, int64 (E, 3).
 
     As in the strict mode of seqeval, an entity is correct if its first word, last word and type are all correct. Gold
-    or predicted tags that contradict the scheme, a key of SCHEMES, form no entity. In IOB2, for example, an I- tag
+    or predicted tags that contradict the `scheme` (a key of SCHEMES) form no entity. In IOB2, for example, an I- tag
     counts as O unless it follows a B- or I- tag of the same type. In BMES and similar schemes, the tags of an entity
     without an end count as O.
     """

@@ -171,8 +171,8 @@ def next_tokens(store: TokenStore, begin: int, end: int) -> Example:
 class WindowRows:
     """Windows of one data source, shuffled anew in each epoch.
 
-    An epoch has as many rows of `length` tokens as fit into the stream. Each epoch has its own random offset, so
-    its rows are cut at different tokens. The last window may wrap around to the beginning of the stream.
+    An epoch has as many rows of `length` tokens as fit into the stream. Each epoch has its own random offset, so the
+    row boundaries differ between epochs. The last window may wrap around to the beginning of the stream.
     """
 
     kind = "window"

@@ -110,7 +110,7 @@ class SplitSource:
             yield from (getattr(example, side) for side in sides) if sides else (example,)
 
     def _kept(self, reader: Reader, rules: Cleaner) -> Iterator[tuple[Any, Any]]:
-        """Yields the examples of the subset that cleaning keeps, raw and cleaned."""
+        """Yields the examples of the subset that cleaning keeps, both raw and cleaned."""
         keeps_all = rules.train_only and self.split != "train"
         for raw in reader.iterate():
             example = rules.clean(raw)
@@ -174,7 +174,7 @@ def nothing_in(data: DataConfig, split: str, what: str) -> str:
 
 @contextlib.contextmanager
 def named_errors(label: str) -> Iterator[None]:
-    """Prefixes the message of a UserError with the name of the data source unless it begins with a setting name."""
+    """Prefixes the message of a UserError with the name of the data source unless the message begins with a setting."""
     try:
         yield
     except UserError as error:

@@ -189,7 +189,10 @@ def _open(directory: Path, label: str) -> TokenStore | None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Holds a file lock, which a killed process also releases. Yields whether the file system supports locks."""
+    """Holds a file lock, which is released even if the process is killed.
+
+    Yields whether the file system supports locks.
+    """
     with open(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)

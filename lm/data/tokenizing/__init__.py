@@ -80,7 +80,8 @@ def _read_text(path: Path) -> str:
 def published_tokenizer(
     content_of: Callable[[str], bytes | None], where: str, rows: int | None = None
 ) -> HuggingFaceTokenizer | MarianTokenizer:
-    """Returns the tokenizer of a published model, with its special tokens. Raises UserError if there is none.
+    """Returns the tokenizer of a published model, with its special tokens. Raises UserError if the model has no
+    tokenizer.
 
     Args:
         content_of: a function that maps a file name such as "tokenizer.json" to the content of the file, or to None if

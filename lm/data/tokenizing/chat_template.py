@@ -190,7 +190,7 @@ class ChatTemplate:
         return list(zip(bounds[::2], bounds[1::2], strict=True))
 
     def _located_spans(self, text: str, messages: Sequence[Message], tools: Tools) -> list[tuple[int, int]]:
-        """Returns the characters [begin, end) of each answer, from the end of its prompt to the end of its text.
+        """Returns the character range [begin, end) of each answer, from the end of its prompt to the end of its text.
 
         An answer is located by replacing it and comparing the rendered texts. A template may write more before the text
         of an answer, such as an empty <think> block, so an answer begins after its generation prompt, if found.

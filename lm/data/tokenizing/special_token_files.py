@@ -219,7 +219,7 @@ def _templates(
 
 
 def _processors(processor: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """Yields the steps of a post-processor that may add tokens."""
+    """Yields those steps of a post-processor that may add tokens."""
     if processor is None or processor["type"] == "ByteLevel":
         return
     if processor["type"] == "Sequence":
