@@ -36,7 +36,7 @@ def describe(tree: Any, *, with_sums: bool = False) -> dict[str, dict[str, Any]]
 
 
 def is_described(leaf: Any) -> bool:
-    """Returns whether a JSON value is a description of an array, as made by `describe`, with a checksum."""
+    """Returns whether a JSON value describes an array in the format of `describe`, including its checksum."""
     try:
         if not leaf["dtype"].startswith("key<"):  # the dtype of random keys, which NumPy lacks
             jnp.dtype(leaf["dtype"])

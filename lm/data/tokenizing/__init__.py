@@ -80,8 +80,9 @@ def _read_text(path: Path) -> str:
 def published_tokenizer(
     content_of: Callable[[str], bytes | None], where: str, rows: int | None = None
 ) -> HuggingFaceTokenizer | MarianTokenizer:
-    """Returns the tokenizer of a published model, with its special tokens. Raises UserError if the model has no
-    tokenizer.
+    """Returns the tokenizer of a published model, with its special tokens.
+
+    Raises UserError if the model has no tokenizer.
 
     Args:
         content_of: a function that maps a file name such as "tokenizer.json" to the content of the file, or to None if
@@ -99,8 +100,8 @@ def published_tokenizer(
     except Exception as error:  # the libraries raise plain Exception and RuntimeError for invalid files
         raise UserError(f"{where}: the tokenizer is not usable: {error}.") from error
     raise UserError(
-        f"{where} has no {HuggingFaceTokenizer.file_name}; write it with AutoTokenizer.from_pretrained(...)"
-        ".save_pretrained(...) of the transformers library."
+        f"{where} has no {HuggingFaceTokenizer.file_name}; create it with AutoTokenizer.from_pretrained(...)"
+        ".save_pretrained(...) from the transformers library."
     )
 
 
