@@ -209,7 +209,8 @@ class Checkpoints:
     def average_params(
         self, count: int, abstract_params: Any = None, last: int | None = None, ema: bool = False
     ) -> tuple[Any, list[int]]:
-        """Returns the mean of the parameters of the `count` latest checkpoints up to step `last`, and their steps.
+        """Returns the mean parameters of the `count` latest checkpoints up to step `last`, and the steps of these
+        checkpoints.
 
         See Vaswani 2017, section 6.1. At most two parameter trees are in memory. Raises UserError if there are too few
         checkpoints or if one is damaged.

@@ -136,7 +136,7 @@ class ChatExamples(Examples):
             self.notes.append(f"{lost:,} of {total:,} {noun} have no answer within a row and are omitted")
 
     def _count_scored(self) -> np.ndarray:
-        """Returns the number of targets of each example, int64 (E,)."""
+        """Returns the number of targets per example, int64 (E,)."""
         if self._two_sided:
             return self._sizes_of_all
         begins_E = self._tokens.texts.starts[:-1]

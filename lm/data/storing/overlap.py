@@ -108,5 +108,5 @@ def _how_read(source: SourceConfig) -> dict[str, Any]:
 
 
 def _hashes_of(stores: Mapping[str, Any]) -> Iterator[np.ndarray]:
-    """Yields the hashes of the inputs of all stores, then the hashes of their whole examples, uint64 (E,) each."""
+    """Yields the input hashes of all stores, then the hashes of their whole examples, uint64 (E,) each."""
     return map(np.concatenate, zip(*(store.hashes_of_examples() for store in stores.values()), strict=True))

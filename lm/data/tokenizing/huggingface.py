@@ -18,7 +18,7 @@ from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
 from lm.files import parse_json
 
-MOST_UNUSED_IDS = 100_000  # below the largest id; every id has rows in the embedding and the head
+MOST_UNUSED_IDS = 100_000  # limit on unused ids below the largest id; every id has rows in the embedding and the head
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -205,7 +205,7 @@ def _library_tokenizer(content: bytes) -> Any:
 
 @contextlib.contextmanager
 def _library_errors(problem: str) -> Iterator[None]:
-    """Converts errors of the library to UserError, e.g. if the unknown token is missing from the vocabulary."""
+    """Converts errors of the library to UserError, such as an unknown token that is missing from the vocabulary."""
     try:
         yield
     except BaseException as error:  # a Rust panic is not an Exception
