@@ -209,8 +209,7 @@ class Checkpoints:
     def average_params(
         self, count: int, abstract_params: Any = None, last: int | None = None, ema: bool = False
     ) -> tuple[Any, list[int]]:
-        """Returns the mean parameters of the `count` latest checkpoints up to step `last`, and the steps of these
-        checkpoints.
+        """Returns the mean parameters of the `count` latest checkpoints up to step `last`, and their steps.
 
         See Vaswani 2017, section 6.1. At most two parameter trees are in memory. Raises UserError if there are too few
         checkpoints or if one is damaged.
