@@ -77,7 +77,7 @@ def define_flags() -> None:
         "bleu_tokenize",
         None,
         GenerationConfig.__dataclass_fields__["bleu_tokenize"].metadata["choices"],
-        "sacrebleu's tokenisation for BLEU. By default, the setting of the first run; with --predictions, auto.",
+        "sacrebleu's tokenisation for BLEU. The default is the setting of the first run or, with --predictions, auto.",
     )
     flags.DEFINE_integer("samples", 1000, "Number of resamples.", lower_bound=1)
     # sacrebleu treats a seed of 0 as "no seed".

@@ -21,7 +21,7 @@ from lm.config.unused import unused
 from lm.errors import DONE, USER_ERROR, UserError, as_user_error
 
 LONGEST_NUMBER = 18  # digits of a step or a seed on the command line
-flags.disclaim_key_flags()  # --help lists the flags defined here as those of the command
+flags.disclaim_key_flags()  # makes --help list the flags defined here among those of the command
 
 
 def define_config_flag() -> None:
@@ -90,7 +90,7 @@ def run(main: Callable[[], int], *, outlives_output: bool = False) -> None:
         status = 130
     try:
         sys.stdout.flush()
-    except OSError:  # reported above; another flush at the exit would fail again
+    except OSError:  # reported above; another flush at exit would fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 
@@ -105,14 +105,14 @@ def _status(main: Callable[[], int]) -> int:
         raise UserError(f"{rest[1]!r} is not a flag; every argument has the form --name=value (see --help).")
     try:
         return main()
-    except SystemExit as error:  # rich's answer to a closed output
+    except SystemExit as error:  # rich raises it if the output is closed
         if isinstance(error.__context__, BrokenPipeError):
             return DONE
         raise
 
 
 class _Unread(io.FileIO):
-    """A standard output that drops what is written after its reader has closed it."""
+    """A standard output stream that discards everything written after its reader has closed it."""
 
     def write(self, data: Any) -> int:
         try:
@@ -123,7 +123,7 @@ class _Unread(io.FileIO):
 
 
 def _open_streams(outlives_output: bool) -> None:
-    """Replaces closed streams, and escapes characters that their encoding, such as ASCII, lacks."""
+    """Replaces closed streams, and escapes characters that a stream's encoding, such as ASCII, cannot represent."""
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

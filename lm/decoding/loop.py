@@ -90,7 +90,7 @@ class Sampler:
         return [tokens_BT[row, : num_new_B[row]].tolist() for row in range(len(prompts))]
 
     def stream(self, prompt: Sequence[int], key: Array, source: Sequence[int] | None = None) -> Iterator[int]:
-        """Yields the tokens that `generate` returns for these arguments, each as soon as it is chosen."""
+        """Yields the tokens that `generate` would return for these arguments, each as soon as it is chosen."""
         state = self.start([prompt], key[None], sources=None if source is None else [source])
         for step in range(self.max_new_tokens):
             state = self.advance(state, step + 1)

@@ -35,8 +35,8 @@ def _check_utf8(name: str, texts: Sequence[str]) -> None:
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
     """Encodes prompts as token ids that start with the BOS token. Raises UserError if a text is not valid UTF-8.
 
-    If the tokenizer has no BOS token, prompts contain only their text. An empty prompt is then the EOS token, after
-    which the training documents start.
+    If the tokenizer has no BOS token, only the text is encoded. An empty prompt then becomes the EOS token, which also
+    precedes training documents.
     """
     _check_utf8("prompt", prompts)
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
@@ -70,13 +70,13 @@ def sample_many(
 
 
 def stream_text(sampler: Sampler, tokenizer: Tokenizer, prompt: Sequence[int], seed: int) -> Iterator[str]:
-    """Yields the continuation that `sample_many` yields for one prompt in parts, each as soon as it is final."""
+    """Yields the continuation that `sample_many` would yield for one prompt, piece by piece, as soon as it is final."""
     tokens = sampler.stream(prompt, row_keys(seed, np.zeros(1), np.zeros(1))[0])
     return text_parts(tokenizer, tokens, prompt)
 
 
 def text_parts(tokenizer: Tokenizer, tokens: Iterable[int], prompt: Sequence[int] = ()) -> Iterator[str]:
-    """Yields the text of tokens that continue a prompt in parts, each as soon as it is final.
+    """Decodes tokens that continue a prompt, and yields each piece of their text as soon as it is final.
 
     A character that spans several tokens is yielded once its last token has been read.
     """

@@ -122,7 +122,7 @@ class Norm(nn.Module):
 
 @dataclass(frozen=True)
 class NormPosition:
-    """A value of model.norm_position: where a sub-layer f has norms. Without any, it computes x + f(x)."""
+    """A value of model.norm_position: where a sub-layer f has norms. Without norms, the sub-layer computes x + f(x)."""
 
     doc: str
     inputs: bool = False  # x + f(norm(x))
@@ -131,7 +131,7 @@ class NormPosition:
 
     @property
     def reads(self) -> frozenset[str]:
-        """The settings that have an effect only with some positions."""
+        """The settings that have an effect with this position but not with all others."""
         return frozenset({"first_norm"} if self.inputs else ())
 
     @property

@@ -1,4 +1,4 @@
-"""The losses of all objectives, returned as sums over a batch, which the caller divides by the total weight."""
+"""The losses of all objectives, with label smoothing and z-loss, as sums that the caller divides by a total weight."""
 
 from __future__ import annotations
 

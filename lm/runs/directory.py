@@ -188,7 +188,7 @@ class RunDirectory:
         return self._has_checkpoints() or any(self._metric_lines())
 
     def _withdraw(self) -> None:
-        """Removes a new run because a process has failed. The error may already have released the lock here."""
+        """Removes a new run because a process has failed. By then, the error may have released the lock."""
         with contextlib.suppress(UserError, OSError):
             if self._lock is None:
                 self._take_lock()

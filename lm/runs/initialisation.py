@@ -87,7 +87,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
 def _wrong_shape(
     name: str, there: tuple[int, ...], here: tuple[int, ...], root: Path, theirs: ModelConfig, ours: ModelConfig
 ) -> str:
-    """Returns the error message for a parameter whose shape differs, with the settings that are responsible."""
+    """Returns the error message for a parameter whose shape differs. It names the settings responsible."""
     levels, fields = name.split("/"), dataclasses.fields(ModelConfig)
     parameters = {each.name: {*each.metadata.get("parameters", ())} for each in fields}
     special = [setting for setting, names in parameters.items() if names.intersection(levels)]

@@ -46,7 +46,7 @@ class Prepared:
 
     @functools.cached_property
     def trained(self) -> Hashes:
-        """The hashes of the training examples, by which their duplicates in evaluations are counted."""
+        """The hashes of the training examples, which are used to count their duplicates in evaluations."""
         return Hashes.of(self.stores["train"])
 
     def overlap_lines(self) -> list[str]:

@@ -31,7 +31,7 @@ NO_ANSWER = "no answer"  # shown in the preview at the first token of a text wit
 
 
 class Answered(Predictions):
-    """The output is an answer, its `answer_scores` and their signature, which may differ between data sources."""
+    """The output consists of an answer, its `answer_scores` and their signature, which depends on the data source."""
 
     label_key = "answers"
     keys = ("question", "answers", "prediction")

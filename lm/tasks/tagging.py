@@ -25,7 +25,7 @@ OUTSIDE = "O"
 
 
 class TaggedWords(Predictions):
-    """The output is one tag per word, or None, which is never correct, for a word without a prediction."""
+    """The output is one tag per word. A word without a prediction gets None, which is never correct."""
 
     label_key = "tags"
     keys = ("words", "tags", "prediction")

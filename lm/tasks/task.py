@@ -73,7 +73,7 @@ class Task(abc.ABC):
         return config
 
     def check(self, config: Config, refuse: Refuse) -> None:
-        """Refuses settings of this task that contradict each other."""
+        """Rejects settings of this task that contradict each other."""
         data, model, tokenizer = config.data, config.model, config.data.tokenizer
         if self.reader is not DocumentReader and not data.valid and data.holdout != "hash":
             refuse("data.holdout", f"{self.noun} can only be held out by hash; use 'hash', or specify data.valid.")
@@ -85,11 +85,11 @@ class Task(abc.ABC):
             )
 
     def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:
-        """Refuses a data source whose settings do not suit this task."""
+        """Rejects a data source whose settings do not suit this task."""
         check_source(source, self.reader, lambda setting, message: refuse(f"{where}.{setting}", message))
 
     def unread_value(self, setting: str, config: Config) -> Any:
-        """Returns the derived value of an unread setting whose default is 0 or empty, otherwise None."""
+        """Returns the derived value of an unread setting, or None if its value is never derived."""
         two_sided = config.model.family == "encoder_decoder" or self.layout(config).source_length
         derived = {
             "eval.stride": config.data.sequence_length,
@@ -173,7 +173,8 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> dict[str, EvalRows]:
-        """Maps each data source that has examples to its evaluation rows. Long examples are cut but never dropped.
+        """Maps each data source that has examples to its evaluation rows. Long examples are truncated but never
+        dropped.
 
         Raises UserError if no data source has any examples.
         """

@@ -1,4 +1,4 @@
-"""Changes of the rotary frequencies by which models read longer texts than those of their first training."""
+"""Changes to the rotary frequencies that let models read longer texts than those they were first trained on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from lm.config import ModelConfig
 
-# (config, theta, frequencies in radians per position) -> (changed frequencies, factor of all cosines and sines)
+# (config, theta, frequencies in radians per position) -> (changed frequencies, factor for all cosines and sines)
 Rescale = Callable[[ModelConfig, float, np.ndarray], tuple[np.ndarray, float]]
 
 

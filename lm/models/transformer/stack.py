@@ -31,7 +31,7 @@ class LayerKind:
     rotary_theta: float
     rope_is_scaled: bool  # whether model.rope_scaling applies
     is_rotary: bool = True  # False if the layer ignores positions although model.positions is rotary
-    has_first_norm: bool = True  # False if the input of the attention is not normalised although norm_position says so
+    has_first_norm: bool = True  # False for the first layer if model.first_norm is False
 
 
 def layer_pattern(config: ModelConfig) -> tuple[LayerKind, ...]:
