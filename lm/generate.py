@@ -15,7 +15,7 @@ index), text. The file --output is created only when all outputs are complete. M
 infilling read and write <extra_id_0>, <extra_id_1>, ... as tokens: --prompt="Thank you <extra_id_0> me to your party".
 A UL2 source starts with the token of its mode: <extra_id_100> (R), <extra_id_101> (S) or <extra_id_102> (X).
 
-Each batch is split across all devices of this machine, and every device holds a copy of the model.
+Each batch is split across all devices on this machine, and every device holds a copy of the model.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ STANDARD_OUTPUT = "-"
 INPUT = {"kind": "format", **{name: name for name in ("field", "pair_field", "columns", "document", "encoding")}}
 VECTORS = ("layer", "normalize", "prefix")
 DOCUMENTS = SourceConfig.__dataclass_fields__["document"].metadata["choices"]
-# Escapes for control characters that JSON allows but a terminal may interpret, and for changes of writing direction.
+# Escapes for control characters that JSON allows but a terminal may interpret, and for changes in writing direction.
 VISIBLE = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
@@ -71,7 +71,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("text", [], "Text to label (repeatable). For several fields, give a JSON object.")
     define_path("output", "File to write (once all lines are complete), or - for standard output.", STANDARD_OUTPUT)
     flags.DEFINE_enum("format", None, FORMAT_NAMES, "Format of the input. The default depends on the file extension.")
-    flags.DEFINE_string("field", None, "Field or column that holds the text. By default, the name used in training.")
+    flags.DEFINE_string("field", None, "Field or column that holds the text. The default is the name used in training.")
     flags.DEFINE_string("pair_field", None, "Like --field, but for the second text or the list of candidates.")
     flags.DEFINE_string("columns", None, "For tsv and csv: comma-separated column names, if there is no header row.")
     flags.DEFINE_enum("document", "line", DOCUMENTS, "With --format=text: the unit of text that counts as one input.")

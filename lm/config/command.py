@@ -69,9 +69,9 @@ def _is_step(value: str) -> bool:
 def run(main: Callable[[], int], *, outlives_output: bool = False) -> None:
     """Parses the command line, calls `main` and exits with the status that it returns.
 
-    A UserError or an error of the machine is printed as one line on stderr, and the exit status is 1. Any other
-    exception is a bug, so its traceback is printed. If a reader such as `head` closes the standard output, the command
-    ends with status 0, after finishing its work if `outlives_output` is true.
+    A UserError or a system error is printed as one line on stderr, and the exit status is 1. Any other exception is a
+    bug, so its traceback is printed. If a reader such as `head` closes the standard output, the command ends with
+    status 0; if `outlives_output` is true, it first finishes its work.
     """
     _open_streams(outlives_output)
     try:
@@ -138,7 +138,7 @@ def _open_streams(outlives_output: bool) -> None:
 
 @contextlib.contextmanager
 def _one_line_flag_errors() -> Iterator[None]:
-    """Converts flag errors of absl and ml_collections within the `with` block into UserErrors."""
+    """Converts flag errors from absl and ml_collections within the `with` block into UserErrors."""
     path = ""
     for argument, after in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=False):
         name, equals, value = argument.lstrip("-").partition("=")

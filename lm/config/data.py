@@ -73,7 +73,7 @@ class CleaningConfig:
     """Remove HTML tags, scripts and styles, and decode character references. Tags that separate words are replaced by a
     line break or a space. A `<` or `&` that is not part of HTML is kept."""
     strip_control: bool = False
-    """Remove control characters other than newline and tab, or replace them by white space between two words."""
+    """Remove control characters other than newline and tab, and replace those between two words with white space."""
     whitespace: str = option("keep", choices=("keep", "trim", "lines", "collapse"))
     """Treatment of white space. 'keep' leaves it unchanged; 'trim' strips both ends of the document; 'lines' strips
     trailing spaces and merges empty lines; 'collapse' replaces each run of white space with one space."""
@@ -104,7 +104,7 @@ class PairsConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Settings of the tokenizer. If `path` is empty, the tokenizer is trained on the training split."""
+    """Tokenizer settings. If `path` is empty, the tokenizer is trained on the training split."""
 
     kind: str = option("sentencepiece", registry="lm.data.tokenizing.TOKENIZERS")
     """Kind of tokenizer."""

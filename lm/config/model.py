@@ -1,4 +1,4 @@
-"""Settings of the model, in the order of the forward pass: sizes, positions, blocks, heads and adapters."""
+"""Model settings, in the order of the forward pass: sizes, positions, blocks, heads and adapters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SizeSettings:
     token attends to all tokens (BERT). In an 'encoder_decoder', an encoder reads the source and a decoder writes the
     target (Transformer, T5, BART)."""
     vocab_size: int = option(0, minimum=0, parameters=("token_embedding", "output", "output_bias"))
-    """Number of rows of the token embedding. If 0, the size of the tokenizer's vocabulary is used, rounded up to a
+    """Number of rows in the token embedding. If 0, the size of the tokenizer's vocabulary is used, rounded up to a
     multiple of vocab_multiple."""
     vocab_multiple: int = option(1, minimum=1, affects="storage")
     """Round a derived vocab_size up to a multiple of this number (128 suits TPUs)."""
@@ -118,8 +118,8 @@ class BlockSettings:
     """Index of the first layer without a sliding window, if global_every is set (1 for Gemma 2, which sets
     global_every=2; 5 for Gemma 3, which sets global_every=6)."""
     token_types: int = option(0, minimum=0, parameters=("type_embedding",))
-    """Number of learned token types in an encoder. BERT has 2, one for each of its two texts.
-    RoBERTa has 1, for all tokens. 0 means none."""
+    """Number of learned token types in an encoder. BERT has 2, one for each text of a pair. RoBERTa has 1, for all
+    tokens. 0 means none."""
     init_std: float = option(0.02, minimum=0.0, affects="updates")
     """Standard deviation of the initial weights. If 0, 1/sqrt(fan-in) is used in each layer."""
     embedding_std: float = option(0.0, minimum=0.0, affects="updates")
@@ -129,8 +129,8 @@ class BlockSettings:
     dtype: str = option("float32", choices=("float32", "bfloat16"))
     """Data type of the computation. Parameters are always float32."""
     attention: str = option("auto", choices=("auto", "xla", "cudnn", "splash"), affects="nothing")
-    """Attention kernel: 'xla' runs anywhere, 'cudnn' on NVIDIA GPUs in bfloat16, 'splash' on TPUs; 'auto' selects
-    one."""
+    """Attention kernel: 'xla' runs anywhere; 'cudnn' needs an NVIDIA GPU and bfloat16; 'splash' needs a TPU; 'auto'
+    selects one."""
     scan_layers: bool = option(True, affects="storage")
     """Stack the layers and scan over them, so that compile time is independent of depth."""
     remat: str = option("none", choices=("none", "full", "dots"), affects="nothing")
@@ -140,7 +140,7 @@ class BlockSettings:
 
 @dataclass(frozen=True)
 class ModelConfig(HeadSettings, BlockSettings, PositionSettings, SizeSettings):
-    """Settings of the Transformer. Where 0 stands for a derived value, the option text says so.
+    """Transformer settings. Where 0 stands for a derived value, the option text says so.
 
     A dataclass lists the fields of its last base first.
     """

@@ -45,7 +45,7 @@ class PositionSettings:
     rope_truncate: bool = option(True, read_by="rope_scaling")
     """Round the start index of the ramp down and its end index up."""
     rope_scaling_local: bool = option(False, needs=("global_every",), read_by="rope_scaling")
-    """Apply rope_scaling also to layers with a window, if global_every is set."""
+    """Also apply rope_scaling to layers with a window, if global_every is set."""
     nope_every: int = option(0, minimum=0, needs=("positions=rotary",))
     """If this value n is positive, layers nope_offset, nope_offset + n, ... have no rotary positions (SmolLM3). If 0,
     every layer has them."""

@@ -51,8 +51,8 @@ def option(
 
     Args:
         choices: the allowed values. If empty, any value is allowed.
-        registry: the dotted name of a dict, such as "lm.tasks.TASKS", whose keys are the allowed values. It is imported
-            only when a value is checked.
+        registry: the dotted name of a dict, such as "lm.tasks.TASKS", whose keys are the allowed values. The dict is
+        imported only when a value is checked.
         minimum, maximum: the bounds of the allowed range, inclusive.
         affects: one of EFFECTS. By default, "shapes" if `parameters` is given, else the effect of the section.
         parameters: the names of the parameters whose existence or shape depends on the setting. If empty, a setting

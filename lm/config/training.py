@@ -22,8 +22,8 @@ class OptimizerConfig:
     """Number of steps over which the learning rate rises linearly from 0. If -1, 100 steps are used or, with
     train.num_epochs, a tenth of all steps."""
     decay_steps: int = option(0, minimum=0, read_by="schedule")
-    """With schedule='linear' or 'cosine', the step at which the decay ends (if 0, train.num_steps). With
-    schedule='warmup_stable_decay', the length of the final decay (if 0, a fifth of train.num_steps)."""
+    """With schedule='linear' or 'cosine', the step at which the decay ends; 0 means train.num_steps. With
+    schedule='warmup_stable_decay', the length of the final decay; 0 means a fifth of train.num_steps."""
     final_fraction: float = option(0.1, minimum=0.0, maximum=1.0, read_by="schedule")
     """Final learning rate, as a fraction of the peak rate."""
     weight_decay: float = option(0.1, minimum=0.0)
@@ -75,7 +75,7 @@ class MeshConfig:
     """The number of devices along each mesh axis; one axis may have size -1, which means all remaining devices."""
 
     data: int = option(-1, minimum=-1)
-    """Number of replicas of the model. The batch is split among the replicas."""
+    """Number of model replicas. The batch is split among the replicas."""
     fsdp: int = option(1, minimum=-1)
     """Number of devices over which both the parameters and the batch are split."""
     tensor: int = option(1, minimum=-1)
@@ -106,7 +106,7 @@ class LogConfig:
     tensorboard: bool = True
     """Write TensorBoard events to the run directory."""
     wandb_project: str = ""
-    """Weights & Biases project to which metrics are also sent, if not empty (requires the package wandb)."""
+    """Weights & Biases project to which metrics are also sent (requires the package wandb). If empty, none are sent."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def pad_rows(rows: Rows, shape: tuple[int, int], pad_id: int) -> tuple[np.ndarra
 
 
 def pad_sources(sources: Rows, rows: int, max_length: int | None, pad_id: int) -> Source:
-    """Pads sources, which include special tokens, to (rows, length) arrays. Further rows contain only padding.
+    """Pads sources, which include special tokens, to (rows, length) arrays. Additional rows contain only padding.
 
     Raises UserError if a source has more than `max_length` tokens; None means no limit.
     """

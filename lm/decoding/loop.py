@@ -77,7 +77,8 @@ class Sampler:
     def generate(self, prompts: Rows, keys_B: Array, min_rows: int = 1, sources: Rows | None = None) -> list[list[int]]:
         """Returns the new tokens of each prompt, including the stop token if one was reached.
 
-        A row also ends when it has `model.max_length` tokens. Call `check_fits` first to rule this out.
+        A row also ends when it has `model.max_length` tokens. Call `check_fits` first to ensure that no row gets this
+        long.
 
         Args:
             prompts: the token ids of each prompt, starting with BOS if the vocabulary has it; for an encoder-decoder,

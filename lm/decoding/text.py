@@ -54,9 +54,9 @@ def sample_many(
 ) -> Iterator[tuple[int, int, str]]:
     """Yields tuples (prompt index, sample index, continuation) in order.
 
-    A continuation excludes the prompt and ends, at the latest, at the model's last position. It depends on the seed and
-    on its prompt and sample indices, but not on the batch size `max_rows`. Raises UserError if a prompt leaves no
-    position for a new token.
+    A continuation excludes the prompt and ends, at the latest, at the model's last position. A continuation depends on
+    the seed and on its prompt and sample indices, but not on the batch size `max_rows`. Raises UserError if a prompt
+    leaves no position for a new token.
     """
     check_fits(prompts, 1, sampler.model.max_length)
     rows = [(prompt, sample) for prompt in range(len(prompts)) for sample in range(num_samples)]
@@ -120,7 +120,7 @@ def with_text(tokenizer: Tokenizer, sources: Rows) -> list[int]:
 
 
 def cut_sources(tokenizer: Tokenizer, sources: Rows, source_length: int) -> list[list[int]]:
-    """Truncates sources to `source_length` tokens, including the special tokens after the text, which are kept."""
+    """Truncates sources to `source_length` tokens, keeping the special tokens after the text."""
     template = tokenizer.source_template
     kept = template.num_special - template.num_before(0)
     return [[*ids[:-kept][: source_length - kept], *ids[-kept:]] for ids in sources]

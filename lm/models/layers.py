@@ -74,7 +74,7 @@ class NormKind:
     has_bias: bool  # whether the norm has a bias if model.use_bias is true
 
     def num_parameters(self, config: ModelConfig, width: int = 0) -> int:
-        """Returns the number of parameters of a norm over `width` features, or over d_model features if it is 0."""
+        """Returns the number of parameters of a norm over `width` features (0 means d_model features)."""
         return (width or config.d_model) * (1 + int(self.has_bias and config.use_bias))
 
 

@@ -1,4 +1,4 @@
-"""A conversation with the model of a run: the history, and answers that are generated token by token."""
+"""A conversation with a run's model: the history, and answers that are generated token by token."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ class ChatSession:
         self._turn, self.left_out, self.is_cut = 0, 0, False
 
     def answer(self, text: str) -> abc.Generator[str, None, None]:
-        """Yields the answer to a message piece by piece. If it is stopped early, the history keeps the pieces so far.
+        """Yields the answer to a message piece by piece. If an answer is stopped early, its beginning stays in the
+        history.
 
         The oldest turns are left out if the conversation is too long for the model. Raises UserError, and forgets the
         message, if the message alone is too long or the template rejects it.

@@ -65,6 +65,6 @@ class Chat(PackedTask):
 
     def reason_without_examples(self, config: Config) -> str:
         return (
-            "no answer of the assistant fits in a row, so there is nothing to train on; raise data.sequence_length, "
+            "no answer by the assistant fits in a row, so there is nothing to train on; raise data.sequence_length, "
             "or set data.pairs.overlong to 'truncate'."
         )

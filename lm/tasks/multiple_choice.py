@@ -57,7 +57,7 @@ class Choice:
 
 
 class ChoiceInput(Reader):
-    """Reads questions with at least two candidates, of which the correct one is unknown."""
+    """Reads questions with at least two candidates but without the correct answer."""
 
     kind = "choices"
     needs = ("pair_field", "name the field that holds the list of candidates.")

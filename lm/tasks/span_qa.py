@@ -59,7 +59,7 @@ class Answered(Predictions):
         return scoring.answer_metrics(self._scores_E2[indices_E])
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns a question and its prediction. The list of correct `answers` may be empty."""
+        """Returns a question and the predicted answer. The list of correct `answers` may be empty."""
         example, (answer, *_) = self.raw[index], self.outputs[index]
         return {
             "id": example.id,

@@ -123,7 +123,7 @@ class Task(abc.ABC):
         return Cleaner(data.cleaning)
 
     def open(self, source: SplitSource) -> tuple[Reader, Cleaner]:
-        """Opens a data source. Raises UserError if it is not found or if its settings or the rules are invalid."""
+        """Opens a data source. Raises UserError if the source is missing or its settings or the rules are invalid."""
         with named_errors(source.label):
             return open_reader(source.config, self.reader), self.cleaner(source.data)
 
@@ -182,11 +182,11 @@ class Task(abc.ABC):
     # --- loss -----------------------------------------------------------------------------------------------
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
-        """Returns the summed loss of a batch, by default the cross-entropy. The caller divides it by `total_weight`."""
+        """Returns the summed loss of a batch, by default the cross-entropy. The caller divides by `total_weight`."""
         return loss_sums(output.logits, batch, config)
 
     def total_weight(self, batch: Batch) -> Array:
-        """Returns the number by which the summed loss of a batch is divided. The number is at least 1."""
+        """Returns the number, at least 1, by which the summed loss of a batch is divided."""
         return jnp.maximum(jnp.sum(batch.weights), 1.0)
 
     # --- evaluation -----------------------------------------------------------------------------------------

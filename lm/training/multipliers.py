@@ -88,8 +88,8 @@ def with_multipliers(
     """Wraps an optimizer so that its updates are scaled by the multipliers.
 
     The wrapped optimizer takes and returns trees of all parameters. Frozen parameters have no optimizer state and stay
-    bitwise unchanged. Their gradients are ignored, even in the global norm. If any layer of a stack is trained, the
-    optimizer state covers all layers of the stack.
+    bitwise unchanged. The gradients of frozen parameters are ignored, even in the global norm. If any layer of a stack
+    is trained, the optimizer state covers all layers of the stack.
     """
     flat, nested = (partial(each, sep="/") for each in (traverse_util.flatten_dict, traverse_util.unflatten_dict))
 

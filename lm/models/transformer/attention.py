@@ -25,7 +25,7 @@ def attention_mask(
     """Returns a mask, bool (B, L, S), of the keys that each query may attend to.
 
     A query attends only to keys of its own segment, and never to padding. If `causal` is true, queries do not attend to
-    later positions. If window > 0, queries attend only to positions at a distance of less than `window`.
+    later positions. If window > 0, queries attend only to positions less than `window` away.
     """
     allowed_BLS = same_segment(segments_BL, key_segments_BS)
     distance_BLS = positions_BL[:, :, None] - key_positions_BS[:, None, :]
@@ -79,8 +79,8 @@ class AttentionContext:
 class Attention(nn.Module):
     """Computes softmax(q k^T / sqrt(K)) v (Vaswani 2017; grouped-query: Ainslie 2023), with the softmax in float32.
 
-    If `cross` is true, queries attend to the output of the encoder. Otherwise, they attend to the tokens of their own
-    row, including cached tokens. With model.qk_norm, queries and keys are normalised before they are rotated.
+    If `cross` is true, queries attend to the output of the encoder. Otherwise, queries attend to the tokens of their
+    own row, including cached tokens. With model.qk_norm, queries and keys are normalised before they are rotated.
     """
 
     config: ModelConfig

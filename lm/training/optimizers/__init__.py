@@ -77,7 +77,7 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns the optimizer for a run of `num_steps` steps.
 
-    `init(params)` takes a tree of float32 parameters. If they are boxed with their logical axes, so is the state.
+    `init(params)` takes a tree of float32 parameters. If the parameters are boxed with logical axes, so is the state.
     `update(grads, state, params)` takes unboxed trees. `config` must have been resolved by `Config.from_dict`.
     `multipliers` is the result of `learning_rate_multipliers`; None means that all multipliers are 1.
     """
