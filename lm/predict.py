@@ -81,7 +81,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("batch_size", 0, "Number of rows per batch. 0 means the run's eval.batch_size.", lower_bound=0)
     flags.DEFINE_bool("unanswerable", False, "For span_qa: leave the answer empty if the context seems to have none.")
     flags.DEFINE_enum("pooling", None, list(POOLINGS), "Write one vector per text, pooled from its token vectors.")
-    flags.DEFINE_integer("layer", None, "With --pooling: index of the layer (0: the embedding; default: the last).")
+    flags.DEFINE_integer("layer", None, "With --pooling: layer index. 0 is the embedding; the default is the last one.")
     flags.DEFINE_bool("normalize", False, "With --pooling: scale vectors to length 1.")
     flags.DEFINE_string("prefix", "", "With --pooling: prefix of every text, e.g. the prefix used to train a T5.")
 

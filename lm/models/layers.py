@@ -131,7 +131,7 @@ class NormPosition:
 
     @property
     def reads(self) -> frozenset[str]:
-        """The settings that have an effect with this position but not with all others."""
+        """The settings that have an effect with this norm position but not with all others."""
         return frozenset({"first_norm"} if self.inputs else ())
 
     @property
