@@ -37,7 +37,7 @@ def versions() -> dict[str, str]:
 def describe_run(
     config: Config, prepared: Prepared, rows: TrainRows, evaluated: Mapping[str, Sequence[str]], mesh: Mesh, kernel: str
 ) -> Table:
-    """Describes a run in a table. `evaluated` holds the notes on the validation rows of each data source."""
+    """Describes a run in a table. `evaluated` holds the notes about the validation rows of each data source."""
     table = Table.grid(padding=(0, 2))
     devices = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     if jax.process_count() > 1:

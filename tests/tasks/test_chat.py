@@ -179,7 +179,7 @@ def test_long_conversations_are_cut_or_dropped_and_those_without_an_answer_are_o
         (
             [{"messages": [user("a" * 99), assistant("b")]}],
             {"data__sequence_length": 32},
-            "config.data.train.talk: no answer of the assistant fits into a row, so there is nothing to train on",
+            "config.data.train.talk: no answer by the assistant fits in a row, so there is nothing to train on",
         ),
         ([], {"data__cleaning__whitespace": "trim"}, "config.data.cleaning: conversations are never cleaned"),
         ([], {"data__source_length": 64}, "config.data.source_length: a decoder reads the whole conversation as one"),
