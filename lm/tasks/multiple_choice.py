@@ -140,7 +140,7 @@ class ChoiceExamples(LabelledExamples):
         whole_E = (self._tokens.questions.lengths + self._added) * numbers_E + np.add.reduceat(
             lengths, self._tokens.firsts[:-1]
         )
-        self._note_cut(int(np.sum(self._sizes < whole_E)), len(whole_E), "questions are cut")
+        self._note_cut(int(np.sum(self._sizes < whole_E)), len(whole_E), "questions are truncated")
 
     def _lengths(self, index: int) -> tuple[int, np.ndarray]:
         """Returns the lengths in tokens of the question and of each candidate, (N,), after truncation."""
