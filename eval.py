@@ -9,10 +9,11 @@ python eval.py --workdir=runs/a --config=configs/other.py     scores the data so
 python eval.py --workdir=runs/a --split=test --average=5      averages the five latest checkpoints
 python eval.py --workdir=runs/a --split=test --num_beams=5    writes beam-search outputs and their references
 
-Only the run directory and the data to score are needed, on any number and kind of devices. Every token of the split is
-scored once. Results are written to WORKDIR/eval/<step>/results.{json,csv,md}, and outputs to predictions.jsonl beside
-them. Options that differ from the run's own settings and the validation split are appended to the file names, as in
-results-test-beams5.json. If the directory is read-only, the table is printed with a warning, and the exit status is 0.
+Needs only the run directory and the data to score, and runs on any number and kind of devices. Every token of the split
+is scored once. Results are written to WORKDIR/eval/<step>/results.{json,csv,md}, and outputs to predictions.jsonl
+beside them. Options that differ from their defaults (the run's own settings and the validation split) are appended to
+the file names, as in results-test-beams5.json. If the directory is read-only, the table is printed with a warning, and
+the exit status is 0.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def define_flags() -> None:
     flags.DEFINE_list("workdir", [], "Comma-separated run directories. Each one gets a row in the table.")
     define_step_flag()
     flags.DEFINE_string("split", "valid", "valid, test or train. SPLIT/SOURCE selects a single data source.")
-    flags.DEFINE_string("text", "", "Text file or glob to score instead of a split (.gz too). Each file is a document.")
+    flags.DEFINE_string("text", "", "Text file or glob (.gz is unpacked) to score as documents instead of a split.")
     flags.DEFINE_integer("stride", 0, "Number of tokens between window starts. If 0, the config's eval.stride is used.")
     flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.")
     flags.DEFINE_integer("num_beams", 0, "Beam size for generated outputs. If 0, eval.generation.num_beams is used.")

@@ -1,13 +1,15 @@
-"""Compiles the training step for chips that this machine does not have, and prints its memory and compute needs.
+"""Compiles the training step for chips that this machine does not have, and prints how much memory and compute it
+needs.
 
     python -m lm.aot --config=configs/NAME.py --topology=v5e:8x8 [--config.mesh.fsdp=64 ...]
 
 TPU topologies have names such as v4:2x2x4, v5e:8x8, v5p:4x4x4, v6e:4x4 and tpu7x:2x2x1. To compile for a TPU, first run
-`pip install -r requirements-tpu.txt`. This works on any Linux machine. `--num_slices=2` compiles for two slices that
-are connected by the data-centre network. The topology of NVIDIA GPUs has the form cuda:HOSTSxGPUS, e.g. cuda:2x8. To
-compile for a GPU, first run `pip install -r requirements-cuda.txt`, then pass --gpu_target=FILE, where FILE is XLA's
-text description of the chip (xla/backends/gpu/target_config/specs/*.txtpb). No data is read, so the config must set
-model.vocab_size. The exit status is 1 if the step does not fit in the memory of the chip, and 0 otherwise.
+`pip install -r requirements-tpu.txt`. Compiling for a TPU works on any Linux machine. `--num_slices=2` compiles for two
+slices that are connected by the data-centre network. The topology of NVIDIA GPUs has the form cuda:HOSTSxGPUS, e.g.
+cuda:2x8. To compile for a GPU, first run `pip install -r requirements-cuda.txt`, then pass --gpu_target=FILE, where
+FILE is XLA's text description of the chip (xla/backends/gpu/target_config/specs/*.txtpb). No data is read, so the
+config must set model.vocab_size. The exit status is 1 if the step does not fit in the memory of the chip, and 0
+otherwise.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ def main() -> int:
     config = command.config_from_flags()
     if config is None or not flags.FLAGS.topology:
         raise UserError("give --config=configs/NAME.py and --topology=NAME, e.g. v5e:8x8 (see --help).")
-    jax.config.update("jax_platforms", "cpu")  # the devices of this machine are not needed
+    jax.config.update("jax_platforms", "cpu")  # the devices on this machine are not needed
     devices, platform = absent_devices(flags.FLAGS.topology, flags.FLAGS.num_slices, flags.FLAGS.gpu_target)
     report = compile_for(config, devices, platform)
     print(table(report))

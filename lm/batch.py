@@ -42,7 +42,7 @@ class Batch:
     The label of a whole text is the target at its first or last token. The other tokens of the text have weight 0. The
     tag of a word is the target at its first token. For question answering (span_qa), the target is 1 at the first token
     of the answer, 2 at its last token, and 3 if the answer is a single token. For next-sentence prediction, the target
-    at the first token is 1 if the second text follows the first, and 0 otherwise; its weight is 0.
+    at the first token is 1 if the second text follows the first, and 0 otherwise; the target's weight is 0.
     """
 
     tokens: Array  # int32 (B, L): model input

@@ -77,7 +77,7 @@ def define_flags() -> None:
         "bleu_tokenize",
         None,
         GenerationConfig.__dataclass_fields__["bleu_tokenize"].metadata["choices"],
-        "sacrebleu's tokenisation for BLEU. By default, the setting of the first run; with --predictions, auto.",
+        "sacrebleu's tokenisation for BLEU. The default is the setting of the first run or, with --predictions, auto.",
     )
     flags.DEFINE_integer("samples", 1000, "Number of resamples.", lower_bound=1)
     # sacrebleu treats a seed of 0 as "no seed".
@@ -90,7 +90,7 @@ def compare(
     """Compares all systems on each score of a metric, such as rouge1 of rouge. Also returns the metric's signature.
 
     All systems must have the same references in the same order. With the same seed, sacrebleu's test and `bootstrap`
-    draw the same examples. Both define the mean, the interval and the p-value in the same way.
+    draw the same examples. The two tests define the mean, the interval and the p-value in the same way.
     """
     scorer = TEXT_METRICS[metric]
     tokens = Tokenisation.of([each.references for each in systems[0]], bleu_tokenize)
@@ -163,7 +163,7 @@ def print_comparison(
 
 
 def predictions_of(root: Path, step: str, split: str = "valid") -> Path:
-    """Returns the predictions file of a run at step "best", "latest" or a number. Raises UserError if none exists."""
+    """Returns the predictions file of a run at step "best", "latest" or a number. Raises UserError if it is missing."""
     directory, is_default = RunDirectory.existing(root), split == "valid"
     file = FILE if is_default else f"predictions-{split.replace('/', '-')}.jsonl"
     flag = "" if is_default else f" --split={split}"

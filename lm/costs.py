@@ -94,7 +94,7 @@ class MemoryEstimate:
 def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int]) -> MemoryEstimate:
     """Estimates the memory per device on a mesh {"data": ..., "fsdp": ..., "tensor": ...}.
 
-    It serves for choosing a batch size. `python -m lm.aot` compiles the step and prints the exact number.
+    The estimate helps in choosing a batch size. `python -m lm.aot` compiles the step and prints the exact number.
     """
     fsdp, tensor = mesh["fsdp"], mesh["tensor"]
     lengths = config.data.sequence_length, config.data.source_length

@@ -14,7 +14,7 @@ class UserError(Exception):
     The message is one line that says what is wrong, where, and how to fix it. Commands print it without a traceback
     and exit with status 1 (see `lm/config/command.py`). Bugs raise other exceptions.
 
-    Messages may quote files. If a message is longer than LONGEST characters, its middle is omitted.
+    Messages may quote the content of files. If a message is longer than LONGEST characters, its middle is omitted.
     """
 
     LONGEST = 480  # commands prepend a few words; the whole line has at most 500 characters
@@ -26,15 +26,13 @@ class UserError(Exception):
 
 
 def as_user_error(error: BaseException) -> UserError | None:
-    """Returns the UserError for an error of the machine: its storage, memory or accelerator. A bug gives None."""
+    """Returns the UserError for a failure of the machine's storage, memory or accelerator. Returns None for a bug."""
     if isinstance(error, UserError):
         return error
     debug = "(set LM_DEBUG=1 for the traceback)"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        return UserError(
-            f"not enough memory ({reason}); lower the batch size, the lengths or the size of the model {debug}."
-        )
+        return UserError(f"not enough memory ({reason}); reduce the batch size, sequence length or model size {debug}.")
     if isinstance(error, OSError) and error.errno:
         where = "reading or writing failed" if error.filename is None else error.filename
         return UserError(f"{where}: {error.strerror} {debug}.")

@@ -1,7 +1,7 @@
 """Writes files and directories atomically, so that they appear complete or not at all, and parses JSON.
 
 A process that is killed leaves its temporary file (`.NAME.PID.tmp`) or directory (`NAME.tmp-PID-*`) behind. `replacing`
-and `remove_leftovers` remove them.
+and `remove_leftovers` remove such leftovers.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _temporaries: set[Path] = set()  # the temporary files and directories of this p
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which is renamed to `path` at the end of the block.
 
-    If the block raises, the temporary file is removed and `path` stays unchanged. Missing parent directories are
-    created. If `durable` is true, the replacement is atomic even if the power fails. May raise OSError.
+    If the block raises an error, the temporary file is removed and `path` stays unchanged. Missing parent directories
+    are created. If `durable` is true, the replacement is atomic even if the power fails. May raise OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent, path.name)
@@ -147,7 +147,10 @@ def writing_flag(flag: str, path: Path | str) -> Iterator[None]:
 
 
 def read_file(path: Path) -> bytes:
-    """Returns the content of a regular file. Raises OSError, also for a named pipe, which might block for ever."""
+    """Returns the content of a regular file.
+
+    Raises OSError on failure, and for special files such as named pipes, because reading them might block forever.
+    """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "is not a regular file", str(path))
@@ -160,7 +163,7 @@ def expanded(path: Path | str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         problem = "there is no such user, or no home directory is known"
-        raise UserError(f"{path}: {problem}; give a full path, set HOME, or, for the cache, LM_CACHE_DIR.") from None
+        raise UserError(f"{path}: {problem}; give a full path, set HOME or, for the cache, set LM_CACHE_DIR.") from None
 
 
 def parse_json(content: str | bytes) -> Any:

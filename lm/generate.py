@@ -15,7 +15,7 @@ index), text. The file --output is created only when all outputs are complete. M
 infilling read and write <extra_id_0>, <extra_id_1>, ... as tokens: --prompt="Thank you <extra_id_0> me to your party".
 A UL2 source starts with the token of its mode: <extra_id_100> (R), <extra_id_101> (S) or <extra_id_102> (X).
 
-Each batch is split across all devices of this machine, and every device holds a copy of the model.
+Each batch is split across all devices on this machine, and every device holds a copy of the model.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ DEFINE: dict[type, Any] = {
 }
 SAMPLING = {
     "temperature": "Divisor of the logits. If 0, the most probable token is always chosen.",
-    "top_k": "Sample only from the k most probable tokens. If 0, from all tokens.",
-    "top_p": "Sample only from the most probable tokens whose total probability reaches p. If 1, from all tokens.",
+    "top_k": "Sample only from the k most probable tokens. If 0, sample from all tokens.",
+    "top_p": "Sample only from the most probable tokens whose total probability reaches p. 1 means all tokens.",
     "min_p": "Drop tokens with less than min_p times the probability of the top token. If 0, drop no tokens.",
     "repetition_penalty": "Values above 1 make repetition less likely.",
 }
@@ -61,7 +61,7 @@ SEARCH = (*SEARCH_SETTINGS, "num_hypotheses")
 def define_flags() -> None:
     define_path("workdir", "Run directory of the model.")
     flags.DEFINE_multi_string("prompt", [], "Text to continue (repeatable). An empty prompt starts a new text.")
-    flags.DEFINE_bool("chat", False, "Treat each prompt as a message to a chat model, and render it with its template.")
+    flags.DEFINE_bool("chat", False, "Treat each prompt as a message, to be rendered with the model's chat template.")
     define_path("prompts_file", "UTF-8 file with one prompt per line. Empty lines are skipped.")
     flags.DEFINE_integer("step", None, "Checkpoint step to use. By default, the best step is used.")
     flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.", lower_bound=1)
@@ -118,7 +118,7 @@ def refuse(names: Iterable[str], because: str) -> None:
 
 
 def report_unused(names: Iterable[str], because: str) -> None:
-    """Prints a note for each flag in `names` that was given, although it has no effect."""
+    """Prints a note for each flag in `names` that was given but has no effect."""
     for name in names:
         if FLAGS[name].present:
             print(f"note: --{name}={FLAGS[name].value} has no effect: {because}.", file=sys.stderr)

@@ -61,7 +61,7 @@ STANDARD_OUTPUT = "-"
 INPUT = {"kind": "format", **{name: name for name in ("field", "pair_field", "columns", "document", "encoding")}}
 VECTORS = ("layer", "normalize", "prefix")
 DOCUMENTS = SourceConfig.__dataclass_fields__["document"].metadata["choices"]
-# Escapes for control characters that JSON allows but a terminal may interpret, and for changes of writing direction.
+# Escapes for control characters that JSON allows but a terminal may interpret, and for changes in writing direction.
 VISIBLE = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
@@ -69,19 +69,19 @@ def define_flags() -> None:
     define_path("workdir", "Run directory of the model.")
     define_path("input", "File or glob with the inputs (.gz is unpacked), or - for standard input.")
     flags.DEFINE_multi_string("text", [], "Text to label (repeatable). For several fields, give a JSON object.")
-    define_path("output", "File to write, once all lines are complete, or - for standard output.", STANDARD_OUTPUT)
-    flags.DEFINE_enum("format", None, FORMAT_NAMES, "Format of the input. The default depends on the extension.")
-    flags.DEFINE_string("field", None, "Field or column that holds the text. By default, it is named as in training.")
+    define_path("output", "File to write (once all lines are complete), or - for standard output.", STANDARD_OUTPUT)
+    flags.DEFINE_enum("format", None, FORMAT_NAMES, "Format of the input. The default depends on the file extension.")
+    flags.DEFINE_string("field", None, "Field or column that holds the text. The default is the name used in training.")
     flags.DEFINE_string("pair_field", None, "Like --field, but for the second text or the list of candidates.")
     flags.DEFINE_string("columns", None, "For tsv and csv: comma-separated column names, if there is no header row.")
     flags.DEFINE_enum("document", "line", DOCUMENTS, "With --format=text: the unit of text that counts as one input.")
     flags.DEFINE_string("encoding", "utf-8", "Text encoding of the input.")
     define_step_flag()
     flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 0, "Number of rows per batch. If 0, the run's eval.batch_size.", lower_bound=0)
-    flags.DEFINE_bool("unanswerable", False, "For span_qa: leave an answer empty if there seems to be none.")
+    flags.DEFINE_integer("batch_size", 0, "Number of rows per batch. 0 means the run's eval.batch_size.", lower_bound=0)
+    flags.DEFINE_bool("unanswerable", False, "For span_qa: leave the answer empty if the context seems to have none.")
     flags.DEFINE_enum("pooling", None, list(POOLINGS), "Write one vector per text, pooled from its token vectors.")
-    flags.DEFINE_integer("layer", None, "With --pooling: index of the layer, 0 for the embedding. Default: the last.")
+    flags.DEFINE_integer("layer", None, "With --pooling: layer index. 0 is the embedding; the default is the last one.")
     flags.DEFINE_bool("normalize", False, "With --pooling: scale vectors to length 1.")
     flags.DEFINE_string("prefix", "", "With --pooling: prefix of every text, e.g. the prefix used to train a T5.")
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # of ml_colle
         ("model.num_heads=3", "num_heads=3 does not divide d_model=16"),
         ("model.num_kv_heads=3", "config.model.num_kv_heads: 3 does not divide num_heads=2"),
         ("optimizer.warmup_steps=40", "config.optimizer.warmup_steps: 40 warm-up steps do not fit"),
-        ("train.accumulation=5", "config.train.accumulation: 5 microbatches cannot evenly divide"),
+        ("train.accumulation=5", "config.train.accumulation: batch_size="),
         ("model.max_length=16", "config.model.max_length: 16 is less than"),
         ("data.holdout_fraction=0.0", "config.data.holdout_fraction: evaluation has no data"),
         ("data.train.text.kind=docx", "config.data.train.text.kind: 'docx' is not one of"),

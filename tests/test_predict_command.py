@@ -251,7 +251,7 @@ def test_text_with_several_fields_is_a_json_object(runs, call, refused):
 
 def test_cut_and_empty_texts_are_reported(runs, call):
     outcome = call("lm.predict", f"--workdir={runs('classification').root}", f"--text={'abc ' * 20}", "--text= ")
-    assert "note: 1 of 2 texts are cut (data.sequence_length=32)\n" in outcome.stderr
+    assert "note: 1 of 2 texts are truncated (data.sequence_length=32)\n" in outcome.stderr
     assert "note: 1 of 2 texts are empty\n" in outcome.stderr and len(outcome.stdout.splitlines()) == 2
 
 

@@ -115,7 +115,7 @@ def test_vectors_are_pooled_from_those_of_the_tokens(runs, call, case, pooling, 
     expected = [POOLED[pooling](each) for each in of_tokens]
     np.testing.assert_allclose([line["vector"] for line in lines], expected, rtol=1e-4, atol=1e-5)
     setting = "source_length=24" if case == "seq2seq" else "sequence_length=32"
-    assert f"note: 1 of 5 texts are cut (data.{setting})" in outcome.stderr
+    assert f"note: 1 of 5 texts are truncated (data.{setting})" in outcome.stderr
 
 
 def test_arrays_hold_the_vectors_of_the_lines(runs, call, tmp_path):

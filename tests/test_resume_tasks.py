@@ -144,7 +144,7 @@ def test_a_run_loads_the_parameters_of_another_only_at_its_start(family, tiny_la
     assert tune() == 0
     shown = capsys.readouterr().out
     theirs, step = saved_params(pretrained, "best", ema=True)
-    assert f"Parameters of {pretrained}, step {step} (moving average)" in shown
+    assert f"initialised from {pretrained}, step {step} (moving average)" in shown
     assert "randomly initialised: classifier" in shown and "not used: " in shown
     ours, _ = saved_params(root, 1, ema=False)
     shared = ours.keys() & theirs.keys()

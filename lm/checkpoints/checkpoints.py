@@ -7,8 +7,8 @@ Layout of `checkpoints/` in the run directory:
     damaged-<step>/           a checkpoint that failed verification and was set aside when training resumed
 
 Orbax writes to a temporary directory and renames it when the checkpoint is complete, so <step>/ is never incomplete.
-With the checksums and the hash of the record, a restored state is either bit-identical to the saved one or reported as
-damaged.
+Thanks to the checksums and the hash of the record, a restored state is either bit-identical to the saved one or
+reported as damaged.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ class Checkpoints:
     def save(self, step: int, state: Any, metadata: Mapping[str, Any], metrics: Mapping[str, float]) -> bool:
         """Starts a save and returns once the buffers of `state` may be donated. All processes must call `save`.
 
-        If an earlier save is still running, this method waits for it and raises its error. It returns False without
-        saving if the step already has a checkpoint. `metadata` holds JSON values, which `restore` returns. Raises
-        UserError for errors such as a full disk or denied access. Earlier checkpoints stay intact.
+        If an earlier save is still running, this method waits for it and raises its error. Returns False without saving
+        if the step already has a checkpoint. `metadata` holds JSON values, which `restore` returns. Raises UserError
+        for errors such as a full disk or denied access. Earlier checkpoints stay intact.
         """
         assert self._manager is not None, "opened read-only"
         self.wait()
@@ -153,11 +153,11 @@ class Checkpoints:
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
     def best(self) -> int | None:
-        """Returns the best step by `settings.best_metric` (ties go to the newest), or None if none has this metric."""
+        """Returns the best step by `settings.best_metric`, or None if no step has it. Ties go to the newest step."""
         return next(iter(best_first(self.steps(), self._metrics_of, self._settings)), None)
 
     def record(self, step: int) -> dict[str, Any]:
-        """Returns the record of a step. Raises UserError if it is damaged or there is no such step."""
+        """Returns the record of a step. Raises UserError if the record is damaged or there is no such step."""
         where = self.directory / str(self._candidates(step)[0])
         try:
             return reading.read_record(where)
@@ -176,8 +176,9 @@ class Checkpoints:
         """Restores the newest intact checkpoint, even onto another mesh. All processes must call `restore`.
 
         The leaves of `abstract_state` are jax.ShapeDtypeStruct objects with shardings. Damaged checkpoints are reported
-        on stderr, and set aside once an older one has been read, unless the directory is opened read-only. Raises
-        UserError if there is no intact checkpoint, or if a path, shape or dtype differs from `abstract_state`.
+        on stderr. Once an older checkpoint has been read, the damaged ones are set aside, unless the directory is
+        opened read-only. Raises UserError if there is no intact checkpoint, or if a path, shape or dtype differs from
+        `abstract_state`.
         """
         assert all(leaf.sharding is not None for leaf in jax.tree.leaves(abstract_state)), "give every leaf a sharding"
         state, record = self._read(None, lambda _: abstract_state, partial=False)
@@ -191,8 +192,8 @@ class Checkpoints:
         Args:
             abstract_params: a nested dict of jax.ShapeDtypeStruct objects with shardings. If None, the parameters are
                 returned as NumPy arrays.
-            step: a number, None (the newest) or "best" (the newest if no checkpoint has the metric). With the last two,
-                damaged checkpoints are reported on stderr and skipped.
+            step: a number, None (the newest) or "best" (the newest if no checkpoint has the metric). Unless a number is
+                given, damaged checkpoints are reported on stderr and skipped.
             ema: whether to return the moving average of the parameters instead, if the checkpoint contains one.
         """
 
@@ -208,7 +209,7 @@ class Checkpoints:
     def average_params(
         self, count: int, abstract_params: Any = None, last: int | None = None, ema: bool = False
     ) -> tuple[Any, list[int]]:
-        """Returns the mean of the parameters of the `count` latest checkpoints up to step `last`, and their steps.
+        """Returns the mean parameters of the `count` latest checkpoints up to step `last`, and their steps.
 
         See Vaswani 2017, section 6.1. At most two parameter trees are in memory. Raises UserError if there are too few
         checkpoints or if one is damaged.
@@ -249,8 +250,9 @@ class Checkpoints:
     ) -> tuple[Any, dict[str, Any]]:
         """Returns the tree and record of the first intact candidate, and sets aside the damaged candidates before it.
 
-        `item` builds the abstract tree from the record. If `partial` is true, it is only a part of the state, such as
-        {"params": ...}. If a training run removes a checkpoint while it is being read, the candidates are listed again.
+        `item` builds the abstract tree from the record. If `partial` is true, the tree is only a part of the state,
+        such as {"params": ...}. If a training run removes a checkpoint while it is being read, the candidates are
+        listed again.
         """
         report = functools.partial(print, file=sys.stderr) if jax.process_index() == 0 else lambda _: None
         damaged: list[int] = []

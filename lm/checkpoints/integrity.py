@@ -15,11 +15,14 @@ from flax import traverse_util
 
 from lm.errors import UserError
 
-PART_BYTES = 2**26  # of a NumPy array that is copied to a device at once
+PART_BYTES = 2**26  # maximum number of bytes of a NumPy array that are copied to a device at once
 
 
 def describe(tree: Any, *, with_sums: bool = False) -> dict[str, dict[str, Any]]:
-    """Returns {path: {shape, dtype}} for a tree of real or abstract arrays. `with_sums` adds each checksum as `sum`."""
+    """Returns {path: {shape, dtype}} for a tree of real or abstract arrays.
+
+    If `with_sums` is true, each entry also has the checksum, called `sum`.
+    """
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     described: dict[str, dict[str, Any]] = {
         jax.tree_util.keystr(path, simple=True, separator="/"): {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
@@ -33,7 +36,7 @@ def describe(tree: Any, *, with_sums: bool = False) -> dict[str, dict[str, Any]]
 
 
 def is_described(leaf: Any) -> bool:
-    """Returns whether a JSON value describes an array as `describe` does, with a checksum."""
+    """Returns whether a JSON value describes an array in the format of `describe`, including its checksum."""
     try:
         if not leaf["dtype"].startswith("key<"):  # the dtype of random keys, which NumPy lacks
             jnp.dtype(leaf["dtype"])
@@ -74,12 +77,13 @@ def nested(leaves: Mapping[str, Any], name: str) -> dict[str, Any]:
 def checksum(leaf: Any) -> int:
     """Returns the checksum of an array or a random key. Every process gets the checksum of the whole array.
 
-    A large array is divided along its first axis, unless that is sharded, because a CPU needs as much memory again.
+    A large array is processed in parts along its first axis, unless that axis is sharded, because computing a checksum
+    on a CPU takes as much memory as the array itself.
     """
     is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     if is_key or leaf.nbytes <= PART_BYTES or leaf.dtype.itemsize > 4 or not leaf.ndim or _splits_rows(leaf):
         return int(leaf_sum(leaf))
-    words = leaf.size // len(leaf)  # of one row
+    words = leaf.size // len(leaf)  # number of words per row
     rows = max(1, PART_BYTES // (words * leaf.dtype.itemsize))
     total = 0
     for start in range(0, len(leaf), rows):
@@ -100,7 +104,7 @@ def _splits_rows(leaf: Any) -> bool:
 def leaf_sum(x: jax.Array, first: jax.typing.ArrayLike = 0) -> jax.Array:
     """Returns the checksum of an array: the sum over i of mix(word_i xor mix(i)), modulo 2^32, as a uint32.
 
-    If the array is a part of a larger one, `first` is the index of its first word there.
+    If the array is a part of a larger one, `first` is the index of its first word in the larger array.
 
     An integer sum does not depend on the order of its terms and is therefore the same on every mesh. Because `mix` is a
     bijection, changing a single element always changes the sum; any other change, including a permutation, changes it

@@ -28,9 +28,9 @@ from lm.errors import UserError
 from lm.files import parse_json, read_file
 
 FORMAT = 1  # version of the record format; newer code may write a higher version
-PART_BYTES = 2**28  # of parameters that are read at once
+PART_BYTES = 2**28  # maximum number of bytes of parameters that are read at once
 MOST_STEPS = 1000  # maximum number of steps listed when there are several processes
-# The texts of system errors, by which they are recognised, because TensorStore sets no errno.
+# The texts by which system errors are recognised, because TensorStore sets no errno.
 MACHINE_ERRORS = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EMFILE, errno.ENOMEM
 MACHINE_TROUBLES = (*map(os.strerror, MACHINE_ERRORS), "RESOURCE_EXHAUSTED")
 
@@ -39,7 +39,7 @@ logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not 
 
 
 def _without_late_callbacks(unraisable: Any) -> None:
-    """Prints an exception raised in a callback, except those that TensorStore's threads report after a failed save."""
+    """Prints exceptions raised in callbacks, except those that TensorStore's threads report after a failed save."""
     if str(unraisable.exc_value) != "Event loop is closed":
         _print_unraisable(unraisable)
 
@@ -48,7 +48,7 @@ _print_unraisable, sys.unraisablehook = sys.unraisablehook, _without_late_callba
 
 
 class Damage(Exception):
-    """Raised if a checkpoint differs from the saved state. The message says how."""
+    """Raised if a checkpoint differs from the saved state. The message describes the difference."""
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
@@ -77,9 +77,9 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
 
 
 def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, partial: bool) -> Any:
-    """Returns the arrays of a checkpoint, or of the part of it that `abstract` describes (`partial`).
+    """Returns the arrays of a checkpoint or, if `partial` is true, of the part that `abstract` describes.
 
-    Raises Damage if they differ from the saved arrays, or UserError if the tree differs from `abstract`.
+    Raises Damage if the arrays differ from the saved ones, or UserError if the tree differs from `abstract`.
     """
     wanted = describe(abstract)
     top = next(iter(abstract)) + "/" if partial else ""
@@ -114,7 +114,7 @@ def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, part
 
 
 def _in_parts(abstract: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Divides a nested dict of abstract arrays into parts of at most PART_BYTES, or of one larger array."""
+    """Divides a nested dict of abstract arrays into parts of at most PART_BYTES, or of a single larger array."""
     part: dict[tuple[str, ...], Any] = {}
     size = 0
     for path, leaf in flatten_dict(abstract).items():
@@ -127,7 +127,7 @@ def _in_parts(abstract: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def in_all_processes(checkpoint: Path, read: Callable[[], Any], what: str) -> Any:
-    """Calls `read`. If any process fails, all raise Damage, so that none enters a collective alone."""
+    """Calls `read`. If any process fails, all raise Damage, so that no process enters a collective operation alone."""
     result, problem, trouble = None, "", ""
     with hushed():
         try:
@@ -176,7 +176,7 @@ def agreed(steps: Sequence[int]) -> list[int]:
 
 
 def silence_libraries() -> None:
-    """Suppresses the output of Orbax's and TensorStore's threads after a failed save, for the rest of the process."""
+    """Suppresses the output of Orbax's and TensorStore's threads after a failed save, until the process ends."""
     logging.getLogger("asyncio").disabled = True
     sys.unraisablehook = lambda _: None
     threading.excepthook = lambda _: None

@@ -70,7 +70,7 @@ def _check_data(config: Any, task: Any) -> None:
     if 0 < data.cleaning.max_chars < data.cleaning.min_chars:
         refuse("data.cleaning.max_chars", "this is smaller than min_chars, so every document would be dropped.")
     tokenizer = entries("lm.data.tokenizing.TOKENIZERS")[data.tokenizer.kind]
-    if tokenizer.needs_file and not data.tokenizer.path and not config.init_from:  # whose tokenizer is copied
+    if tokenizer.needs_file and not data.tokenizer.path and not config.init_from:  # init_from provides its tokenizer
         refuse("data.tokenizer.path", f"give a {tokenizer.file_type}; this kind of tokenizer cannot be trained.")
     if data.fold >= data.folds:
         refuse("data.fold", f"{data.fold} is not less than data.folds={data.folds}; folds are numbered from 0.")
@@ -92,23 +92,23 @@ def _check_model(config: Any) -> None:
 
 
 def check_steps(train: Any) -> None:
-    """Raises UserError if both num_epochs and num_steps are set, or if the training would have 0 steps."""
+    """Raises UserError if both num_epochs and num_steps are set, or if training would take 0 steps."""
     if train.num_epochs and train.num_steps > 0:
-        both = f"num_epochs={train.num_epochs:g} and num_steps={train.num_steps} both set the length of the training"
+        both = f"num_epochs={train.num_epochs:g} and num_steps={train.num_steps} both set the length of training"
         refuse("train.num_epochs", f"{both}; set num_steps to -1, or num_epochs to 0.")
     if not train.num_epochs and train.num_steps == 0:
         refuse("train.num_steps", "the number of steps must not be 0; set it to 1 or more, or set train.num_epochs.")
 
 
 def check_schedule(config: Any) -> None:
-    """Raises UserError if the warm-up and the decay do not fit into the number of steps."""
+    """Raises UserError if the warm-up and the decay together take more steps than the run has."""
     optimizer, steps, epochs = config.optimizer, config.train.num_steps, config.train.num_epochs
     warmup, decay, decays_last = optimizer.warmup_steps, optimizer.decay_steps, optimizer.schedule_entry.decays_last
     length = f"train.num_steps={steps}" + (f" (train.num_epochs={epochs:g})" if epochs else "")
     if decays_last and warmup + decay > steps:
         refuse("optimizer.warmup_steps", f"{warmup} warm-up steps and decay_steps={decay} together exceed {length}.")
     if not decays_last and warmup >= min(steps, decay) and warmup > 0:
-        problem = f"{warmup} warm-up steps do not fit into {length} (decay_steps={decay})"
+        problem = f"{warmup} warm-up steps do not fit in {length} (decay_steps={decay})"
         refuse("optimizer.warmup_steps", f"{problem}; reduce this number.")
 
 
@@ -118,7 +118,7 @@ def _check_training(config: Any) -> None:
         check_schedule(config)
     if train.batch_size % train.accumulation:
         count = train.accumulation
-        refuse("train.accumulation", f"{count} microbatches cannot evenly divide batch_size={train.batch_size}.")
+        refuse("train.accumulation", f"batch_size={train.batch_size} cannot be split evenly into {count} microbatches.")
     sizes = config.mesh.data, config.mesh.fsdp, config.mesh.tensor
     if 0 in sizes or sizes.count(-1) > 1:
         refuse("mesh", f"(data, fsdp, tensor) is {sizes}; only one size may be -1, and the others must be at least 1.")

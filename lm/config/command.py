@@ -21,7 +21,7 @@ from lm.config.unused import unused
 from lm.errors import DONE, USER_ERROR, UserError, as_user_error
 
 LONGEST_NUMBER = 18  # digits of a step or a seed on the command line
-flags.disclaim_key_flags()  # --help lists the flags defined here as those of the command
+flags.disclaim_key_flags()  # makes --help list the flags defined here among those of the command
 
 
 def define_config_flag() -> None:
@@ -69,9 +69,9 @@ def _is_step(value: str) -> bool:
 def run(main: Callable[[], int], *, outlives_output: bool = False) -> None:
     """Parses the command line, calls `main` and exits with the status that it returns.
 
-    A UserError or an error of the machine is printed as one line on stderr, and the exit status is 1. Any other
-    exception is a bug, so its traceback is printed. If a reader such as `head` closes the standard output, the command
-    ends with status 0, after finishing its work if `outlives_output` is true.
+    A UserError or a system error is printed as one line on stderr, and the exit status is 1. Any other exception is a
+    bug, so its traceback is printed. If a reader such as `head` closes the standard output, the command ends with
+    status 0; if `outlives_output` is true, it first finishes its work.
     """
     _open_streams(outlives_output)
     try:
@@ -90,7 +90,7 @@ def run(main: Callable[[], int], *, outlives_output: bool = False) -> None:
         status = 130
     try:
         sys.stdout.flush()
-    except OSError:  # reported above; another flush at the exit would fail again
+    except OSError:  # reported above; another flush at exit would fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 
@@ -105,14 +105,14 @@ def _status(main: Callable[[], int]) -> int:
         raise UserError(f"{rest[1]!r} is not a flag; every argument has the form --name=value (see --help).")
     try:
         return main()
-    except SystemExit as error:  # rich's answer to a closed output
+    except SystemExit as error:  # rich raises it if the output is closed
         if isinstance(error.__context__, BrokenPipeError):
             return DONE
         raise
 
 
 class _Unread(io.FileIO):
-    """A standard output that drops what is written after its reader has closed it."""
+    """A standard output stream that discards everything written after its reader has closed it."""
 
     def write(self, data: Any) -> int:
         try:
@@ -123,7 +123,7 @@ class _Unread(io.FileIO):
 
 
 def _open_streams(outlives_output: bool) -> None:
-    """Replaces closed streams, and escapes characters that their encoding, such as ASCII, lacks."""
+    """Replaces closed streams, and escapes characters that a stream's encoding, such as ASCII, cannot represent."""
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -138,7 +138,7 @@ def _open_streams(outlives_output: bool) -> None:
 
 @contextlib.contextmanager
 def _one_line_flag_errors() -> Iterator[None]:
-    """Converts flag errors of absl and ml_collections within the `with` block into UserErrors."""
+    """Converts flag errors from absl and ml_collections within the `with` block into UserErrors."""
     path = ""
     for argument, after in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=False):
         name, equals, value = argument.lstrip("-").partition("=")

@@ -25,7 +25,7 @@ class SourceConfig:
     list of texts, they are joined with spaces. For kind='conll', the column that holds the words is given by its number
     (from 1) or by a name such as FORM; by default, the first column that does not hold word numbers is used."""
     target_path: str = option("", affects="location")
-    """File or glob pattern of the targets, if its line i belongs to line i of `path` (document=line)."""
+    """File or glob pattern of the targets, for document=line. Line i of the targets belongs to line i of `path`."""
     target_field: str = ""
     """Field that holds the target of a pair, in the same syntax as `field`, or several such fields separated by commas.
     If a record has several targets, the first is used for training, and all of them serve as references."""
@@ -38,7 +38,7 @@ class SourceConfig:
     """Field that holds the label, number or list of tags, in the same syntax as `field`. For kind='conll', the column
     that holds the tags is given by its number (from 1) or by a name such as UPOS. If empty, the last column is used."""
     label_pattern: str = ""
-    """Regular expression to search for in the path of each text file; its group named label is the label of the
+    """Regular expression to search for in the path of each text file; its group named label captures the label of the
     file."""
     label_names: tuple[str, ...] = ()
     """Names of the labels 0, 1, ..., if the label field holds these numbers. The names must not be numbers
@@ -73,7 +73,7 @@ class CleaningConfig:
     """Remove HTML tags, scripts and styles, and decode character references. Tags that separate words are replaced by a
     line break or a space. A `<` or `&` that is not part of HTML is kept."""
     strip_control: bool = False
-    """Remove control characters other than newline and tab, or replace them by white space between two words."""
+    """Remove control characters other than newline and tab, and replace those between two words with white space."""
     whitespace: str = option("keep", choices=("keep", "trim", "lines", "collapse"))
     """Treatment of white space. 'keep' leaves it unchanged; 'trim' strips both ends of the document; 'lines' strips
     trailing spaces and merges empty lines; 'collapse' replaces each run of white space with one space."""
@@ -90,20 +90,21 @@ class PairsConfig:
     """Filters for training pairs, applied after both sides are cleaned. Evaluation keeps every pair."""
 
     max_ratio: float = 0.0
-    """Drop pairs in which one side has more than this many times the characters of the other. 0 means no limit."""
+    """Drop pairs in which one side is more than this many times as long as the other, in characters. 0 means no
+    limit."""
     drop_identical: bool = False
     """Drop pairs whose two sides are identical."""
     source_script: str = ""
-    """If not empty, drop pairs unless most letters of the source are of this script, e.g. LATIN, CYRILLIC or CJK."""
+    """If not empty, keep only pairs whose source is mostly written in this script, e.g. LATIN, CYRILLIC or CJK."""
     target_script: str = ""
     """Like source_script, but for the target."""
     overlong: str = option("truncate", choices=("truncate", "drop"))
-    """Whether to truncate or drop pairs, or conversations, that are longer than a row."""
+    """What happens to pairs and conversations that are longer than a row."""
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Settings of the tokenizer. If `path` is empty, the tokenizer is trained on the training split."""
+    """Tokenizer settings. If `path` is empty, the tokenizer is trained on the training split."""
 
     kind: str = option("sentencepiece", registry="lm.data.tokenizing.TOKENIZERS")
     """Kind of tokenizer."""
@@ -112,8 +113,8 @@ class TokenizerConfig:
     vocab_size: int = option(8192, minimum=300, maximum=1_000_000, needs=("no path",), read_by="kind")
     """Vocabulary size for kind='sentencepiece', or maximum vocabulary size for kind='words'."""
     algorithm: str = option("unigram", choices=("unigram", "bpe"), needs=("no path",), read_by="kind")
-    """Training algorithm of SentencePiece. On five sets, small models scored as well or better with unigram; bpe needs
-    fewer tokens for text in which spaces surround every token (see docs/guide.md)."""
+    """Training algorithm of SentencePiece. On five data sets, small models scored as well or better with unigram; bpe
+    needs fewer tokens for text in which spaces surround every token (see docs/guide.md)."""
     train_megabytes: float = option(64.0, minimum=0.001, needs=("no path",), read_by="kind")
     """Maximum amount of text, in MB, on which SentencePiece is trained."""
     bos_token: str = option("", read_by="kind")
@@ -128,7 +129,7 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Settings of the data: documents are cleaned, tokenised and packed into rows.
+    """Data settings. Documents are cleaned, tokenised and packed into rows.
 
     The content of row i depends only on the config and on i.
     """
@@ -140,15 +141,17 @@ class DataConfig:
     test: dict[str, SourceConfig] = section(dict, affects="nothing")
     """Test data sources for eval.py, keyed by name."""
     holdout: str = option("hash", choices=("hash", "tail"), needs=("no valid",))
-    """How the held-out share of train is chosen: 'hash' selects documents by their hash, 'tail' the last characters."""
+    """How the held-out share of train is chosen: 'hash' selects documents by their hash, and 'tail' takes the last
+    characters."""
     holdout_fraction: float = option(0.1, minimum=0.0, maximum=0.5, needs=("no valid",))
     """Share of train that is held out if `valid` is empty."""
     cleaning: CleaningConfig = section(CleaningConfig)
     pairs: PairsConfig = section(PairsConfig)
     tokenizer: TokenizerConfig = section(TokenizerConfig)
     chat_template: str = ""
-    """Jinja template that turns conversations into text, for objective.name='chat', or the name of a simple one:
-    'plain' (each message follows its role) or 'texts' (the messages alone). If empty, the tokenizer's is used."""
+    """Jinja template that turns conversations into text, for objective.name='chat', or the name of a built-in template:
+    'plain' (each message follows its role) or 'texts' (the messages alone). If empty, the tokenizer's template is
+    used."""
     separate_vocabularies: bool = False
     """Train one tokenizer per side of a pair instead of a shared tokenizer."""
     sequence_length: int = option(256, minimum=2)
@@ -164,7 +167,7 @@ class DataConfig:
     context_overlap: int = option(64, minimum=0)
     """Number of tokens shared by adjacent windows of a long context, for objective.name='span_qa'."""
     num_workers: int = option(0, minimum=0, affects="nothing")
-    """Number of processes that prepare batches. If 0, a thread prepares them. The batches are the same."""
+    """Number of processes that prepare batches. If 0, a thread prepares them. The batches are the same either way."""
     prefetch: int = option(4, minimum=1, affects="nothing")
     """Number of batches to prepare in advance."""
     cache_dir: str = option("", affects="nothing")

@@ -18,7 +18,7 @@ from lm.config.objective import ObjectiveConfig
 from lm.config.schema import build, entries, option, section
 from lm.config.training import CheckpointConfig, EvalConfig, LogConfig, MeshConfig, OptimizerConfig, TrainConfig
 
-LARGEST_SEED = 2**32 - 2  # a key of JAX has 32 bits, and dropout uses the next seed
+LARGEST_SEED = 2**32 - 2  # JAX seeds have 32 bits, and dropout uses the next seed
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Config:
     seed: int = option(0, minimum=0, maximum=LARGEST_SEED, affects="batches")
     """Seed for initial weights, data order, dropout and sampling."""
     init_from: str = option("", affects="updates")
-    """Run directory from which the tokenizer and, in its best checkpoint, the initial parameters are loaded. Parameters
+    """Run directory from which the tokenizer and the initial parameters (of the best checkpoint) are loaded. Parameters
     without a match are listed. If empty, all parameters are initialised randomly."""
     data: DataConfig = section(DataConfig, affects="batches")
     model: ModelConfig = section(ModelConfig, affects="function")
@@ -57,7 +57,7 @@ class Config:
         return config
 
     def with_num_steps(self, num_steps: int) -> Config:
-        """Returns a copy with this number of steps and a matching schedule. Raises UserError if it does not fit."""
+        """Returns a copy with this many steps and a matching schedule. Raises UserError if that schedule is invalid."""
         config = _with_schedule(replace_settings(self, {"train.num_steps": num_steps}))
         check_schedule(config)
         return config
@@ -112,7 +112,7 @@ def _resolve(config: Config, task: Any) -> Config:
 
 
 def _with_schedule(config: Config) -> Config:
-    """Fills in the number of steps, the warm-up and the decay, unless they depend on data that is yet to be read."""
+    """Fills in the number of steps, the warm-up and the decay, unless they depend on data not yet read."""
     optimizer, epochs, steps = config.optimizer, config.train.num_epochs, config.train.num_steps
     if steps < 1:
         if epochs:

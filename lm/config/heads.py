@@ -15,7 +15,7 @@ class HeadSettings:
     pooler: bool = option(False, parameters=("pooler", "pooler_norm"))
     """Add a linear layer and an activation function before the classifier, as in BERT."""
     pooler_activation: str = option("tanh", registry="lm.models.heads.POOLER_ACTIVATIONS")
-    """Activation function of the pooler (DistilBERT: relu, ELECTRA and ModernBERT: gelu)."""
+    """Activation function of the pooler (DistilBERT: relu; ELECTRA and ModernBERT: gelu)."""
     pooler_bias: bool = option(True, parameters=("pooler",))
     """Use a bias in the pooler. ModernBERT has none."""
     pooler_norm: bool = option(False, parameters=("pooler_norm",))

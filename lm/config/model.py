@@ -1,4 +1,4 @@
-"""Settings of the model, in the order in which a token meets them: sizes, positions, blocks, heads and adapters."""
+"""Model settings, in the order of the forward pass: sizes, positions, blocks, heads and adapters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SizeSettings:
     token attends to all tokens (BERT). In an 'encoder_decoder', an encoder reads the source and a decoder writes the
     target (Transformer, T5, BART)."""
     vocab_size: int = option(0, minimum=0, parameters=("token_embedding", "output", "output_bias"))
-    """Number of rows of the token embedding. If 0, the size of the tokenizer's vocabulary is used, rounded up to a
+    """Number of rows in the token embedding. If 0, the size of the tokenizer's vocabulary is used, rounded up to a
     multiple of vocab_multiple."""
     vocab_multiple: int = option(1, minimum=1, affects="storage")
     """Round a derived vocab_size up to a multiple of this number (128 suits TPUs)."""
@@ -72,7 +72,7 @@ class BlockSettings:
     norm_position: str = option("pre", registry="lm.models.layers.NORM_POSITIONS")
     """What is normalised in each block. Except with 'post', there is also a norm after the last block."""
     first_norm: bool = option(True, read_by="norm_position")
-    """Normalise the input of the first attention. If False, its norm exists but is not used (ModernBERT)."""
+    """Normalise the input of the first attention. If False, the norm exists but is not used (ModernBERT)."""
     norm_unit_offset: bool = False
     """Multiply normalised values by 1 + scale, with an initial scale of 0, in all norms (Gemma)."""
     norm_epsilon: float = option(1e-05, minimum=0.0)
@@ -83,7 +83,7 @@ class BlockSettings:
     use_bias: bool = option(True, parameters=("bias",))
     """Use biases in linear layers and in layer normalisation."""
     attention_bias: str = option("default", choices=("default", "none", "qkv", "all"), parameters=("bias",))
-    """Linear layers of attention that have a bias: none, only those of queries, keys and values ('qkv', Qwen 2), or
+    """Which linear layers in attention have a bias: none, only the query, key and value projections ('qkv', Qwen 2), or
     all. 'default' means all if use_bias is set, otherwise none."""
     qk_norm: str = option("none", choices=("none", "head", "width"), parameters=("query_norm", "key_norm"))
     """Normalise queries and keys before rotary positions are applied: over each head ('head', Qwen 3 and Gemma 3) or
@@ -98,15 +98,16 @@ class BlockSettings:
     scale_logits: bool = False
     """Divide the logits by sqrt(d_model), as T5 1.0 does with its tied embeddings."""
     logits_softcap: float = option(0.0, minimum=0.0)
-    """If this is c > 0, replace each logit z with c * tanh(z / c) (Gemma 2: 30)."""
+    """If this value c is positive, replace each logit z with c * tanh(z / c) (Gemma 2: 30)."""
     attention_scale: float = option(0.0, minimum=0.0)
-    """Factor of the attention scores, for example 1 for T5. If 0, 1 / sqrt(head_dim) is used."""
+    """Factor by which q k^T is multiplied in attention, for example 1 for T5. If 0, 1 / sqrt(head_dim) is used."""
     attention_softcap: float = option(0.0, minimum=0.0)
-    """If this is c > 0, replace each attention score s with c * tanh(s / c) before the softmax (Gemma 2: 50)."""
+    """If this value c is positive, replace each attention score s with c * tanh(s / c) before the softmax (Gemma 2:
+    50)."""
     norm_embeddings: bool = False
     """Normalise the embeddings, as BART does."""
     embedding_scale: float = option(1.0, minimum=0.0)
-    """Factor of the token embeddings. If 0, sqrt(d_model) is used (Vaswani 2017, Gemma)."""
+    """Factor by which the token embeddings are multiplied. If 0, sqrt(d_model) is used (Vaswani 2017, Gemma)."""
     dropout: float = option(0.0, minimum=0.0, maximum=0.9, affects="updates")
     """Dropout rate for embeddings and residual branches."""
     attention_dropout: float = option(0.0, minimum=0.0, maximum=0.9, affects="updates")
@@ -114,29 +115,30 @@ class BlockSettings:
     window: int = option(0, minimum=0)
     """Sliding window: each token attends only to tokens fewer than this many positions away. 0 means no window."""
     global_every: int = option(0, minimum=0)
-    """If this is n > 0, the sliding window does not apply to layers 0, n, 2n, ... (ModernBERT). If 0, the window
-    applies to every layer. See also global_offset."""
+    """If this value n is positive, the sliding window does not apply to layers 0, n, 2n, ... (ModernBERT). If 0, the
+    window applies to every layer. See also global_offset."""
     global_offset: int = option(0, minimum=0, needs=("global_every",))
-    """Number of the first layer without a sliding window, if global_every is set (Gemma 2: 1 of every 2, Gemma 3: 5 of
-    every 6)."""
+    """Index of the first layer without a sliding window, if global_every is set (1 for Gemma 2, which sets
+    global_every=2; 5 for Gemma 3, which sets global_every=6)."""
     token_types: int = option(0, minimum=0, parameters=("type_embedding",))
-    """Number of learned token types in an encoder. BERT has 2, one for each of its two texts.
-    RoBERTa has 1, for all tokens. 0 means none."""
+    """Number of learned token types in an encoder. BERT has 2, one for each text of a pair. RoBERTa has 1, for all
+    tokens. 0 means none."""
     init_std: float = option(0.02, minimum=0.0, affects="updates")
     """Standard deviation of the initial weights. If 0, 1/sqrt(fan-in) is used in each layer."""
     embedding_std: float = option(0.0, minimum=0.0, affects="updates")
     """Like init_std, but for embeddings. If 0, init_std is used; if that is also 0, 1/sqrt(d_model) is used."""
     init_residual_scaling: bool = option(True, affects="updates")
-    """Divide init_std by sqrt(2 * num_layers) in the last layer of each sub-layer (GPT-2)."""
+    """Divide init_std by sqrt(2 * num_layers) in the last linear layer of each sub-layer (GPT-2)."""
     dtype: str = option("float32", choices=("float32", "bfloat16"))
     """Data type of the computation. Parameters are always float32."""
     attention: str = option("auto", choices=("auto", "xla", "cudnn", "splash"), affects="nothing")
-    """Attention kernel: 'xla' runs anywhere, 'cudnn' on NVIDIA GPUs in bfloat16, 'splash' on TPUs; 'auto' selects
-    one."""
+    """Attention kernel: 'xla' runs anywhere; 'cudnn' needs an NVIDIA GPU and bfloat16; 'splash' needs a TPU; 'auto'
+    selects one."""
     scan_layers: bool = option(True, affects="storage")
     """Stack the layers and scan over them, so that compile time is independent of depth."""
     remat: str = option("none", choices=("none", "full", "dots"), affects="nothing")
-    """Activations to recompute in backward passes to save memory: all ('full') or all but matrix products ('dots')."""
+    """Activations to recompute in the backward pass to save memory: all ('full') or all but the results of matrix
+    multiplications ('dots')."""
 
 
 @dataclass(frozen=True)

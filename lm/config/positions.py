@@ -1,4 +1,4 @@
-"""Settings of the encoding of token positions."""
+"""Settings for encoding token positions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PositionSettings:
     """Wavelengths for positions='sinusoidal'. Of n wavelengths, the last is 10000^((n-1)/n) times the first ('half',
     Vaswani 2017) or 10000 times the first ('half_minus_one', M2M-100)."""
     sinusoid_offset: int = option(0, minimum=0, needs=("positions=sinusoidal",))
-    """Number of the first position for positions='sinusoidal' (M2M-100: 2)."""
+    """Index of the first position for positions='sinusoidal' (M2M-100: 2)."""
     relative_buckets: int = option(32, minimum=4, parameters=("relative_bias",), needs=("positions=relative",))
     """Number of distance buckets for positions='relative'. Half of the buckets hold a single distance each."""
     relative_max_distance: int = option(128, minimum=2, needs=("positions=relative",))
@@ -27,7 +27,7 @@ class PositionSettings:
     rope_scaling: str = option(
         "none", registry="lm.models.transformer.rope_scaling.ROPE_SCALINGS", needs=("positions=rotary",)
     )
-    """Change of the rotation frequencies for texts that are longer than rope_original_length."""
+    """How the rotation frequencies are changed so that the model can read texts longer than rope_original_length."""
     rope_factor: float = option(1.0, minimum=1.0, read_by="rope_scaling")
     """Number by which rope_scaling divides frequencies."""
     rope_original_length: int = option(0, minimum=0, read_by="rope_scaling")
@@ -41,15 +41,15 @@ class PositionSettings:
     rope_beta_slow: float = option(1.0, minimum=0.001, read_by="rope_scaling")
     """Number of turns within rope_original_length at which the ramp of 'yarn' ends."""
     rope_attention_factor: float = option(0.0, minimum=0.0, read_by="rope_scaling")
-    """Factor of all cosines and sines. If 0, 0.1 * ln(rope_factor) + 1 is used (Peng 2023)."""
+    """Factor by which all cosines and sines are multiplied. If 0, 0.1 * ln(rope_factor) + 1 is used (Peng 2023)."""
     rope_truncate: bool = option(True, read_by="rope_scaling")
-    """Round the first and last index of the ramp to whole numbers, outwards."""
+    """Round the start index of the ramp down and its end index up."""
     rope_scaling_local: bool = option(False, needs=("global_every",), read_by="rope_scaling")
-    """Apply rope_scaling also to layers with a window, if global_every is set."""
+    """Also apply rope_scaling to layers with a window, if global_every is set."""
     nope_every: int = option(0, minimum=0, needs=("positions=rotary",))
-    """If this is n > 0, layers nope_offset, nope_offset + n, ... have no rotary positions (SmolLM3). If 0, every layer
-    has them."""
+    """If this value n is positive, layers nope_offset, nope_offset + n, ... have no rotary positions (SmolLM3). If 0,
+    every layer has them."""
     nope_offset: int = option(0, minimum=0, needs=("nope_every",))
-    """Number of the first layer without rotary positions (SmolLM3: 3 of every 4)."""
+    """Index of the first layer without rotary positions (3 for SmolLM3, which sets nope_every=4)."""
     rotary_interleaved: bool = option(False, needs=("positions=rotary",))
     """Rotate pairs of adjacent features (llama.c) instead of pairing the two halves of a head (Hugging Face)."""

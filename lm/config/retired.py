@@ -25,11 +25,11 @@ RETIRED: dict[str, Retired] = {
     "model.max_hidden": Retired("it is now determined by objective.noise_density."),
     "model.pair_head": Retired("set objective.next_sentence."),
     "model.scale_attention": Retired(
-        "set model.attention_scale: 0 stands for True and 1.0 for False.",
+        "set model.attention_scale to 0 (formerly True) or 1.0 (formerly False).",
         lambda value: {"attention_scale": 0.0 if value else 1.0},
     ),
     "model.scale_embeddings": Retired(
-        "set model.embedding_scale: 0 stands for True and 1.0 for False.",
+        "set model.embedding_scale to 0 (formerly True) or 1.0 (formerly False).",
         lambda value: {"embedding_scale": 0.0 if value else 1.0},
     ),
 }

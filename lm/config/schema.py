@@ -1,8 +1,8 @@
 """The config schema: nested dataclasses with documented fields, built from plain dicts with type checks.
 
-The string below a setting documents it. `affects` declares which aspect of an existing run would change with the
-setting; by default, it is that of the enclosing `section`. Other code queries these effects instead of keeping its own
-lists. For example, only settings that affect nothing may change when a run is continued. If a setting has several
+The string below a setting documents it. `affects` declares what changing the setting would alter in an existing run;
+the default is the effect declared by the enclosing `section`. Other code queries these effects instead of keeping its
+own lists. For example, only settings that affect nothing may change when a run is continued. If a setting has several
 effects, it declares the one that comes last in this list:
 
     nothing    no effect on batches, updates or model outputs, except for rounding
@@ -51,8 +51,8 @@ def option(
 
     Args:
         choices: the allowed values. If empty, any value is allowed.
-        registry: the dotted name of a dict, such as "lm.tasks.TASKS", whose keys are the allowed values. It is imported
-            only when a value is checked.
+        registry: the dotted name of a dict, such as "lm.tasks.TASKS", whose keys are the allowed values. The dict is
+        imported only when a value is checked.
         minimum, maximum: the bounds of the allowed range, inclusive.
         affects: one of EFFECTS. By default, "shapes" if `parameters` is given, else the effect of the section.
         parameters: the names of the parameters whose existence or shape depends on the setting. If empty, a setting
@@ -68,7 +68,7 @@ def option(
 
 
 def section(cls: type, affects: str = "") -> Any:
-    """Builds a dataclass field that holds a `cls`. `affects` applies to settings of `cls` that declare no effect."""
+    """Builds a field that holds an instance of `cls`. `affects` applies to settings of `cls` that declare no effect."""
     assert affects in ("", *EFFECTS), affects
     return field(default_factory=cls, metadata={"affects": affects})
 
@@ -101,7 +101,7 @@ def allowed_values(rules: Mapping[str, Any]) -> tuple:
 
 
 def build(cls: type, values: Mapping[str, Any], path: str = "") -> Any:
-    """Builds a `cls` from nested dicts. Raises UserError for unknown keys, wrong types and out-of-range values."""
+    """Builds an instance of `cls` from nested dicts. Raises UserError for unknown keys and invalid types or values."""
     if not isinstance(values, Mapping):
         raise UserError(f"config.{path or 'top'}: expected a section of settings, got {values!r}.")
     hints = typing.get_type_hints(cls)

@@ -19,10 +19,11 @@ class OptimizerConfig:
     schedule: str = option("cosine", registry="lm.training.schedules.SCHEDULES")
     """Learning-rate schedule after the warm-up."""
     warmup_steps: int = option(-1, minimum=-1)
-    """Number of linear warm-up steps, from a rate of 0. If -1, 100, or a tenth of all steps with train.num_epochs."""
+    """Number of steps over which the learning rate rises linearly from 0. If -1, 100 steps are used or, with
+    train.num_epochs, a tenth of all steps."""
     decay_steps: int = option(0, minimum=0, read_by="schedule")
-    """With schedule='linear' or 'cosine', the step at which the decay ends (if 0, train.num_steps). With
-    schedule='warmup_stable_decay', the length of the final decay (if 0, a fifth of train.num_steps)."""
+    """With schedule='linear' or 'cosine', the step at which the decay ends; 0 means train.num_steps. With
+    schedule='warmup_stable_decay', the length of the final decay; 0 means a fifth of train.num_steps."""
     final_fraction: float = option(0.1, minimum=0.0, maximum=1.0, read_by="schedule")
     """Final learning rate, as a fraction of the peak rate."""
     weight_decay: float = option(0.1, minimum=0.0)
@@ -36,7 +37,7 @@ class OptimizerConfig:
     clip_norm: float = option(1.0, minimum=0.0)
     """Clip gradients to this global norm. 0 means no clipping."""
     layer_decay: float = option(1.0, minimum=0.0, maximum=1.0)
-    """Ratio between the learning rates of each layer and the layer above. The head has the full learning rate, and the
+    """Ratio of each layer's learning rate to that of the layer above. The head has the full learning rate, and the
     embeddings have the lowest. Clark 2020 uses 0.8 to 0.9 for fine-tuning."""
     freeze_layers: int = option(0, minimum=0)
     """Freeze the embeddings and this many blocks, from the bottom up. If 0, no embeddings or blocks are frozen."""
@@ -65,7 +66,8 @@ class TrainConfig:
     patience: int = option(0, minimum=0, affects="nothing")
     """Stop if checkpoint.best_metric has not improved in this many consecutive evaluations. 0 means never."""
     max_bad_steps: int = option(10, minimum=1, affects="nothing")
-    """Stop after this many consecutive steps whose loss or gradient is not finite; they leave the state unchanged."""
+    """Stop after this many consecutive steps whose loss or gradient is not finite. These steps leave the parameters
+    unchanged."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class MeshConfig:
     """The number of devices along each mesh axis; one axis may have size -1, which means all remaining devices."""
 
     data: int = option(-1, minimum=-1)
-    """Number of replicas of the model. The batch is split among the replicas."""
+    """Number of model replicas. The batch is split among the replicas."""
     fsdp: int = option(1, minimum=-1)
     """Number of devices over which both the parameters and the batch are split."""
     tensor: int = option(1, minimum=-1)
@@ -104,7 +106,7 @@ class LogConfig:
     tensorboard: bool = True
     """Write TensorBoard events to the run directory."""
     wandb_project: str = ""
-    """Weights & Biases project to which metrics are also sent, if not empty (requires the package wandb)."""
+    """Weights & Biases project to which metrics are also sent (requires the package wandb). If empty, none are sent."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ class GenerationConfig:
     batch_size: int = option(64, minimum=1)
     """Number of sources to decode together. Sources of similar length are grouped."""
     max_examples: int = option(0, minimum=0, needs=("metrics",))
-    """Number of outputs to score in each evaluation during training (0: all). The final table and eval.py score all."""
+    """Number of outputs to score in each evaluation during training. 0 means all. The final table and eval.py always
+    score all outputs."""
     bleu_tokenize: str = option(
         "auto", choices=("auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none"), needs=("metrics",)
     )
@@ -149,7 +152,8 @@ class EvalConfig:
     batch_size: int = option(0, minimum=0)
     """Number of rows per batch. If 0, train.batch_size is used."""
     max_rows: int = option(0, minimum=0)
-    """Number of rows to score in each evaluation during training (0: all). The final table and eval.py score all."""
+    """Number of rows to score in each evaluation during training. 0 means all. The final table and eval.py always score
+    all rows."""
     stride: int = option(0, minimum=0)
     """Number of tokens between the starts of successive windows. If 0, data.sequence_length is used (no overlap)."""
     bootstrap: int = option(0, minimum=0)

@@ -1,7 +1,8 @@
 """Finds settings that were changed but have no effect because of the value of another setting.
 
 A setting that the chosen task does not read is rejected by `checks.py`. The settings found here are only reported,
-since one file may serve several variants. Their `option` declares what they need (`needs` and `read_by`).
+since one config file may serve several variants. The arguments `needs` and `read_by` of `option` declare when a setting
+has an effect.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from lm.config.schema import entries
 
 
 def unused(config: Any) -> list[str]:
-    """Returns a line for each such setting of a config as given, before derived values are filled in."""
+    """Returns one line per setting that was changed without effect. Derived values must not have been filled in yet."""
     return list(_unused_in(config, config, "config"))
 
 

@@ -3,7 +3,8 @@
 A document passes through the following steps, each implemented by one sub-package:
 
 1. reading/    a format (text.py, records.py, ...) finds the files and yields records; a reader turns the records into
-               raw examples. format.py defines the base classes and the document reader; readers.py, the other readers.
+               raw examples. format.py defines the base classes and the document reader; readers.py defines the other
+               readers.
 2. storing/    splits.py cleans the examples and selects those that belong to the split: all, a subset, a fold, or
                one side of a holdout. token_store.py caches the token ids of documents and pairs in memory-mapped
                files with a fingerprint; example_store.py keeps labelled examples in memory.

@@ -1,4 +1,4 @@
-"""Shows the data of a config as the model reads it.
+"""Shows the data that a config describes, as the model reads it.
 
     python -m lm.data.show --config=configs/quickstart.py --n=5
 
@@ -66,7 +66,7 @@ def stores_table(prepared: Prepared) -> Table:
 def row_lines(prepared: Prepared, batch: Batch, row: int, width: int, most_lines: int) -> list[Text]:
     """Returns the lines that show a row: the source (if there is one), the inputs and the targets.
 
-    Each takes at most `most_lines` lines. Another line gives the number of remaining tokens.
+    Each of them takes at most `most_lines` lines. Another line gives the number of remaining tokens.
     """
     task, lines = task_of(prepared.config), []
     if batch.source is not None:

@@ -3,8 +3,8 @@
 A hypothesis is a sequence of at most T = max_new_tokens new tokens, which ends with a stop token such as EOS or with
 the T-th token. The log-probability of a hypothesis is the sum of its tokens' log-probabilities. Token probabilities are
 normalised over the model's whole vocabulary, so excluding a token does not make the others more probable. The score is
-the log-probability divided by a penalty for the length, which includes a forced prefix and the stop token. The
-forced first token of a vocabulary counts as a token, but not towards the log-probability, as in Hugging Face.
+the log-probability divided by a length penalty. The length includes a forced prefix and the stop token. The forced
+first token of a vocabulary is included in the length but not in the log-probability, as in Hugging Face.
 
 Each step extends the k live hypotheses of a row by every token and takes the (s + 1) * k most probable of the k * V
 candidates, where s is the number of stop tokens. At least k of these do not end with a stop token. Among the first k
@@ -56,7 +56,9 @@ class BeamSettings:
 
     num_beams: int = 1  # number of hypotheses kept alive; 1 means greedy decoding
     penalty: str = "power"  # power: length^a (Hugging Face, fairseq); gnmt: ((5 + length) / 6)^a (Wu 2016, eq. 14)
-    length_penalty: float = 1.0  # the exponent a: a > 0 favours longer outputs, a < 0 shorter ones; 0 means no penalty
+    length_penalty: float = (
+        1.0  # the exponent a: a > 0 favours longer outputs, and a < 0 favours shorter ones; 0 means no penalty
+    )
     max_new_tokens: int = 128  # maximum length of a hypothesis, including the prefix and the EOS token
     min_new_tokens: int = 0  # minimum number of tokens, including the prefix, before a stop token
     no_repeat_ngram: int = 0  # length of n-grams that may not occur twice, except within a prefix; 0 means no limit
@@ -84,7 +86,7 @@ class BeamSettings:
         return self.num_hypotheses if self.exact else self.num_beams
 
     def penalties(self) -> np.ndarray:
-        """Returns the divisors of log-probabilities for outputs of lengths 1, 2, ..., T, float32 (T,)."""
+        """Returns the length penalties for outputs of lengths 1, 2, ..., T, float32 (T,)."""
         lengths_T = np.arange(1, self.max_new_tokens + 1, dtype=np.float64)
         base_T = lengths_T if self.penalty == "power" else (5 + lengths_T) / 6
         return (base_T**self.length_penalty).astype(np.float32)
@@ -296,7 +298,7 @@ def beam_search(
 
 
 def hypotheses(found: Finished, row: int) -> list[Hypothesis]:
-    """Returns the hypotheses of one row, best first, or one that is empty with score -inf if there are none."""
+    """Returns the hypotheses of one row, best first, or an empty hypothesis with score -inf if there are none."""
     existing = [
         Hypothesis(found.tokens_BnT[row, i, :length].tolist(), score, float(found.log_probabilities_Bn[row, i]))
         for i, (length, score) in enumerate(zip(found.lengths_Bn[row], found.scores_Bn[row].tolist(), strict=True))

@@ -20,7 +20,7 @@ SMALLEST_SOURCE = 8
 
 
 def check_settings(settings: Any, *rules: tuple[str, bool, str]) -> None:
-    """Raises UserError for the first broken rule: (name of a setting, whether its value is valid, valid values)."""
+    """Raises UserError for the first broken rule. A rule is (setting, whether its value is valid, valid values)."""
     for name, holds, rule in rules:
         if not holds:
             raise UserError(f"{name}={getattr(settings, name)!r} is invalid; it must be {rule}.")
@@ -52,7 +52,7 @@ def pad_rows(rows: Rows, shape: tuple[int, int], pad_id: int) -> tuple[np.ndarra
 
 
 def pad_sources(sources: Rows, rows: int, max_length: int | None, pad_id: int) -> Source:
-    """Pads sources, which include special tokens, to (rows, length) arrays. Further rows contain only padding.
+    """Pads sources, which include special tokens, to (rows, length) arrays. Additional rows contain only padding.
 
     Raises UserError if a source has more than `max_length` tokens; None means no limit.
     """

@@ -80,7 +80,7 @@ def refuse_same_file(output: str, read: str | None, flag: str) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: str, flag: str) -> Iterator[Callable[[Iterable[str]], None]]:
-    """Yields a function that atomically replaces the content of a file by lines, keeping symbolic links.
+    """Yields a function that atomically replaces the content of a file with lines, preserving symbolic links.
 
     If the file cannot be written, a UserError that names the flag is raised before the `with` block is entered.
     """

@@ -77,7 +77,8 @@ class Sampler:
     def generate(self, prompts: Rows, keys_B: Array, min_rows: int = 1, sources: Rows | None = None) -> list[list[int]]:
         """Returns the new tokens of each prompt, including the stop token if one was reached.
 
-        A row also ends when it has `model.max_length` tokens. Call `check_fits` first to rule this out.
+        A row also ends when it has `model.max_length` tokens. Call `check_fits` first to ensure that no row gets this
+        long.
 
         Args:
             prompts: the token ids of each prompt, starting with BOS if the vocabulary has it; for an encoder-decoder,
@@ -90,7 +91,7 @@ class Sampler:
         return [tokens_BT[row, : num_new_B[row]].tolist() for row in range(len(prompts))]
 
     def stream(self, prompt: Sequence[int], key: Array, source: Sequence[int] | None = None) -> Iterator[int]:
-        """Yields the tokens that `generate` returns for these arguments, each as soon as it is chosen."""
+        """Yields the tokens that `generate` would return for these arguments, each as soon as it is chosen."""
         state = self.start([prompt], key[None], sources=None if source is None else [source])
         for step in range(self.max_new_tokens):
             state = self.advance(state, step + 1)

@@ -39,7 +39,7 @@ class Vocabulary:
 
     @property
     def output_start(self) -> list[int]:
-        """The tokens that precede the first token that an encoder-decoder chooses."""
+        """The fixed tokens with which every output of an encoder-decoder starts."""
         start = self.bos_id if self.decoder_start_id is None else self.decoder_start_id
         assert start is not None, "an encoder-decoder needs a token to start from"
         return [start] if self.forced_first_id is None else [start, self.forced_first_id]
@@ -153,7 +153,7 @@ def choose(logits_BV: Array, keys_B: Array, sampling: Sampling) -> Array:
 
 
 def row_keys(seed: int, prompts_B: np.ndarray, samples_B: np.ndarray) -> Array:
-    """Derives the PRNG key of each row from the seed and the row's prompt and sample indices, not from other rows."""
+    """Derives each row's PRNG key from the seed and the row's prompt and sample indices, regardless of other rows."""
     fold, key = jax.vmap(jax.random.fold_in, in_axes=(None, 0)), jax.random.key(seed)
     keys_B = fold(key, np.asarray(prompts_B, np.uint32))
     return jax.vmap(jax.random.fold_in)(keys_B, np.asarray(samples_B, np.uint32))

@@ -35,8 +35,8 @@ def _check_utf8(name: str, texts: Sequence[str]) -> None:
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
     """Encodes prompts as token ids that start with the BOS token. Raises UserError if a text is not valid UTF-8.
 
-    If the tokenizer has no BOS token, prompts contain only their text. An empty prompt is then the EOS token, after
-    which the training documents start.
+    If the tokenizer has no BOS token, only the text is encoded. An empty prompt then becomes the EOS token, which also
+    precedes training documents.
     """
     _check_utf8("prompt", prompts)
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
@@ -54,9 +54,9 @@ def sample_many(
 ) -> Iterator[tuple[int, int, str]]:
     """Yields tuples (prompt index, sample index, continuation) in order.
 
-    A continuation excludes the prompt and ends, at the latest, at the model's last position. It depends on the seed and
-    on its prompt and sample indices, but not on the batch size `max_rows`. Raises UserError if a prompt leaves no
-    position for a new token.
+    A continuation excludes the prompt and ends, at the latest, at the model's last position. A continuation depends on
+    the seed and on its prompt and sample indices, but not on the batch size `max_rows`. Raises UserError if a prompt
+    leaves no position for a new token.
     """
     check_fits(prompts, 1, sampler.model.max_length)
     rows = [(prompt, sample) for prompt in range(len(prompts)) for sample in range(num_samples)]
@@ -70,13 +70,13 @@ def sample_many(
 
 
 def stream_text(sampler: Sampler, tokenizer: Tokenizer, prompt: Sequence[int], seed: int) -> Iterator[str]:
-    """Yields the continuation that `sample_many` yields for one prompt in parts, each as soon as it is final."""
+    """Yields the continuation that `sample_many` would yield for one prompt, piece by piece, as soon as it is final."""
     tokens = sampler.stream(prompt, row_keys(seed, np.zeros(1), np.zeros(1))[0])
     return text_parts(tokenizer, tokens, prompt)
 
 
 def text_parts(tokenizer: Tokenizer, tokens: Iterable[int], prompt: Sequence[int] = ()) -> Iterator[str]:
-    """Yields the text of tokens that continue a prompt in parts, each as soon as it is final.
+    """Decodes tokens that continue a prompt, and yields each piece of their text as soon as it is final.
 
     A character that spans several tokens is yielded once its last token has been read.
     """
@@ -120,7 +120,7 @@ def with_text(tokenizer: Tokenizer, sources: Rows) -> list[int]:
 
 
 def cut_sources(tokenizer: Tokenizer, sources: Rows, source_length: int) -> list[list[int]]:
-    """Truncates sources to `source_length` tokens, including the special tokens after the text, which are kept."""
+    """Truncates sources to `source_length` tokens, keeping the special tokens after the text."""
     template = tokenizer.source_template
     kept = template.num_special - template.num_before(0)
     return [[*ids[:-kept][: source_length - kept], *ids[-kept:]] for ids in sources]

@@ -62,7 +62,7 @@ def best_answer(
     the earliest end. White space around the answer is removed.
 
     If `may_lack` is true (SQuAD 2.0), "no answer" is returned unless an answer has a higher score. The score of "no
-    answer" is the sum of the start and end scores of a window's first token, and the lowest such sum of all windows.
+    answer" is the sum of the start and end scores of a window's first token, minimised over all windows.
     """
     best, where = -math.inf, (0, 0)
     for window in windows:
@@ -98,12 +98,12 @@ class Rules:
     """The rules by which predictions are compared with reference answers."""
 
     read: Callable[[str], tuple[str, list[str]]]  # returns a normalised text and the tokens that F1 counts
-    overlap: Callable[[list[str], list[str]], int]  # counts the tokens that two lists of tokens share
+    overlap: Callable[[list[str], list[str]], int]  # counts the tokens that two lists of tokens have in common
     signature: str  # describes the normalisation and the tokens
 
 
 def rules_for(contexts: Iterable[str]) -> str:
-    """Returns the key in RULES that suits the main script of the contexts, from which answers are taken."""
+    """Returns the key in RULES that suits the main script of the contexts."""
     kinds = {CHINESE: "cmrc", JAPANESE: "characters", UNSPACED: "characters"}
     return kinds.get(Writing.of(contexts).kind, "squad")
 
@@ -145,7 +145,7 @@ def answer_scores(
             if may_lack and not (words and right_words):
                 f1 = float(words == right_words)
             elif common := RULES[rules].overlap(words, right_words):
-                # In this order of operations, even the last digit agrees with the official scripts.
+                # With this order of operations, even the last digit agrees with the official scripts.
                 precision, recall = common / len(words), common / len(right_words)
                 f1 = 2 * precision * recall / (precision + recall)
             scores[number] = np.maximum(scores[number], (text == right_text, f1))

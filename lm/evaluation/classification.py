@@ -1,6 +1,6 @@
-"""Metrics for predicted labels and numbers, computed with scikit-learn and SciPy.
+"""Metrics for predicted labels and numbers, such as F1 and the Matthews correlation coefficient (MCC).
 
-The two libraries are slow to import, so they are imported on first use.
+They are computed with scikit-learn and SciPy, which are slow to import and are therefore imported on first use.
 
 E is the number of examples, and C the number of labels.
 """

@@ -35,7 +35,7 @@ class Evaluator(abc.ABC):
     """Scores every example of a split exactly once."""
 
     name: str  # the name of the split
-    undefined: Set[str] = frozenset()  # the metrics that were NaN in the last evaluation for lack of targets
+    undefined: Set[str] = frozenset()  # the metrics that were NaN in the last evaluation because there were no targets
 
     @abc.abstractmethod
     def evaluate(self, params: Any, step: int, report: Report | None = None) -> dict[str, float]:
@@ -74,7 +74,7 @@ class SplitEvaluation(Evaluator):
         return {name: value for each in self._evaluators for name, value in each.evaluate(params, step, report).items()}
 
     def plain(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Returns the metrics without undefined ones, which tables omit, and without the split's name."""
+        """Returns the metrics that are defined, under names without the split, for display in tables."""
         undefined = {f"{self.name}/{name}" for each in self._evaluators for name in each.undefined}
         return {name.removeprefix(f"{self.name}/"): each for name, each in values.items() if name not in undefined}
 
@@ -94,9 +94,10 @@ class SplitEvaluation(Evaluator):
 
 
 def choose(sizes: Mapping[str, int], limit: int) -> dict[str, np.ndarray]:
-    """Chooses about `limit` items in total, or all if it is 0. Returns the indices of the items of each data source.
+    """Chooses about `limit` items in total, or all items if `limit` is 0.
 
-    The items of a data source are evenly spaced, and their number is proportional to the size of the data source.
+    Returns the indices of the chosen items of each data source. The items of a data source are evenly spaced, and their
+    number is proportional to the size of the data source.
     """
     total = max(1, sum(sizes.values()))
     limit = min(limit or total, total)

@@ -21,8 +21,9 @@ class Generation(Evaluator):
     """Scores the model's outputs against the references of a split, counting each pair once.
 
     Evaluations during training use eval.generation.training_beams and score only about eval.generation.max_examples
-    evenly spaced pairs; `NAME/examples` is then their number. If there are several data sources, metrics are also
-    computed for each data source (`NAME/SOURCE/bleu`), and those of the split from all texts together.
+    evenly spaced pairs; `NAME/examples` is then the number of scored pairs. If there are several data sources, metrics
+    are also computed for each data source (`NAME/SOURCE/bleu`). The metrics of the split are computed from all texts
+    together.
 
     Every process passes the same source texts to the decoder and gets the same outputs and metrics.
     """

@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 Interval = tuple[float, ...]  # lower and upper bound
-Metrics = Callable[[np.ndarray], Mapping[str, float]]  # of the examples with the given indices, which may repeat
+# Computes the metrics of the examples with the given indices, which may repeat.
+Metrics = Callable[[np.ndarray], Mapping[str, float]]
 
 
 def resampled(metrics: Metrics, num_examples: int, *, samples: int, seed: int) -> dict[str, np.ndarray]:
-    """Returns each metric on all resamples, float64 (S,).
+    """Returns the values of each metric on all resamples, float64 (S,).
 
     The resamples are the rows of `default_rng(seed).choice(E, size=(S, E))`, which may be too large for memory.
     """

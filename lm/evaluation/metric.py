@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 # Functions that format values.
-points = "{:.2f}".format  # for values from 0 to 100
-share = "{:.2%}".format  # for values from 0 to 1
+points = "{:.2f}".format  # formats values from 0 to 100
+share = "{:.2%}".format  # formats values from 0 to 1
 
 
 @dataclass(frozen=True)
 class Metric:
     """The declaration of a metric: its name, its format and where it appears."""
 
-    name: str  # in metrics.jsonl, result files and checkpoint.best_metric, without the split
-    heading: str  # in tables and plots
+    name: str  # as in metrics.jsonl, result files and checkpoint.best_metric, but without the split
+    heading: str  # as shown in tables and plots
     show: Callable[[float], str] = "{:.4f}".format  # formats a value
     higher_is_better: bool = False  # if False, lower values are better
     drawn: bool = False  # whether the plots of a run include the metric (in percent)

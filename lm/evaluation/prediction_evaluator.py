@@ -24,7 +24,7 @@ from lm.evaluation.token_metrics import Sums, ratio
 
 
 class Predictions(abc.ABC):
-    """A model's predictions for raw examples of a task: one output per example, and values that all examples share."""
+    """A model's predictions for raw examples of a task: one output per example, and values common to all examples."""
 
     label_key: ClassVar[str]  # the key under which `line` stores the correct output
     keys: ClassVar[tuple[str, ...]]  # keys that occur together only in the `line` of this class
@@ -35,7 +35,7 @@ class Predictions(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Predictions:
-        """Restores predictions from what `line` returned. `config` is the config of the run, if known.
+        """Restores predictions from objects that `line` returned. `config` is the config of the run, if known.
 
         Raises KeyError, TypeError or ValueError for invalid objects.
         """

@@ -61,7 +61,10 @@ def _parsed(line: str) -> Any:
 
 
 def read_predictions(path: Path) -> list[Example]:
-    """Reads a file of `write_predictions`; `score` may be missing. Raises UserError if it is invalid or empty."""
+    """Reads a file written by `write_predictions`; `score` may be missing.
+
+    Raises UserError if the file is invalid or empty.
+    """
     return [_example(path, number, values) for number, values in read_objects(path)]
 
 

@@ -128,7 +128,7 @@ class TokenEvaluator(RowEvaluator):
     """Computes metrics such as loss, perplexity and accuracy from sums over the target tokens.
 
     `missing` maps each metric that cannot be computed from given sums to the reason. `signatures` maps metrics that can
-    be defined in several ways to their definition.
+    be defined in several ways to the definitions used.
     """
 
     def __init__(

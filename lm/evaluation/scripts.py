@@ -14,7 +14,7 @@ import regex
 
 # The scripts without spaces between words: Tibetan and the line breaking classes ID, SA, AK and AP (UAX 14).
 _NAMES = "Hani Bopo Hira Kana Yiii Thai Laoo Khmr Mymr Tibt Tale Talu Lana Tavt Ahom Java Bali"
-# Marks that hiragana and katakana share, such as ー.
+# Marks common to hiragana and katakana, such as ー.
 _SHARED = r"\u3031-\u3035\u303c\u3099-\u309c\u30fc\uff70\uff9e\uff9f"
 _UNSPACED = "".join(rf"\p{{sc={name}}}" for name in _NAMES.split()) + _SHARED
 _LETTERS = r"[\p{L}\p{M}\p{N}]"  # combining marks, such as Hindi vowel signs, belong to words

@@ -72,14 +72,17 @@ SCHEMES: dict[str, Scheme] = {
 
 
 def fitting_schemes(labels: Iterable[str]) -> list[str]:
-    """Returns the SCHEMES that have all prefixes of the labels. A label without a prefix, such as ADJ, fits none."""
+    """Returns the SCHEMES whose prefixes include those of all labels.
+
+    A label without a prefix, such as ADJ, fits no scheme.
+    """
     found = [TAG.fullmatch(label) for label in labels]
     prefixes = {match["prefix"] for match in found if match}
     return [name for name, scheme in SCHEMES.items() if all(found) and prefixes <= set(scheme.prefixes)]
 
 
 def count_broken(sentences: Sequence[Sequence[str]], names: Iterable[str]) -> dict[str, int]:
-    """Counts the pairs of adjacent tags that contradict each of the given SCHEMES."""
+    """For each of the given SCHEMES, counts the pairs of adjacent tags that contradict it."""
     pairs = Counter(pair for tags in sentences for pair in itertools.pairwise(("O", *tags, "O")))
     return {name: sum(count for pair, count in pairs.items() if SCHEMES[name].is_broken(*pair)) for name in names}
 
@@ -102,7 +105,7 @@ def infer_schemes(sentences: Sequence[Sequence[str]], labels: Iterable[str]) -> 
 
 
 def scheme_signature(sentences: Sequence[Sequence[str]], scheme: str) -> str:
-    """Describes the scheme by which entities were counted, and any evidence in the sentences that it is wrong."""
+    """Describes the scheme by which entities were counted, and any evidence in the sentences against it."""
     labels = set(itertools.chain.from_iterable(sentences))
     inferred = infer_schemes(sentences, labels)
     if scheme == NO_SCHEME:
@@ -143,7 +146,7 @@ def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
     """Counts the correct, predicted and gold entities of each sentence, int64 (E, 3).
 
     As in the strict mode of seqeval, an entity is correct if its first word, last word and type are all correct. Gold
-    or predicted tags that contradict the scheme, a key of SCHEMES, form no entity. In IOB2, for example, an I- tag
+    or predicted tags that contradict the `scheme` (a key of SCHEMES) form no entity. In IOB2, for example, an I- tag
     counts as O unless it follows a B- or I- tag of the same type. In BMES and similar schemes, the tags of an entity
     without an end count as O.
     """

@@ -36,13 +36,13 @@ class TextMetric(abc.ABC):
     """A metric, or a family of metrics such as ROUGE, that can be selected in eval.generation.metrics.
 
     Attributes:
-        prepare: puts spaces between the tokens of a text before it is scored.
-        signature: describes the tokens, or returns "" if no description is needed.
-        caution: explains why the metric does not suit the references, or returns "" if it does.
+        prepare: a function that puts spaces between the tokens of a text before it is scored.
+        signature: a function that describes the tokens, or returns "" if no description is needed.
+        caution: a function that explains why the metric does not suit the references, or returns "" if it does.
     """
 
     name: str  # in eval.generation.metrics
-    heading: str  # of the signature in tables
+    heading: str  # the heading of the signature in tables
     gives: tuple[Metric, ...]  # the metrics in the family
     prepare: Callable[[Tokenisation, str], str] = field(default=lambda _, text: text, kw_only=True)
     signature: Callable[[Tokenisation], str] = field(default=lambda _: "", kw_only=True)

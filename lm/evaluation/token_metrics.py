@@ -83,8 +83,8 @@ def token_metrics(sums: Sums) -> dict[str, float]:
 def missing_metrics(sums: Sums, *, with_xz: bool = False) -> dict[str, str]:
     """Maps each metric that cannot be computed to the reason, for example that the tokenizer loses text.
 
-    If `with_xz` is true, xz_bits_per_byte is included. It also needs a lossless tokenizer, because the text to be
-    compressed is decoded from the tokens.
+    If `with_xz` is true, xz_bits_per_byte is included. This metric also needs a lossless tokenizer, because the text to
+    be compressed is decoded from the tokens.
     """
     missing = {"bits_per_byte": "the text is empty"} if sums.bytes <= 0 else {}
     missing |= {"word_perplexity": "the text has no words"} if sums.words <= 0 else {}

@@ -58,7 +58,7 @@ class Tokenisation:
 
     @property
     def unspaced(self) -> str:
-        """The part of a signature that says that each character is a token, or ""."""
+        """The part of a signature that states that each character is a token, or ""."""
         return "" if self.writing.has_spaces else "unspaced:char"
 
     def words(self, text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lm.config import ModelConfig
@@ -13,8 +13,7 @@ from lm.models.protocol import Model
 Builder = Callable[[ModelConfig, Head, str | None], Model]  # called with the config, the head and the platform
 Refuse = Callable[[str, str], None]  # called with (setting, message); raises UserError
 
-# The sizes that every architecture splits over an axis of the mesh.
-FSDP_SIZES, TENSOR_SIZES = ("d_model", "embedding_width"), ("vocab_size", "source_vocab_size")
+TENSOR_SIZES = ("vocab_size", "source_vocab_size")  # sizes that every architecture splits over the mesh axis `tensor`
 
 
 @dataclass(frozen=True)
@@ -34,4 +33,4 @@ class Architecture:
     settings: frozenset[str] = frozenset()
     derive: Callable[[Any], dict[str, Any]] = lambda config: {}
     check: Callable[[Any, Refuse], None] = lambda config, refuse: None
-    tensor_sizes: tuple[str, ...] = field(default=TENSOR_SIZES)
+    tensor_sizes: tuple[str, ...] = TENSOR_SIZES

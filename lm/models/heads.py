@@ -77,7 +77,7 @@ class MaskedTokens(Head):
     model.head_transform inserts a projection, an activation and a norm before the output matrix.
 
     Attributes:
-        max_masked: the maximum number of masked tokens in a row. Logits are computed for only this many tokens, or for
+        max_masked: the maximum number of masked tokens per row. Logits are computed for only this many tokens, or for
             all tokens if max_masked is 0.
         next_sentence: whether to add an output that predicts whether the second text of a pair follows the first.
     """
@@ -126,7 +126,7 @@ class VocabularyBias(nn.Module):
 class Classes(Head):
     """Logits for the labels of each text or token, or a single value for regression.
 
-    model.pooler inserts a projection, an activation and, if wanted, a norm before the classifier.
+    model.pooler inserts a projection, an activation and, optionally, a norm before the classifier.
 
     Attributes:
         pooling: the source of the vector from which a token's logits are computed. With "mean", the vector is the

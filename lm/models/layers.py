@@ -74,7 +74,7 @@ class NormKind:
     has_bias: bool  # whether the norm has a bias if model.use_bias is true
 
     def num_parameters(self, config: ModelConfig, width: int = 0) -> int:
-        """Returns the number of parameters of a norm over `width` features, or over d_model features if it is 0."""
+        """Returns the number of parameters of a norm over `width` features (0 means d_model features)."""
         return (width or config.d_model) * (1 + int(self.has_bias and config.use_bias))
 
 
@@ -122,7 +122,7 @@ class Norm(nn.Module):
 
 @dataclass(frozen=True)
 class NormPosition:
-    """A value of model.norm_position: where a sub-layer f has norms. Without any, it computes x + f(x)."""
+    """A value of model.norm_position: where a sub-layer f has norms. Without norms, the sub-layer computes x + f(x)."""
 
     doc: str
     inputs: bool = False  # x + f(norm(x))
@@ -131,7 +131,7 @@ class NormPosition:
 
     @property
     def reads(self) -> frozenset[str]:
-        """The settings that have an effect only with some positions."""
+        """The settings that have an effect with this norm position but not with all others."""
         return frozenset({"first_norm"} if self.inputs else ())
 
     @property

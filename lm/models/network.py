@@ -49,7 +49,7 @@ class Network(nn.Module):
 
 
 def with_paired_texts(batch: Batch) -> Batch:
-    """Appends the paired texts to the batch as further rows, so that the same parameters process both texts."""
+    """Appends the paired texts to the batch as additional rows, so that the same parameters process both texts."""
     source = batch.source
     assert source is not None and source.tokens.shape == batch.shape, "each row needs a paired text of the same length"
     texts = Source(batch.tokens, batch.positions, batch.segments)
@@ -58,7 +58,7 @@ def with_paired_texts(batch: Batch) -> Batch:
 
 
 def shifted_right(tokens_BL: Array, segments_BL: Array) -> Array:
-    """Returns each text shifted right by one token. Its last token, normally EOS, moves to its start."""
+    """Returns each text shifted right by one token. The last token, normally EOS, moves to the start."""
     same_BLS = same_segment(segments_BL, segments_BL)
     last_BL = tokens_BL.shape[1] - 1 - jnp.argmax(same_BLS[:, :, ::-1], axis=-1)
     starts_BL = jnp.pad(segments_BL, ((0, 0), (1, 0)))[:, :-1] != segments_BL

@@ -1,4 +1,4 @@
-"""The losses of all objectives, returned as sums over a batch, which the caller divides by the total weight."""
+"""The losses of all objectives, with label smoothing and z-loss, as sums that the caller divides by a total weight."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def loss_sums(logits_BLV: Array, batch: Batch, config: ObjectiveConfig) -> LossS
     if config.label_smoothing > 0:
         smoothing, V = config.label_smoothing, logits_BLV.shape[-1]
         if config.label_smoothing_over == "others":
-            smoothing *= V / (V - 1)  # because 1 / V of the smoothing falls on the target itself
+            smoothing *= V / (V - 1)  # because 1 / V of the smoothed mass falls on the target itself
         uniform_BL = log_z_BL - jnp.mean(logits_BLV, axis=-1)
         loss_BL = (1 - smoothing) * nll_BL + smoothing * uniform_BL
     if config.z_loss > 0:

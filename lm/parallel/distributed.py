@@ -1,4 +1,4 @@
-"""Connects several processes into one program, within a time limit, and provides barriers."""
+"""Connects several processes to form one program, within a time limit, and provides barriers."""
 
 from __future__ import annotations
 
@@ -56,9 +56,10 @@ def together(main: Callable[[], int]) -> Callable[[], int]:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """Ends all processes with status 1 if the block raises an error. Each of them prints the name of this process.
+    """Ends all processes with status 1 if the block raises an error. Every process prints the name of this process.
 
-    Otherwise, they would wait for this process. Use it inside any block that waits for the other processes on exit.
+    Otherwise, the other processes would wait for this process. Use this context manager inside any block that waits for
+    the other processes on exit.
     """
     try:
         yield
@@ -78,8 +79,9 @@ def failing_together() -> Iterator[None]:
 def initialize(coordinator: str, num_processes: int, process_id: int, timeout_seconds: int) -> None:
     """Connects to the other processes, if there are any. Must be called before JAX uses a device.
 
-    Without `coordinator` (host:port of process 0), Slurm jobs with several tasks and multi-host Cloud TPUs are detected
-    from the environment; otherwise, this process runs alone. Raises UserError if the others do not join in time.
+    If `coordinator` (host:port of process 0) is not given, Slurm jobs with several tasks and multi-host Cloud TPUs are
+    detected from the environment; anywhere else, this process runs alone. Raises UserError if the others do not join in
+    time.
     """
     values: dict[str, Any] = {}
     bind_address = ""
@@ -116,7 +118,7 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
 def _is_on_slurm() -> bool:
     value = os.environ.get("SLURM_NTASKS", "1")
     if not value.isascii() or not value.isdigit():
-        raise UserError(f"SLURM_NTASKS={value}: must be a number; unset it to run a single process.")
+        raise UserError(f"SLURM_NTASKS={value} is not a number; unset it to run a single process.")
     return int(value) > 1 and "SLURM_PROCID" in os.environ
 
 

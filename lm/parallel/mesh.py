@@ -18,11 +18,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lm.batch import Batch
 from lm.config import Config, MeshConfig
+from lm.config.checks import MODELS
+from lm.config.schema import entries
 from lm.errors import UserError
-from lm.models import MODELS
-from lm.models.architecture import FSDP_SIZES
 
 AXES = ("data", "fsdp", "tensor")
+FSDP_SIZES = ("d_model", "embedding_width")  # model sizes that fsdp must divide; `Architecture` lists those of tensor
 
 # Maps the logical axes of parameters and activations to mesh axes. If two axes of an array would get the same mesh
 # axis, the first rule wins.
@@ -58,7 +59,7 @@ def check_divisible(config: Config, mesh: Mesh) -> None:
                 f"config.{section}.batch_size: {size} rows in {microbatches} microbatch{'es' * (microbatches > 1)} "
                 f"cannot be split over data x fsdp = {rows} devices; use a multiple of {rows * microbatches}."
             )
-    for name in (*FSDP_SIZES, *MODELS[config.model.architecture].tensor_sizes):
+    for name in (*FSDP_SIZES, *entries(MODELS)[config.model.architecture].tensor_sizes):
         axis, size = "fsdp" if name in FSDP_SIZES else "tensor", getattr(config.model, name)
         if size % (count := mesh.shape[axis]):
             hint = " (set model.vocab_multiple)" if name.endswith("vocab_size") else ""

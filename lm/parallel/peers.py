@@ -2,8 +2,8 @@
 
 Messages are values in the key-value store of JAX's coordination service, which runs in process 0. Every other process
 also holds a connection to process 0. The operating system closes this connection when one of the two processes dies.
-JAX itself would notice the death of process 0 at about the same time and that of another process much later, and abort
-with a native stack trace.
+JAX itself would notice the death of process 0 about as soon, and the death of another process much later. JAX would
+then abort with a native stack trace.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DAY_MS = 24 * 3600 * 1000
 POLL_SECONDS = 0.05
 SECONDS_TO_READ = 1.0  # time for every process to receive a message and end
 SECONDS_TO_SEND = 5.0  # a new connection that sends nothing within this time is not from one of our processes
-# With these settings of idle connections, the death of a machine is noticed after 20 seconds.
+# With these settings for idle connections, the death of a machine is noticed after 20 seconds.
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 
@@ -145,14 +145,14 @@ class Peers(signals.Others):
                 self._exit_without_first()
 
     def _replace_abort(self, connection: socket.socket) -> None:
-        """Makes this process exit with our line and status if JAX notices the death of process 0 first and aborts."""
+        """Makes this process exit with our message and status if JAX notices first that process 0 died, and aborts."""
 
         def exit_if_first_died(_number: int) -> None:
             closed, _, _ = select.select([connection], [], [], SECONDS_TO_READ)
             if closed:
                 self._exit_without_first()
 
-        # A handler installed with Python's signal module would not run, because the process would be dead before.
+        # A handler installed with Python's signal module would not run, because the process would die first.
         self._abort_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(exit_if_first_died)
         ctypes.CDLL(None).signal(signal.SIGABRT, self._abort_handler)
 

@@ -61,7 +61,7 @@ class Expected:
 
 
 class _Caller(NamedTuple):
-    """A process that waits for the answer of process 0."""
+    """A process that is waiting for process 0's answer."""
 
     process_id: int
     num_processes: int  # according to the flags of this process

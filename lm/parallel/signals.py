@@ -20,13 +20,17 @@ from lm.files import remove_temporaries
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
 STDERR = 2  # file descriptor
-SECONDS_APART = 0.25  # signals closer than this count as one: `timeout` and some launchers send each signal twice
+# Signals closer together than this count as one, because `timeout` and some launchers send each signal twice.
+SECONDS_APART = 0.25
 SECONDS_TO_END = 3.0  # time limit for the last output and clean-up of a process that ends at once
 SHOW_CURSOR = "\x1b[?25h"  # the progress line hides the cursor
 
 
 class Others:
-    """Stands for the other processes of the program. If there are any, `lm.parallel.peers` replaces this object."""
+    """Stands for the other processes of the program.
+
+    If there are other processes, `lm.parallel.peers` replaces this object.
+    """
 
     def stop(self, name: str) -> None:
         """Agrees with the other processes on the step after which all stop. Passes this step to the loop."""
@@ -34,11 +38,11 @@ class Others:
             state.loop.stop_after(0)
 
     def end(self, status: int, reason: str) -> None:
-        """Ends the other processes with this status. Each of them prints the reason."""
+        """Ends the other processes with this status. Each process prints the reason."""
 
 
 class _State:
-    loop: StopRequest | None = None  # the request of the training loop, while the loop runs
+    loop: StopRequest | None = None  # the training loop's request, while the loop is running
     status: int | None = None  # exit status of the command, once it is complete
     others = Others()
     withdraw: Callable[[], None] | None = None  # removes the files of a run that has not taken its first step

@@ -1,4 +1,4 @@
-"""Plots the loss and the scores of a run by step and, below them, the learning rate, speed and score by time."""
+"""Plots the loss and the scores of a run and, below them, the learning rate, the speed, and a score against time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def draw_curves(records: Records, path: Path, title: str, loss: str = "loss", be
     """Plots the metrics of a run. Writes a PNG file atomically.
 
     Metrics without values are not plotted. If the records contain `train/seconds`, the first score is also plotted
-    against the minutes of training. The heading of the metric `loss` labels the loss axis. `best_metric`, which
+    against training time in minutes. The heading of the metric `loss` labels the loss axis. `best_metric`, which
     determines the best step, is always plotted.
     """
     from matplotlib.figure import Figure  # slow to import, and used only here
@@ -119,7 +119,7 @@ def _draw_best(axes: Any, steps: np.ndarray, values: np.ndarray, metric: Metric)
 
 
 def _draw_by_time(axes: Any, records: Records, metric: Metric) -> None:
-    """Plots a score against the minutes of training. Unknown times are interpolated between known times."""
+    """Plots a score against training time in minutes. Unknown times are interpolated between known times."""
     from matplotlib.ticker import MaxNLocator
 
     steps, scores = series(records, f"valid/{metric.name}")

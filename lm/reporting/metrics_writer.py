@@ -108,7 +108,7 @@ class _Events:
 class LateMetrics:
     """Leaves the metrics of each step on the device until the next step has been dispatched.
 
-    Reading a metric blocks until the device has finished the step. The next step keeps the device busy meanwhile.
+    Reading a metric blocks until the device has finished the step. Meanwhile, the next step keeps the device busy.
     """
 
     def __init__(self) -> None:

@@ -184,7 +184,7 @@ def _live(state: Callable[[], State], console: rich.console.Console, transient: 
 
 
 class Line:
-    """A rich renderable for a progress line: the texts of the state and, after the first, a bar.
+    """A rich renderable for a progress line: the texts of the state, with a bar after the first text.
 
     On a narrow terminal, the least important texts are left out.
     """

@@ -147,7 +147,7 @@ def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 
 
 def _metric_names(results: Sequence[Result]) -> list[str]:
-    """Returns the names of all present or missing metrics: first in the order of METRICS, then all others."""
+    """Returns the names of all present or missing metrics: first those in METRICS, in that order, then all others."""
     found: dict[str, Any] = {}  # an ordered set
     for result in results:
         found |= dict.fromkeys(name for part in _by_source(result).values() for name in part)

@@ -1,4 +1,4 @@
-"""A conversation with the model of a run: the history, and answers that are generated token by token."""
+"""A conversation with a run's model: the history, and answers that are generated token by token."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ LONGEST_ANSWER = 512  # default maximum number of tokens in an answer
 class ChatSession:
     """Generates answers to messages, each with all earlier messages as context.
 
-    Raises UserError if the tokenizer has no chat template and the config of the run names none.
+    Raises UserError if neither the tokenizer nor the config of the run provides a chat template.
 
     Attributes:
         messages: the system prompt, if any, and the messages so far.
-        left_out: the number of messages at the beginning that the last answer no longer considered.
+        left_out: the number of oldest messages that were omitted from the context of the last answer.
         is_cut: whether the last answer reached the maximum number of tokens.
     """
 
@@ -51,10 +51,11 @@ class ChatSession:
         self._turn, self.left_out, self.is_cut = 0, 0, False
 
     def answer(self, text: str) -> abc.Generator[str, None, None]:
-        """Yields the answer to a message in parts. An answer that is stopped early stays in the history as it is.
+        """Yields the answer to a message piece by piece. If an answer is stopped early, its beginning stays in the
+        history.
 
         The oldest turns are left out if the conversation is too long for the model. Raises UserError, and forgets the
-        message, if the message alone is too long or the template refuses it.
+        message, if the message alone is too long or the template rejects it.
         """
         before = list(self.messages)
         self.messages.append({"role": "user", "content": text})

@@ -107,7 +107,7 @@ class RunDirectory:
     def load_config(self) -> Config:
         """Returns the config of the run. Raises UserError if config.json is missing or invalid.
 
-        data.cache_dir is empty, because a run directory that comes from someone else must not choose this location.
+        data.cache_dir is empty, because a run directory that comes from someone else must not determine this location.
         """
         return replace_settings(self._load_config(), {"data.cache_dir": ""})
 
@@ -188,7 +188,7 @@ class RunDirectory:
         return self._has_checkpoints() or any(self._metric_lines())
 
     def _withdraw(self) -> None:
-        """Removes a new run because a process has failed. The error may already have released the lock here."""
+        """Removes a new run because a process has failed. By then, the error may have released the lock."""
         with contextlib.suppress(UserError, OSError):
             if self._lock is None:
                 self._take_lock()
@@ -277,7 +277,7 @@ class RunDirectory:
     # --- metrics ------------------------------------------------------------------------------------------
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Returns the objects in metrics.jsonl. Skips a torn last line. Raises UserError if another line is invalid."""
+        """Returns the objects in metrics.jsonl. Skips a torn last line. Any other invalid line raises UserError."""
         lines = list(self._metric_lines())
         for number, (_, values) in enumerate(lines, start=1):
             if values is None and number < len(lines):

@@ -21,7 +21,7 @@ DERIVED_FROM_EPOCHS = {"train.num_steps": -1, "optimizer.decay_steps": 0, "optim
 # These settings may change when a run is extended. RunDirectory checks whether the run may be extended.
 LENGTH = ("train.num_steps", "train.num_epochs", "optimizer.decay_steps")
 # Commands other than training compare only settings with these effects, which determine what the model computes and
-# for which tokens. To these commands, it does not matter how the parameters were trained or are stored.
+# for which tokens. For these commands, it does not matter how the parameters were trained or are stored.
 FOR_READING = ("function", "shapes", "batches")
 FOR_TRAINING = tuple(name for name in EFFECTS if name not in ("nothing", "location"))
 
@@ -50,7 +50,7 @@ def check_settings(
 
 
 def listed(lines: Sequence[str], most: int, width: int) -> str:
-    """Joins the first `most` lines, each cut to `width` characters, and says how many more there are."""
+    """Joins the first `most` lines, each truncated to `width` characters, and states how many more there are."""
     more = [f"and {len(lines) - most} more"] if len(lines) > most else []
     return "; ".join([f"{line:.{width}}" for line in lines[:most]] + more)
 

@@ -75,7 +75,7 @@ class Generator:
 
 
 def chat_vocabulary(template: ChatTemplate) -> Vocabulary:
-    """Returns the vocabulary in which the tokens that end an answer end a row, too."""
+    """Returns the vocabulary, changed so that the tokens that end an answer also end a row."""
     vocabulary = vocabulary_of(template.tokenizer)
     return dataclasses.replace(vocabulary, other_stops=tuple(sorted(template.end_ids - {vocabulary.eos_id})))
 

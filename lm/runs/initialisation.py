@@ -74,7 +74,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
         placed[path] = jax.make_array_from_callback(array.shape, leaves[path].sharding, array.__getitem__)
 
     origin = f"{root}, step {step:,}{' (moving average)' if ema else ''}"
-    lines = [f"Parameters of {origin}, initialise {len(shared)} of the {len(wanted)} arrays of this model."]
+    lines = [f"{len(shared)} of the {len(wanted)} arrays of this model are initialised from {origin}."]
     new = [name for name in wanted if name not in found]
     lines += [f"  randomly initialised: {_listed(new, is_stacked)}"] if new else []
     lines += [f"  not used: {_listed(unused, is_stacked)}"] if unused else []
@@ -87,7 +87,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
 def _wrong_shape(
     name: str, there: tuple[int, ...], here: tuple[int, ...], root: Path, theirs: ModelConfig, ours: ModelConfig
 ) -> str:
-    """Returns the error message for a parameter whose shape differs, with the settings that are responsible."""
+    """Returns the error message for a parameter whose shape differs. The message names the responsible settings."""
     levels, fields = name.split("/"), dataclasses.fields(ModelConfig)
     parameters = {each.name: {*each.metadata.get("parameters", ())} for each in fields}
     special = [setting for setting, names in parameters.items() if names.intersection(levels)]

@@ -1,4 +1,4 @@
-"""Uses the model of a run to label new inputs or to turn texts into vectors."""
+"""Uses a run's model to label new inputs or to turn texts into vectors."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Prepared:
 
     @functools.cached_property
     def trained(self) -> Hashes:
-        """The hashes of the training examples, by which their duplicates in evaluations are counted."""
+        """The hashes of the training examples, which are used to count their duplicates in evaluations."""
         return Hashes.of(self.stores["train"])
 
     def overlap_lines(self) -> list[str]:
@@ -98,7 +98,7 @@ def load_tokenizers(config: Config, workdir: Path | str) -> Tokenizers:
 
 
 def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, Any]:
-    """Returns the non-empty stores of a split ("train", "valid" or "test") by source. Raises UserError if empty."""
+    """Returns the non-empty stores of a split ("train", "valid" or "test") by source, or raises UserError."""
     task, cache = task_of(config), cache_directory(config)
     if not is_first():
         barrier(f"stores of {split}")
@@ -124,7 +124,7 @@ def check_only_reads(config: Config, split: str) -> None:
 
 
 def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
-    """Sets vocabulary sizes of 0 to the tokenizers' sizes. Raises UserError if any other size is too small."""
+    """Sets vocabulary sizes of 0 to the tokenizers' sizes. Raises UserError if a given size is too small."""
     needs = {"vocab_size": found.target.vocab_size}
     if config.data.separate_vocabularies:
         needs["source_vocab_size"] = found.source.vocab_size
@@ -149,7 +149,7 @@ def cache_directory(config: Config | None = None) -> Path:
 
 
 def _train_tokenizers(config: Config, workdir: Path) -> None:
-    """Copies missing tokenizers from config.init_from. If that is empty, trains them on training examples only."""
+    """Copies missing tokenizers from config.init_from. If init_from is empty, trains them on training examples only."""
     wanted: dict[str, tuple[str, ...]] = {"tokenizer": SIDES}
     if config.data.separate_vocabularies:
         if not needs_text(config.data.tokenizer):

@@ -20,7 +20,7 @@ from lm.training.loop import train
 def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, Config]:
     """Returns the config of each run, keyed by the name of its directory: "seed_1", "fold_0" or "seed_1_fold_0".
 
-    If `seeds` is empty or `folds` is 0, the config's own is used. Raises UserError if one is out of range.
+    Without seeds or folds, the config's seed or fold is used. Raises UserError if a number is out of range.
     """
     if len(set(seeds)) < len(seeds) or not all(0 <= seed <= LARGEST_SEED for seed in seeds):
         given = ",".join(map(str, seeds))

@@ -1,4 +1,4 @@
-"""Chat: learn the answers of the assistant in conversations, as a chat template writes them."""
+"""Chat: learn the assistant's answers in conversations, as rendered by a chat template."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Chat(PackedTask):
     """Supervised fine-tuning. Only the tokens of the answers, including their end tokens, are targets."""
 
     name = "chat"
-    doc = "write the answers of the assistant in conversations"
+    doc = "write the assistant's answers in conversations"
     families = ("encoder_decoder", "decoder")
     metric_names = ("loss", "perplexity", "token_accuracy")
     settings = SEARCH | SMOOTHING | {"data.chat_template", "data.pairs.overlong", "data.source_length"}
@@ -65,6 +65,6 @@ class Chat(PackedTask):
 
     def reason_without_examples(self, config: Config) -> str:
         return (
-            "no answer of the assistant fits into a row, so there is nothing to train on; raise data.sequence_length, "
+            "no answer by the assistant fits in a row, so there is nothing to train on; raise data.sequence_length, "
             "or set data.pairs.overlong to 'truncate'."
         )

@@ -93,5 +93,5 @@ class PrefixLmTask(Denoising):
 
 
 def ends_sentence(tokenizer: Tokenizer) -> np.ndarray:
-    """Returns a mask of the tokens that end a sentence, bool (V,), for BART's sentence shuffling."""
+    """Returns a mask, bool (V,), of the tokens that end a sentence, for BART's sentence shuffling."""
     return np.array([tokenizer.piece(token).endswith(SENTENCE_ENDS) for token in range(tokenizer.vocab_size)])

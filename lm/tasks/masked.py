@@ -38,7 +38,7 @@ class Masked(DocumentTask, PackedTask):
         return MaskedTokens(max_masked=self.max_masked(config), next_sentence=config.objective.next_sentence)
 
     def max_masked(self, config: Config) -> int:
-        """Returns the maximum number of masked tokens in a row, which packing never exceeds. 0 means no limit.
+        """Returns the maximum number of masked tokens per row, which packing never exceeds. 0 means no limit.
 
         The maximum is slightly above the expected number. If whole words are masked, there is no limit, because the
         number of masked tokens depends on which words are drawn.

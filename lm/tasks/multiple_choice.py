@@ -57,7 +57,7 @@ class Choice:
 
 
 class ChoiceInput(Reader):
-    """Reads questions with at least two candidates, of which the correct one is unknown."""
+    """Reads questions with at least two candidates but without the correct answer."""
 
     kind = "choices"
     needs = ("pair_field", "name the field that holds the list of candidates.")
@@ -74,7 +74,7 @@ class ChoiceInput(Reader):
 
 
 class ChoiceReader(ChoiceInput):
-    """Reads questions with candidates. The correct answer is a zero-based index, a candidate or a label name."""
+    """Reads questions with candidates. The correct one is given as a zero-based index, its text or a label name."""
 
     needs = ("label_field", "name the field that holds the correct candidate.")
     settings = ("pair_field", "label_field")
@@ -124,8 +124,8 @@ class ChoiceTokens(Tokens):
 class ChoiceExamples(LabelledExamples):
     """Questions with one segment per candidate. Only the correct candidate has a loss weight above 0.
 
-    If a question does not fit into a row, its segments get equal shares of the row. Candidates are cut at the end,
-    and the question is cut at the beginning. All segments contain the same part of the question.
+    If a question does not fit in a row, its segments get equal shares of the row. Candidates are truncated at the end,
+    and the question is truncated at the beginning. All segments contain the same part of the question.
     """
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
@@ -140,10 +140,10 @@ class ChoiceExamples(LabelledExamples):
         whole_E = (self._tokens.questions.lengths + self._added) * numbers_E + np.add.reduceat(
             lengths, self._tokens.firsts[:-1]
         )
-        self._note_cut(int(np.sum(self._sizes < whole_E)), len(whole_E), "questions are cut")
+        self._note_cut(int(np.sum(self._sizes < whole_E)), len(whole_E), "questions are truncated")
 
     def _lengths(self, index: int) -> tuple[int, np.ndarray]:
-        """Returns the lengths in tokens of the question and of each candidate, (N,), after cutting."""
+        """Returns the lengths in tokens of the question and of each candidate, (N,), after truncation."""
         first, end = self._tokens.firsts[index : index + 2]
         question, candidates_N = int(self._tokens.questions.lengths[index]), self._tokens.candidates.lengths[first:end]
         if (question + self._added) * len(candidates_N) + candidates_N.sum() <= self._length:
@@ -184,7 +184,7 @@ class ChoiceExamples(LabelledExamples):
 
 
 class Chosen(Predictions):
-    """The output is the score of each candidate, (N,). The highest score is chosen, the first if there are several."""
+    """The output is the score of each candidate, (N,). The first candidate with the highest score is chosen."""
 
     label_key = "label"
     keys = ("question", "candidates", "label", "prediction", "scores")

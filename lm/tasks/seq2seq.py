@@ -54,8 +54,8 @@ class Seq2Seq(PairTask):
     def references(self, config: Config, split: str) -> dict[str, list[Any]]:
         """Returns the pairs whose targets are generated and scored, in the order in which the stores hold them.
 
-        Sources are cleaned and prefixed as in training. As in lm.generate, a blank source becomes an empty text, for
-        which the output is empty. References are unchanged, because metrics need the raw text.
+        Sources are cleaned and prefixed as in training. As in lm.generate, a blank source becomes an empty text, which
+        gets an empty output. References are unchanged, because metrics need the raw text.
         """
         found: dict[str, list[Any]] = {}
         for source in split_sources(config.data, split) if config.eval.generation.metrics else ():

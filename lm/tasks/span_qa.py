@@ -31,7 +31,7 @@ NO_ANSWER = "no answer"  # shown in the preview at the first token of a text wit
 
 
 class Answered(Predictions):
-    """The output is an answer, its `answer_scores` and their signature, which may differ between data sources."""
+    """The output consists of an answer, its `answer_scores` and their signature, which depends on the data source."""
 
     label_key = "answers"
     keys = ("question", "answers", "prediction")
@@ -59,7 +59,7 @@ class Answered(Predictions):
         return scoring.answer_metrics(self._scores_E2[indices_E])
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns a question and its prediction. The list of correct `answers` may be empty."""
+        """Returns a question and the predicted answer. The list of correct `answers` may be empty."""
         example, (answer, *_) = self.raw[index], self.outputs[index]
         return {
             "id": example.id,

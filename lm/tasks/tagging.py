@@ -25,7 +25,7 @@ OUTSIDE = "O"
 
 
 class TaggedWords(Predictions):
-    """The output is one tag per word, or None, which is never correct, for a word without a prediction."""
+    """The output is one tag per word. A word without a prediction gets None, which is never correct."""
 
     label_key = "tags"
     keys = ("words", "tags", "prediction")
@@ -70,7 +70,7 @@ def _tags(stores: Iterable[ExampleStore]) -> list[Sequence[str]]:
 
 
 def _scheme(config: Config, tags: Sequence[Sequence[str]]) -> str:
-    """Returns eval.tag_scheme. If it is "auto", returns the scheme inferred from the tags.
+    """Returns eval.tag_scheme or, if that is "auto", the scheme inferred from the tags.
 
     Raises UserError if eval.tag_scheme does not allow one of the labels.
     """
@@ -81,7 +81,7 @@ def _scheme(config: Config, tags: Sequence[Sequence[str]]) -> str:
     if named != tagging.NO_SCHEME and named not in fitting:
         unlike = next(label for label in labels if named not in tagging.fitting_schemes([label]))
         advice = f"use 'auto'{f', {fitting[0]!r}' if fitting else ''} or {tagging.NO_SCHEME!r}"
-        raise UserError(f"config.eval.tag_scheme: {named} does not have the tag {unlike!r:.40} of the data; {advice}.")
+        raise UserError(f"config.eval.tag_scheme: {named} has no tag {unlike!r:.40}, but the data does; {advice}.")
     return named
 
 

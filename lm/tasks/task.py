@@ -73,7 +73,7 @@ class Task(abc.ABC):
         return config
 
     def check(self, config: Config, refuse: Refuse) -> None:
-        """Refuses settings of this task that contradict each other."""
+        """Rejects settings of this task that contradict each other."""
         data, model, tokenizer = config.data, config.model, config.data.tokenizer
         if self.reader is not DocumentReader and not data.valid and data.holdout != "hash":
             refuse("data.holdout", f"{self.noun} can only be held out by hash; use 'hash', or specify data.valid.")
@@ -85,11 +85,11 @@ class Task(abc.ABC):
             )
 
     def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:
-        """Refuses a data source whose settings do not suit this task."""
+        """Rejects a data source whose settings do not suit this task."""
         check_source(source, self.reader, lambda setting, message: refuse(f"{where}.{setting}", message))
 
     def unread_value(self, setting: str, config: Config) -> Any:
-        """Returns the derived value of an unread setting whose default is 0 or empty, otherwise None."""
+        """Returns the derived value of an unread setting, or None if its value is never derived."""
         two_sided = config.model.family == "encoder_decoder" or self.layout(config).source_length
         derived = {
             "eval.stride": config.data.sequence_length,
@@ -123,7 +123,7 @@ class Task(abc.ABC):
         return Cleaner(data.cleaning)
 
     def open(self, source: SplitSource) -> tuple[Reader, Cleaner]:
-        """Opens a data source. Raises UserError if it is not found or if its settings or the rules are invalid."""
+        """Opens a data source. Raises UserError if the source is missing or its settings or the rules are invalid."""
         with named_errors(source.label):
             return open_reader(source.config, self.reader), self.cleaner(source.data)
 
@@ -173,7 +173,8 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> dict[str, EvalRows]:
-        """Maps each data source that has examples to its evaluation rows. Long examples are cut but never dropped.
+        """Maps each data source that has examples to its evaluation rows. Long examples are truncated but never
+        dropped.
 
         Raises UserError if no data source has any examples.
         """
@@ -181,11 +182,11 @@ class Task(abc.ABC):
     # --- loss -----------------------------------------------------------------------------------------------
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
-        """Returns the summed loss of a batch, by default the cross-entropy. The caller divides it by `total_weight`."""
+        """Returns the summed loss of a batch, by default the cross-entropy. The caller divides by `total_weight`."""
         return loss_sums(output.logits, batch, config)
 
     def total_weight(self, batch: Batch) -> Array:
-        """Returns the number by which the summed loss of a batch is divided. The number is at least 1."""
+        """Returns the number, at least 1, by which the summed loss of a batch is divided."""
         return jnp.maximum(jnp.sum(batch.weights), 1.0)
 
     # --- evaluation -----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""Computes vectors for texts from any layer of a model and with any pooling. The models of all tasks are supported.
+"""Computes vectors for texts from any layer of a model and with any pooling. Models trained on any task are supported.
 
-A text or a pair of texts is encoded as in training, with the same special tokens. Mean and maximum pooling include
-these tokens, as in training.
+A text or a pair of texts is encoded as in training, with the same special tokens. Mean and maximum pooling include the
+special tokens, as in training.
 
 E is the number of texts, T the number of tokens per text, and D the size of a vector.
 """

@@ -156,7 +156,7 @@ class Loop:
         metric = self.config.checkpoint.best_metric
         records = self.directory.read_metrics()
         self._measured = [math.nan if line[metric] is None else line[metric] for line in records if metric in line]
-        self.seconds = max((line.get("train/seconds", 0.0) for line in records), default=0.0)  # before this start
+        self.seconds = max((line.get("train/seconds", 0.0) for line in records), default=0.0)  # of earlier sessions
         self._metadata = {"data": self.prepared.fingerprint, "config": recorded_settings(self.config)}
         self.had_gradient = False  # whether `run` took a step with a finite, nonzero gradient
 

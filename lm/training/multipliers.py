@@ -1,10 +1,10 @@
 """Learning-rate multipliers: layer-wise learning-rate decay, frozen parameters, and adapter-only training.
 
 A multiplier scales the whole update of a parameter, including weight decay. Layer 0 holds the embeddings (of tokens,
-types and positions), their norm and the relative position bias. Block n is layer n + 1. The top layer, everything after
-the last block, has the multiplier 1; any other layer has `layer_decay` times the multiplier of the layer above (Clark
-2020, ELECTRA). In an encoder-decoder, the blocks of each stack are numbered separately. An embedding that both stacks
-share counts as layer 0 of the deeper stack.
+types and positions), their norm and the relative position bias. Block n is layer n + 1. Everything after the last block
+forms the top layer, whose multiplier is 1. Any other layer has `layer_decay` times the multiplier of the layer above
+(Clark 2020, ELECTRA). In an encoder-decoder, the blocks of each stack are numbered separately. An embedding that both
+stacks share counts as layer 0 of the deeper stack.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NO_UPDATE = -0.0  # adding -0.0 leaves every bit of a parameter unchanged; addin
 def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multiplier]:
     """Returns the multiplier of every parameter of the model, as in {"layers/mlp/up/kernel": 0.5, ...}.
 
-    If the model has adapters, all other parameters of its body are frozen. Raises UserError if a name in the settings
+    If the model has adapters, only the adapters and the head are trained. Raises UserError if a name in the settings
     matches no parameter, or if all parameters are frozen.
     """
     params = nn.unbox(jax.eval_shape(lambda: model.initial_params(jax.random.key(0))))
@@ -88,8 +88,8 @@ def with_multipliers(
     """Wraps an optimizer so that its updates are scaled by the multipliers.
 
     The wrapped optimizer takes and returns trees of all parameters. Frozen parameters have no optimizer state and stay
-    bitwise unchanged. Their gradients are ignored, even in the global norm. If any layer of a stack is trained, the
-    optimizer state covers all layers of the stack.
+    bitwise unchanged. The gradients of frozen parameters are ignored, even in the global norm. If any layer of a stack
+    is trained, the optimizer state covers all layers of the stack.
     """
     flat, nested = (partial(each, sep="/") for each in (traverse_util.flatten_dict, traverse_util.unflatten_dict))
 

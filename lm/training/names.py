@@ -26,8 +26,9 @@ from lm.models.parameters import LAYER_PREFIX, SHARED_NAME, STACK_NAME
 
 Path = tuple[str, ...]
 
-# Whether weight decay applies, by kind of parameter (the last part of its name). Adapters are exempt, because it would
-# pull them back to their initial state, without effect. Of the embeddings, it applies only to those in VOCABULARIES.
+# Whether weight decay applies, by kind of parameter (the last part of its name). Adapters are exempt, because decay
+# would pull them back to a state in which they have no effect. Among embeddings, decay applies only to those in
+# VOCABULARIES.
 DECAYS = {"kernel": True, "bias": False, "scale": False, "embedding": False, "lora_a": False, "lora_b": False}
 VOCABULARIES = ("token_embedding", "source_embedding")
 

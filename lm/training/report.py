@@ -89,13 +89,13 @@ class Reporter:
         return values
 
     def notes(self) -> dict[str, Sequence[str]]:
-        """Returns the notes on the validation rows of each data source, e.g. how many texts are truncated."""
+        """Returns the notes about the validation rows of each data source, e.g. how many texts are truncated."""
         return {name: each.examples.notes for name, each in self._rows.items()}
 
     def final(self, state: TrainState, step: int, checkpoints: Checkpoints) -> None:
         """Prints sample text and the metrics of the last and the best step.
 
-        The results of both steps are written to eval/<step>/. The training curves are drawn.
+        Also writes the results of both steps to eval/<step>/, and draws the training curves.
         """
         params, written = _evaluated_params(state), list[Path]()
         results = [self._result(params, step, written)]

@@ -32,14 +32,14 @@ from lm.config import OptimizerConfig
 class Schedule:
     """The part of a schedule after the warm-up."""
 
-    # (config, num_steps, step) -> the learning rate at the int32 `step`: 1 at the peak and 0 at the end value, if any
+    # (config, num_steps, step) -> the learning rate at the int32 `step`, scaled from 0 (the end value) to 1 (the peak)
     height: Callable[[OptimizerConfig, int, jax.Array], jax.Array]
     has_end: bool = True  # whether the schedule reads decay_steps and final_fraction; if not, it has no end
-    decays_last: bool = False  # if True, decay_steps is the length of the final decay; if False, its last step
+    decays_last: bool = False  # whether decay_steps is the length of the final decay, not the step at which it ends
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The settings that this schedule reads, but not all others do."""
+        """The settings that this schedule reads but some others do not."""
         return ("decay_steps", "final_fraction") if self.has_end else ()
 
 

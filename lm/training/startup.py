@@ -37,7 +37,7 @@ def versions() -> dict[str, str]:
 def describe_run(
     config: Config, prepared: Prepared, rows: TrainRows, evaluated: Mapping[str, Sequence[str]], mesh: Mesh, kernel: str
 ) -> Table:
-    """Describes a run in a table. `evaluated` holds the notes on the validation rows of each data source."""
+    """Describes a run in a table. `evaluated` holds the notes about the validation rows of each data source."""
     table = Table.grid(padding=(0, 2))
     devices = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     if jax.process_count() > 1:
@@ -64,7 +64,8 @@ def describe_run(
 def parameter_table(params: Any, multipliers: Mapping[str, Multiplier]) -> Table:
     """Returns a table that shows each parameter's shape and layout on the mesh, and whether weight decay applies to it.
 
-    Corresponding parameters of unrolled layers share a row if they have the same shape. Learning-rate multipliers are shown unless all are 1.
+    Corresponding parameters of unrolled layers share a row if they have the same shape. Learning-rate multipliers are
+    shown unless all are 1.
     """
     columns = ["parameter", "shape", "on the mesh", "decay"] + ([] if all_one(multipliers) else ["multiplier"])
     leaves = traverse_util.flatten_dict(params, sep="/")

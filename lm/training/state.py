@@ -66,8 +66,9 @@ def make_state(
 def with_params(state: TrainState, values: dict[str, Any]) -> TrainState:
     """Returns the initial state of a run with some parameters, and their moving averages, replaced.
 
-    `values` is nested like the parameters, but may omit some of them. Its arrays must be sharded like the parameters.
-    The optimizer state is kept, because no optimizer's initial state depends on the values of the parameters.
+    `values` is nested like the parameters, but may omit some of them. The arrays in `values` must be sharded like the
+    parameters. The optimizer state is kept, because no optimizer's initial state depends on the values of the
+    parameters.
     """
     old, new = traverse_util.flatten_dict(state.params), traverse_util.flatten_dict(values)
     params = traverse_util.unflatten_dict(old | new)

@@ -136,4 +136,4 @@ def test_paired_texts_are_shown_above_each_other_and_nothing_is_predicted(tmp_pa
 def test_notes_about_cut_texts_are_shown(tmp_path, length, shown):
     content = "text\tlabel\n" + "".join(f"a long line {i}{' ' * (i % 2)}\t{'ab'[i % 2]}\n" for i in range(80))
     lines = printed(tmp_path, content, "classification", length=length, kind="tsv", label_field="label")
-    assert any("texts are cut (data.sequence_length=16)" in line for line in lines) == shown
+    assert any("texts are truncated (data.sequence_length=16)" in line for line in lines) == shown

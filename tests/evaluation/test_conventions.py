@@ -85,9 +85,7 @@ def test_all_splits_determine_the_scheme_of_a_run():
     named = {name: replace_settings(config, {"eval.tag_scheme": name}) for name in ("IOB2", "BIO", "BIOES", "IOE2")}
     assert resolved(named["IOB2"], train=IOB1) == resolved(named["BIO"], train=IOB1) == "IOB2"
     assert resolved(named["BIOES"], train=IOB1) == "IOBES"
-    with pytest.raises(
-        UserError, match=r"eval\.tag_scheme: IOE2 does not have the tag 'B-PER' .*use 'auto', 'IOB2' or 'none'"
-    ):
+    with pytest.raises(UserError, match=r"eval\.tag_scheme: IOE2 has no tag 'B-PER', .*use 'auto', 'IOB2' or 'none'"):
         resolved(named["IOE2"], train=IOB1)
 
 

@@ -44,7 +44,7 @@ def expected(tokenizer, name: str) -> dict | None:
 def compare(template: ChatTemplate, name: str, wanted: dict | None) -> None:
     messages, tools = CONVERSATIONS[name], tools_of(name)
     if wanted is None:
-        with pytest.raises(UserError, match="the chat template refuses it: "):
+        with pytest.raises(UserError, match="the chat template rejects the conversation: "):
             template.render(messages, tools)
         return
     found = template.encode(messages, tools)

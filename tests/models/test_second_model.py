@@ -30,7 +30,10 @@ BAG = {
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    monkeypatch.setitem(models.MODELS, "bag_of_words", Architecture("bag of words", {"decoder": BagOfWords.build}))
+    # It accepts the settings of the Transformer, because the config `tiny` changes some of them.
+    settings = models.MODELS["transformer"].settings
+    bag = Architecture("bag of words", {"decoder": BagOfWords.build}, settings)
+    monkeypatch.setitem(models.MODELS, "bag_of_words", bag)
 
 
 def test_a_stopped_run_continues_to_the_bit_and_is_evaluated(tiny, tmp_path, call):

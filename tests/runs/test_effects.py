@@ -165,13 +165,13 @@ def test_migration_keeps_unknown_settings():
         ("model.pair_head", "config.model.pair_head is no longer a setting; set objective.next_sentence."),
         (
             "model.scale_attention",
-            "config.model.scale_attention is no longer a setting; set model.attention_scale: 0 stands for True and 1.0 "
-            "for False.",
+            "config.model.scale_attention is no longer a setting; set model.attention_scale to 0 (formerly "
+            "True) or 1.0 (formerly False).",
         ),
         (
             "model.scale_embeddings",
-            "config.model.scale_embeddings is no longer a setting; set model.embedding_scale: 0 stands for True and "
-            "1.0 for False.",
+            "config.model.scale_embeddings is no longer a setting; set model.embedding_scale to 0 (formerly "
+            "True) or 1.0 (formerly False).",
         ),
     ],
 )

@@ -101,8 +101,8 @@ def test_moving_average_of_the_best_step_is_taken_with_stacked_and_unrolled_laye
         assert value.sharding == flatten(params)[name].sharding and value.dtype == np.float32
     layers = "layers" if scan else "layer_*"
     assert initial.lines == [
-        f"Parameters of {root}, step 1 (moving average), initialise {len(body(saved))} of the {len(body(saved)) + 2} "
-        "arrays of this model.",
+        f"{len(body(saved))} of the {len(body(saved)) + 2} arrays of this model are initialised from {root}, step 1 "
+        "(moving average).",
         "  randomly initialised: classifier (bias, kernel)",
         "  not used: head_norm (bias, scale), head_product (bias, kernel), output_bias (bias)",
     ]

@@ -133,7 +133,7 @@ def test_long_sources_lose_their_oldest_turns_and_then_their_end(tmp_path):
     examples = train_examples(found)
     shown = [found.tokenizer.decode(examples.make(0, index).source_S) for index in range(2)]
     assert shown == ["Be brief.\naaaaaaaaaa", "Be brief.\nbbbbbbbbb"]
-    assert "2 of 2 sources are cut (data.source_length=21)" in examples.notes
+    assert "2 of 2 sources are shortened (data.source_length=21)" in examples.notes
 
 
 @pytest.mark.parametrize(("overlong", "kept"), [("truncate", 2), ("drop", 1)])
@@ -145,7 +145,7 @@ def test_long_conversations_are_cut_or_dropped_and_those_without_an_answer_are_o
     ]
     found = prepared(tmp_path, records, "headers", data__sequence_length=48, data__pairs__overlong=overlong)
     examples = train_examples(found)
-    fate = "are cut" if overlong == "truncate" else "are too long and dropped"
+    fate = "are truncated" if overlong == "truncate" else "are too long and dropped"
     omitted = "1 of 3 conversations have no answer within a row and are omitted"
     assert len(examples) == kept
     assert examples.notes == [f"2 of 3 conversations {fate} (data.sequence_length=48)", *([omitted] * (kept == 2))]
@@ -164,12 +164,12 @@ def test_long_conversations_are_cut_or_dropped_and_those_without_an_answer_are_o
         (
             [{"messages": [user("a"), assistant("b")]}, {"messages": [user("a"), user("b"), assistant("c")]}],
             {"template": "alternating"},
-            "config.data.train.talk: {path}, line 2: the chat template refuses it: Roles must alternate",
+            "config.data.train.talk: {path}, line 2: the chat template rejects the conversation: Roles must alternate",
         ),
         (
             [{"messages": [user("a"), assistant("b")]}],
             {"data__chat_template": "{{ messages[0].content }}"},
-            "line 1: the chat template shows no text of the assistant, so there is nothing to learn",
+            "line 1: the chat template renders no text from the assistant, so there is nothing to learn",
         ),
         (
             [{"messages": [user("a"), assistant("b")]}],
@@ -179,7 +179,7 @@ def test_long_conversations_are_cut_or_dropped_and_those_without_an_answer_are_o
         (
             [{"messages": [user("a" * 99), assistant("b")]}],
             {"data__sequence_length": 32},
-            "config.data.train.talk: no answer of the assistant fits into a row, so there is nothing to train on",
+            "config.data.train.talk: no answer by the assistant fits in a row, so there is nothing to train on",
         ),
         ([], {"data__cleaning__whitespace": "trim"}, "config.data.cleaning: conversations are never cleaned"),
         ([], {"data__source_length": 64}, "config.data.source_length: a decoder reads the whole conversation as one"),

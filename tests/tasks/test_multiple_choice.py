@@ -105,7 +105,7 @@ def test_long_questions_lose_their_beginning_and_long_candidates_their_end():
     (first, *_), (second, *_) = segments_of(examples.make(0, 0))
     assert first.tolist() == [BOS, *spelled("56789"), EOS, *spelled("abcd"), EOS]
     assert second.tolist() == [BOS, *spelled("56789"), EOS, *spelled("ij"), EOS]
-    assert examples.notes == ["1 of 2 questions are cut (data.sequence_length=24)"]
+    assert examples.notes == ["1 of 2 questions are truncated (data.sequence_length=24)"]
     with pytest.raises(UserError, match=r"too few for a question with 4 candidates; set it to 32 or more"):
         examples_of([Choice("0123456789", ("a", "b", "c", "d"), 0)], length=24)
 

@@ -66,7 +66,7 @@ def test_warm_up_and_decay_follow_from_the_number_of_steps(tiny_labels, tmp_path
     assert wsd.with_num_steps(50).optimizer.decay_steps == 10
     given = config_of(tiny_labels, train__num_steps=-1, train__num_epochs=9, optimizer__warmup_steps=7)
     assert given.with_num_steps(50).optimizer.warmup_steps == 7, "what is set stays"
-    with pytest.raises(UserError, match=r"7 warm-up steps do not fit into train.num_steps=5 \(train.num_epochs=9\)"):
+    with pytest.raises(UserError, match=r"7 warm-up steps do not fit in train.num_steps=5 \(train.num_epochs=9\)"):
         given.with_num_steps(5)
 
 

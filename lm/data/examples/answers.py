@@ -1,4 +1,4 @@
-"""Question-answering examples: pairs of a question and a context, of which the answer is a span (Devlin 2019).
+"""Question-answering examples, in which the answer is a span of the context (Devlin 2019).
 
 E is the number of examples (windows), T the number of tokens per example, X the number of questions, U the number of
 distinct contexts, and N the total number of tokens in all contexts.
@@ -18,7 +18,7 @@ from lm.data.reading.readers import Question
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Offsets, Tokenizer
 
-STARTS, ENDS = 1, 2  # targets at the first and last token of an answer; 3 if they are the same token
+STARTS, ENDS = 1, 2  # targets at the first and last token of an answer; 3 if the answer is a single token
 UNANSWERABLE, UNKNOWN = -1, -2  # used in place of token indices if there is no answer or the answer was not found
 
 
@@ -28,7 +28,7 @@ class AnswerTokens(Tokens):
 
     questions: Ragged  # X rows
     contexts: Ragged  # U rows
-    offsets_N2: np.ndarray  # int32: character offsets of each context token, excluding white space at its ends
+    offsets_N2: np.ndarray  # int32: character offsets of each context token, excluding leading and trailing white space
     context_of_X: np.ndarray  # int64: index of each question's context
 
     @classmethod
@@ -53,11 +53,11 @@ class AnswerTokens(Tokens):
 class AnswerExamples(LabelledExamples):
     """Question-answering examples. A long context is split into overlapping windows, one per example.
 
-    A question occupies at most half of a row. Neighbouring windows share data.context_overlap tokens, but at most half
-    of a window. The target is 1 at the first token of the answer and 2 at its last token, or 3 if they are the same
-    token. A question without an answer has target 3 at the first token of every window. Targets 1, 2 and 3 have weight
-    1. A window that does not contain the whole answer has no target and is omitted in training. If a question has
-    several answers, the target is the first listed answer that occurs in the context.
+    A question occupies at most half of a row. Neighbouring windows overlap by data.context_overlap tokens, but by no
+    more than half a window. The target is 1 at the first token of the answer and 2 at its last token, or 3 if the
+    answer is a single token. A question without an answer has target 3 at the first token of every window. Targets 1, 2
+    and 3 have weight 1. A window that does not contain the whole answer has no target and is omitted in training. If a
+    question has several answers, the target is the first listed answer that occurs in the context.
     """
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
@@ -81,7 +81,7 @@ class AnswerExamples(LabelledExamples):
             every = self.example_of, self._start_E, self._end_E, self._has_E
             self.example_of, self._start_E, self._end_E, self._has_E = (each[self._has_E] for each in every)
         self._sizes = self._question_X[self.example_of] + self._end_E - self._start_E + added
-        self._note_cut(int(np.sum(questions.lengths > self._question_X)), total, "questions are cut")
+        self._note_cut(int(np.sum(questions.lengths > self._question_X)), total, "questions are truncated")
         if train:
             lost = total - len(np.unique(self.example_of))
             self._note_cut(lost, total, "questions are omitted because no window contains their whole answer")
@@ -97,9 +97,9 @@ class AnswerExamples(LabelledExamples):
         return UNKNOWN, UNKNOWN
 
     def offsets(self, index: int) -> np.ndarray:
-        """Returns the character offsets of each token in the context, excluding white space at its ends, int64 (T, 2).
+        """Returns each context token's character offsets, excluding leading and trailing white space, int64 (T, 2).
 
-        Tokens outside the context have offsets (-1, -1). Tokens i to j are context[offsets[i, 0] : offsets[j, 1]].
+        Tokens outside the context have offsets (-1, -1). Tokens i to j span context[offsets[i, 0] : offsets[j, 1]].
         """
         offsets_T2 = np.full((int(self._sizes[index]), 2), -1, np.int64)
         _, of_context = self._tokens.context(int(self.example_of[index]))
@@ -107,7 +107,7 @@ class AnswerExamples(LabelledExamples):
         return offsets_T2
 
     def most_context(self, index: int) -> np.ndarray:
-        """Returns whether each token has more context in this window than in all others that contain it, bool (T,).
+        """Returns whether this window gives each token more context than any other window does, bool (T,).
 
         As in the code of Devlin 2019, windows are compared by a score: the number of context tokens to the left or to
         the right of the token, whichever is smaller, plus 0.01 times the size of the window. Ties go to the first

@@ -1,7 +1,7 @@
-"""Examples made from conversations, in which only the answers are learnt (supervised fine-tuning).
+"""Examples made from conversations, in which only the answers are targets (supervised fine-tuning).
 
-A decoder reads whole conversations, as the chat template writes them. For an encoder-decoder, each answer is an
-example: the source is all that precedes the answer, and the target is the answer.
+A decoder reads whole conversations, as rendered by the chat template. For an encoder-decoder, each answer is an
+example: the source is everything before the answer, and the target is the answer.
 
 E is the number of examples, T the number of tokens per example, and N the total number of tokens.
 """
@@ -27,16 +27,19 @@ from lm.errors import UserError
 
 @dataclass(frozen=True)
 class ChatTokens(Tokens):
-    """The tokens of conversations or, for an encoder-decoder, of answers and of what precedes them."""
+    """The tokens of whole conversations or, for an encoder-decoder, of each answer and of everything before it."""
 
     texts: Ragged  # E rows
     scored_N: np.ndarray  # bool: whether each token of `texts` belongs to an answer
     sources: Ragged | None  # E rows
-    num_cut: int  # number of sources from which the oldest turns were left out
+    num_cut: int  # number of sources that were shortened
 
     @classmethod
     def of_conversations(cls, examples: Sequence[Conversation], tokenizer: Tokenizer, text: str) -> ChatTokens:
-        """Encodes conversations with the chat template `text`. Raises UserError if the template refuses one."""
+        """Encodes conversations with the chat template `text`.
+
+        Raises UserError if the template rejects a conversation.
+        """
         template, ids, scored = ChatTemplate(tokenizer, text), [], [np.zeros(0, bool)]
         for each in examples:
             with _located(each):
@@ -49,10 +52,10 @@ class ChatTokens(Tokens):
     def of_answers(
         cls, examples: Sequence[Conversation], tokenizer: Tokenizer, text: str, source_length: int
     ) -> ChatTokens:
-        """Encodes each answer as a target, without special tokens around the two sides.
+        """Encodes each answer as a target, without special tokens around the source or the target.
 
-        If a source is longer than `source_length`, its oldest turns are left out and, if need be, it is cut at its end.
-        Raises UserError if the template refuses a conversation.
+        If a source is longer than `source_length`, its oldest turns are left out and, if it is still too long, it is
+        truncated at the end. Raises UserError if the template rejects a conversation.
         """
         template, targets, sources, num_cut = ChatTemplate(tokenizer, text), [], [], 0
         for each in examples:
@@ -64,7 +67,7 @@ class ChatTokens(Tokens):
                         )
                         found = template.encode(each.messages[: number + 1], each.tools)
                     begin, end = found.answers[-1]
-                    end -= found.ids[end - 1] == tokenizer.eos_id  # which is added to each target
+                    end -= found.ids[end - 1] == tokenizer.eos_id  # EOS is added to each target
                     num_cut += left_out > 0 or len(source) > longest
                     sources.append(source[:longest])
                     targets.append(found.ids[begin:end])
@@ -75,22 +78,22 @@ class ChatTokens(Tokens):
 def source_prompt(
     template: ChatTemplate, messages: Sequence[Message], tools: Tools, source_length: int
 ) -> tuple[list[int], int, int]:
-    """Returns the source from which an encoder-decoder writes the next answer, without the special tokens around it.
+    """Returns the source for the next answer of an encoder-decoder, without the surrounding special tokens.
 
-    Also returns the number of messages that were left out (see `fitted_prompt`), and the number of tokens for which
-    there is room within `source_length`; the source may be longer.
+    Also returns the number of messages that were left out (see `fitted_prompt`), and the number of tokens that fit
+    within `source_length`; the source may be longer.
     """
     form = template.tokenizer.source_template
     longest = source_length - form.num_special
     ids, left_out = template.fitted_prompt(messages, tools, longest)
-    if ids[:1] == list(form.ids[:1]):  # the chat template has written the token that precedes a source
+    if ids[:1] == list(form.ids[:1]):  # the chat template has already written the token that precedes a source
         ids = ids[1:]
     return ids, left_out, longest
 
 
 @contextlib.contextmanager
 def _located(example: Conversation) -> Iterator[None]:
-    """Prefixes the message of a UserError with the position of the conversation, unless it names a setting."""
+    """Prefixes the message of a UserError with the position of the conversation, unless the message names a setting."""
     try:
         yield
     except UserError as error:
@@ -100,10 +103,10 @@ def _located(example: Conversation) -> Iterator[None]:
 
 
 class ChatExamples(Examples):
-    """Conversations, of which only the answers have positive weights, or pairs of a source and an answer.
+    """Conversations in which only the answers have positive weights, or pairs of a source and an answer.
 
-    A conversation that is longer than a row is cut at its end. In training, conversations without a target after the
-    cut are omitted, and `drop` omits all that are too long.
+    A conversation that is longer than a row is truncated at the end. In training, conversations that have no target
+    after truncation are omitted. If data.pairs.overlong is "drop", all conversations that are too long are omitted.
     """
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, *, train: bool):
@@ -111,7 +114,7 @@ class ChatExamples(Examples):
         self._special = tokenizer.special_tokens
         self._counts = {name: store.counts[name] for name in ("documents", "unknown")}
         self._two_sided = self._tokens.sources is not None
-        # A decoder predicts each token from those before it, so it reads one token less than the conversation has.
+        # A decoder predicts each token from those before it, so its input is one token shorter than the conversation.
         added = self._special.for_target.num_special if self._two_sided else -1
         lengths, longest = self._tokens.texts.lengths, config.data.sequence_length - added
         drop = train and config.data.pairs.overlong == "drop"
@@ -123,8 +126,8 @@ class ChatExamples(Examples):
             kept_E &= self._count_scored() > 0
         self._kept_E = np.flatnonzero(kept_E)
         total, noun = len(lengths), "answers" if self._two_sided else "conversations"
-        fate = "are too long and dropped" if drop else "are cut"
-        cut_sources = self._tokens.num_cut, total, "sources are cut", "source_length", config.data.source_length
+        fate = "are too long and dropped" if drop else "are truncated"
+        cut_sources = self._tokens.num_cut, total, "sources are shortened", "source_length", config.data.source_length
         self.notes = [
             *cut_notes(int(is_long_E.sum()), total, f"{noun} {fate}", "sequence_length", config.data.sequence_length),
             *cut_notes(*cut_sources),
@@ -133,7 +136,7 @@ class ChatExamples(Examples):
             self.notes.append(f"{lost:,} of {total:,} {noun} have no answer within a row and are omitted")
 
     def _count_scored(self) -> np.ndarray:
-        """Returns the number of targets of each example, int64 (E,)."""
+        """Returns the number of targets per example, int64 (E,)."""
         if self._two_sided:
             return self._sizes_of_all
         begins_E = self._tokens.texts.starts[:-1]

@@ -1,7 +1,8 @@
 """Denoising examples: in every epoch, each chunk of text is corrupted anew to obtain a source and a target.
 
 The sizes of an example depend only on the length of its chunk and on a few random numbers that `Denoiser.draw` draws
-for all chunks at once, so rows can be packed before any example is made. `Denoiser.make` draws the others.
+for all chunks at once, so rows can be packed before any example is made. `Denoiser.make` draws the remaining random
+numbers.
 
 n is the number of tokens in a chunk, E the number of examples, and D the number of random numbers per example.
 """
@@ -19,19 +20,20 @@ from lm.data.storing.token_store import TokenStore
 from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
 
-# Mode token, mean length of the spans, and fraction of the tokens that are masked. Mode S is a prefix LM.
+# Mode token, mean span length, and fraction of tokens that are masked. Mode S is a prefix LM.
 UL2 = (("R", 3, 0.15), ("R", 8, 0.15), ("X", 3, 0.5), ("X", 8, 0.5), ("X", 64, 0.15), ("X", 64, 0.5))
-UL2_MODE_IDS = {"R": 100, "S": 101, "X": 102}  # indices of extra ids; the first 100 are the sentinels of spans
+UL2_MODE_IDS = {"R": 100, "S": 101, "X": 102}  # indices of extra ids; the first 100 extra ids are span sentinels
 
 Corrupted = tuple[np.ndarray, np.ndarray]  # source and target tokens, int32, each ending with the EOS token
 Sizes = tuple[np.ndarray, np.ndarray]  # source and target sizes, int64 (E,) each
 
 
 def noise_counts(lengths_E: np.ndarray, density: float, mean_span: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the numbers of masked tokens and of masked spans, int64 (E,) each (Raffel 2020).
+    """Returns the numbers of masked tokens and masked spans, int64 (E,) each (Raffel 2020).
 
-    The numbers are round(n * density), but from 1 to n - 1, and round(masked / mean_span), but from 1 to the number of
-    kept tokens. Halves are rounded to even, as in T5.
+    The number of masked tokens is round(n * density), limited to the range from 1 to n - 1. The number of spans is
+    round(masked / mean_span), limited to the range from 1 to the number of kept tokens. Halves are rounded to even, as
+    in T5.
     """
     noise_E = np.clip(np.round(lengths_E * density).astype(np.int64), 1, lengths_E - 1)
     spans_E = np.maximum(np.round(noise_E / mean_span).astype(np.int64), 1)
@@ -78,7 +80,7 @@ class Denoiser(abc.ABC):
 
     @abc.abstractmethod
     def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
-        """Returns, for each chunk length, whether all examples made from chunks of this length fit a row, bool (E,)."""
+        """Returns whether all examples made from chunks of each length fit in a row, bool (E,)."""
 
     @abc.abstractmethod
     def sizes(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> Sizes:
@@ -93,10 +95,10 @@ class Denoiser(abc.ABC):
         return np.zeros((len(lengths_E), 0))
 
     def longest_chunk(self, source_length: int, target_length: int) -> int:
-        """Returns the largest L such that all chunks of at most L tokens fit a row. Raises UserError if no chunk fits.
+        """Returns the largest L such that all chunks of at most L tokens fit in a row.
 
         For span corruption, this is T5's rule: with a density of 15 % and a mean span of 3, chunks may have up to 568
-        tokens if rows have 512 source tokens.
+        tokens if rows have 512 source tokens. Raises UserError if no chunk fits.
         """
         lengths = np.arange(2, source_length + target_length + 1)  # the longest possible chunk fills both sides
         fitting = int(np.argmin(np.append(self.fits(lengths, source_length, target_length), False)))
@@ -187,13 +189,13 @@ class Infilling(Denoiser):
     """BART's text infilling (Lewis 2020): one mask replaces each span; the decoder predicts the whole text.
 
     The lengths of the spans follow a Poisson distribution. Spans are drawn until they contain round(n * density)
-    tokens, but at least 1 and at most n - 1. The last span is shortened to reach this number exactly. A span of length
-    0 inserts a mask that replaces nothing. Spans may be anywhere in the text, even next to each other. There are never
-    more spans than masked tokens, so a source is never longer than its target.
+    tokens, a number limited to the range from 1 to n - 1. The last span is shortened to reach this number exactly. A
+    span of length 0 inserts a mask that replaces nothing. Spans may be anywhere in the text, even next to each other.
+    There are never more spans than masked tokens, so a source is never longer than its target.
 
-    The sizes depend only on the number of spans k, which is drawn in closed form. Consider a Poisson process of rate 1,
-    cut into intervals of length lambda: the number of events in each interval is the length of a span. The last of the
-    m masked tokens is the event at time G, drawn from Gamma(m). This event falls into interval k = ceil(G / lambda).
+    The sizes depend only on the number of spans k, which is drawn directly. Consider a Poisson process of rate 1, cut
+    into intervals of length lambda: the number of events in each interval is the length of a span. The last of the m
+    masked tokens is the event at time G, drawn from Gamma(m). This event falls into interval k = ceil(G / lambda).
     Given G, the times of the other m - 1 events are uniformly distributed between 0 and G.
 
     If `ends_sentence` is given, the sentences of the source are shuffled first. This bool (V,) array is True for tokens
@@ -240,13 +242,19 @@ class Infilling(Denoiser):
 
 
 def permute_sentences(tokens: np.ndarray, ends_sentence: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shuffles the sentences of a chunk (n,). The bool (V,) array `ends_sentence` is True for ends of sentences."""
+    """Shuffles the sentences of a chunk (n,).
+
+    The bool (V,) array `ends_sentence` is True for tokens that end a sentence.
+    """
     sentence = np.concatenate([[0], np.cumsum(ends_sentence[tokens[:-1]])])
     return tokens[np.argsort(rng.permutation(int(sentence[-1]) + 1)[sentence], kind="stable")]
 
 
 class DenoisingExamples(ChunkExamples):
-    """Corrupted chunks of documents, each of at most `denoiser.longest_chunk` tokens. One-token chunks are omitted."""
+    """Corrupted chunks of documents.
+
+    A chunk has at most `denoiser.longest_chunk` tokens. One-token chunks are omitted.
+    """
 
     def __init__(
         self,
@@ -257,7 +265,7 @@ class DenoisingExamples(ChunkExamples):
         seed: int,
         name: str,
     ):
-        """`lengths` are the lengths of the source and of the target in a row."""
+        """`lengths` holds the source length and the target length of a row."""
         # The denoiser adds EOS to both sides; the templates may have more special tokens.
         self._added = special.for_source.num_special - 1, special.for_target.num_special - 1
         source_length, target_length = (length - added for length, added in zip(lengths, self._added, strict=True))

@@ -19,7 +19,7 @@ from lm.data.tokenizing.special_tokens import SpecialTokens
 
 @dataclass(frozen=True)
 class Example:
-    """One or several segments of a row, which cannot attend to each other. `lm.batch.Batch` explains the arrays."""
+    """One or more segments of a row, which cannot attend to each other. `lm.batch.Batch` explains the arrays."""
 
     tokens_T: np.ndarray  # int32: the input of the decoder, or of the only stack if there is no decoder
     targets_T: np.ndarray  # int32, or float32 for regression
@@ -30,7 +30,7 @@ class Example:
 
 
 def cut_notes(number: int, total: int, what: str, setting: str, length: int) -> list[str]:
-    """Returns a note that `number` of `total` texts are longer than a setting allows, or no note if `number` is 0."""
+    """Returns a list with a note that `number` of `total` texts are too long; the list is empty if `number` is 0."""
     return [f"{number:,} of {total:,} {what} (data.{setting}={length})"] if number else []
 
 
@@ -43,10 +43,10 @@ class Examples(abc.ABC):
     """
 
     store: Any  # the store from which the examples are made
-    notes: Sequence[str] = ()  # remarks on how the examples were made, e.g. how many were cut
+    notes: Sequence[str] = ()  # remarks on how the examples were made, e.g. how many were truncated
 
     def __getstate__(self) -> dict[str, Any]:
-        # Cached properties are large, and another process recomputes them quickly.
+        # Cached properties are large, but another process can recompute them quickly.
         cached = [name for name in self.__dict__ if isinstance(getattr(type(self), name, None), cached_property)]
         return {name: value for name, value in self.__dict__.items() if name not in cached}
 
@@ -59,7 +59,7 @@ class Examples(abc.ABC):
 
     @abc.abstractmethod
     def make(self, epoch: int, index: int) -> Example:
-        """Returns one example, whose sizes are exactly the sizes that `sizes` returns."""
+        """Returns one example, which has exactly the sizes that `sizes` returns."""
 
     @property
     def text(self) -> dict[str, int]:
@@ -77,7 +77,7 @@ class Examples(abc.ABC):
 
 
 def from_pair(source: np.ndarray, target: np.ndarray, special: SpecialTokens) -> Example:
-    """Returns an example of two texts without special tokens, which are added.
+    """Adds special tokens to two texts, and returns them as an example.
 
     The input of the decoder is `decoder_start`, followed by all targets except the last.
     """
@@ -87,7 +87,7 @@ def from_pair(source: np.ndarray, target: np.ndarray, special: SpecialTokens) ->
 
 
 class Chunks(NamedTuple):
-    """The documents of a store, without their first and last token, cut into chunks that fit a row, int64 (E,) each."""
+    """The chunks cut from documents, excluding each document's first and last token; int64 (E,) arrays."""
 
     first_E: np.ndarray  # first token, as an index into the store
     length_E: np.ndarray
@@ -130,6 +130,6 @@ class ChunkExamples(Examples):
 
 
 def numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns, for each item of groups with these sizes, its group and its index within the group, int64 (E,) each."""
+    """Returns the group of each item and the item's index in the group, int64 (E,) each, for groups of these sizes."""
     group_E = np.repeat(np.arange(len(counts)), counts)
     return group_E, np.arange(len(group_E)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -1,4 +1,4 @@
-"""Labelled examples: texts or pairs of texts that have one label, and sentences that have a tag for each word.
+"""Labelled examples: texts or pairs of texts with one label each, and sentences with a tag for each word.
 
 The examples are the same in every epoch. In training, the weight of an example may depend on its label. In evaluations,
 all weights are 1, so the loss is the mean over the examples.
@@ -63,7 +63,7 @@ class Ragged:
 
 
 class Tokens:
-    """Base class for the tokens of raw examples, whose attributes include `Ragged` arrays."""
+    """Base class for the tokens of raw examples, which are stored in `Ragged` arrays."""
 
     @property
     def flat(self) -> list[np.ndarray]:
@@ -148,11 +148,11 @@ class TextTokens(Tokens):
 
 
 class TextExamples(LabelledExamples):
-    """Examples for classification, or for regression if data.labels is empty: the labels are then numbers.
+    """Examples for classification or, if data.labels is empty, for regression, in which the labels are numbers.
 
-    The label is the target of the last token if model.pooling is "last", otherwise of the first token. A text that is
-    too long is cut at its end. If a pair is too long, tokens are removed one by one, each from the end of the text that
-    is currently longer.
+    The label is the target of the last token if model.pooling is "last", and of the first token otherwise. A text that
+    is too long is truncated at the end. If a pair is too long, tokens are removed one by one, always from the end of
+    the text that is currently longer.
     """
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
@@ -166,7 +166,7 @@ class TextExamples(LabelledExamples):
         self._second = np.minimum(second, np.maximum(capacity // 2, capacity - first))
         self._first = np.minimum(first, capacity - self._second)
         self._sizes = np.maximum(self._first + self._second + special, 1)
-        self._note_cut(int(np.sum(self._sizes < first + second + special)), len(first), "texts are cut")
+        self._note_cut(int(np.sum(self._sizes < first + second + special)), len(first), "texts are truncated")
         self.example_of = np.arange(len(first))
         labels = [example.label for example in store.raw if isinstance(example, Labelled)]
         if config.data.labels:
@@ -222,7 +222,7 @@ class WordTokens(Tokens):
 class TaggingExamples(LabelledExamples):
     """Examples for tagging. The tag of a word is the target of its first token; other tokens have weight 0.
 
-    A sentence that is too long is split between words into several examples; a word longer than a row is cut.
+    A sentence that is too long is split between words into several examples; a word longer than a row is truncated.
     """
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
@@ -241,13 +241,16 @@ class TaggingExamples(LabelledExamples):
         self._sizes = np.maximum(ends_W[self._bounds_E2[:, 1]] - ends_W[self._bounds_E2[:, 0]] + special, 1)
         num_words, too_long = len(self._sizes_W), int(np.sum(self._tokens.words.lengths > self._capacity))
         self._note_cut(sum(len(cut) > 1 for cut in cuts), len(cuts), "sentences are split into several examples")
-        self._note_cut(too_long, num_words, "words are longer than a row and were cut")
+        self._note_cut(too_long, num_words, "words are longer than a row and were truncated")
         if without := int(np.sum(self._tokens.firsts_W < 0)):
             counted = "count as O" if "O" in config.data.labels else "have no prediction, which counts as an error"
             self.notes.append(f"{without:,} of {num_words:,} words have no tokens; they {counted}")
 
     def _cut(self, begin: int, end: int) -> list[tuple[int, int]]:
-        """Splits a sentence into examples of as many words as fit. Returns the word bounds of each example."""
+        """Splits a sentence into examples, each of which contains as many words as fit.
+
+        Returns the word bounds of each example.
+        """
         bounds, first, used = [], begin, 0
         for word in range(begin, end):
             size = int(self._sizes_W[word])

@@ -1,4 +1,4 @@
-"""Masked language modelling (Devlin 2019, section 3.1): the choice of the masked tokens, and the examples.
+"""Masked language modelling (Devlin 2019, section 3.1): the choice of tokens to mask, and the examples.
 
 E is the number of examples, T the number of tokens per example, n the number of tokens that are not special, k the
 number of masked tokens, and W the number of words.
@@ -16,13 +16,13 @@ from lm.data.storing.token_store import TokenStore
 from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
 
-MASK, RANDOM = 0.8, 0.1  # fractions of the masked tokens replaced by the mask or a random token; the others are kept
+MASK, RANDOM = 0.8, 0.1  # fractions of the masked tokens replaced by the mask or by a random token; the others are kept
 
 MaskedText = tuple[np.ndarray, np.ndarray, np.ndarray]  # int32 inputs, int32 targets, float32 weights, (T,) each
 
 
 class Masking:
-    """Masks max(1, round(density * n)) tokens of the text, with halves rounded to even, but never special tokens.
+    """Masks max(1, round(density * n)) tokens of the text (halves are rounded to even), but never special tokens.
 
     Each masked token is independently replaced by the mask (80 %) or a random token (10 %), or left unchanged (10 %).
 
@@ -33,7 +33,7 @@ class Masking:
     word, both parts are masked or neither is. Raises UserError if no token starts a word.
 
     Args:
-        text_ids: the token ids from which random replacements are drawn uniformly, int32. The mask is excluded.
+        text_ids: the token ids from which random replacements are drawn uniformly, int32. The mask token is excluded.
         word_starts: whether each token of the vocabulary begins a word, bool (V,). If None, single tokens are masked.
     """
 
@@ -48,7 +48,10 @@ class Masking:
         self._text_ids = np.asarray(text_ids[text_ids != mask_id], np.int32)
 
     def number(self, texts_E: np.ndarray) -> np.ndarray:
-        """Returns the number of tokens to mask in texts of these lengths, int64 (E,); for whole words, an estimate."""
+        """Returns the number of tokens to mask in texts of these lengths, int64 (E,).
+
+        If whole words are masked, the number is an estimate.
+        """
         return np.where(texts_E > 0, np.maximum(1, np.rint(self._density * texts_E)), 0).astype(np.int64)
 
     def mask(self, tokens_T: np.ndarray, is_text_T: np.ndarray, rng: np.random.Generator) -> MaskedText:
@@ -90,7 +93,7 @@ def choose_words(starts_n: np.ndarray, wanted: int, rng: np.random.Generator) ->
 
 
 class MaskedExamples(ChunkExamples):
-    """Examples of one chunk between special tokens, at most `length` tokens long, in which some tokens are masked.
+    """Examples made from one chunk between special tokens: at most `length` tokens, some of which are masked.
 
     Unless whole words are masked, `sizes` includes the number of masked tokens.
     """
@@ -137,13 +140,13 @@ class _Pairs(NamedTuple):
 
 
 class NextSentenceExamples(MaskedExamples):
-    """Examples of two texts, A and B, between special tokens.
+    """Examples made from two texts, A and B, between special tokens.
 
     The first token has weight 0 and target 1 if B follows A, otherwise 0. Both labels have probability 1/2. A is the
     part of a chunk before a random index. B is either the rest of the chunk or the same number of consecutive tokens
-    from another document, or fewer if that document is shorter. To choose that document, a token is drawn uniformly
-    from all documents except the document of A. Each document therefore serves as B about equally often under both
-    labels, and B is rarely short enough to reveal the label. Raises UserError if there is only one document.
+    from another document (fewer if that document is shorter). To choose that document, a token is drawn uniformly from
+    all documents except the document of A. Each document therefore serves as B about equally often under both labels,
+    and B is rarely short enough to reveal the label. Raises UserError if there is only one document.
     """
 
     _least = 2

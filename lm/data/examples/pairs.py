@@ -18,7 +18,7 @@ from lm.data.tokenizing.special_tokens import SpecialTokens
 class PairExamples(Examples):
     """The pairs of a store, which are the same in every epoch. Special tokens are added to each side.
 
-    A side that is too long for a row is cut at its end. If `drop` is true, its pair is omitted instead.
+    A side that is too long for a row is truncated at the end. If `drop` is true, the pair is omitted instead.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class PairExamples(Examples):
         self._source, self._target, self._special, self._drop = pairs.source, pairs.target, special, drop
         self._added = special.for_source.num_special, special.for_target.num_special
         self._longest = source_length - self._added[0], target_length - self._added[1]  # numbers of tokens of text
-        fate = "are too long, so their pairs are dropped" if drop else "are cut"
+        fate = "are too long, so their pairs are dropped" if drop else "are truncated"
         self.notes = [
             *_count_long([pairs.source], self._longest[0], f"sources {fate}", "source_length", source_length),
             *_count_long([pairs.target], self._longest[1], f"targets {fate}", "sequence_length", target_length),
@@ -73,7 +73,7 @@ class PairExamples(Examples):
 class PairedTexts(Examples):
     """Pairs of texts with similar meaning. Special tokens are added to each text.
 
-    A text that is too long is cut at its end. A pair occupies a whole row of `length` tokens. In each pair, only
+    A text that is too long is truncated at the end. A pair occupies a whole row of `length` tokens. In each pair, only
     the first target token has a positive weight.
     """
 
@@ -81,7 +81,7 @@ class PairedTexts(Examples):
         self._source, self._target, self._length, self._special = pairs.source, pairs.target, length, special
         self._longest = length - special.for_text.num_special
         sides = pairs.source, pairs.target
-        self.notes = _count_long(sides, self._longest, "texts are cut", "sequence_length", length)
+        self.notes = _count_long(sides, self._longest, "texts are truncated", "sequence_length", length)
 
     @property
     def text(self) -> dict[str, int]:
@@ -106,6 +106,6 @@ class PairedTexts(Examples):
 
 
 def _count_long(sides: Sequence[TokenStore], longest: int, what: str, setting: str, length: int) -> list[str]:
-    """Returns a note on the texts of more than `longest` tokens, which do not fit a row of `length` tokens."""
+    """Returns a note about texts of more than `longest` tokens, which do not fit in a row of `length` tokens."""
     lengths = np.concatenate([side.text_lengths for side in sides])
     return cut_notes(int(np.sum(lengths > longest)), len(lengths), what, setting, length)

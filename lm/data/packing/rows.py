@@ -2,17 +2,17 @@
 
 A row has one or more capacities: the maximum numbers of tokens, source tokens and masked tokens. Examples are added to
 a row in a given order. An example that would exceed a capacity starts a new row (next-fit). Each example is in exactly
-one row, is never cut, and attends to no other example. The segments on each side of a row are numbered from 1.
+one row, is kept whole, and attends to no other example. The segments on each side of a row are numbered from 1.
 
 For causal language modelling, all documents form one stream, each as `[bos] tokens [eos]`. A row is a window of this
-stream, which its start offset determines, and each part of a document in the window is an example.
+stream and is determined by its start offset. Each part of a document in the window is an example.
 
 The training rows of a data source are the rows of epoch 0, followed by the rows of epoch 1, and so on. Element i of the
 mixture of all sources depends only on (seed, i). Row r of the global batch of step s is element s * batch_size + r.
 Each host therefore computes only its own rows, and there is no iterator state to save.
 
-E is the number of examples, R the number of rows, W the number of windows, and T the number of tokens on one side of
-all examples.
+E is the number of examples, R the number of rows, W the number of windows, and T the total number of tokens on one side
+of the examples.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def plan(sizes: Sequence[np.ndarray], order_E: np.ndarray, capacities: Sequence[
     count = len(order_E)
     reach_E = np.full(count, count, np.int64)  # end of the row that would begin with this example
     for sizes_E, capacity in zip(sizes, capacities, strict=True):
-        assert count == 0 or 0 < sizes_E.min() <= sizes_E.max() <= capacity, "an example is empty or does not fit a row"
+        assert count == 0 or 0 < sizes_E.min() <= sizes_E.max() <= capacity, "an example is empty or too long for a row"
         ends_E = np.concatenate([[0], np.cumsum(sizes_E[order_E], dtype=np.int64)])
         reach_E = np.minimum(reach_E, np.searchsorted(ends_E, ends_E[:-1] + capacity, side="right") - 1)
     next_row, bounds, begin = reach_E.tolist(), [0], 0
@@ -56,7 +56,7 @@ def plan(sizes: Sequence[np.ndarray], order_E: np.ndarray, capacities: Sequence[
 
 @dataclass(frozen=True)
 class RowLayout:
-    """The layout of the rows of a task, and thus of its batches."""
+    """The layout of a task's rows, and thus of its batches."""
 
     length: int  # number of tokens per row
     source_length: int = 0  # number of source tokens per row; 0 if there is no source
@@ -171,8 +171,8 @@ def next_tokens(store: TokenStore, begin: int, end: int) -> Example:
 class WindowRows:
     """Windows of one data source, shuffled anew in each epoch.
 
-    An epoch has as many rows of `length` tokens as fit into the stream. Each epoch has its own random offset, so
-    its rows are cut at different tokens. The last window may wrap around to the beginning of the stream.
+    An epoch has as many rows of `length` tokens as fit into the stream. Each epoch has its own random offset, so the
+    row boundaries differ between epochs. The last window may wrap around to the beginning of the stream.
     """
 
     kind = "window"
@@ -305,7 +305,7 @@ class EvalRows:
 
     @cached_property
     def totals(self) -> dict[str, int]:
-        """The divisors of the losses: `targets`, the number of targets with a positive weight, and the text counts."""
+        """The divisors of the losses: the number of `targets` with a positive weight, and the text counts."""
         return {"targets": self.examples.num_targets(), **self.examples.text}
 
     def _examples_of(self, row: int) -> range:

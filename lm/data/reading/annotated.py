@@ -155,11 +155,12 @@ class Columns:
             )
 
     def skipped(self, values: Sequence[str], begins: bool) -> str:
-        """Returns what a line holds instead of a word, or "". `begins` is true before the first word of a sentence.
+        """Returns a description of the content of a line that holds no word, or "" if the line holds a word.
 
         In CoNLL-U, every word has an ID, so a line that begins with # is always a comment. In other files, a line that
         begins with # may hold a word, e.g. a hashtag. It is a comment only if it precedes the first word of a sentence
-        and has an unusual number of columns, a tag that no other line has, or the form "# name = value".
+        and has an unusual number of columns, a tag that no other line has, or the form "# name = value". `begins` is
+        true before the first word of a sentence.
         """
         if values[0].startswith(COMMENT):
             is_odd = ("=" in values[1:3] and self._width > 2) or len(values) != self._width
@@ -207,7 +208,10 @@ def _names(lines: Sequence[str], rows: Sequence[list[str]], wanted: set[str]) ->
 
 
 def _counts_up(rows: Sequence[list[str]], header: int) -> bool:
-    """Returns whether the first column numbers the words of each sentence, at least two in one of them, from 0 or 1."""
+    """Returns whether the first column numbers the words of each sentence from 0 or 1.
+
+    At least one sentence must have two or more words.
+    """
     last, most = -1, 0
     for index, row in enumerate(rows):
         if not row or row[0] == NEW_DOCUMENT:

@@ -1,9 +1,9 @@
 """Reads conversations, for chat models.
 
-Three kinds of records are read: the `messages` of OpenAI and Hugging Face (role, content, tool_calls), perhaps with
-`tools`; the `conversations` of ShareGPT (from, value), perhaps with `system`; and a prompt with its response, if
-`target_field` names the response. Messages and tools are kept as they are, since the chat template determines what they
-mean. Only the names of ShareGPT are replaced.
+Three kinds of records are read: the `messages` of OpenAI and Hugging Face (role, content, tool_calls), optionally with
+`tools`; the `conversations` of ShareGPT (from, value), optionally with `system`; and a prompt with its response, if
+`target_field` names the response. Messages and tools are left unchanged, because the chat template determines their
+meaning. Only ShareGPT's names for keys and roles are replaced.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lm.errors import UserError
 from lm.files import well_formed
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-# The roles of ShareGPT.
+# Maps ShareGPT's roles to ours.
 SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 SPEAKERS |= {"chatgpt": "assistant", "model": "assistant", "tool": "tool", "observation": "tool"}
 
@@ -39,7 +39,7 @@ class Conversation:
 
     @property
     def key(self) -> str:
-        """The texts before the first answer, so that conversations with the same beginning stay in the same subset."""
+        """The texts before the first answer: conversations with the same beginning end up in the same subset."""
         roles = [message["role"] for message in self.messages]
         return "\n".join(map(text_of, self.messages[: roles.index("assistant")]))
 
@@ -49,7 +49,7 @@ class Conversation:
 
 
 class ConversationReader(Reader):
-    """Reads conversations with at least one answer, a message of the assistant.
+    """Reads conversations that contain at least one answer (a message from the assistant).
 
     Unless `field` is set, the messages are in the field "messages" or "conversations". If `target_field` is set, it
     holds the response to the prompt in `field`.
@@ -70,7 +70,7 @@ class ConversationReader(Reader):
         self.fields |= {name: Field(name, optional=True) for name in ("system", "tools")}
 
     def iterate(self) -> Iterator[Any]:
-        self._in_json = 0  # number of tool calls whose arguments are JSON in a text
+        self._in_json = 0  # number of tool calls whose arguments are a JSON string
         yield from super().iterate()
 
     def example(self, record: Record, where: str) -> Conversation:
@@ -79,7 +79,7 @@ class ConversationReader(Reader):
             messages.insert(0, {"role": "system", "content": system})
         roles = [message["role"] for message in messages]
         if "assistant" not in roles:
-            raise UserError(f"{where}: the conversation has no message of the assistant, so there is nothing to learn.")
+            raise UserError(f"{where}: the conversation has no assistant message, so there is nothing to learn.")
         return Conversation(messages, self._tools(record, where), where)
 
     def _messages(self, record: Record, where: str) -> list[dict[str, Any]]:
@@ -93,8 +93,8 @@ class ConversationReader(Reader):
         if len(given) != 1 and len(names) > 1:
             found = "both 'messages' and 'conversations'" if given else "neither 'messages' nor 'conversations'"
             raise UserError(
-                f"{where}: the record has {found}; name the field of the messages with field, or, for a prompt and its "
-                "response, set field and target_field."
+                f"{where}: the record has {found}; set field to the field that holds the messages or, for "
+                "a prompt and its response, set field and target_field."
             )
         field = self.fields[(given or names)[0]]
         listed = as_list(field.value(record, where), field.spec, where)
@@ -119,19 +119,19 @@ class ConversationReader(Reader):
             message["content"] = as_text(content, "content", where)
         called = [_function(call, where) for call in as_list(calls or [], "tool_calls", where)]
         if role == "assistant" and not (calls or text_of(message).strip()):
-            raise UserError(f"{where}: the answer of the assistant is empty; remove the record, or add the text.")
+            raise UserError(f"{where}: the assistant's answer is empty; remove the record, or add the text.")
         if role != "assistant" and content is None:
-            raise UserError(f"{where}: the message of the {role} has no content.")
+            raise UserError(f"{where}: the {role} message has no content.")
         self._in_json += sum(isinstance(each.get("arguments"), str) for each in called)
         return message
 
     def _tools(self, record: Record, where: str) -> list[Mapping[str, Any]]:
         tools = record.get("tools")
-        if isinstance(tools, str) and tools.strip():  # some data sets hold the list as JSON
+        if isinstance(tools, str) and tools.strip():  # some data sets store the list as a JSON string
             try:
                 tools = json.loads(tools)
             except ValueError as error:
-                raise UserError(f"{where}: field 'tools' is a text, but not valid JSON ({error}).") from error
+                raise UserError(f"{where}: field 'tools' is a string, but not valid JSON ({error}).") from error
         listed = [] if is_missing(tools) or tools == "" else as_list(_plain(tools), "tools", where)
         if any(not isinstance(tool, Mapping) for tool in listed):
             raise UserError(f"{where}: field 'tools' should hold a list of objects that describe the tools.")
@@ -141,12 +141,12 @@ class ConversationReader(Reader):
         return hash_of("conversations", self.config.kind, self.config.target_field, *self.source.identity())
 
     def notes(self) -> list[str]:
-        problem = "calls of tools have arguments in a JSON text, which most templates put in quotes; use an object"
+        problem = "tool calls have arguments in a JSON string, which most templates put in quotes; use an object"
         return [*([f"{self._in_json:,} {problem}"] if self._in_json else []), *super().notes()]
 
 
 def _function(call: Any, where: str) -> Mapping[str, Any]:
-    """Returns the name and the arguments of a call. The format of OpenAI has them inside "function"."""
+    """Returns the name and the arguments of a tool call. OpenAI's format nests them inside "function"."""
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise UserError(f"{where}: tool_calls must hold objects, each with the name and the arguments of a function.")
@@ -154,13 +154,13 @@ def _function(call: Any, where: str) -> Mapping[str, Any]:
 
 
 def text_of(message: Mapping[str, Any]) -> str:
-    """Returns the text of a message, "" if it has none."""
+    """Returns the text of a message, or "" if it has none."""
     content = message.get("content") or ""
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value read from JSON or Parquet as plain Python values. Lone surrogates become U+FFFD."""
+    """Converts a value read from JSON or Parquet to plain Python values. Lone surrogates become U+FFFD."""
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
 """The embedded corpus: Python's own documentation, which needs no download.
 
 Each document is one topic of the language reference (`pydoc_data.topics`), or about one page of docstrings from one
-module of the standard library, which is read with `ast` and not imported. A Python installation always yields the same
+standard-library module. Modules are read with `ast` and not imported. A Python installation always yields the same
 documents in the same order.
 """
 

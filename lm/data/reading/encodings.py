@@ -19,7 +19,7 @@ from lm.errors import UserError
 
 BLOCK_BYTES = 1 << 20
 
-# The records that a zip archive can begin with: a file, the end of an empty archive, or a mark of a split archive.
+# The records that a zip archive can begin with: a file, the end of an empty archive, or the marker of a split archive.
 ZIP_RECORDS = b"\x03\x04", b"\x05\x06", b"\x07\x08"
 # The first bytes of binary files, and how the error message continues after "the file is".
 SIGNATURES = (
@@ -85,7 +85,7 @@ def _by_nul_bytes(head: bytes) -> str:
     head = head[: min(len(head), 4096) // 4 * 4]
     if b"\0" not in head:
         return ""
-    share = [4 * head[offset::4].count(0) / len(head) for offset in range(4)]  # of NUL bytes
+    share = [4 * head[offset::4].count(0) / len(head) for offset in range(4)]  # share of NUL bytes at each offset
     low, high = min(share[0::2]), min(share[1::2])
     if min(share[2:]) > 0.9 and share[0] < 0.1:
         return "utf-32-le"
@@ -97,7 +97,7 @@ def _by_nul_bytes(head: bytes) -> str:
 
 
 def byte_position(error: UnicodeDecodeError, fed: int, line: int, codec: str) -> str:
-    """Describes an invalid byte in a block that ends after `fed` bytes and begins in the line number `line`."""
+    """Describes an invalid byte in a block that ends after `fed` bytes and begins on line `line`."""
     line += error.object[: error.start].decode(codec, "replace").count("\n")
     byte = fed - len(error.object) + error.start
     return f"line {line:,}, byte {byte:,}: 0x{error.object[error.start]:02x} ({error.reason})"
@@ -131,10 +131,10 @@ def marks_in(path: Path) -> int:
 
 
 def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
-    """Returns a list with a note that counts the lines with bytes over 127, which in a wrong encoding are misread.
+    """Returns a list with a note about the lines with bytes over 127, which are misread if the encoding is wrong.
 
-    The list is empty for ASCII and UTF, where a wrong encoding is an error, and for encodings in which LF is another
-    byte, so that lines of bytes are not lines of text. `choose_codec` has checked the encoding.
+    The list is empty for ASCII and UTF encodings, because invalid bytes raise an error, and for encodings in which LF
+    is a different byte, because the lines cannot be counted before decoding. `choose_codec` has checked the encoding.
     """
     name = codecs.lookup(encoding).name
     if name == "ascii" or name.startswith("utf-") or "\n".encode(name) != b"\n":
@@ -149,7 +149,7 @@ def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
 
 
 def refuse_unless_file(path: Path) -> None:
-    """Raises UserError if the path leads to a named pipe, a socket or a device, whose reading may never end.
+    """Raises UserError if the path leads to a named pipe, a socket or a device, because reading it may never end.
 
     Standard input and the pipes of process substitution have no path of their own, so they are accepted.
     """

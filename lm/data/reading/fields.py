@@ -37,8 +37,8 @@ NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 class Field:
     """Selects a value of a record by its name (`text`), by a dotted name (`answers.text`) or by a template.
 
-    A template is text with field names in braces, such as `title: {title} text: {text}`; a doubled brace stands for
-    itself. A dotted name is looked up part by part, unless the record has a field with the full name. If the record
+    A template is text with field names in braces, such as `title: {title} text: {text}`; a doubled brace stands for a
+    single one. A dotted name is looked up part by part, unless the record has a field with the full name. If the record
     lacks an `optional` field, the value is an empty string.
 
     Raises a UserError that names the `setting` if the template cannot be parsed.
@@ -210,9 +210,9 @@ def as_number(value: Any, name: str, where: str) -> str:
 def label_text(value: Any, name: str, where: str) -> str:
     """Returns a label as text, or "" if it is null or NaN.
 
-    Labels of equal value become the same text: numbers lose exponents and trailing zeros after the point, also if they
-    are given as text, and booleans are written in lower case. Other spellings, such as "01", "+1" or "1e0", may be
-    codes and are kept.
+    Labels of equal value become the same text: numbers are written without exponents, trailing zeros after the decimal
+    point are dropped (even if the value is text), and booleans are written in lower case. Texts such as "01", "+1" or
+    "1e0" may be codes and are kept.
     """
     value = _scalar(value)
     if is_missing(value):
@@ -232,7 +232,7 @@ def label_text(value: Any, name: str, where: str) -> str:
 
 
 def _without_zeros(text: str) -> str:
-    """Returns the text or, if it is a plain decimal number, the shortest such text of equal value."""
+    """Returns the text or, if it is a plain decimal number, the shortest plain decimal of equal value."""
     if "." in text and _PLAIN.fullmatch(text):
         text = text.rstrip("0").removesuffix(".")
     return "0" if text == "-0" else text
@@ -251,7 +251,8 @@ def index_of(label: str, names: tuple[str, ...]) -> int | None:
     """Returns the index of the name that a label refers to, or None if there is no such name.
 
     A label that equals a name refers to that name. Any other integer is an index, unless some names are integers, which
-    would make it ambiguous. If there are exactly two names, false refers to the first name and true to the second.
+    would make the integer ambiguous. If there are exactly two names, false refers to the first name and true to the
+    second.
     """
     indices, have_integers = _index_by_label(names)
     if label in indices:

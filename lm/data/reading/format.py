@@ -1,7 +1,7 @@
 """Base classes of formats, which read records from files, and of readers, which convert records to raw examples.
 
 Only this module decodes text files (`TextFile`). It drops byte-order marks at the beginning of lines, and rejects files
-whose lines end in CR alone. Text is read in blocks, so the longest line bounds memory use.
+whose lines end in CR alone. Text is read in blocks, so memory use is bounded by the longest line.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Format(abc.ABC):
 
     @abc.abstractmethod
     def identity(self) -> list[str]:
-        """Returns the settings and hashes that determine the records and fields, but no file locations."""
+        """Returns the settings and hashes that determine the records and fields, excluding file locations."""
 
     def notes(self) -> list[str]:
         """Returns notes for the user about the files. Must be called after the last record was read."""
@@ -134,7 +134,7 @@ class Reader(abc.ABC):
     kind: ClassVar[str]  # the kind of its raw examples
     # The setting that is required unless the format names the fields, and the error message if it is missing.
     needs: ClassVar[tuple[str, str]] = ("kind", "")
-    settings: ClassVar[Collection[str]] = ()  # the settings that it reads and that are empty by default
+    settings: ClassVar[Collection[str]] = ()  # the settings that the reader uses and that are empty by default
     optional: ClassVar[Collection[str]] = ()  # the roles whose fields may be absent
     # Maps a role to the setting that names its field, or to "" (see `Format.field`). Only `pair_field` may be empty;
     # the role then has no field.
@@ -231,7 +231,7 @@ class Files:
 class TextFile:
     """The text of an open file, which can be read only once: in `blocks`, `lines`, lines `with_ends`, or as a whole.
 
-    Of the `config`, the settings `encoding` and `longest_line` are used. Reading raises UserError if bytes are invalid
+    Only the settings `encoding` and `longest_line` of `config` are used. Reading raises UserError if bytes are invalid
     in the encoding or a line is too long. The message gives the position. Lone surrogates, which some encodings can
     express but UTF-8 cannot, become U+FFFD.
     """
@@ -278,11 +278,11 @@ class TextFile:
             data = self._binary.read(encodings.BLOCK_BYTES)
 
     def read(self) -> str:
-        """Returns the whole text. Raises UserError if it is too long."""
+        """Returns the whole text. Raises UserError if the text is too long."""
         return self.document(self.blocks())
 
     def document(self, parts: Iterable[str], between: str = "") -> str:
-        """Joins the parts of a document. Raises UserError as soon as they are too long."""
+        """Joins the parts of a document. Raises UserError as soon as the document is too long."""
         kept, size = [], -len(between)
         for part in parts:
             kept.append(part)
@@ -290,7 +290,7 @@ class TextFile:
         return between.join(kept)
 
     def lines(self, *, rows: bool = False) -> Iterator[str]:
-        """Yields the lines without LF and the CRs before it. Unlike in str.splitlines, nothing else ends a line.
+        """Yields the lines without the LF and any CRs before it. Unlike in str.splitlines, nothing else ends a line.
 
         If `rows` is true, a CR within a line raises UserError.
         """

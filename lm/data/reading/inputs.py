@@ -42,7 +42,7 @@ class WordInput(Reader):
 
     def example(self, record: Record, where: str) -> Tagged:
         field = self.fields["words"]
-        is_line = self.source.names_fields and field.spec not in record  # of a text file
+        is_line = self.source.names_fields and field.spec not in record  # the record is a line of a text file
         value = record["text"] if is_line else field.value(record, where)
         words = value.split() if isinstance(value, str) else as_list(value, field.spec, where)
         return Tagged(tuple(as_text(word, field.spec, where) for word in words), ())
@@ -118,7 +118,7 @@ def input_source(
         raise UserError(f"--input={path}: {problem}; use one of {fitting}.")
     values: dict[str, Any] = {"document": "line"}
     for setting in sorted(as_in_training - given.keys()):
-        # An imported model has no training data; the settings then have their defaults.
+        # An imported model has no training data, so the settings have their defaults.
         values[setting], *others = dict.fromkeys(getattr(each, setting) for each in sources or [SourceConfig()])
         if others:
             found = ", ".join(map(repr, (values[setting], *others)))

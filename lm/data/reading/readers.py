@@ -63,7 +63,7 @@ class Labelled:
 
     @property
     def key(self) -> str:
-        """The first text, so that pairs with the same first text stay in the same subset."""
+        """The first text, so that pairs with the same first text end up in the same subset."""
         return self.text
 
     @property
@@ -112,7 +112,10 @@ class Question:
 
     @property
     def key(self) -> str:
-        """The article's title, or the context if there is none. Questions about the same text thus share a subset."""
+        """The article's title, or the context if there is none.
+
+        Questions about the same text thus end up in the same subset.
+        """
         return self.title or self.context
 
     @property
@@ -162,7 +165,8 @@ class ClassReader(Reader):
     def label(self, value: Any, name: str, where: str) -> str:
         """Returns a label as text.
 
-        Without label names, raises UserError if labels mix booleans and numbers, because true and 1 differ as text.
+        If there are no label names, raises UserError for a mix of booleans and numbers, because true and 1 differ as
+        text.
         """
         label = as_label(value, self.config.label_names, name, where)
         self._types[label_type(value)] += 1

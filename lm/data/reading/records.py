@@ -16,15 +16,15 @@ from lm.errors import UserError
 from lm.files import DEEPEST_JSON, TOO_DEEP, check_depth
 
 ROWS = 1024  # number of rows read from a Parquet file at a time
-NARROW = re.compile(r"\b(halffloat|float)\b")  # the Arrow types float16 and float32, perhaps nested
+NARROW = re.compile(r"\b(halffloat|float)\b")  # the Arrow types float16 and float32, possibly nested
 QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"')  # a quoted CSV value
 
 
 def parse_json(text: str, where: str, *, finite: bool = False) -> Any:
     """Parses JSON text.
 
-    Raises UserError if the text is not valid JSON, if a name occurs twice in an object, or, if `finite` is true, if
-    there is one of the numbers NaN and Infinity, which Python accepts but the standard does not.
+    Raises UserError if the text is not valid JSON or a name occurs twice in an object. If `finite` is true, the numbers
+    NaN and Infinity, which Python accepts but the standard does not, also raise UserError.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def parse_json(text: str, where: str, *, finite: bool = False) -> Any:
         return found
 
     def refuse(constant: str) -> None:
-        raise UserError(f"{where}: {constant} is not a number that can be used; replace it.")
+        raise UserError(f"{where}: {constant} is not a usable number; replace it.")
 
     try:
         value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse if finite else None)
@@ -63,7 +63,7 @@ class JsonLines(FileFormat):
 class TabSeparated(FileFormat):
     """Reads tab-separated values. The header row names the columns unless the setting `columns` is set.
 
-    If `columns` is set, any further values of a row are ignored. Quotation marks are part of the text, so a file whose
+    If `columns` is set, any further values in a row are ignored. Quotation marks are part of the text, so a file whose
     values seem to be quoted as in CSV raises UserError (see `Quotes`).
     """
 
@@ -126,7 +126,8 @@ class TabSeparated(FileFormat):
 def _is_header(values: Sequence[str], names: Sequence[str], needed: Sequence[int]) -> bool:
     """Returns whether a row repeats the column names.
 
-    The values of all needed columns must do so, and those of at least two columns, because one may be a coincidence.
+    Every needed column, and at least two columns in all, must contain their own names, because a single match may be a
+    coincidence.
     """
     columns, cells = ([each.strip().casefold() for each in row] for row in (names, values))
     same = [cell == column for cell, column in zip(cells, columns, strict=False)]
@@ -161,7 +162,7 @@ class Quotes:
                 self._doubled = self._doubled or value * ('"' in value[1:-1])
 
     def evidence(self) -> str:
-        """Returns a value that proves (if there is a `stray` value: suggests) that the file is quoted, or ""."""
+        """Returns a value that proves (or, if there is a `stray` value, suggests) that the file is quoted, or ""."""
         if self._rows < 2:
             return ""
         return self._doubled or next((self._examples[each] for each in self._examples if each not in self._plain), "")
@@ -195,7 +196,7 @@ class CommaSeparated(TabSeparated):
                 raise UserError(f"{where}: this is not a valid CSV row ({error}).") from error
 
     def _next(self, rows: Iterator[list[str]]) -> list[str] | None:
-        """Returns the next row, or None at the end. The csv module has one limit of the length of values for all."""
+        """Returns the next row, or None at the end. The csv module's limit on the length of values is global."""
         limit = csv.field_size_limit(self.config.longest_line)
         try:
             return next(rows, None)
@@ -219,7 +220,7 @@ class Parquet(FileFormat):
         return [self.config.field, *narrow]  # earlier versions read such labels as float64
 
     def _has_narrow_labels(self, path: Path) -> bool:
-        """Returns whether the column of the labels holds float16 or float32 numbers."""
+        """Returns whether the label column holds float16 or float32 numbers."""
         import pyarrow
         import pyarrow.parquet
 
@@ -272,9 +273,9 @@ def _as_records(batch: Any, where: str, before: int) -> list[Record]:
 
 
 def _in_own_width(value: Any, kind: Any) -> Any:
-    """Returns a value in which float16 and float32 numbers are NumPy numbers.
+    """Converts float16 and float32 numbers in a value to NumPy numbers.
 
-    Their text is the shortest that restores the number in its own width, such as 0.1 instead of 0.10000000149011612.
+    NumPy prints the shortest text that restores the number at its own precision, such as 0.1, not 0.10000000149011612.
     """
     from pyarrow import types
 

@@ -16,7 +16,7 @@ from lm.errors import UserError
 # Packages with data sets that `import tensorflow_datasets` does not register; they work without TensorFlow.
 PACKAGES = ("datasets.{name}.{name}_dataset_builder", "text", "translate", "summarization", "question_answering")
 
-RETRIES = 5  # of a download; the default of 10 takes two minutes without a network
+RETRIES = 5  # number of retries of a download; the default, 10, takes two minutes without a network
 
 
 class Tfds(Format):

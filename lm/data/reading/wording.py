@@ -13,9 +13,9 @@ SPLIT = "split it"
 class Wording:
     """Advice in error messages. The defaults suit the data sources of a config."""
 
-    # If a file has another encoding, for which {} stands.
+    # Advice if a file has another encoding, which replaces {}.
     encoding: str = "set the source's encoding to {}"
-    # If a line or document is too long.
+    # Advice if a line or document is too long.
     length: str = (
         f"{SPLIT} (for text, see `document`) or, if there is enough memory, increase the source's longest_line"
     )
@@ -23,7 +23,7 @@ class Wording:
     flags: dict[str, str] | None = None
 
     def name(self, setting: str, quote: str = "") -> str:
-        """Returns the flag, such as --field, or the name of the setting between quotation marks."""
+        """Returns the flag, such as --field, or the name of the setting in quotation marks."""
         return f"{quote}{setting}{quote}" if self.flags is None else f"--{self.flags.get(setting, setting)}"
 
     def assign(self, setting: str, value: str) -> str:
@@ -31,7 +31,7 @@ class Wording:
         return f"{setting}={value!r}" if self.flags is None else f"{self.name(setting)}={value}"
 
     def omit(self, value: str = "") -> str:
-        """Returns the advice if a setting must keep its default, which `value` describes."""
+        """Returns the advice for a setting that must keep its default, which `value` describes."""
         return f"leave it {value or 'empty'}" if self.flags is None else "omit it"
 
 

@@ -65,8 +65,9 @@ _END = re.compile(r"</([a-z][\w:-]*+)\s*+>", re.IGNORECASE | re.ASCII)
 def strip_html(text: str) -> str:
     """Removes tags, comments, scripts and styles from a text, and decodes character references.
 
-    Where only a tag separates two words, the tag of a block element or <br> becomes a line break, and that of a table
-    cell, an image or a form element a space. Inline tags leave nothing, and existing white space is kept.
+    Where only a tag separates two words, the tag of a block element or <br> becomes a line break, and the tag of a
+    table cell, an image or a form element becomes a space. Inline tags are simply removed. Existing white space is
+    kept.
     """
     if "<" not in text and "&" not in text:
         return text
@@ -74,7 +75,7 @@ def strip_html(text: str) -> str:
     if not marked.num_tags:
         return _MARKUP.sub(lambda match: _decoded(match) if match["reference"] else match[0], text)
     content, originals = marked.html, {}
-    for char in "\0\r":  # lxml would replace them by U+FFFD and LF
+    for char in "\0\r":  # lxml would replace them with U+FFFD and LF
         if char in content:
             stand_in = next(each for each in map(chr, range(0xE000, 0x110000)) if each not in content)
             content, originals[ord(stand_in)] = content.replace(char, stand_in), char
@@ -97,7 +98,7 @@ class _Marked:
     """
 
     def __init__(self, text: str):
-        self.num_tags = 0  # including comments and declarations
+        self.num_tags = 0  # number of tags, including comments and declarations
         self._last_end = {match[1].lower(): match.start() for match in _END.finditer(text)}
         self._last_comment_end = text.rfind("-->")
         self._foreign: set[str] = set()  # names of elements that are not in ELEMENTS
@@ -182,8 +183,8 @@ _LINE_ENDS = frozenset("\r\v\f\x1c\x1d\x1e\x85")
 def strip_control(text: str) -> str:
     """Removes all control characters except newline and tab.
 
-    A run of them between two characters that are not white space is replaced by a line break if the run contains a line
-    or page separator, and otherwise by a space, because some control characters separate fields or words.
+    Between two characters that are not white space, a run of control characters becomes a line break if it contains a
+    line or page separator, and a space otherwise, because some control characters separate fields or words.
     """
 
     def separator(match: re.Match[str]) -> str:

@@ -78,9 +78,10 @@ class Hashes:
 
 
 def files_read_differently(data: DataConfig, split: str) -> list[str]:
-    """Returns a line for each pair of evaluation and training sources that divide a file into different examples.
+    """Returns a line for each pair of an evaluation and a training source that divide the same file differently.
 
-    Hashes cannot reveal their overlap, e.g. if a file is a training document, but each line a test document.
+    Hashes cannot reveal an overlap if, for example, each training document is a whole file but each test document is a
+    single line.
     """
     training = [(each, _files_of(each.config)) for each in split_sources(data, "train")]
     lines = []
@@ -107,5 +108,5 @@ def _how_read(source: SourceConfig) -> dict[str, Any]:
 
 
 def _hashes_of(stores: Mapping[str, Any]) -> Iterator[np.ndarray]:
-    """Yields the hashes of the inputs of all stores, then the hashes of their whole examples, uint64 (E,) each."""
+    """Yields the input hashes of all stores, then the hashes of their whole examples, uint64 (E,) each."""
     return map(np.concatenate, zip(*(store.hashes_of_examples() for store in stores.values()), strict=True))

@@ -110,7 +110,7 @@ class SplitSource:
             yield from (getattr(example, side) for side in sides) if sides else (example,)
 
     def _kept(self, reader: Reader, rules: Cleaner) -> Iterator[tuple[Any, Any]]:
-        """Yields the examples of the subset that cleaning keeps, raw and cleaned."""
+        """Yields the examples of the subset that cleaning keeps, both raw and cleaned."""
         keeps_all = rules.train_only and self.split != "train"
         for raw in reader.iterate():
             example = rules.clean(raw)
@@ -174,7 +174,7 @@ def nothing_in(data: DataConfig, split: str, what: str) -> str:
 
 @contextlib.contextmanager
 def named_errors(label: str) -> Iterator[None]:
-    """Prefixes the message of a UserError with the name of the data source unless it begins with a setting name."""
+    """Prefixes the message of a UserError with the name of the data source unless the message begins with a setting."""
     try:
         yield
     except UserError as error:
@@ -216,7 +216,7 @@ def text_hash(*texts: str) -> int:
 
 
 class Cleaner:
-    """Cleans the documents of one data source, and drops documents to which one of the `reasons` applies."""
+    """Cleans the documents of one data source, and drops those to which one of the `reasons` applies."""
 
     reasons: ClassVar[tuple[str, ...]] = ("too_short", "too_long", "duplicate")
     train_only: ClassVar[bool] = False  # whether evaluations keep the examples that training drops
@@ -296,7 +296,7 @@ class LabelledCleaner(Cleaner):
 
 
 def _script_test(name: str, setting: str) -> Callable[[str], bool]:
-    """Returns a function that tests whether the Unicode names of most letters of a text begin with `name`.
+    """Returns a function that tests whether the Unicode names of most letters in a text begin with `name`.
 
     A text without letters passes the test. Raises UserError if no letter has such a name. Unicode's Script property,
     which `regex` supports, would not suffice: CJK, for example, is not a script.

@@ -80,7 +80,7 @@ class TokenStore:
 
     @property
     def text_lengths(self) -> np.ndarray:
-        """The number of tokens of each document, excluding the tokens around it, int64 (num_documents,)."""
+        """The number of tokens in each document, excluding the tokens around it, int64 (num_documents,)."""
         return np.diff(np.append(self.starts, self.num_tokens)) - 2
 
     @property
@@ -189,7 +189,10 @@ def _open(directory: Path, label: str) -> TokenStore | None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Holds a file lock, which a killed process also releases. Yields whether the file system supports locks."""
+    """Holds a file lock, which is released even if the process is killed.
+
+    Yields whether the file system supports locks.
+    """
     with open(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)

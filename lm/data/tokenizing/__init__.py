@@ -80,13 +80,15 @@ def _read_text(path: Path) -> str:
 def published_tokenizer(
     content_of: Callable[[str], bytes | None], where: str, rows: int | None = None
 ) -> HuggingFaceTokenizer | MarianTokenizer:
-    """Returns the tokenizer of a published model, with its special tokens. Raises UserError if there is none.
+    """Returns the tokenizer of a published model, with its special tokens.
+
+    Raises UserError if the model has no tokenizer.
 
     Args:
-        content_of: returns the content of the file with a name such as "tokenizer.json", or None if there is no such
-            file.
+        content_of: a function that maps a file name such as "tokenizer.json" to the content of the file, or to None if
+            there is no such file.
         where: the model, for messages.
-        rows: the number of rows in the embedding. Only special tokens may have ids that are not below it.
+        rows: the number of rows in the embedding. Only special tokens may have ids beyond the last row.
     """
     files = read_files(content_of, where)
     try:
@@ -98,8 +100,8 @@ def published_tokenizer(
     except Exception as error:  # the libraries raise plain Exception and RuntimeError for invalid files
         raise UserError(f"{where}: the tokenizer is not usable: {error}.") from error
     raise UserError(
-        f"{where} has no {HuggingFaceTokenizer.file_name}; write it with AutoTokenizer.from_pretrained(...)"
-        ".save_pretrained(...) of the transformers library."
+        f"{where} has no {HuggingFaceTokenizer.file_name}; create it with AutoTokenizer.from_pretrained(...)"
+        ".save_pretrained(...) from the transformers library."
     )
 
 

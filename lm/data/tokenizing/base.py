@@ -2,8 +2,8 @@
 
 Every tokenizer has a token that precedes each document (`start_id`) and a token that follows it (`eos_id`). `encode`
 adds neither of them. Text is never encoded as a BOS token, an EOS token or an extra id: "<s>" in a document is ordinary
-text. Only `encode_rendered` recognises special tokens. Segments and weights mark padding, not `pad_id` alone. Thus, a
-tokenizer without a padding token can use 0 as `pad_id`.
+text. Only `encode_rendered` recognises special tokens. Padding is recognised by its segments and weights, not by
+`pad_id`. Thus, a tokenizer without a padding token can use 0 as `pad_id`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ class Tokenizer(abc.ABC):
 
     @classmethod
     def load(cls, path: Path, content: bytes, config: TokenizerConfig) -> Tokenizer:
-        """Returns a tokenizer whose file, named by config.path, has this content. Raises if the content is invalid."""
+        """Returns a tokenizer from the content of the file that config.path names.
+
+        Raises an error if the content is invalid.
+        """
         return cls._from_content(content, {})
 
     @property
@@ -175,10 +178,10 @@ class Tokenizer(abc.ABC):
         """
 
     def encode_rendered(self, text: str) -> tuple[list[int], Offsets]:
-        """Encodes a rendered chat template, in which the names of special tokens stand for these tokens.
+        """Encodes a rendered chat template, in which the names of special tokens stand for the tokens themselves.
 
-        Never call this method with text that users wrote, except as part of a rendered template. Returns ids and
-        offsets as `encode_with_offsets` does.
+        Never pass users' text to this method, except as part of a rendered template. Returns ids and offsets as
+        `encode_with_offsets` does.
         """
         special = self.special_spellings
         spellings = "|".join(map(re.escape, sorted(special, key=len, reverse=True)))
@@ -199,7 +202,7 @@ class Tokenizer(abc.ABC):
 
     @property
     def template_variables(self) -> Mapping[str, str]:
-        """The names of special tokens that chat templates read, such as `eos_token`."""
+        """The variables for special tokens that chat templates read, such as `eos_token`."""
         special, names = self._special(), self.special_tokens.names
         bos = {} if names or self.bos_id is None else {"bos_token": special[self.bos_id]}
         return {"eos_token": special[self.eos_id], **bos, **names}
@@ -283,7 +286,7 @@ class Tokenizer(abc.ABC):
         return cls(content, **options)  # type: ignore[call-arg]
 
     def _options(self) -> dict[str, Any]:
-        """Returns the arguments besides the file with which `_from_content` restores the tokenizer, as JSON values."""
+        """Returns the JSON values that `_from_content` needs, besides the file, to restore the tokenizer."""
         # "extra_ids" is omitted if it is 0, so that fingerprints from before this setting existed stay valid.
         return {"extra_ids": self.extra_ids} if self.extra_ids else {}
 

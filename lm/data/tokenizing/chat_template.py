@@ -1,14 +1,14 @@
 """Renders conversations with the Jinja template of a chat model, and finds the tokens of the answers.
 
 A template may come from the internet, so it runs in Jinja's sandbox and only receives plain JSON values. The
-environment is the one for which published templates are written: that of `apply_chat_template` in transformers. As
-there, no BOS token is added, because a template writes its own.
+environment matches `apply_chat_template` in transformers, for which published templates are written. In both, no BOS
+token is added, because a template writes its own.
 
-The answers are the messages of the assistant. Their tokens are found by character offsets in one encoding of the whole
-rendered text: encoding the parts separately would yield other tokens at their boundaries. If the template marks what a
-model generates by `{% generation %}`, these spans count. Most published templates do not. There, an answer extends from
-the end of the generation prompt, such as `<|im_start|>assistant` and a line break, to the first special token after the
-text of the answer, such as `<|im_end|>`, inclusive.
+The answers are the assistant's messages. Their tokens are found by character offsets in one encoding of the whole
+rendered text: encoding the parts separately would yield other tokens at their boundaries. If the template marks
+generated text with `{% generation %}`, the marked spans are the answers. Most published templates have no marks; in
+these, an answer extends from the end of the generation prompt, such as `<|im_start|>assistant` and a line break, to the
+first special token after the text of the answer, such as `<|im_end|>`, inclusive.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ TEMPLATES = {
 }
 # Some templates write today's date. In training, the date is fixed, so that the data depends only on the config.
 TRAINING_DATE = datetime(2024, 7, 26)
-# Noncharacters, which no text should contain, and characters for private use.
+# Noncharacters, which no text should contain, and private-use characters.
 MARKS = tuple(map(chr, (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF900))))
-_LONGEST_REASON = 200  # characters of an error message of Jinja
+_LONGEST_REASON = 200  # maximum length of a Jinja error message, in characters
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ChatTemplate:
     Raises UserError if `text` is not a valid template.
 
     Args:
-        text: the template, the name of one of TEMPLATES, or "" for the template of the tokenizer.
+        text: the template, the name of one of TEMPLATES, or "" for the tokenizer's own template.
         now: the time that templates read with `strftime_now`.
     """
 
@@ -95,7 +95,7 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], tools: Tools = None, *, prompt: bool = False) -> str:
         """Returns the text of a conversation. If `prompt` is true, the text ends where the next answer begins.
 
-        Raises UserError if the template refuses the conversation or does something that the sandbox forbids.
+        Raises UserError if the template rejects the conversation or does something that the sandbox forbids.
         """
         import jinja2
 
@@ -108,8 +108,8 @@ class ChatTemplate:
                 **self.tokenizer.template_variables,
             )
         except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            # Besides errors of Jinja, a template can raise those of the Python methods that it calls.
-            raise UserError(f"the chat template refuses it: {_reason(error)}") from error
+            # Besides Jinja errors, a template can raise the errors of the Python methods that it calls.
+            raise UserError(f"the chat template rejects the conversation: {_reason(error)}") from error
 
     def prompt_ids(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
         """Returns the tokens after which the model writes the next answer."""
@@ -118,8 +118,8 @@ class ChatTemplate:
     def fitted_prompt(self, messages: Sequence[Message], tools: Tools, limit: int) -> tuple[list[int], int]:
         """Returns `prompt_ids` without the oldest turns, so that there are at most `limit` tokens, if possible.
 
-        A turn begins with a message of the user. The system prompt and the last turn are always kept. Also returns the
-        number of messages that were left out.
+        A turn begins with a user message. The system prompt and the last turn are always kept. Also returns the number
+        of messages that were left out.
         """
         head = next(
             (n for n, each in enumerate(messages) if each["role"] not in ("system", "developer")), len(messages)
@@ -133,9 +133,9 @@ class ChatTemplate:
         return ids, start - head
 
     def encode(self, messages: Sequence[Message], tools: Tools = None) -> Encoded:
-        """Returns the tokens of a conversation and where the answers are.
+        """Returns the tokens of a conversation and the bounds of its answers.
 
-        Raises UserError if the template refuses the conversation, or if it shows no answer.
+        Raises UserError if the template rejects the conversation or renders no answer.
         """
         text = self.render(messages, tools)
         ids, offsets = self._encode(text, messages, tools)
@@ -152,7 +152,7 @@ class ChatTemplate:
                 first, last = int(tokens[0]), int(tokens[-1])
                 answers.append((first, last + 1 if exact else self._end(ids, begins_T, last + 1, limit)))
         if not answers:
-            raise UserError("the chat template shows no text of the assistant, so there is nothing to learn.")
+            raise UserError("the chat template renders no text from the assistant, so there is nothing to learn.")
         return Encoded(ids, answers)
 
     @functools.cached_property
@@ -190,10 +190,10 @@ class ChatTemplate:
         return list(zip(bounds[::2], bounds[1::2], strict=True))
 
     def _located_spans(self, text: str, messages: Sequence[Message], tools: Tools) -> list[tuple[int, int]]:
-        """Returns the characters [begin, end) of each answer, from the end of its prompt to the end of its text.
+        """Returns the character range [begin, end) of each answer, from the end of its prompt to the end of its text.
 
-        An answer is where the text changes if the answer is replaced. A template may write a part of an answer before
-        its text, such as an empty <think> block. So if the generation prompt stands before it, the answer begins there.
+        An answer is located by replacing it and comparing the rendered texts. A template may write more before the text
+        of an answer, such as an empty <think> block, so an answer begins after its generation prompt, if found.
         """
         mark, _ = _marks(text)
         numbers = [number for number, message in enumerate(messages) if message.get("role") == "assistant"]
@@ -213,10 +213,10 @@ class ChatTemplate:
         return spans
 
     def _header(self, messages: Sequence[Message], tools: Tools) -> str:
-        """Returns what the template writes before an answer, or "" if it cannot be determined."""
+        """Returns the text that the template writes before an answer, or "" if it cannot be determined."""
         try:
             return self.render(messages, tools, prompt=True).removeprefix(self.render(messages, tools))
-        except UserError:  # some templates refuse a conversation without messages
+        except UserError:  # some templates reject a conversation without messages
             return ""
 
     def _encode(
@@ -301,7 +301,7 @@ def _without_nulls(message: Message) -> dict[str, Any]:
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """Returns a copy of a JSON value with all its texts changed, except the names of keys."""
+    """Returns a copy of a JSON value with all strings changed, except the keys."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
@@ -310,7 +310,7 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _replaced(answer: Message, mark: str) -> Message:
-    """Returns an answer with `mark` in place of its text and of its calls of tools."""
+    """Returns an answer with `mark` in place of its text and tool calls."""
     content, calls = answer.get("content"), answer.get("tool_calls")
     changed = {**answer}
     if isinstance(content, str) and content:

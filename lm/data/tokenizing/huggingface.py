@@ -18,7 +18,7 @@ from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
 from lm.files import parse_json
 
-MOST_UNUSED_IDS = 100_000  # below the largest one; each id has rows in the embedding and the head
+MOST_UNUSED_IDS = 100_000  # limit on unused ids below the largest id; every id has rows in the embedding and the head
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -36,7 +36,7 @@ class HuggingFaceTokenizer(Tokenizer):
     needs_file = True
     reads = ("bos_token", "eos_token")
 
-    # Tokens write white space literally, as SentencePiece's U+2581, or as byte tokens.
+    # White space appears in tokens literally, as SentencePiece's U+2581, or as byte tokens.
     SPACES = (*" \t\n\v\f\r\u2581", *(f"<0x{byte:02X}>" for byte in b"\t\n\v\f\r "))
     BYTE_LEVEL_SPACES = tuple("\u0109\u010a\u010b\u010c\u010d\u0120")  # bytes 9 to 13 and 32
 
@@ -52,9 +52,9 @@ class HuggingFaceTokenizer(Tokenizer):
 
         Args:
             content: the content of tokenizer.json.
-            special: the JSON form of the special tokens. If it is missing, they are read from tokenizer.json alone.
-            bos_token: the BOS token in run directories from before special tokens were stored, whose texts have the
-                form `bos text eos`. `eos_token` is their EOS token.
+            special: the special tokens as JSON. If omitted, the special tokens are read from tokenizer.json alone.
+            bos_token: the BOS token, for run directories written before special tokens were stored. Their texts have
+                the form `bos text eos`, where eos is `eos_token`.
             rows: the number of rows in the embedding of a published model, if some ids of the tokenizer have none.
         """
         self._json = content
@@ -134,7 +134,10 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @functools.cached_property
     def _for_rendered(self) -> Any:
-        """A second tokenizer, which recognises special tokens. Switching the first one would affect other threads."""
+        """A second tokenizer, which recognises special tokens.
+
+        Switching the mode of the first tokenizer would affect other threads.
+        """
         return _library_tokenizer(self._json)
 
     def _decode(self, ids: list[int]) -> str:
@@ -189,7 +192,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
 
 def _library_tokenizer(content: bytes) -> Any:
-    """Returns the tokenizer of the library, without its truncation and padding. It recognises special tokens."""
+    """Returns the library's tokenizer with truncation and padding disabled. The tokenizer recognises special tokens."""
     import tokenizers
 
     with _library_errors("cannot be read"):
@@ -202,10 +205,10 @@ def _library_tokenizer(content: bytes) -> Any:
 
 @contextlib.contextmanager
 def _library_errors(problem: str) -> Iterator[None]:
-    """Converts an error of the library, such as that of an unknown token missing from the vocabulary, to UserError."""
+    """Converts errors of the library to UserError, such as an unknown token that is missing from the vocabulary."""
     try:
         yield
-    except BaseException as error:  # a panic of Rust is no Exception
+    except BaseException as error:  # a Rust panic is not an Exception
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"tokenizer.json {problem} ({reason}); correct the file, or use another one.") from error

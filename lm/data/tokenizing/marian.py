@@ -1,4 +1,4 @@
-"""The tokenizers of Marian's translation models: one SentencePiece model per side, and a vocabulary for both sides."""
+"""Tokenizers of Marian's translation models: one SentencePiece model per side, and one vocabulary for both sides."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _CODE = re.compile(r">>.*?<<")  # names the target language of a multilingual mo
 
 
 class MarianTokenizer(Tokenizer):
-    """A tokenizer that splits text with the SentencePiece model of a side and numbers the pieces by vocab.json.
+    """A tokenizer that splits text with the SentencePiece model of a side and looks up the pieces in vocab.json.
 
-    `for_sources` is the tokenizer of sources. In models with several target languages, a source starts with the code of
-    a language, such as ">>fra<<", which becomes the token of this name, as in the published tokenizer.
+    `for_sources` is the tokenizer of sources. In models with several target languages, a source starts with a language
+    code, such as ">>fra<<", which becomes the token of this name, as in the published tokenizer.
     """
 
     kind = "marian"
@@ -69,7 +69,7 @@ class MarianTokenizer(Tokenizer):
         return other
 
     def _split(self, text: str) -> tuple[str, str]:
-        """Splits off the code of a language at the start of a source. The code is "" if there is none."""
+        """Splits off the language code at the start of a source. The code is "" if there is none."""
         match = _CODE.match(text) if self._side == "source" else None
         code = match[0] if match and match[0] in self._ids else ""
         return code, text[len(code) :]

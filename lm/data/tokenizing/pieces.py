@@ -39,10 +39,10 @@ def encode_long(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], bo
 
 
 def cut(text: str, *, anywhere: bool = False) -> Iterator[str]:
-    """Splits a text into consecutive pieces, if possible between two words.
+    """Splits a text into consecutive pieces, between two words if possible.
 
     A piece has at most PIECE characters if there is a gap near its end. Otherwise, the piece extends to the next gap.
-    If `anywhere` is true, it is instead cut after exactly PIECE characters.
+    If `anywhere` is true, the text is instead cut after exactly PIECE characters.
     """
     begin = 0
     while (end := begin + PIECE) < len(text):

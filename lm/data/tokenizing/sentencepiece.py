@@ -16,10 +16,8 @@ from lm.data.tokenizing.base import Offsets, Tokenizer
 from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
 
-LONGEST_LINE = 2000  # in characters; SentencePiece skips lines that are too long
-LARGEST_SIZE = re.compile(
-    r"too high \(\d+\)\. Please set it to a value <= (\d+)"
-)  # in an error message of SentencePiece
+LONGEST_LINE = 2000  # number of characters; SentencePiece skips lines that are too long
+LARGEST_SIZE = re.compile(r"too high \(\d+\)\. Please set it to a value <= (\d+)")  # in a SentencePiece error message
 WORD = re.compile(" *[^ ]+")
 THREADS = 4  # fixed, because the sums in the expectation step depend on the number of threads
 
@@ -98,7 +96,7 @@ class SentencePieceTokenizer(Tokenizer):
         return [list(itertools.chain.from_iterable(each)) for each in ids]
 
     def pieces_of(self, texts: Sequence[str]) -> list[list[str]]:
-        """Returns the pieces of each text. A part without a piece in the vocabulary is a piece of its own."""
+        """Returns the pieces of each text. Text that matches no piece in the vocabulary becomes a piece of its own."""
         return self._processor.encode(list(texts), out_type=str)
 
     def _cut(self, text: str) -> list[str]:
@@ -227,7 +225,7 @@ def cut_after_words(lines: Iterable[str]) -> Iterator[str]:
 
     In some releases (0.2.1 and 0.2.3), the trainer considers only substrings that are followed by at least two
     different characters. This excludes most words of a text in which every word is followed by a space. The end of a
-    line counts as a character. Cutting has no other effect, because a piece extends over one word at most.
+    line counts as a character. Cutting has no other effect, because no piece spans more than one word.
     """
     odd: set[str] = set()  # words with an odd number of occurrences so far
     for line in lines:

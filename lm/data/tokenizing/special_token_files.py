@@ -1,9 +1,9 @@
-"""Reads the special tokens of a published tokenizer from the files that lie beside its tokenizer.json.
+"""Reads the special tokens of a published tokenizer from the files beside its tokenizer.json.
 
-The names of the tokens are in tokenizer_config.json or special_tokens_map.json, the templates in the post-processor of
-tokenizer.json, the tokens that generation begins and ends with in generation_config.json or config.json. A piece of the
-vocabulary that merely looks like a special token (Qwen 3 and Gemma 3 have an ordinary piece "<s>") is never taken for
-one.
+tokenizer_config.json or special_tokens_map.json holds the names of the tokens. The post-processor in tokenizer.json
+holds the templates. generation_config.json or config.json holds the tokens that begin and end generated text. A piece
+of the vocabulary that merely looks like a special token (Qwen 3 and Gemma 3 have an ordinary piece "<s>") is never
+treated as one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAMES, OLD_NAMES, GENERATION, MODEL = (
 CHAT_TEMPLATE = "chat_template.jinja"
 Files = Mapping[str, Any]  # maps the name of a file to its parsed JSON, or CHAT_TEMPLATE to its text
 
-# The usual names of BOS and EOS, for a tokenizer.json that comes alone and has no post-processor.
+# The usual names of BOS and EOS, for a tokenizer.json without other files and without a post-processor.
 USUAL = (
     ("<|begin_of_text|>", "<|end_of_text|>"),
     ("<s>", "</s>"),
@@ -41,7 +41,8 @@ def read_files(content_of: Callable[[str], bytes | None], where: str) -> dict[st
     """Returns the files of a model that describe its special tokens. Raises UserError if one of them is damaged.
 
     Args:
-        content_of: returns the content of the file with a name such as "config.json", or None if there is no such file.
+        content_of: a function that maps a file name such as "config.json" to the content of the file, or to None if
+            there is no such file.
         where: the folder of the files, for messages.
     """
     found: dict[str, Any] = {}
@@ -52,7 +53,7 @@ def read_files(content_of: Callable[[str], bytes | None], where: str) -> dict[st
         try:
             found[name] = content.decode("utf-8") if name == CHAT_TEMPLATE else parse_json(content)
         except ValueError as error:
-            raise UserError(f"{where}/{name}: cannot be read ({error}); correct or remove the file.") from error
+            raise UserError(f"{where}/{name} cannot be read ({error}); correct or remove the file.") from error
         if name != CHAT_TEMPLATE and not isinstance(found[name], dict):
             raise UserError(f"{where}/{name}: the file must hold one JSON object; correct or remove it.")
     return found
@@ -76,8 +77,8 @@ def special_tokens(
     Args:
         tokenizer: the content of tokenizer.json.
         files: the files beside it (see `read_files`).
-        bos_token: replaces the BOS token of the files, and `eos_token` the EOS token. In either case, texts are framed
-            as by our own tokenizers (`bos text eos`), not as the post-processor says.
+        bos_token, eos_token: the tokens to use instead of the BOS and EOS tokens in the files. If either is given,
+            texts are framed as by our own tokenizers (`bos text eos`), not as specified by the post-processor.
 
     Raises ValueError if the files contradict each other or name no EOS token.
     """
@@ -98,7 +99,7 @@ def special_tokens(
     usual = pairs[:1] if NAMES not in files else []
 
     def named(*keys: str) -> int | None:
-        """Returns the id of the first token that the files name, or None."""
+        """Returns the id of the token under the first key that the files contain, or None if they contain no key."""
         for key in keys:
             if key in names:
                 return _known(names[key], f"the {key}", id_of)
@@ -116,7 +117,7 @@ def special_tokens(
         eos, templates = (_known(eos_token, "data.tokenizer.eos_token", id_of) if eos_token else eos), {}
     if eos is None:
         raise ValueError(
-            "no special token of the file is known as BOS or EOS; set data.tokenizer.bos_token and eos_token"
+            "the file has no special token with a usual name for BOS or EOS; set data.tokenizer.bos_token and eos_token"
         )
     start, first = (generation_ids(files, f"{name}_token_id") for name in ("decoder_start", "forced_bos"))
     return SpecialTokens(
@@ -134,7 +135,7 @@ def special_tokens(
 
 
 def _names(files: Files) -> dict[str, str]:
-    """Returns the tokens that the files name, by keys such as "bos_token". tokenizer_config.json takes precedence."""
+    """Returns the tokens that the files name, keyed by "bos_token" etc. tokenizer_config.json takes precedence."""
     found: dict[str, str] = {}
     for values in (files.get(NAMES, {}), files.get(OLD_NAMES, {})):
         for key, value in values.items():
@@ -155,7 +156,7 @@ def _known(token: str, what: str, id_of: Callable[[str], int | None]) -> int:
 def _optional(
     name: str | None, usual: tuple[str, ...], added: Mapping[str, int], id_of: Callable[[str], int | None]
 ) -> int | None:
-    """Returns the id of a named token, or of the first usual token that is a special added token."""
+    """Returns the id of a named token or, if `name` is None, of the first usual token that is a special added token."""
     if name is not None:
         return id_of(name)
     return next((added[token] for token in usual if token in added), None)
@@ -174,7 +175,7 @@ def generation_ids(files: Files, key: str) -> tuple[int, ...]:
 
 
 def _chat_template(files: Files) -> str | None:
-    """Returns the chat template. Of several templates in tokenizer_config.json, the one named "default" is used."""
+    """Returns the chat template. If tokenizer_config.json has several templates, the one named "default" is used."""
     found = files.get(CHAT_TEMPLATE, files.get(NAMES, {}).get("chat_template"))
     if isinstance(found, list):
         found = {each["name"]: each["template"] for each in found}.get("default")
@@ -218,7 +219,7 @@ def _templates(
 
 
 def _processors(processor: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """Yields the steps of a post-processor that may add tokens."""
+    """Yields those steps of a post-processor that may add tokens."""
     if processor is None or processor["type"] == "ByteLevel":
         return
     if processor["type"] == "Sequence":

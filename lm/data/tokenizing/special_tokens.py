@@ -15,7 +15,7 @@ TEXT = -1  # stands for a text among the token ids of a template
 
 @dataclass(frozen=True)
 class Template:
-    """The token ids around one or two texts, each of which is written as TEXT, and the token type of each entry."""
+    """The special tokens around one or two texts, each represented by TEXT, and the token type of each entry."""
 
     ids: tuple[int, ...]
     types: tuple[int, ...]
@@ -63,8 +63,8 @@ class SpecialTokens:
     mask: int | None = None
     first_of_target: int | None = None  # the first token of an encoder-decoder's input; None means `start`
     forced_first: int | None = None  # the first token that an encoder-decoder must generate
-    one: Template | None = None  # for one text; None means `bos text eos`
-    two: Template | None = None  # for a pair of texts; None means `bos text eos text eos`
+    one: Template | None = None  # the template for one text; None means `bos text eos`
+    two: Template | None = None  # the template for a pair of texts; None means `bos text eos text eos`
     chat_template: str | None = None  # a Jinja template that renders conversations
     names: Mapping[str, str] = field(default_factory=dict)  # "bos_token" etc. -> text, for chat templates
 
@@ -115,7 +115,7 @@ class SpecialTokens:
 
     @cached_property
     def for_target(self) -> Template:
-        """The template for a target, whose input `decoder_start` precedes.
+        """The template for a target. In the decoder's input, `decoder_start` precedes the target.
 
         The forced first token, such as the code of the target language, replaces the tokens before a source.
         """

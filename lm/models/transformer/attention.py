@@ -25,7 +25,7 @@ def attention_mask(
     """Returns a mask, bool (B, L, S), of the keys that each query may attend to.
 
     A query attends only to keys of its own segment, and never to padding. If `causal` is true, queries do not attend to
-    later positions. If window > 0, queries attend only to positions at a distance of less than `window`.
+    later positions. If window > 0, queries attend only to positions less than `window` away.
     """
     allowed_BLS = same_segment(segments_BL, key_segments_BS)
     distance_BLS = positions_BL[:, :, None] - key_positions_BS[:, None, :]
@@ -51,7 +51,7 @@ class View:
     mask: Array | None  # bool (B, L, S) for the xla kernel; None for fused kernels, which use only the segments
     rotation: Rotation | None
     skips_first_norm: Array | None = (
-        None  # bool (): whether the attention reads its input as it is; None if no kind does
+        None  # bool (): whether the input of the attention is not normalised; None if it always is
     )
 
 
@@ -79,8 +79,8 @@ class AttentionContext:
 class Attention(nn.Module):
     """Computes softmax(q k^T / sqrt(K)) v (Vaswani 2017; grouped-query: Ainslie 2023), with the softmax in float32.
 
-    If `cross` is true, queries attend to the output of the encoder. Otherwise, they attend to the tokens of their own
-    row, including cached tokens. With model.qk_norm, queries and keys are normalised before they are rotated.
+    If `cross` is true, queries attend to the output of the encoder. Otherwise, queries attend to the tokens of their
+    own row, including cached tokens. With model.qk_norm, queries and keys are normalised before they are rotated.
     """
 
     config: ModelConfig
@@ -146,7 +146,7 @@ class Attention(nn.Module):
         return k_BSGK, self._project("value", x_BSD, groups, "kv_heads")
 
     def _normalized(self, name: str, x_BLHK: Array) -> Array:
-        """Normalises queries or keys over each head or over all heads together, as model.qk_norm says."""
+        """Normalises queries or keys over each head or over all heads together, as specified by model.qk_norm."""
         if self.config.qk_norm == "none":
             return x_BLHK
         whole = (*x_BLHK.shape[:2], -1) if self.config.qk_norm == "width" else x_BLHK.shape
@@ -175,8 +175,9 @@ def dot_product_attention(
 
     Args:
         bias_BHLS: a bias that is added to the scores; its first dimension is B or 1.
-        scale: a factor of q k^T; if it is 0, the scores are divided by sqrt(K).
-        softcap: if it is c > 0, each score s becomes c tanh(s / c), before the bias is added (Gemma 2, 2024).
+        scale: the factor by which q k^T is multiplied; if 0, the scores are divided by sqrt(K) instead.
+        softcap: if this value c is positive, each score s becomes c tanh(s / c), before the bias is added (Gemma 2,
+        2024).
     """
     B, L, H, K = q_BLHK.shape
     G = k_BGSK.shape[1]

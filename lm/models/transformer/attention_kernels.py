@@ -2,9 +2,9 @@
 
 The fused kernels never hold the (L, S) scores in memory. The fused kernels derive the mask from the segments and from
 the order of the tokens in a row, which is valid because positions increase within each segment. Padding may attend to
-padding, so every query has a key. The outputs at padding are never used. The fused kernels support neither attention
-dropout nor decoding with a cache. The "xla" kernel, which uses plain matrix multiplications (`attention.py`), supports
-dropout and caches.
+padding, so every query has a key. Outputs at padding positions are never used. The fused kernels support neither
+attention dropout nor decoding with a cache. The "xla" kernel, which uses plain matrix multiplications (`attention.py`),
+supports dropout and caches.
 """
 
 from __future__ import annotations

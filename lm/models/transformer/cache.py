@@ -55,13 +55,13 @@ class Cache:
         return self._map_rows(take)
 
     def axes(self) -> Cache:
-        """Returns a cache of logical axes. Rows are sharded like the batch, and heads like the parameters' heads."""
+        """Returns a cache of logical axes. Rows are sharded like the batch, and heads as in the parameters."""
         names, pair = ("batch", "kv_heads", "length", "head_dim"), ("batch", "length")
         layers = jax.tree.map(lambda x: ("layers",) * (x.ndim - 4) + names, self.layers)
         return Cache(layers, pair, None if self.source_segments is None else pair)
 
     def _map_rows(self, change: Callable[[Array, int], Array]) -> Cache:
-        """Applies `change(array, row axis)` to all arrays except the arrays of the source."""
+        """Applies `change(array, row axis)` to all arrays except those of the source."""
 
         def of_layer(layer: LayerCache) -> LayerCache:
             axis = layer.keys.ndim - 4  # the row axis follows the layer axis, if there is one

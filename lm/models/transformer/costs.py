@@ -102,7 +102,7 @@ def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: i
 def activation_bytes(config: ModelConfig, length: int, source_length: int, tensor: int, kernel: str) -> float:
     """Estimates how many bytes of activations each of the `tensor` devices keeps per row for the backward pass.
 
-    The estimate counts the arrays that JAX's automatic differentiation saves in each block. XLA may save fewer.
+    The estimate counts the arrays that JAX's automatic differentiation saves in each block. XLA may save fewer arrays.
     """
     return sum(_tower_bytes(config, each, tensor, kernel) for each in towers(config, length, source_length))
 

@@ -45,7 +45,7 @@ class Rotation:
 def rotary(positions_BL: Array, head_dim: int, theta: float, scaled_by: ModelConfig | None = None) -> Rotation:
     """Returns the rotation of pair i of every head by p * theta^(-2i/K) at position p (RoFormer, Su 2021).
 
-    If `scaled_by` is given, the frequencies theta^(-2i/K) are changed as its model.rope_scaling says.
+    If `scaled_by` is given, the frequencies theta^(-2i/K) are changed as specified by its rope_scaling.
     """
     exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
     rates, factor = theta**-exponents, 1.0

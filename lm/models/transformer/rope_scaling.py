@@ -1,4 +1,4 @@
-"""Changes of the rotary frequencies by which models read longer texts than those of their first training."""
+"""Changes to the rotary frequencies that let models read longer texts than those they were first trained on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from lm.config import ModelConfig
 
-# (config, theta, frequencies in radians per position) -> (changed frequencies, factor of all cosines and sines)
+# (config, theta, frequencies in radians per position) -> (changed frequencies, factor for all cosines and sines)
 Rescale = Callable[[ModelConfig, float, np.ndarray], tuple[np.ndarray, float]]
 
 
@@ -34,8 +34,8 @@ def _linear(config: ModelConfig, theta: float, rates_K: np.ndarray) -> tuple[np.
 def _llama3(config: ModelConfig, theta: float, rates_K: np.ndarray) -> tuple[np.ndarray, float]:
     """Divides low frequencies by rope_factor, keeps high frequencies and interpolates between the two.
 
-    A frequency counts as low or high by its number of full turns within the original length: at most
-    rope_low_freq_factor, or at least rope_high_freq_factor (Grattafiori 2024; the code of Llama 3.1).
+    A frequency is low if it makes at most rope_low_freq_factor full turns within the original length, and high if it
+    makes at least rope_high_freq_factor turns (Grattafiori 2024; the code of Llama 3.1).
     """
     low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
     turns_K = config.rope_original_length * rates_K / (2 * math.pi)
@@ -44,7 +44,7 @@ def _llama3(config: ModelConfig, theta: float, rates_K: np.ndarray) -> tuple[np.
 
 
 def _yarn(config: ModelConfig, theta: float, rates_K: np.ndarray) -> tuple[np.ndarray, float]:
-    """Divides low frequencies by rope_factor and keeps high frequencies, with a ramp over their indices (Peng 2023).
+    """Divides low frequencies by rope_factor, keeps high ones and interpolates by index in between (Peng 2023).
 
     The ramp leads from the index of the frequency that makes rope_beta_fast turns within the original length to the
     index of the one that makes rope_beta_slow turns. Cosines and sines are multiplied by a factor, which sharpens the

@@ -39,7 +39,7 @@ def check(config: Any, refuse: Refuse) -> None:
     if model.positions == "rotary" and model.head_dim % 2:
         refuse("model.head_dim", f"{model.head_dim} is odd, but rotary positions need an even number of features.")
     if model.rope_scaling in ("llama3", "yarn") and not model.rope_original_length:
-        refuse("model.rope_original_length", f"rope_scaling='{model.rope_scaling}' needs this length; give it.")
+        refuse("model.rope_original_length", f"rope_scaling='{model.rope_scaling}' needs this length; set it.")
     if model.rope_scaling == "llama3" and model.rope_high_freq_factor <= model.rope_low_freq_factor:
         refuse("model.rope_high_freq_factor", f"this must exceed rope_low_freq_factor={model.rope_low_freq_factor}.")
     if model.rope_scaling == "yarn" and model.rope_beta_fast <= model.rope_beta_slow:

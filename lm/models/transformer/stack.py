@@ -27,11 +27,11 @@ REMAT_POLICIES = {
 class LayerKind:
     """The settings that may differ between the layers of a stack."""
 
-    window: int  # tokens attend only to positions at a smaller distance than this; 0 means no limit
+    window: int  # tokens attend only to tokens fewer than this many positions away; 0 means no limit
     rotary_theta: float
     rope_is_scaled: bool  # whether model.rope_scaling applies
     is_rotary: bool = True  # False if the layer ignores positions although model.positions is rotary
-    has_first_norm: bool = True  # False if the input of the attention is not normalised although norm_position says so
+    has_first_norm: bool = True  # False for the first layer if model.first_norm is False
 
 
 def layer_pattern(config: ModelConfig) -> tuple[LayerKind, ...]:
@@ -132,7 +132,8 @@ class Stack(nn.Module):
         kinds = [distinct_kinds(pattern).index(kind) for kind in pattern]
         block: Any = Block
         if config.remat != "none":
-            # In a scan, XLA cannot merge recomputation with the forward pass, so no costly guard against it is needed.
+            # In a scan, XLA cannot merge recomputation with the forward pass, so no costly guard against merging is
+            # needed.
             block = nn.remat(Block, policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers)
         shared = config.share_layers
         if config.scan_layers:

@@ -43,7 +43,7 @@ class Optimizer:
     """An optimizer's update direction for clipped float32 gradients. `make_optimizer` adds the rest of the chain."""
 
     direction: Callable[[OptimizerConfig], optax.GradientTransformation]
-    reads: tuple[str, ...] = ("b1", "b2", "epsilon")  # the settings that this optimizer reads, but not all others do
+    reads: tuple[str, ...] = ("b1", "b2", "epsilon")  # settings that this optimizer reads but some others do not
 
     def state_size(self, config: OptimizerConfig) -> StateSize:
         """Returns the state size per parameter, rounded to one decimal, for the memory estimate in `lm/costs.py`."""
@@ -61,7 +61,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": Optimizer(lambda config: optax.scale_by_adam(config.b1, config.b2, config.epsilon)),
     # Kingma and Ba 2015, algorithm 2; the second moment is a decaying maximum
     "adamax": Optimizer(lambda config: optax.scale_by_adamax(config.b1, config.b2, config.epsilon)),
-    # Shazeer and Stern 2018; b2 is the upper bound of the decay
+    # Shazeer and Stern 2018; b2 is the upper bound of the decay rate
     "adafactor": Optimizer(lambda config: scale_by_factored_rms(config.b2), ("b2",)),
     # Chen et al. 2023
     "lion": Optimizer(lambda config: optax.scale_by_lion(config.b1, config.b2), ("b1", "b2")),
@@ -77,7 +77,7 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns the optimizer for a run of `num_steps` steps.
 
-    `init(params)` takes a tree of float32 parameters. If they are boxed with their logical axes, so is the state.
+    `init(params)` takes a tree of float32 parameters. If the parameters are boxed with logical axes, so is the state.
     `update(grads, state, params)` takes unboxed trees. `config` must have been resolved by `Config.from_dict`.
     `multipliers` is the result of `learning_rate_multipliers`; None means that all multipliers are 1.
     """

@@ -16,7 +16,7 @@ from lm.training.names import Path, block_of, map_with_path, matrix_axes
 
 FACTORED_EPSILON = 1e-30  # Shazeer and Stern's epsilon_1, added to squared gradients
 MIN_FACTORED_SIZE = 128  # as in T5 and optax; factoring a smaller matrix would save hardly any memory
-UPDATE_RMS = 0.2  # about that of AdamW's updates, to which orthogonal updates are scaled (Liu et al. 2025, sec. 2.2)
+UPDATE_RMS = 0.2  # roughly the value for AdamW; orthogonal updates are scaled to this value (Liu et al. 2025, sec. 2.2)
 
 
 class Factored(NamedTuple):
@@ -114,7 +114,7 @@ def scale_by_muon_or_adam(config: OptimizerConfig) -> optax.GradientTransformati
 
 
 def _zeros_without(param: Any, axes: tuple[int, ...]) -> Any:
-    """Returns float32 zeros shaped like `param` without `axes`. If `param` is boxed, the other axis names are kept."""
+    """Returns float32 zeros with the shape of `param` without `axes`. A boxed `param` keeps its other axis names."""
     if isinstance(param, meta.Partitioned):
         names = tuple(name for axis, name in enumerate(param.names) if axis not in axes)
         return param.replace(value=_zeros_without(param.value, axes), names=names)

@@ -125,7 +125,7 @@ def test_each_token_has_most_context_in_one_window(times, length, overlap):
 def test_a_long_question_leaves_half_of_the_row_to_the_context():
     examples = answer_examples([Question("1", "", "why " * 20, CONTEXT, ())], overlap=12)
     check(examples, 26)
-    assert examples.notes == ["1 of 1 questions are cut (data.sequence_length=26)"]
+    assert examples.notes == ["1 of 1 questions are truncated (data.sequence_length=26)"]
     assert BYTES.decode(examples.make(0, 0).tokens_T) == "why why why" + "The  caf\u00e9 i"
     assert examples.offsets(1)[13 + 0].tolist() == [6, 7], "windows share at most half"
 

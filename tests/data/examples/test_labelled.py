@@ -24,7 +24,7 @@ def test_a_label_is_the_target_of_one_token(pooling, indices):
     assert [BYTES.decode(each.tokens_T) for each in made] == ["short", "", "too lo"]
     assert [weighted(each) for each in made] == [[(indices[0], 1, 1.0)], [(indices[1], 0, 1.0)], [(indices[2], 1, 1.0)]]
     assert [examples.label_index(i) for i in range(3)] == indices
-    assert examples.notes == ["1 of 3 texts are cut (data.sequence_length=8)"]
+    assert examples.notes == ["1 of 3 texts are truncated (data.sequence_length=8)"]
 
 
 def cut_one_by_one(first, second, capacity):

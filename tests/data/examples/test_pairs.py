@@ -56,8 +56,8 @@ def test_long_pairs_are_cut_before_the_end_token(pairs):
     assert [texts(examples.make(0, i)) for i in range(len(examples))] == cut
     check_sizes(examples)
     assert examples.notes == [
-        "1 of 6 sources are cut (data.source_length=5)",
-        "1 of 6 targets are cut (data.sequence_length=4)",
+        "1 of 6 sources are truncated (data.source_length=5)",
+        "1 of 6 targets are truncated (data.sequence_length=4)",
     ]
     assert PairExamples(pairs, 9, 7, TOKENIZER.special_tokens).notes == [], "the longest source and target just fit"
     assert examples.text["bytes"] == examples.text["words"] == 0
@@ -91,7 +91,7 @@ def test_paired_texts_are_cut_and_ended_once_and_each_pair_fills_a_row(tmp_path)
     pairs = [tuple("abcdefghijklmnop"[:size] for size in each) for each in sizes]
     examples = PairedTexts(make_pairs(tmp_path, pairs), LENGTH, TOKENIZER.special_tokens)
     assert all(each.tolist() == [LENGTH] * 5 for each in examples.sizes(0)) and len(examples.sizes(0)) == 2
-    assert examples.notes == ["3 of 10 texts are cut (data.sequence_length=8)"]
+    assert examples.notes == ["3 of 10 texts are truncated (data.sequence_length=8)"]
     rows = EvalRows(examples, RowLayout(LENGTH, LENGTH))
     assert rows.num_rows == rows.totals["targets"] == 5
     assert rows.totals == {"targets": 5, "documents": 5, "bytes": 0, "words": 0, "unknown": 0}

@@ -87,7 +87,7 @@ def test_arguments_in_json_texts_are_noted(tmp_path):
     call = {"function": {"name": "f", "arguments": '{"a": 1}'}}
     read(tmp_path, {"messages": [user("a"), assistant("", tool_calls=[call, CALL])]})
     assert read.notes == [
-        "1 calls of tools have arguments in a JSON text, which most templates put in quotes; use an object"
+        "1 tool calls have arguments in a JSON string, which most templates put in quotes; use an object"
     ]
 
 
@@ -100,11 +100,11 @@ def test_arguments_in_json_texts_are_noted(tmp_path):
         ),
         ({"messages": [{"content": "b"}]}, "message 1: unknown role None"),
         ({"conversations": [{"from": "robot", "value": "b"}]}, "message 1: unknown speaker 'robot'; use one of system"),
-        ({"messages": [user("a"), assistant(" \n")]}, "message 2: the answer of the assistant is empty; remove"),
-        ({"messages": [user("a"), {"role": "assistant"}]}, "message 2: the answer of the assistant is empty"),
-        ({"messages": [user("a")]}, "the conversation has no message of the assistant, so there is nothing to learn"),
-        ({"messages": []}, "the conversation has no message of the assistant"),
-        ({"messages": [{"role": "user"}, assistant("b")]}, "message 1: the message of the user has no content"),
+        ({"messages": [user("a"), assistant(" \n")]}, "message 2: the assistant's answer is empty; remove"),
+        ({"messages": [user("a"), {"role": "assistant"}]}, "message 2: the assistant's answer is empty"),
+        ({"messages": [user("a")]}, "the conversation has no assistant message, so there is nothing to learn"),
+        ({"messages": []}, "the conversation has no assistant message"),
+        ({"messages": [{"role": "user"}, assistant("b")]}, "message 1: the user message has no content"),
         ({"messages": [user(3), assistant("b")]}, "message 1: field 'content' should hold text, but holds the int 3"),
         ({"messages": "a"}, "field 'messages' should hold a list, but holds the str 'a'"),
         ({"messages": ["a"]}, "message 1: expected an object with role and content, but got str"),
@@ -117,9 +117,12 @@ def test_arguments_in_json_texts_are_noted(tmp_path):
             {"messages": [assistant("", tool_calls=[{"x": 1}])]},
             "message 1: tool_calls must hold objects, each with the name",
         ),
-        ({"messages": [user("a"), assistant("b")], "tools": "{"}, "field 'tools' is a text, but not valid JSON"),
+        ({"messages": [user("a"), assistant("b")], "tools": "{"}, "field 'tools' is a string, but not valid JSON"),
         ({"messages": [user("a"), assistant("b")], "tools": ["f"]}, "field 'tools' should hold a list of objects"),
-        ({"text": "a"}, "the record has neither 'messages' nor 'conversations'; name the field of the messages"),
+        (
+            {"text": "a"},
+            "the record has neither 'messages' nor 'conversations'; set field to the field that holds",
+        ),
         ({"messages": [], "conversations": []}, "the record has both 'messages' and 'conversations'"),
     ],
 )

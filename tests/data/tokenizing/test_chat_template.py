@@ -32,7 +32,9 @@ def test_texts_tokens_and_masks_equal_the_golden_results_of_transformers(case):
     template, wanted = ChatTemplate(chat_tokenizer(TEMPLATES[name])), GOLDEN[case]
     messages, tools = CONVERSATIONS[conversation], tools_of(conversation)
     if wanted is None:
-        with pytest.raises(UserError, match=r"the chat template refuses it: Roles must alternate user/assistant"):
+        with pytest.raises(
+            UserError, match=r"the chat template rejects the conversation: Roles must alternate user/assistant"
+        ):
             template.encode(messages, tools)
         return
     found = template.encode(messages, tools)
@@ -166,7 +168,7 @@ def test_dates_are_fixed_unless_a_time_is_given():
 )
 def test_templates_cannot_reach_python_or_files(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"^the chat template refuses it: ") as caught:
+    with pytest.raises(UserError, match=r"^the chat template rejects the conversation: ") as caught:
         print(ChatTemplate(ByteTokenizer(), text).render([user("a")]))
     assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -186,5 +188,5 @@ def test_invalid_templates_are_refused(text, message):
 
 
 def test_a_template_that_shows_no_answer_is_refused():
-    with pytest.raises(UserError, match="shows no text of the assistant, so there is nothing to learn"):
+    with pytest.raises(UserError, match="renders no text from the assistant, so there is nothing to learn"):
         ChatTemplate(ByteTokenizer(), "{{ messages[0].content }}").encode([user("a"), assistant("b")])
