@@ -25,6 +25,9 @@ def check(given: Any, config: Any, task: Any) -> None:
     if family not in models[name].families:
         choices = _or(list(models[name].families))
         refuse("model.family", f"model.architecture={name} does not support '{family}'; choose {choices}.")
+    if models[name].whole_texts and not task.labels_texts:
+        fitting = [each for each, entry in tasks.items() if entry.labels_texts]
+        refuse("objective.name", f"model.architecture={name} reads whole texts; choose {_or(fitting)}.")
     for chooser, chosen, registry in (("objective.name", task.name, tasks), ("model.architecture", name, models)):
         for setting, default in unread(registry, chosen):
             # The config.json of a run holds derived values in place of defaults.

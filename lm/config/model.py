@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lm.config.convolutional import ConvolutionalSettings
 from lm.config.heads import HeadSettings
 from lm.config.positions import PositionSettings
 from lm.config.recurrent import RecurrentSettings
@@ -13,7 +14,8 @@ from lm.config.schema import option
 @dataclass(frozen=True)
 class SizeSettings:
     architecture: str = option("transformer", registry="lm.models.MODELS", affects="shapes")
-    """Kind of layers: those of a 'transformer', or 'recurrent' layers (RNN, LSTM, GRU)."""
+    """Kind of layers: those of a 'transformer', 'recurrent' layers (RNN, LSTM, GRU), or the 'convolutional' network for
+    texts of Kim 2014."""
     family: str = option("decoder", choices=("decoder", "encoder", "encoder_decoder"))
     """Architecture. In a 'decoder', each token attends to itself and earlier tokens (GPT, Llama). In an 'encoder', each
     token attends to all tokens (BERT). In an 'encoder_decoder', an encoder reads the source and a decoder writes the
@@ -142,7 +144,9 @@ class BlockSettings:
 
 
 @dataclass(frozen=True)
-class ModelConfig(RecurrentSettings, HeadSettings, BlockSettings, PositionSettings, SizeSettings):
+class ModelConfig(
+    ConvolutionalSettings, RecurrentSettings, HeadSettings, BlockSettings, PositionSettings, SizeSettings
+):
     """Settings of the model. Where 0 stands for a derived value, the option text says so.
 
     A dataclass lists the fields of its last base first.

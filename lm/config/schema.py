@@ -125,7 +125,8 @@ def _value(kind: Any, value: Any, path: str, rules: Mapping[str, Any]) -> Any:
         return {str(name): build(inner, each, f"{path}.{name}.") for name, each in value.items()}
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)[0]
-        allowed, expected = ((int, float), "numbers") if inner is float else ((str,), "strings")
+        kinds = {float: ((int, float), "numbers"), int: ((int,), "whole numbers"), str: ((str,), "strings")}
+        allowed, expected = kinds[inner]
         many = isinstance(value, (tuple, list))
         if not many or not all(isinstance(v, allowed) and not isinstance(v, bool) for v in value):
             raise UserError(f"config.{path}: expected a tuple of {expected}, got {value!r}.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from lm.config import ModelConfig
 from lm.models.architecture import Architecture
+from lm.models.convolutional.settings import CONVOLUTIONAL
 from lm.models.heads import Head, NextToken
 from lm.models.protocol import Model
 from lm.models.recurrent.settings import RECURRENT
@@ -17,6 +18,7 @@ from lm.models.transformer.settings import TRANSFORMER
 MODELS: dict[str, Architecture] = {
     "transformer": TRANSFORMER,
     "recurrent": RECURRENT,
+    "convolutional": CONVOLUTIONAL,
 }
 
 

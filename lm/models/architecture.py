@@ -25,6 +25,7 @@ class Architecture:
         settings: the dotted names of the settings that this architecture reads but at least one other does not.
         derive: returns {dotted name: value} for the derived values that replace settings of 0.
         check: refuses settings that contradict each other.
+        whole_texts: whether the model has one vector per text, so that only tasks on whole texts suit it.
         tensor_sizes: the settings that the mesh axis `tensor` must divide.
     """
 
@@ -33,4 +34,5 @@ class Architecture:
     settings: frozenset[str] = frozenset()
     derive: Callable[[Any], dict[str, Any]] = lambda config: {}
     check: Callable[[Any, Refuse], None] = lambda config, refuse: None
+    whole_texts: bool = False
     tensor_sizes: tuple[str, ...] = TENSOR_SIZES

@@ -32,6 +32,7 @@ class TextTask(LabelledTask):
     tokens = TextTokens
     example_type = TextExamples
     cleans = True
+    labels_texts = True
 
     def unlabelled(self, config: Config, raw: Labelled, unanswerable: bool) -> Labelled:
         return dataclasses.replace(raw, label=config.data.labels[0] if self.has_classes else "0")

@@ -32,6 +32,7 @@ class Contrastive(PairTask):
     metric_names = ("loss", "accuracy")
     settings = PairTask.settings | {"model.pooling", "objective.temperature"}
     counts_examples = True
+    labels_texts = True
     source_title = "positive"
 
     def resolve(self, config: Config) -> Config:

@@ -228,6 +228,7 @@ class MultipleChoice(LabelledTask):
     input_reader = ChoiceInput
     tokens = ChoiceTokens
     example_type = ChoiceExamples
+    labels_texts = True
     predictions = Chosen
 
     def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:

@@ -60,6 +60,7 @@ class Task(abc.ABC):
     spells_extra_ids = False  # whether <extra_id_N> in a prompt is read as the special token <extra_id_N>
     needed_ids = 0  # the number of <extra_id_N> tokens that the tokenizer must have
     ids_advice = ""  # the end of the error message that is shown if data.tokenizer.extra_ids is too low
+    labels_texts = False  # whether each prediction is about a whole text
     windowed = False  # whether rows are windows of a text; if so, result files report sequence length and stride
     plain_text_refusal = ""  # the end of the error message if `eval.py --text` does not support the task
     source_title = "source"  # the heading of the source side in the preview

@@ -304,4 +304,4 @@ def test_bfloat16_stays_close():
     low = build_model(dataclasses.replace(model.config, dtype="bfloat16"))
     exact, found = (apply(each, params, batch).logits for each in (model, low))
     assert found.dtype == jnp.float32
-    assert 0 < np.abs(exact - found).max() < 0.1 * np.std(exact) * 5
+    assert 0 < np.abs(exact - found).max() < 0.3

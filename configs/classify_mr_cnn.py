@@ -1,0 +1,25 @@
+"""Sentiment of sentences from film reviews with the convolutional network of Kim 2014, from random vectors.
+
+python train.py --config=configs/classify_mr_cnn.py:DIR --workdir=runs/mr_cnn --folds=10
+"""
+
+from configs import classify_mr
+from lm.config import defaults
+
+
+def get_config(directory=""):
+    config = classify_mr.get_config(directory)
+    for split, part in (("train", (0.1, 1.0)), ("valid", (0.0, 0.1))):
+        config.data[split].mr.part = part
+    config.data.test = {}
+    config.data.tokenizer = defaults().data.tokenizer
+    config.data.tokenizer.update(kind="words", vocab_size=30_000)
+    config.model = defaults().model
+    config.model.update(architecture="convolutional", family="encoder", embedding_width=300, d_model=300, dropout=0.5)
+    config.model.update(init_std=0.0, embedding_std=0.15)
+    config.data.sequence_length = 256
+    config.optimizer.update(name="adamw", learning_rate=1e-3, weight_decay=0.1, b2=0.98, schedule="linear")
+    config.train.update(batch_size=10, num_steps=-1, num_epochs=6.0)
+    config.eval.update(every_steps=100)
+    config.checkpoint.update(every_steps=100)
+    return config
