@@ -9,9 +9,6 @@ from lm.config import defaults
 
 def get_config(directory=""):
     config = classify_mr.get_config(directory)
-    for split, part in (("train", (0.1, 1.0)), ("valid", (0.0, 0.1))):
-        config.data[split].mr.part = part
-    config.data.test = {}
     config.data.tokenizer = defaults().data.tokenizer
     config.data.tokenizer.update(kind="words", vocab_size=30_000)
     config.model = defaults().model
