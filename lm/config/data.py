@@ -112,6 +112,8 @@ class TokenizerConfig:
     """SentencePiece model, tokenizer.json or (for marian) vocab.json to load. If empty, a tokenizer is trained."""
     vocab_size: int = option(8192, minimum=300, maximum=1_000_000, needs=("no path",), read_by="kind")
     """Vocabulary size for kind='sentencepiece', or maximum vocabulary size for kind='words'."""
+    min_count: int = option(1, minimum=1, needs=("no path",), read_by="kind")
+    """Minimum number of occurrences of a word in the training text, for kind='words'. Rarer words become <unk>."""
     algorithm: str = option("unigram", choices=("unigram", "bpe"), needs=("no path",), read_by="kind")
     """Training algorithm of SentencePiece. On five data sets, small models scored as well or better with unigram; bpe
     needs fewer tokens for text in which spaces surround every token (see docs/guide.md)."""

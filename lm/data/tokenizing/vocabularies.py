@@ -14,6 +14,7 @@ import numpy as np
 from lm.config import TokenizerConfig
 from lm.data.tokenizing.base import UNK, Offsets, Tokenizer
 from lm.data.tokenizing.pieces import cut
+from lm.errors import UserError
 from lm.files import parse_json
 
 
@@ -73,7 +74,7 @@ class WordTokenizer(VocabularyTokenizer):
 
     kind = "words"
     doc = "the words of the training text, split at white space"
-    reads = ("vocab_size",)
+    reads = ("vocab_size", "min_count")
     file_name = "words.json"
 
     def __init__(self, vocabulary: Sequence[str]):
@@ -82,9 +83,19 @@ class WordTokenizer(VocabularyTokenizer):
 
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> WordTokenizer:
-        """Returns a tokenizer with the most frequent words; ties are broken by code point."""
+        """Returns a tokenizer with the most frequent words; ties are broken by code point.
+
+        Raises UserError if no word occurs `config.min_count` times.
+        """
         counts = collections.Counter(word for text in texts for piece in cut(text) for word in piece.split())
-        return cls(sorted(counts, key=lambda word: (-counts[word], word))[: config.vocab_size - 4])
+        kept = [word for word, count in counts.items() if count >= config.min_count]
+        if counts and not kept:
+            most = max(counts.values())
+            raise UserError(
+                f"config.data.tokenizer.min_count: no word of the training text occurs {config.min_count} times; use "
+                f"at most {most}."
+            )
+        return cls(sorted(kept, key=lambda word: (-counts[word], word))[: config.vocab_size - 4])
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [[self._ids.get(word, UNK) for word in text.split()] for text in texts]

@@ -88,6 +88,14 @@ def test_words_by_frequency_and_others_unknown(tmp_path):
     assert bounded.vocab_size == 300
 
 
+def test_rare_words_are_unknown():
+    texts = ["b a b", "c b a"]
+    tokenizer = build_tokenizer(TokenizerConfig(kind="words", vocab_size=300, min_count=2), texts)
+    assert tokenizer.vocabulary == ["b", "a"] and tokenizer.encode("a b c") == [5, 4, tokenizer.unk_id]
+    with pytest.raises(UserError, match=r"min_count: no word of the training text occurs 4 times; use at most 3"):
+        build_tokenizer(TokenizerConfig(kind="words", vocab_size=300, min_count=4), texts)
+
+
 def test_characters_are_sorted_and_others_unknown():
     tokenizer = make("characters", "cab")
     assert tokenizer.vocab_size == 7
