@@ -41,7 +41,8 @@ def define_flags() -> None:
     doc = "Number of examples in each prompt. The default is that of the task; a task that fixes it at 0 keeps 0."
     flags.DEFINE_integer("num_fewshot", None, doc, lower_bound=0)
     doc = "Score only this many examples per task or, if the value is below 1, this fraction. For trial runs."
-    flags.DEFINE_float("limit", None, doc, lower_bound=0)
+    flags.DEFINE_float("limit", None, doc)
+    flags.register_validator("limit", lambda value: value is None or value > 0, "use a number above 0")
     flags.DEFINE_integer("batch_size", 0, "Number of rows per batch. If 0, the run's eval.batch_size.", lower_bound=0)
     doc = (
         "Number of tokens that the model reads at most. Longer prompts are cut on the left. 0 means all its positions."
