@@ -40,6 +40,7 @@ from lm.huggingface.recognising import recognise
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options
 from lm.runs.harness import HarnessOptions, HarnessRun, as_language_model
+from lm.runs.prepare import load_tokenizers
 
 TOLERANCE = 1e-4  # per token of a continuation or text, in nats
 BATCH_SIZE = 5
@@ -68,6 +69,7 @@ TASKS = {
         "output_type": "multiple_choice",
         "doc_to_text": "{{context}}Question: What is the capital of {{country}}?\nAnswer:",
         "doc_to_choice": "choices",
+        "target_delimiter": "",
         "doc_to_target": "label",
         "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
     },
@@ -81,7 +83,8 @@ TASKS = {
         "output_type": "generate_until",
         "doc_to_text": "{{context}}The capital of {{country}} is",
         "doc_to_target": "answer",
-        "generation_kwargs": {"until": [".", "\n\n"], "do_sample": False, "max_gen_toks": 24},
+        # The texts of the random models contain neither full stops nor empty lines.
+        "generation_kwargs": {"until": [".", "\n\n", "he", "u"], "do_sample": False, "max_gen_toks": 24},
         "metric_list": [{"metric": "exact_match"}],
     },
 }
@@ -96,21 +99,31 @@ class Case:
     two_sided: bool
 
 
-def documents(long_contexts: bool) -> dict[str, list[dict[str, Any]]]:
-    """Returns the documents of each task. With `long_contexts`, every fourth context is longer than MAX_LENGTH."""
-    docs = [importlib.import_module(name).__doc__ or name for name in MODULES]
-    cities, found = list(CAPITALS.values()), []
+def docstrings() -> list[str]:
+    return [importlib.import_module(name).__doc__ or name for name in MODULES]
+
+
+def documents(run: HarnessRun, long_contexts: bool) -> dict[str, list[dict[str, Any]]]:
+    """Returns the documents of each task. With `long_contexts`, every fourth context is longer than MAX_LENGTH.
+
+    One of the choices is the most probable token, so that some continuations are greedy.
+    """
+    docs, cities, found = docstrings(), list(CAPITALS.values()), []
     for number, (country, city) in enumerate(CAPITALS.items()):
-        choices = [cities[(number + shift) % len(cities)] for shift in (0, 3, 5)] + ["the city of " + city]
+        choices = [f" {cities[(number + shift) % len(cities)]}" for shift in (0, 3)] + [f" the city of {city}"]
         context = f"{docs[number % len(docs)] * 4}\n\n" if long_contexts and number % 4 == 0 else ""
         found.append({"context": context, "country": country, "choices": choices, "label": 0, "answer": city})
-    texts = [*docs, "", "One.", " ".join(docs)]
-    return {"capitals": found, "docstrings": [{"text": text} for text in texts if text], "completions": found}
+    prompts = [f"{each['context']}Question: What is the capital of {each['country']}?\nAnswer:" for each in found]
+    tokens = run.generate([(prompt, {"max_gen_toks": 1}) for prompt in prompts])
+    for each, token in zip(found, tokens, strict=True):
+        each["choices"].append(token.strip("\ufffd") or " one")
+    texts = [*docs, "One.", " ".join(docs[:3])]
+    return {"capitals": found, "docstrings": [{"text": text} for text in texts], "completions": found}
 
 
-def write_tasks(directory: Path, long_contexts: bool) -> None:
+def write_tasks(directory: Path, found: dict[str, list[dict[str, Any]]]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    for name, docs in documents(long_contexts).items():
+    for name, docs in found.items():
         data = directory / f"{name}.jsonl"
         data.write_text("".join(f"{json.dumps(doc)}\n" for doc in docs))
         files = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}, "test_split": "test"}
@@ -131,7 +144,7 @@ def tiny_folder(name: str, folder: Path) -> None:
     trainer = trainers.BpeTrainer(
         vocab_size=400, special_tokens=["<pad>", "</s>", "<s>"], initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator([each["text"] for each in documents(False)["docstrings"]], trainer)
+    tokenizer.train_from_iterator(docstrings(), trainer)
     frame = {"gpt2": "$A", "llama": "<s> $A", "t5": "$A </s>"}[name]
     if frame != "$A":
         ids = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]
@@ -152,7 +165,7 @@ def tiny_folder(name: str, folder: Path) -> None:
     else:
         layers = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
         del sizes["initializer_range"]
-        config = transformers.T5Config(**layers, initializer_factor=4.0, decoder_start_token_id=0, **sizes)
+        config = transformers.T5Config(**layers, initializer_factor=1.0, decoder_start_token_id=0, **sizes)
         model = transformers.T5ForConditionalGeneration(config)
     model.save_pretrained(folder)
 
@@ -176,15 +189,15 @@ def export_run(directory: RunDirectory, out: Path) -> None:
 def make_cases(directory: Path, folder: Path | None) -> list[Case]:
     if folder is not None:
         run = import_run(folder, directory / "run")
-        tokenizer = HarnessRun(run, run.load_config(), Options(), HarnessOptions()).tokenizer
-        return [Case(folder.name, folder, run.root, tokenizer.bos_id is not None, False)]
+        special = load_tokenizers(run.load_config(), run.root).target.bos_id is not None
+        return [Case(folder.name, folder, run.root, special, two_sided=False)]
     cases = []
     for name in ("gpt2", "llama", "t5"):
         drawn, exported = directory / f"{name}_drawn", directory / name
         if not exported.exists():
             tiny_folder(name, drawn)
             export_run(import_run(drawn, directory / f"{name}_run"), exported)
-        cases.append(Case(name, exported, directory / f"{name}_run", name != "gpt2", name == "t5"))
+        cases.append(Case(name, exported, directory / f"{name}_run", name != "gpt2", two_sided=name == "t5"))
     return cases
 
 
@@ -223,17 +236,18 @@ def answers(model: Any, tasks: Path, names: list[str], limit: int | None) -> tup
 
 
 def compare(case: Case, tasks: Path, limit: int | None) -> dict[str, Any]:
-    """Returns the figures of a comparison."""
+    """Returns the figures of a comparison, for which tasks are written to the directory `tasks`."""
     directory = RunDirectory.existing(case.run)
     options, harness = Options(batch_size=BATCH_SIZE), HarnessOptions(max_length=MAX_LENGTH)
     run = HarnessRun(directory, directory.load_config(), options, harness)
+    docs = documents(run, long_contexts=not case.special or case.two_sided)
+    write_tasks(tasks, docs)
     ours, our_metrics = answers(as_language_model(run), tasks, list(TASKS), limit)
     theirs, their_metrics = answers(hf_model(case, run), tasks, ["capitals", "completions"], limit)
     without = hf_model(case, run, add_bos_token=False) if case.special else hf_model(case, run)
     rolling, rolling_metrics = answers(without, tasks, ["docstrings"], limit)
     theirs, their_metrics = theirs | rolling, their_metrics | rolling_metrics
-    texts = [each["text"] for each in documents(False)["docstrings"]][:limit]
-    lengths = np.array([max(len(run.tokenizer.encode(text)), 1) for text in texts])
+    lengths = np.array([len(run.tokenizer.encode(doc["text"])) for doc in docs["docstrings"][:limit]])
     choices = [np.array([answer[0] for answer in each["capitals"]]) for each in (ours, theirs)]
     flags = [[answer[1] for answer in each["capitals"]] for each in (ours, theirs)]
     whole = [np.array(each["docstrings"]).ravel() for each in (ours, theirs)]
@@ -244,7 +258,7 @@ def compare(case: Case, tasks: Path, limit: int | None) -> dict[str, Any]:
             "docstrings": float(np.abs(whole[0] - whole[1]).max()),
             "docstrings, per token": float((np.abs(whole[0] - whole[1]) / lengths).max()),
         },
-        "tokens of the longest docstring": int(lengths.max()),
+        "tokens of the docstrings": lengths.tolist(),
         "equal greedy flags": sum(map(bool.__eq__, *flags)),
         "continuations that are greedy": sum(flags[0]),
         "equal texts": sum(one == two for one, two in zip(ours["completions"], theirs["completions"], strict=True)),
@@ -273,9 +287,7 @@ def main() -> int:
     os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     directory, figures = arguments.directory.resolve(), {}
     for case in make_cases(directory, arguments.folder):
-        tasks = directory / f"tasks_{case.name}"
-        write_tasks(tasks, long_contexts=not case.special or case.two_sided)
-        figures[case.name] = compare(case, tasks, arguments.limit)
+        figures[case.name] = compare(case, directory / f"tasks_{case.name}", arguments.limit)
         shown = {name: value for name, value in figures[case.name].items() if name != "metrics"}
         print(f"{case.name}: {json.dumps(shown, ensure_ascii=False)}", flush=True)
     if arguments.output:
