@@ -209,6 +209,6 @@ def test_bad_flags_are_refused(refused, decoder, tiny_labels, tmp_path, monkeypa
     refused("use a number above 0", *command, "--tasks=a", "--limit=0")
     refused("give --apply_chat_template too", *command, "--tasks=a", "--system_instruction=x")
     refused("there is no such run directory", "lm.harness", f"--workdir={tmp_path / 'no'}", "--tasks=a")
-    train_here(tiny_labels, tmp_path / "labels", train__num_steps=2, eval__every_steps=2, checkpoint__every_steps=2)
+    train_here(tiny_labels, tmp_path / "labels", train__num_steps=4, eval__every_steps=4, checkpoint__every_steps=4)
     problem = "a model with objective.name=classification does not predict text; score it with eval.py"
     refused(problem, "lm.harness", f"--workdir={tmp_path / 'labels'}", "--tasks=a")
