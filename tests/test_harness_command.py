@@ -8,7 +8,7 @@ import pytest
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options
 from lm.runs.harness import HarnessOptions, HarnessRun, as_language_model
-from tests.run_helpers import train_here
+from tests.run_helpers import config_of, save_untrained
 
 pytest.importorskip("lm_eval")
 
@@ -59,7 +59,7 @@ def tasks(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
     root = tmp_path_factory.mktemp("harness") / "decoder"
-    train_here(tiny, root, train__num_steps=16, eval__every_steps=8)
+    save_untrained(root, config_of(tiny, model__init_std=0.5), steps=(16,))
     return root
 
 

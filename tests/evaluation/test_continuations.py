@@ -100,7 +100,7 @@ def test_target_of_a_published_encoder_decoder_begins_with_its_special_tokens(en
     assert_scores(scorer.score([(context, new)]), [expected(scorer, [2, 0, 5], new, context)])
 
 
-@pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])
+@pytest.mark.parametrize("family", ["decoder", pytest.param("encoder_decoder", marks=pytest.mark.exhaustive)])
 def test_scores_depend_neither_on_the_batch_size_nor_on_the_mesh(family, request):
     scorer = request.getfixturevalue(family)
     wanted = scorer.score(PAIRS)

@@ -16,7 +16,7 @@ from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options
 from lm.runs.generation import Generator, continue_prompts, translate
 from lm.runs.harness import Generation, HarnessOptions, HarnessRun
-from tests.run_helpers import train_here
+from tests.run_helpers import config_of, save_untrained
 
 TEXTS = ["the lazy dog", "a quick brown fox jumps over the lazy dog while seven wizards brew", "é", ""]
 GREEDY = {"until": [], "max_gen_toks": 12}
@@ -31,14 +31,14 @@ def opened(root, *, batch_size=3, step="best", **harness):
 @pytest.fixture(scope="module")
 def decoder(tiny, tmp_path_factory):
     root = tmp_path_factory.mktemp("harness") / "decoder"
-    train_here(tiny, root, train__num_steps=16, eval__every_steps=8)
+    save_untrained(root, config_of(tiny, model__init_std=0.5), steps=(8, 16))
     return root
 
 
 @pytest.fixture(scope="module")
 def encoder_decoder(tiny_pairs, tmp_path_factory):
     root = tmp_path_factory.mktemp("harness") / "pairs"
-    train_here(tiny_pairs, root, train__num_steps=16, eval__every_steps=8)
+    save_untrained(root, config_of(tiny_pairs, model__init_std=0.5))
     return root
 
 
@@ -80,6 +80,7 @@ def test_generated_texts_of_a_decoder_are_those_of_lm_generate(decoder):
     found = run.generate([(text, GREEDY) for text in TEXTS[::2]])
     assert [text + new for text, new in zip(TEXTS[::2], found, strict=True)] == wanted
     stop = found[0][2:4]
+    assert len(stop) == 2
     cut = run.generate([(TEXTS[0], {**GREEDY, "until": stop}), (TEXTS[2], GREEDY)])  # two groups of settings
     assert cut == [found[0].partition(stop)[0], found[1]]
 
@@ -88,7 +89,7 @@ def test_generated_texts_of_an_encoder_decoder_are_those_of_lm_generate(encoder_
     sources = ["a b c d", "h g", "c c c"]
     wanted = translate(generator_of(encoder_decoder), sources, Sampling(temperature=0), None, "")
     found = opened(encoder_decoder).generate([(text, GREEDY) for text in sources])
-    assert [" ".join(text.splitlines()) for text in found] == list(wanted.lines)
+    assert [" ".join(text.splitlines()) for text in found] == list(wanted.lines) and all(found)
 
 
 def test_long_prompts_are_cut_on_the_left(decoder):
@@ -209,6 +210,6 @@ def test_bad_flags_are_refused(refused, decoder, tiny_labels, tmp_path, monkeypa
     refused("use a number above 0", *command, "--tasks=a", "--limit=0")
     refused("give --apply_chat_template too", *command, "--tasks=a", "--system_instruction=x")
     refused("there is no such run directory", "lm.harness", f"--workdir={tmp_path / 'no'}", "--tasks=a")
-    train_here(tiny_labels, tmp_path / "labels", train__num_steps=4, eval__every_steps=4, checkpoint__every_steps=4)
+    save_untrained(tmp_path / "labels", config_of(tiny_labels))
     problem = "a model with objective.name=classification does not predict text; score it with eval.py"
     refused(problem, "lm.harness", f"--workdir={tmp_path / 'labels'}", "--tasks=a")
