@@ -5,7 +5,8 @@ answers in terms of texts; `as_language_model` wraps it in the class that the ha
 
 A prompt has the special tokens that it has in lm.generate: a BOS token only if the tokenizer puts one before each text,
 and exactly one. Documents never contain special tokens. If a chat template is applied, the harness passes its rendered
-text, in which the names of special tokens stand for these tokens.
+text, in which the names of special tokens stand for these tokens. Texts are used as they are: neither the cleaning nor
+the prefix of the training data is applied.
 """
 
 from __future__ import annotations
@@ -244,7 +245,7 @@ def as_language_model(run: HarnessRun) -> Any:
             return run.encode(string) if add_special_tokens is False else run.encode_prompt(string)
 
         def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
-            return [tuple(score) for score in run.score([(context, new) for _, context, new in requests])]
+            return list(run.score([(context, new) for _, context, new in requests]))
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
             return run.log_probabilities([request.args[0] for request in requests])

@@ -100,6 +100,15 @@ def test_target_of_a_published_encoder_decoder_begins_with_its_special_tokens(en
     assert_scores(scorer.score([(context, new)]), [expected(scorer, [2, 0, 5], new, context)])
 
 
+def test_continuations_that_differ_in_their_last_token_share_a_row(decoder):
+    letters = [([1, 9, 9, 4], [letter]) for letter in (17, 5, 20)]
+    pairs = [*letters, ([1, 9, 9], [4, 17]), ([1], [5, 6, 7])]
+    wanted = [expected(decoder, [*context, *new[:-1]], new) for context, new in pairs]
+    rows = []
+    assert_scores(decoder.score(pairs, report=lambda done, total: rows.append((done, total))), wanted)
+    assert rows == [(2, 2)] and wanted[3] != wanted[0]
+
+
 @pytest.mark.parametrize("family", ["decoder", pytest.param("encoder_decoder", marks=pytest.mark.exhaustive)])
 def test_scores_depend_neither_on_the_batch_size_nor_on_the_mesh(family, request):
     scorer = request.getfixturevalue(family)
