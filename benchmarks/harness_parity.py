@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import json
 import os
 import sys
@@ -44,6 +45,7 @@ from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options
 from lm.runs.harness import HarnessOptions, HarnessRun, as_language_model
 from lm.runs.prepare import load_tokenizers
+from lm.training.startup import versions
 
 TOLERANCE = 1e-4  # per token of a continuation or text, in nats
 BATCH_SIZE = 5
@@ -268,8 +270,12 @@ def compare(case: Case, tasks: Path, limit: int | None, as_chat: bool) -> dict[s
         "equal texts": sum(one == two for one, two in zip(ours["completions"], theirs["completions"], strict=True)),
         "texts that end at a stop": sum(len(run.tokenizer.encode(each)) < 24 for each in ours["completions"]),
         "example": ours["completions"][0],
-        "metrics": {"ours": our_metrics, "hf": their_metrics},
+        "metrics": {"ours": numbers(our_metrics), "hf": numbers(their_metrics)},
     }
+
+
+def numbers(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    return {task: {name: x for name, x in found.items() if isinstance(x, float)} for task, found in metrics.items()}
 
 
 def agrees(found: dict[str, Any]) -> bool:
@@ -298,7 +304,9 @@ def main() -> int:
         shown = {name: value for name, value in figures[case.name].items() if name != "metrics"}
         print(f"{case.name}: {json.dumps(shown, ensure_ascii=False)}", flush=True)
     if arguments.output:
-        arguments.output.write_text(json.dumps(figures, indent=2, ensure_ascii=False, default=str) + "\n")
+        peers = {name: importlib.metadata.version(name) for name in ("lm_eval", "torch", "transformers")}
+        record = {"tolerance": TOLERANCE, "versions": versions() | peers, **figures}
+        arguments.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     differing = [name for name, each in figures.items() if not agrees(each)]
     print(f"DIFFERENT: {', '.join(differing)}" if differing else "all answers agree")
     return 1 if differing else 0
