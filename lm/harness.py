@@ -27,7 +27,7 @@ from lm.errors import UserError
 from lm.files import check_below, expanded
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options
-from lm.runs.harness import HarnessOptions, HarnessRun, as_language_model
+from lm.runs.harness import Generation, HarnessOptions, HarnessRun, as_language_model
 from lm.tasks import task_of
 
 FLAGS = flags.FLAGS
@@ -78,6 +78,7 @@ def main() -> int:
         problem = f"a model with objective.name={config.objective.name} does not predict text"
         raise UserError(f"--workdir={FLAGS.workdir}: {problem}; score it with eval.py --workdir={FLAGS.workdir}.")
     check_installed()
+    gen_kwargs = read_gen_kwargs(FLAGS.gen_kwargs)
     if FLAGS.output is not None:
         with whole_file(FLAGS.output, "output"):
             pass  # raises an error now rather than after scoring
@@ -88,7 +89,7 @@ def main() -> int:
     model = HarnessRun(directory, config, options, harness)
     output = FLAGS.output or default_output(directory, model.step)
     with whole_file(output, "output") as write:
-        results = evaluate(model, manager, tasks)
+        results = evaluate(model, manager, tasks, gen_kwargs)
         print(table(results))
         write([as_json(results)])
     print(f"written: {output}")
@@ -101,6 +102,20 @@ def check_installed() -> None:
     except ImportError as error:
         problem = f"lm-evaluation-harness cannot be imported ({error})"
         raise UserError(f"{problem}; install it with pip install -r requirements-harness.txt.") from error
+
+
+def read_gen_kwargs(text: str | None) -> dict[str, Any] | None:
+    """Returns the settings in a text such as "max_gen_toks=64,top_k=5". Raises UserError if one is invalid."""
+    from lm_eval.utils import simple_parse_args_string
+
+    if text is None:
+        return None
+    try:
+        values = simple_parse_args_string(text)
+        Generation.of(values)
+    except UserError as error:
+        raise UserError(f"--gen_kwargs={text}: {error}") from error
+    return values
 
 
 def load_tasks(names: list[str], include_path: str | None) -> tuple[Any, list[Any]]:
@@ -130,6 +145,10 @@ def load_tasks(names: list[str], include_path: str | None) -> tuple[Any, list[An
         loaded = manager.load([match for name in names for match in manager.match_tasks([name]) or [name]])
     except Exception as error:
         raise explained(f"--tasks={','.join(names)}: a task or its data cannot be read", error) from error
+    for name, task in loaded["tasks"].items():
+        if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
+            what = "runs programs that a model has written" if getattr(task, "UNSAFE_CODE", False) else "has images"
+            raise UserError(f"--tasks: the task {name!r} {what}, which is not supported; omit it.")
     inner = {child for children in loaded["group_map"].values() for child in children}
     groups = [group for name, group in loaded["groups"].items() if name not in inner]
     grouped = {task.task_name for group in groups for task in group.get_all_tasks()}
@@ -148,7 +167,7 @@ def explained(problem: str, error: Exception) -> Exception:
     return UserError(f"{problem} ({type(error).__name__}: {reason}); set LM_DEBUG=1 for the traceback.")
 
 
-def evaluate(model: HarnessRun, manager: Any, tasks: list[Any]) -> dict[str, Any]:
+def evaluate(model: HarnessRun, manager: Any, tasks: list[Any], gen_kwargs: dict[str, Any] | None) -> dict[str, Any]:
     import lm_eval
 
     limit = FLAGS.limit
@@ -162,7 +181,7 @@ def evaluate(model: HarnessRun, manager: Any, tasks: list[Any]) -> dict[str, Any
         log_samples=FLAGS.log_samples,
         apply_chat_template=FLAGS.apply_chat_template,
         system_instruction=FLAGS.system_instruction,
-        gen_kwargs=FLAGS.gen_kwargs,
+        gen_kwargs=gen_kwargs,
     )
 
 

@@ -127,6 +127,13 @@ def test_bad_tasks_and_outputs_are_refused(run, tasks, refused, tmp_path):
     )
     refused("is not a directory", *command[:2], "--include_path=/no/such", "--tasks=choose")
     refused(f"--output={tmp_path} is not a file", *command, "--tasks=choose", f"--output={tmp_path}", keeping=run)
+    settings = (*command, "--tasks=complete")
+    refused("--gen_kwargs=top_k: top_k='' is invalid; it must be a whole number", *settings, "--gen_kwargs=top_k")
+    refused("--gen_kwargs=beams=3: the generation setting beams=3 is not supported", *settings, "--gen_kwargs=beams=3")
+    unsafe = json.loads((tasks / "complete.yaml").read_text()) | {"task": "unsafe", "unsafe_code": True}
+    (tmp_path / "unsafe.yaml").write_text(json.dumps(unsafe))
+    problem = "the task 'unsafe' runs programs that a model has written, which is not supported"
+    refused(problem, *command[:2], f"--include_path={tmp_path}", "--tasks=unsafe")
     broken = json.loads((tasks / "choose.yaml").read_text()) | {"task": "broken"}
     broken["dataset_kwargs"] = {"data_files": {"test": str(tmp_path / "none.jsonl")}}
     (tmp_path / "broken.yaml").write_text(json.dumps(broken))

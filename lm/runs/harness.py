@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ from lm.training.startup import versions
 
 NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # synonyms in tasks
 NEW_TOKENS_DEFAULT = 256  # as in the harness
+SAMPLING = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "repetition_penalty": float}
 WITHOUT_EFFECT = {"num_beams": 1, "use_cache": True}  # allowed settings that tasks contain
 
 
@@ -70,20 +71,31 @@ class Generation:
         rest = dict(values)
         until = rest.pop("until", None) or []
         stops = (until,) if isinstance(until, str) else tuple(until)
-        new = [rest.pop(name, None) for name in NEW_TOKENS]
-        max_new_tokens = next((int(number) for number in new if number is not None), NEW_TOKENS_DEFAULT)
+        new = [_number(rest.pop(name, None), name, int) for name in NEW_TOKENS]
+        max_new_tokens = next((number for number in new if number is not None), NEW_TOKENS_DEFAULT)
         do_sample = rest.pop("do_sample", None)
-        temperature = float(rest.pop("temperature", 1.0 if do_sample else 0.0))
-        names = ("top_k", "top_p", "min_p", "repetition_penalty")
-        chosen = {name: rest.pop(name) for name in names if rest.get(name) is not None}
+        chosen = {name: _number(rest.pop(name, None), name, kind) for name, kind in SAMPLING.items()}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        temperature = chosen.pop("temperature", 1.0 if do_sample else 0.0)
         for name, value in rest.items():
             if value is not None and WITHOUT_EFFECT.get(name) != value:
-                raise UserError(f"the task has the generation setting {name}={value!r}, which is not supported.")
+                raise UserError(f"the generation setting {name}={value!r} is not supported.")
         sampling = Sampling(0.0 if do_sample is False else temperature, **chosen)
         sampling.check()
         if max_new_tokens < 1:
-            raise UserError(f"the task has max_gen_toks={max_new_tokens}; it must be at least 1.")
+            raise UserError(f"max_gen_toks={max_new_tokens} is invalid; it must be at least 1.")
         return cls(sampling, max_new_tokens, stops)
+
+
+def _number(value: Any, name: str, kind: Callable[[Any], Any]) -> Any:
+    """Converts a setting to a number, if it is given. Raises UserError if this is impossible."""
+    try:
+        found = None if value is None else kind(value)
+        if found is None or found == float(value):
+            return found
+    except (OverflowError, TypeError, ValueError):
+        pass
+    raise UserError(f"{name}={value!r} is invalid; it must be {'a whole number' if kind is int else 'a number'}.")
 
 
 class HarnessRun:
@@ -179,7 +191,7 @@ class HarnessRun:
                 settings = Generation.of(requests[numbers[0]][1])
                 prompts = self._fitted([requests[number][0] for number in numbers], settings.max_new_tokens)
                 start = self._vocabulary.output_start if self.reads_source else []
-                new = settings.max_new_tokens - max(len(start) - 1, 0)
+                new = max(settings.max_new_tokens - max(len(start) - 1, 0), 1)
                 sampler = Sampler(self._model, self._params, settings.sampling, self._vocabulary, new)
                 size = min(self.batch_size, len(numbers))
                 for batch in batches_by_length(prompts, size):

@@ -128,6 +128,7 @@ def test_latest_checkpoint_can_be_chosen(decoder):
         ({"until": "\n", "max_new_tokens": 9}, Generation(Sampling(0.0), 9, ("\n",))),
         ({"until": ["a", "b"], "max_tokens": 3, "num_beams": 1}, Generation(Sampling(0.0), 3, ("a", "b"))),
         ({"do_sample": False, "temperature": 0.7}, Generation(Sampling(0.0), 256, ())),
+        ({"max_gen_toks": "64", "temperature": None}, Generation(Sampling(0.0), 64, ())),
         ({"do_sample": True}, Generation(Sampling(1.0), 256, ())),
         ({"temperature": 0.5, "top_k": 4, "top_p": 0.9}, Generation(Sampling(0.5, 4, 0.9), 256, ())),
     ],
@@ -139,10 +140,12 @@ def test_generation_settings_of_tasks(values, wanted):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"num_beams": 4}, "num_beams=4, which is not supported"),
-        ({"stop_token": 3}, "stop_token=3, which is not supported"),
-        ({"max_gen_toks": 0}, "max_gen_toks=0; it must be at least 1"),
+        ({"num_beams": 4}, "num_beams=4 is not supported"),
+        ({"stop_token": 3}, "stop_token=3 is not supported"),
+        ({"max_gen_toks": 0}, "max_gen_toks=0 is invalid; it must be at least 1"),
         ({"top_p": 2.0}, "top_p=2.0 is invalid"),
+        ({"max_gen_toks": 2.5}, "max_gen_toks=2.5 is invalid; it must be a whole number"),
+        ({"temperature": "high"}, "temperature='high' is invalid; it must be a number"),
     ],
 )
 def test_unsupported_generation_settings_are_refused(values, message):
