@@ -3,22 +3,24 @@
 import json
 import resource
 import runpy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config, MeshConfig
 from lm.models import build_model
 from lm.parallel.mesh import make_mesh
 from lm.runs.directory import RunDirectory
+from lm.runs.prepare import prepare
 from lm.tasks import task_of
 from lm.training.loop import train
 from lm.training.optimizers import make_optimizer
-from lm.training.state import abstract_state
+from lm.training.state import abstract_state, make_state
 
 TIMING = {"train/seconds", "train/tokens_per_second", "train/peak_share"}
 
@@ -57,6 +59,19 @@ def train_apart(launch, tiny, root: Path, **changes) -> Path:
     process = launch("train.py", *tiny.flags(root, **changes))
     assert process.wait() == 0, process.stderr
     return root
+
+
+def save_untrained(root: Path, config: Config, steps: Sequence[int] = (1,)) -> None:
+    """Makes a run whose checkpoints hold initial parameters. The last one is the best."""
+    with RunDirectory.open(root, config) as run:
+        config = prepare(config, run.root).config
+        run.write_config(config)
+        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        model, optimizer = build_model(config.model, task_of(config).head(config)), optax.sgd(0.1)
+        state = make_state(config, model, optimizer, abstract_state(config, model, optimizer, mesh), mesh)
+        with Checkpoints(run.checkpoints_dir, config.checkpoint) as checkpoints:
+            for step in steps:
+                checkpoints.save(step, state, {}, {config.checkpoint.best_metric: 1.0 / step})
 
 
 def final_state(root: Path):

@@ -8,17 +8,13 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
-import optax
 import pytest
 
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config, defaults, source
-from lm.models import build_model
-from lm.parallel.mesh import make_mesh
 from lm.runs.directory import RunDirectory
-from lm.runs.prepare import prepare
-from lm.tasks import TASKS, task_of
-from lm.training.state import abstract_state, make_state
+from lm.tasks import TASKS
+from tests import run_helpers
 
 WORDS = "a quick brown fox jumps over the lazy dog while seven wizards brew".split()
 TAGS = ("B-A", "I-A", "O")
@@ -104,14 +100,7 @@ def save_untrained(root, values, **model):
     values.model.update({**small, **model})
     values.eval.batch_size = 8
     config = Config.from_dict(values.to_dict())
-    with RunDirectory.open(root, config) as run:
-        config = prepare(config, run.root).config
-        run.write_config(config)
-        mesh = make_mesh(config.mesh, jax.devices()[:1])
-        model, optimizer = build_model(config.model, task_of(config).head(config)), optax.sgd(0.1)
-        state = make_state(config, model, optimizer, abstract_state(config, model, optimizer, mesh), mesh)
-        with Checkpoints(run.checkpoints_dir, config.checkpoint) as checkpoints:
-            checkpoints.save(1, state, {}, {"valid/loss": 1.0})
+    run_helpers.save_untrained(root, config)
 
 
 def make_run(folder, case, cache):

@@ -1,0 +1,277 @@
+"""A run as a language model for lm-evaluation-harness, which poses the tasks and computes the metrics.
+
+The harness asks for the log-probability of continuations and of whole texts, and for generated texts. `HarnessRun`
+answers in terms of texts; `as_language_model` wraps it in the class that the harness expects. PyTorch is not needed.
+
+A prompt has the special tokens that it has in lm.generate: a BOS token only if the tokenizer puts one before each text,
+and exactly one. Documents never contain special tokens. If a chat template is applied, the harness passes its rendered
+text, in which the names of special tokens stand for these tokens. Texts are used as they are: neither the cleaning nor
+the prefix of the training data is applied.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm.config import Config
+from lm.data.tokenizing.chat_template import ChatTemplate, Message
+from lm.decoding.loop import Sampler
+from lm.decoding.sampling import Sampling, row_keys, vocabulary_of
+from lm.decoding.stops import texts_until
+from lm.decoding.text import batches_by_length
+from lm.errors import UserError
+from lm.evaluation.continuations import ContinuationScorer, Score, cut_left, rolling_windows
+from lm.models import build_model
+from lm.parallel.mesh import on_mesh
+from lm.reporting.progress import counting
+from lm.runs.directory import RunDirectory
+from lm.runs.evaluate import Options, choose_mesh, evaluation_config, read_params
+from lm.runs.generation import chat_vocabulary
+from lm.runs.prepare import cache_directory, load_tokenizers
+from lm.tasks import task_of
+from lm.training.startup import versions
+
+NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # synonyms in tasks
+NEW_TOKENS_DEFAULT = 256  # as in the harness
+SAMPLING = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "repetition_penalty": float}
+WITHOUT_EFFECT = {"num_beams": 1, "use_cache": True}  # allowed settings that tasks contain
+
+
+@dataclass(frozen=True)
+class HarnessOptions:
+    """How a run answers the requests of the harness."""
+
+    max_length: int = 0  # number of tokens that the model reads at most; 0 means all of its positions
+    seed: int = 0  # for sampled texts; each request has its own random numbers
+    as_chat: bool = False  # whether prompts are rendered with the chat template
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The settings with which a task has texts generated."""
+
+    sampling: Sampling
+    max_new_tokens: int
+    stops: tuple[str, ...]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Generation:
+        """Reads the `generation_kwargs` of a task. Raises UserError if a setting is unknown or out of range.
+
+        As in the harness, decoding is greedy unless the task sets do_sample or a temperature.
+        """
+        rest = dict(values)
+        until = rest.pop("until", None) or []
+        stops = (until,) if isinstance(until, str) else tuple(until)
+        new = [_number(rest.pop(name, None), name, int) for name in NEW_TOKENS]
+        max_new_tokens = next((number for number in new if number is not None), NEW_TOKENS_DEFAULT)
+        do_sample = rest.pop("do_sample", None)
+        chosen = {name: _number(rest.pop(name, None), name, kind) for name, kind in SAMPLING.items()}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        temperature = chosen.pop("temperature", 1.0 if do_sample else 0.0)
+        for name, value in rest.items():
+            if value is not None and WITHOUT_EFFECT.get(name) != value:
+                raise UserError(f"the generation setting {name}={value!r} is not supported.")
+        sampling = Sampling(0.0 if do_sample is False else temperature, **chosen)
+        sampling.check()
+        if max_new_tokens < 1:
+            raise UserError(f"max_gen_toks={max_new_tokens} is invalid; it must be at least 1.")
+        return cls(sampling, max_new_tokens, stops)
+
+
+def _number(value: Any, name: str, kind: Callable[[Any], Any]) -> Any:
+    """Converts a setting to a number, if it is given. Raises UserError if this is impossible."""
+    try:
+        found = None if value is None else kind(value)
+        if found is None or found == float(value):
+            return found
+    except (OverflowError, TypeError, ValueError):
+        pass
+    raise UserError(f"{name}={value!r} is invalid; it must be {'a whole number' if kind is int else 'a number'}.")
+
+
+class HarnessRun:
+    """Answers requests with the model of a run.
+
+    Raises UserError if the run has no checkpoint, if its tokenizer has no chat template although one is to be applied,
+    or if an option is out of range.
+    """
+
+    def __init__(self, directory: RunDirectory, own: Config, options: Options, harness: HarnessOptions) -> None:
+        config = evaluation_config(directory.root, own, options)
+        longest = config.model.max_length
+        if not 0 <= harness.max_length <= longest:
+            raise UserError(f"--max_length={harness.max_length} exceeds the model's {longest} positions.")
+        jax.config.update("jax_compilation_cache_dir", str(cache_directory(config) / "xla"))
+        tokenizers = load_tokenizers(config, directory.root)
+        self.tokenizer, self._source_tokenizer = tokenizers.target, tokenizers.source
+        self.template = ChatTemplate(self.tokenizer, config.data.chat_template) if harness.as_chat else None
+        self._vocabulary = chat_vocabulary(self.template) if self.template else vocabulary_of(self.tokenizer)
+        self._model = build_model(config.model, task_of(config).head(config))
+        self._mesh = choose_mesh(config)
+        self._params, self.step, kind, _ = read_params(directory, config, self._model, self._mesh, options)
+        self.max_length, self._seed = harness.max_length or longest, harness.seed
+        self.batch_size, self.reads_source = config.eval.batch_size, self._model.reads_source
+        self._noted = False
+        special, pad_id = self.tokenizer.special_tokens, self.tokenizer.pad_id
+        limits = self.max_length, self.batch_size
+        self._scorer = ContinuationScorer(self._model, self._params, special, pad_id, *limits)
+        devices = self._mesh.devices
+        self.record: dict[str, Any] = {
+            "model": "lm",
+            "run": str(directory.root),
+            "step": self.step,
+            "parameters": kind,
+            "max_length": self.max_length,
+            "apply_chat_template": harness.as_chat,
+            "seed": harness.seed,
+            "dtype": config.model.dtype,
+            "devices": f"{devices.size} x {devices.flat[0].device_kind}",
+            "mesh": dict(self._mesh.shape),
+            "versions": versions(),
+        }
+
+    @property
+    def prefix_id(self) -> int:
+        """The token that precedes a text without context: the token that the tokenizer names as BOS, or else EOS."""
+        name = self.tokenizer.template_variables.get("bos_token")
+        return self.tokenizer.special_spellings.get(name or "", self.tokenizer.start_id)
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the tokens of a text, without special tokens around it."""
+        return self.tokenizer.encode_rendered(text)[0] if self.template else self.tokenizer.encode(text)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Returns the tokens of a prompt: with BOS if the tokenizer has it, or with the special tokens of a source."""
+        if self.reads_source:
+            source = self._source_tokenizer
+            form = source.source_template
+            ids = source.encode_rendered(text)[0] if self.template else source.encode(text)
+            begins = ids[:1] == list(form.ids[:1])  # the chat template has written the token that precedes a source
+            return form.fill(ids[1:] if begins else ids)[0].tolist()
+        ids, bos = self.encode(text), self.tokenizer.bos_id
+        return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+
+    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+        """Returns the score of each continuation after its context (see `ContinuationScorer.score`)."""
+        with on_mesh(self._mesh), counting(len(pairs), "requests") as report:
+            return self._scorer.score(pairs, report)
+
+    def log_probabilities(self, texts: Sequence[str]) -> list[float]:
+        """Returns the log-probability of each text, in nats. Long texts are scored in windows (see `rolling_windows`).
+
+        An encoder-decoder reads the context of a window as its source, as in the harness.
+        """
+        encoded = self.tokenizer.encode_batch(list(texts))
+        start = self.prefix_id
+        windows = [list(rolling_windows(tokens, start, self.max_length)) for tokens in encoded]
+        scores = iter(self.score([window for each in windows for window in each]))
+        return [sum(next(scores).log_probability for _ in each) for each in windows]
+
+    def generate(self, requests: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+        """Returns the text generated for each (prompt, generation settings), up to its first stop string.
+
+        A prompt that leaves no room for the new tokens is cut on the left. Raises UserError if a setting is invalid.
+        """
+        groups: dict[str, list[int]] = defaultdict(list)
+        for number, (_, values) in enumerate(requests):
+            groups[json.dumps(values, sort_keys=True)].append(number)
+        texts = [""] * len(requests)
+        with on_mesh(self._mesh), counting(len(requests), "requests") as report:
+            done = 0
+            for numbers in groups.values():
+                settings = Generation.of(requests[numbers[0]][1])
+                prompts = self._fitted([requests[number][0] for number in numbers], settings.max_new_tokens)
+                start = self._vocabulary.output_start if self.reads_source else []
+                new = max(settings.max_new_tokens - max(len(start) - 1, 0), 1)
+                sampler = Sampler(self._model, self._params, settings.sampling, self._vocabulary, new)
+                size = min(self.batch_size, len(numbers))
+                for batch in batches_by_length(prompts, size):
+                    keys = row_keys(self._seed, np.array([numbers[index] for index in batch]), np.zeros(len(batch)))
+                    rows = [prompts[index] for index in batch]
+                    inputs, sources = ([start] * len(rows), rows) if self.reads_source else (rows, None)
+                    made = texts_until(sampler, self.tokenizer, inputs, keys, settings.stops, size, sources)
+                    for index, text in zip(batch, made, strict=True):
+                        texts[numbers[index]] = text
+                    done += len(batch)
+                    if report is not None:
+                        report(done, len(requests))
+        return texts
+
+    def _fitted(self, texts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
+        """Returns the tokens of prompts, cut on the left so that the new tokens have room. Special tokens are kept."""
+        room, num_kept = self.max_length - max_new_tokens, int(self.tokenizer.bos_id is not None)
+        if self.reads_source:
+            num_kept = self._source_tokenizer.source_template.num_before(0)
+            room = self.max_length if max_new_tokens < self.max_length else 0
+        if room < 1:
+            raise UserError(
+                f"the task generates up to {max_new_tokens:,} tokens, which leaves no room for a prompt in the "
+                f"{self.max_length:,} positions of the model; lower it with --gen_kwargs=max_gen_toks=N."
+            )
+        # A tokenizer without BOS encodes an empty prompt as nothing; generation then starts as a text does.
+        return [cut_left(self.encode_prompt(text) or [self.prefix_id], room, num_kept) for text in texts]
+
+    def render(self, messages: Sequence[Message], prompt: bool) -> str:
+        """Returns a conversation rendered with the chat template, which ends with the last message or a new prompt.
+
+        Some templates refuse system messages. As in the harness, the system messages are then left out, with a note.
+        """
+        assert self.template is not None
+        try:
+            text = self.template.render(messages, prompt=prompt)
+        except UserError:
+            others = [message for message in messages if message["role"] != "system"]
+            if len(others) == len(messages):
+                raise
+            text = self.template.render(others, prompt=prompt)
+            if not self._noted:
+                print("note: the chat template refuses system messages, which are left out.", file=sys.stderr)
+            self._noted = True
+        if prompt:
+            return text
+        last = messages[-1]["content"].strip()
+        return text[: text.rindex(last) + len(last)]
+
+
+def as_language_model(run: HarnessRun) -> Any:
+    """Returns a run as an `lm_eval.api.model.LM`, to be passed to `lm_eval.simple_evaluate`."""
+    from lm_eval.api.model import TemplateLM
+
+    class RunModel(TemplateLM):
+        backend = "seq2seq" if run.reads_source else "causal"
+        eot_token_id = run.tokenizer.eos_id
+        prefix_token_id = run.prefix_id
+        max_length = run.max_length
+        tokenizer_name = run.tokenizer.fingerprint
+
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+            return run.encode(string) if add_special_tokens is False else run.encode_prompt(string)
+
+        def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
+            return list(run.score([(context, new) for _, context, new in requests]))
+
+        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
+            return run.log_probabilities([request.args[0] for request in requests])
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+            return run.generate([request.args for request in requests])
+
+        def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
+            return run.render(chat_history, add_generation_prompt)
+
+        def chat_template(self, chat_template: bool | str = False) -> str:
+            return run.template.text if run.template else ""
+
+        def get_model_info(self) -> dict[str, Any]:
+            return run.record
+
+    return RunModel()

@@ -1,0 +1,69 @@
+"""Texts that end at stop strings equal the beginnings of texts that are generated in full."""
+
+import numpy as np
+import pytest
+
+from lm.data.tokenizing.bytes import ByteTokenizer
+from lm.decoding import stops
+from lm.decoding.loop import Sampler
+from lm.decoding.sampling import Sampling, row_keys, vocabulary_of
+from lm.decoding.stops import before_stop, texts_until
+from lm.models import build_model
+from tests.small_model import random_params, small_config
+
+BYTES = ByteTokenizer()
+PROMPTS = [[1], [1, *BYTES.encode("a story")], [1, *BYTES.encode("été")]]
+NEW = 40
+
+
+@pytest.fixture(scope="module")
+def sampler():
+    model = build_model(small_config(BYTES.vocab_size, 64))
+    return Sampler(model, random_params(model, 0.4, scale=1.0), Sampling(temperature=0), vocabulary_of(BYTES), NEW)
+
+
+def keys(rows):
+    return row_keys(0, np.arange(rows), np.zeros(rows))
+
+
+def whole_texts(sampler):
+    return [BYTES.decode(new) for new in sampler.generate(PROMPTS, keys(3))]
+
+
+def test_text_before_the_first_stop_string():
+    assert before_stop("a\nb. c", ["."]) == "a\nb"
+    assert before_stop("a\nb. c", [".", "\n"]) == "a" == before_stop("a\nb. c", ["\n", "", "."])
+    assert before_stop("a", ["", "b"]) == "a" == before_stop("a", [])
+
+
+def test_texts_end_at_the_first_stop_string_wherever_it_is(sampler):
+    whole = whole_texts(sampler)
+    assert texts_until(sampler, BYTES, PROMPTS, keys(3), []) == whole
+    for begin, end in ((0, 1), (3, 6), (14, 19), (30, 33)):  # of one or several tokens, also across a check
+        stop = whole[1][begin:end]
+        wanted = [before_stop(text, [stop]) for text in whole]
+        assert len(wanted[1]) <= begin
+        assert texts_until(sampler, BYTES, PROMPTS, keys(3), [stop, ""]) == wanted
+
+
+def test_generation_ends_once_each_row_has_a_stop_string(sampler, monkeypatch):
+    steps = []
+    advance = Sampler.advance
+    monkeypatch.setattr(
+        Sampler, "advance", lambda self, state, until: steps.append(until) or advance(self, state, until)
+    )
+    whole = whole_texts(sampler)
+    steps.clear()
+    texts_until(sampler, BYTES, PROMPTS, keys(3), [text[2:4] for text in whole])
+    assert steps == [stops.STEPS_BETWEEN_CHECKS]
+    steps.clear()
+    texts_until(sampler, BYTES, PROMPTS, keys(3), ["no such text"])
+    assert steps == [16, 32, 40]
+
+
+def test_texts_do_not_depend_on_the_batch(sampler):
+    together = texts_until(sampler, BYTES, PROMPTS, keys(3), ["e"], min_rows=4)
+    alone = [
+        texts_until(sampler, BYTES, [prompt], keys(3)[row : row + 1], ["e"])[0] for row, prompt in enumerate(PROMPTS)
+    ]
+    assert together == alone
