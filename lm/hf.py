@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
-from lm.config import Config
+from lm.config import Config, ModelConfig
 from lm.config.command import DONE, define_path, run
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import USER_ERROR, UserError
 from lm.files import expanded
+from lm.huggingface.adapters import export_adapters, merged
 from lm.huggingface.checking import lines_of_comparison
 from lm.huggingface.exporting import DTYPES, Original, export
 from lm.huggingface.folder import open_folder
-from lm.huggingface.importing import describe, import_folder
+from lm.huggingface.importing import STEP, describe, import_folder
 from lm.huggingface.inspecting import lines_about
 from lm.huggingface.provenance import provenance_of
 from lm.huggingface.recognising import recognise
@@ -60,6 +62,11 @@ def define_flags() -> None:
     flags.DEFINE_string("checkpoint", "best", "export: best, last or a step number.")
     flags.DEFINE_integer(
         "average", 1, "export: average this many checkpoints, ending with --checkpoint.", lower_bound=1
+    )
+    flags.DEFINE_bool(
+        "adapters",
+        False,
+        "export: write only the LoRA adapters, in the format of peft. By default, they are merged into the model.",
     )
     flags.DEFINE_float("max_shard_gb", 5.0, "export: maximum size of a file with tensors, in GB.", lower_bound=0.001)
 
@@ -117,6 +124,12 @@ def export_run() -> int:
             params, _ = checkpoints.restore_params(None, step, ema=ema)
     found = provenance_of(directory.root, config, lambda root: RunDirectory(root).load_config())
     original = Original.read(found) if found else None
+    if FLAGS.adapters:
+        imported = imported_model(RunDirectory(found.parent)) if found else None
+        architecture = export_adapters(params, config, out, original, imported, FLAGS.dtype or "")
+        print(f"written: {FLAGS.out}, adapters for {architecture}")
+        return DONE
+    params, config = merged(params, config)
     architecture = export(
         params,
         config,
@@ -128,6 +141,13 @@ def export_run() -> int:
     )
     print(f"written: {FLAGS.out}, {architecture}")
     return DONE
+
+
+def imported_model(directory: RunDirectory) -> tuple[Any, ModelConfig]:
+    """Returns the parameters and the settings of a run as the import wrote it."""
+    config = directory.load_config()
+    with directory.open_checkpoints(config) as checkpoints:
+        return checkpoints.restore_params(None, STEP)[0], config.model
 
 
 def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int]:

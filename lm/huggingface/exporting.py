@@ -215,8 +215,8 @@ def resolved(settings: Mapping[str, Any]) -> ModelConfig:
 
 def class_in(family: Family, config: Config, preferred: str) -> str:
     """Returns the class of the family with the head of the run's task. Raises UserError if there is none."""
-    objective = convention(config.objective.name).heads or config.objective.name
-    candidates = {name: head for name, head in family.heads.items() if head.objective == objective}
+    objectives = convention(config.objective.name).heads or (config.objective.name,)
+    candidates = {name: head for name, head in family.heads.items() if head.objective in objectives}
 
     def fits(head: Head) -> bool:
         for settings, section in (("settings", config.model), ("objective_settings", config.objective)):
