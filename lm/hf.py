@@ -20,7 +20,7 @@ from absl import flags
 
 from lm.config import Config, ModelConfig
 from lm.config.command import DONE, define_path, run
-from lm.data.tokenizing.base import Tokenizer
+from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import USER_ERROR, UserError
 from lm.files import expanded
 from lm.huggingface.adapters import export_adapters, merged
@@ -31,6 +31,7 @@ from lm.huggingface.importing import STEP, describe, import_folder
 from lm.huggingface.inspecting import lines_about
 from lm.huggingface.provenance import provenance_of
 from lm.huggingface.recognising import recognise
+from lm.huggingface.tokenizer_files import changed_files, tokenizer_files
 from lm.huggingface.writing import check_out
 from lm.runs.directory import RunDirectory
 from lm.runs.prepare import load_tokenizers
@@ -130,17 +131,34 @@ def export_run() -> int:
         print(f"written: {FLAGS.out}, adapters for {architecture}")
         return DONE
     params, config = merged(params, config)
+    tokenizers = load_tokenizers(config, directory.root)
+    files, note = files_of_tokenizer(config, tokenizers, original)
     architecture = export(
         params,
         config,
         out,
         original,
-        special_ids=special_ids(config, load_tokenizers(config, directory.root).target),
+        tokenizer_files=files,
+        special_ids=special_ids(config, tokenizers.target),
         dtype=FLAGS.dtype or "",
         max_shard_bytes=int(FLAGS.max_shard_gb * 1e9),
     )
     print(f"written: {FLAGS.out}, {architecture}")
+    if note:
+        print(note, file=sys.stderr)
     return DONE
+
+
+def files_of_tokenizer(
+    config: Config, tokenizers: Tokenizers, original: Original | None
+) -> tuple[dict[str, bytes], str]:
+    """Returns the tokenizer files to write, besides those of the original folder, and a note for the user, if any."""
+    if original is not None:
+        return changed_files(config, tokenizers.target, original.tokenizer_config), ""
+    try:
+        return tokenizer_files(config, tokenizers), ""
+    except UserError as error:
+        return {}, f"note: {FLAGS.out} has no tokenizer: {error}"
 
 
 def imported_model(directory: RunDirectory) -> tuple[Any, ModelConfig]:

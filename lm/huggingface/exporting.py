@@ -18,6 +18,7 @@ from flax.traverse_util import flatten_dict
 
 from lm.config import Config, ModelConfig
 from lm.config.schema import effect
+from lm.data.tokenizing.special_token_files import NAMES
 from lm.errors import UserError
 from lm.huggingface import provenance
 from lm.huggingface.documents import read_object
@@ -43,17 +44,13 @@ class Original:
     record: Record
     config: Values
     generation_config: Values | None
+    tokenizer_config: Values | None
 
     @classmethod
     def read(cls, directory: Path) -> Original:
         files = directory / provenance.FILES
-        generation = files / GENERATION_CONFIG
-        return cls(
-            directory,
-            Record.read(directory),
-            read_object(files / CONFIG),
-            read_object(generation) if generation.exists() else None,
-        )
+        found = [read_object(path) if (path := files / name).exists() else None for name in (GENERATION_CONFIG, NAMES)]
+        return cls(directory, Record.read(directory), read_object(files / CONFIG), *found)
 
 
 def export(
@@ -71,7 +68,7 @@ def export(
     Args:
         params: the parameters, stacked or not.
         original: the folder from which the run was imported, if it was.
-        tokenizer_files: the files of the tokenizer, for a run that was not imported.
+        tokenizer_files: the files of the tokenizer that the original lacks, or that have changed since.
         special_ids: fields of config.json such as pad_token_id, for a run that was not imported.
         dtype: a key of DTYPES; if empty, the dtypes of the original, or float32.
 
