@@ -25,7 +25,7 @@ from lm.errors import USER_ERROR, UserError
 from lm.files import expanded
 from lm.huggingface.adapters import export_adapters, merged
 from lm.huggingface.checking import lines_of_comparison
-from lm.huggingface.exporting import DTYPES, Original, export
+from lm.huggingface.exporting import DTYPES, Original, choose_class, export
 from lm.huggingface.folder import open_folder
 from lm.huggingface.importing import STEP, describe, import_folder
 from lm.huggingface.inspecting import lines_about
@@ -155,8 +155,13 @@ def files_of_tokenizer(
     """Returns the tokenizer files to write, besides those of the original folder, and a note for the user, if any."""
     if original is not None:
         return changed_files(config, tokenizers.target, original.tokenizer_config), ""
+    family, _ = choose_class(config, None)
+    note = (
+        f"note: AutoTokenizer of transformers 5 ignores tokenizer.json for {family.name} models; load the tokenizer "
+        "with PreTrainedTokenizerFast.from_pretrained."
+    )
     try:
-        return tokenizer_files(config, tokenizers), ""
+        return tokenizer_files(config, tokenizers), note if family.own_tokenizer else ""
     except UserError as error:
         return {}, f"note: {FLAGS.out} has no tokenizer: {error}"
 

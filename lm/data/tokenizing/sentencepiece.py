@@ -171,7 +171,9 @@ class SentencePieceTokenizer(Tokenizer):
         """See the base class. Pieces contain spaces instead of U+2581, so that U+2581 in a text becomes bytes, as here.
 
         A unigram model of the library finds all its pieces in a text, also those that stand for special tokens or
-        bytes. A very low score prevents this, as long as other pieces spell the same text.
+        bytes. A very low score prevents this, as long as other pieces spell the same text. The library adds scores in
+        64 bits, SentencePiece in 32 bits, so ids may differ where two divisions of a text have the same score, as in
+        "aaaaa" = "aa" + "aaa" = "aaa" + "aa", or where thousands of characters are not interrupted by a line break.
         """
         processor = self._processor
         pieces = [names.get(token, processor.id_to_piece(token)) for token in range(self.base_size)]

@@ -41,7 +41,7 @@ CONVENTIONS = {
     "causal": Convention(logits=True, peft="CAUSAL_LM"),
     "seq2seq": Convention(logits=True, peft="SEQ_2_SEQ_LM"),
     "chat": Convention(heads=("causal", "seq2seq")),
-    "denoising": Convention(heads=("seq2seq",)),
+    **dict.fromkeys(("span_corruption", "ul2", "infilling", "prefix_lm"), Convention(heads=("seq2seq",))),
     "tagging": Convention(labels=True, logits=True),
     "classification": Convention(labels=True, problem_type="single_label_classification"),
     REGRESSION: Convention(heads=("classification",), labels=True, problem_type="regression"),
@@ -92,6 +92,7 @@ class Family:
         free: settings that `adapt` determines.
         unstored: modules of ours that files lack because the model does not use them.
         same_class: further names of the classes in `heads`.
+        own_tokenizer: whether AutoTokenizer of `transformers` 5 ignores the rules in tokenizer.json for these models.
         marks: patterns of names, all of which a folder without model_type must have to belong to the family.
     """
 
@@ -111,6 +112,7 @@ class Family:
     free: frozenset[str] = frozenset()
     unstored: tuple[str, ...] = ()
     same_class: Mapping[str, str] = field(default_factory=dict)
+    own_tokenizer: bool = False
     marks: tuple[str, ...] = ()
 
     def names_of_other_heads(self, head: Head) -> Iterator[str]:
