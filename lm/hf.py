@@ -178,8 +178,11 @@ def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int]:
     ids = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     if tokenizer.bos_id is not None:
         ids["bos_token_id"] = tokenizer.bos_id
+    if config.model.family == "encoder":
+        ids |= {"cls_token_id": tokenizer.start_id, "sep_token_id": tokenizer.eos_id}
     if config.model.family == "encoder_decoder":
-        ids["decoder_start_token_id"] = tokenizer.decoder_start_id
+        # A decoder that reads the text shifted right starts with its last token.
+        ids["decoder_start_token_id"] = tokenizer.eos_id if config.model.shift_decoder else tokenizer.decoder_start_id
     return ids
 
 

@@ -266,4 +266,6 @@ def config_json(family: Family, architecture: str, config: Config, original: Ori
             values["problem_type"] = described.problem_type
     if dtype or not original:
         values |= dict.fromkeys(DTYPE_FIELDS, dtype or "float32")
+    elif "dtype" in values:
+        values.setdefault("torch_dtype", values["dtype"])  # for version 4
     return values
