@@ -14,27 +14,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
-from lm.config import Config, ModelConfig
 from lm.config.command import DONE, define_path, run
-from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import USER_ERROR, UserError
 from lm.files import expanded
-from lm.huggingface.adapters import export_adapters, merged
 from lm.huggingface.checking import lines_of_comparison
-from lm.huggingface.exporting import DTYPES, Original, choose_class, export
+from lm.huggingface.export_directory import export_directory
+from lm.huggingface.exporting import DTYPES
 from lm.huggingface.folder import open_folder
-from lm.huggingface.importing import STEP, describe, import_folder
+from lm.huggingface.importing import describe, import_folder
 from lm.huggingface.inspecting import lines_about
-from lm.huggingface.provenance import provenance_of
 from lm.huggingface.recognising import recognise
-from lm.huggingface.tokenizer_files import changed_files, tokenizer_files
-from lm.huggingface.writing import check_out
-from lm.runs.directory import RunDirectory
-from lm.runs.prepare import load_tokenizers
 
 FLAGS = flags.FLAGS
 arguments: list[str] = []  # the command, taken from the command line
@@ -107,83 +99,24 @@ def import_model() -> int:
 
 
 def export_run() -> int:
-    out = expanded(FLAGS.out)
-    check_out(out)
-    directory = RunDirectory.existing(Path(FLAGS.workdir))
-    config = directory.load_config()
-    ema = config.optimizer.ema_decay > 0
     step = {"best": "best", "last": None}.get(FLAGS.checkpoint, FLAGS.checkpoint)
     if isinstance(step, str) and step != "best":
         if not step.isdecimal():
             raise UserError(f"--checkpoint={step}: choose best, last or a step number.")
         step = int(step)
-    with directory.open_checkpoints(config) as checkpoints:
-        if FLAGS.average > 1:
-            last = step if isinstance(step, int) else None
-            params, _ = checkpoints.average_params(FLAGS.average, last=last, ema=ema)
-        else:
-            params, _ = checkpoints.restore_params(None, step, ema=ema)
-    found = provenance_of(directory.root, config, lambda root: RunDirectory(root).load_config())
-    original = Original.read(found) if found else None
-    if FLAGS.adapters:
-        imported = imported_model(RunDirectory(found.parent)) if found else None
-        architecture = export_adapters(params, config, out, original, imported, FLAGS.dtype or "")
-        print(f"written: {FLAGS.out}, adapters for {architecture}")
-        return DONE
-    params, config = merged(params, config)
-    tokenizers = load_tokenizers(config, directory.root)
-    files, note = files_of_tokenizer(config, tokenizers, original)
-    architecture = export(
-        params,
-        config,
-        out,
-        original,
-        tokenizer_files=files,
-        special_ids=special_ids(config, tokenizers.target),
+    architecture, notes = export_directory(
+        Path(FLAGS.workdir),
+        expanded(FLAGS.out),
+        step=step,
+        average=FLAGS.average,
+        adapters=FLAGS.adapters,
         dtype=FLAGS.dtype or "",
         max_shard_bytes=int(FLAGS.max_shard_gb * 1e9),
     )
-    print(f"written: {FLAGS.out}, {architecture}")
-    if note:
-        print(note, file=sys.stderr)
+    print(f"written: {FLAGS.out}, {'adapters for ' if FLAGS.adapters else ''}{architecture}")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     return DONE
-
-
-def files_of_tokenizer(
-    config: Config, tokenizers: Tokenizers, original: Original | None
-) -> tuple[dict[str, bytes], str]:
-    """Returns the tokenizer files to write, besides those of the original folder, and a note for the user, if any."""
-    if original is not None:
-        return changed_files(config, tokenizers.target, original.tokenizer_config), ""
-    family, _ = choose_class(config, None)
-    note = (
-        f"note: AutoTokenizer of transformers 5 ignores tokenizer.json for {family.name} models; load the tokenizer "
-        "with PreTrainedTokenizerFast.from_pretrained."
-    )
-    try:
-        return tokenizer_files(config, tokenizers), note if family.own_tokenizer else ""
-    except UserError as error:
-        return {}, f"note: {FLAGS.out} has no tokenizer: {error}"
-
-
-def imported_model(directory: RunDirectory) -> tuple[Any, ModelConfig]:
-    """Returns the parameters and the settings of a run as the import wrote it."""
-    config = directory.load_config()
-    with directory.open_checkpoints(config) as checkpoints:
-        return checkpoints.restore_params(None, STEP)[0], config.model
-
-
-def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int]:
-    """Returns the fields of config.json that name special tokens."""
-    ids = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
-    if tokenizer.bos_id is not None:
-        ids["bos_token_id"] = tokenizer.bos_id
-    if config.model.family == "encoder":
-        ids |= {"cls_token_id": tokenizer.start_id, "sep_token_id": tokenizer.eos_id}
-    if config.model.family == "encoder_decoder":
-        # A decoder that reads the text shifted right starts with its last token.
-        ids["decoder_start_token_id"] = tokenizer.eos_id if config.model.shift_decoder else tokenizer.decoder_start_id
-    return ids
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def outputs_of(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarra
 def write(folders: Path) -> None:
     from lm.data.tokenizing.base import Tokenizers
     from lm.data.tokenizing.vocabularies import CharacterTokenizer
-    from lm.hf import special_ids
+    from lm.huggingface.export_directory import special_ids
     from lm.huggingface.exporting import Original, export
     from lm.huggingface.folder import open_folder
     from lm.huggingface.importing import load_params, read_tokenizer, write_provenance

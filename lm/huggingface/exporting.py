@@ -186,7 +186,7 @@ def mismatch(family: Family, model: ModelConfig, original: Values) -> str:
         settings = {**family.settings, **read_settings(family.fields, family.neutral, values, family.name)}
     except UserError as error:
         return str(error)
-    found = resolved(settings)
+    found, model = _explicit(resolved(settings)), _explicit(model)
     free = {"tie_embeddings", "max_length", "vocab_multiple", "pooling", *family.free} | {
         name for head in family.heads.values() for name in head.settings
     }
@@ -197,6 +197,13 @@ def mismatch(family: Family, model: ModelConfig, original: Values) -> str:
         if spec.name != "dtype" and getattr(found, spec.name) != ours:
             return f"model.{spec.name}={ours!r}"
     return ""
+
+
+def _explicit(model: ModelConfig) -> ModelConfig:
+    """Returns the settings without `default`, for a comparison of what they mean."""
+    if model.attention_bias != "default":
+        return model
+    return dataclasses.replace(model, attention_bias="all" if model.use_bias else "none")
 
 
 def resolved(settings: Mapping[str, Any]) -> ModelConfig:
