@@ -14,13 +14,15 @@ from lm.huggingface.folder import open_folder
 from lm.huggingface.importing import import_folder
 from lm.huggingface.recognising import recognise
 from lm.models.presets import preset
+from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options, evaluate_run
+from lm.tasks import task_of
 from lm.training.loop import train
 from tests.huggingface.peers import MODELS, build, save
 
 NOUNS, VERBS = ("w14", "cat", "bird", "w23", "w9"), ("sees", "w30", "w31", "finds")
 RECORDS = [
-    {"text": f"w5 {a} {verb} the {b}, w{n % 40}.", "target": f"the {b} and w7 {a}", "label": ("yes", "no")[n % 2]}
+    {"text": f"w5 {a} {verb} the {b}, w{n % 40}.", "target": f"the {b} and w7 {a}", "label": ("yes", "no")[n % 3 % 2]}
     for n, (a, verb, b) in enumerate((a, verb, b) for a in NOUNS for verb in VERBS for b in NOUNS if a != b)
 ]
 TRAIN, VALID = RECORDS[:60], RECORDS[60:66]  # all of VALID fits into one row, so that no document is divided
@@ -52,7 +54,7 @@ def trained(path, objective, model, tokenizer, **more):
         "data": {**sides, "sequence_length": 256 if not more else 96, "tokenizer": tokenizer},
         "model": {**SIZES, **model},
         "objective": {"name": objective},
-        "optimizer": {"learning_rate": 3e-3, "warmup_steps": 1},
+        "optimizer": {"learning_rate": 1e-2, "warmup_steps": 1},
         "train": {"num_steps": 4, "batch_size": 8},
         "eval": {"every_steps": 4, "prompts": ()},
         "checkpoint": {"every_steps": 4},
@@ -94,10 +96,12 @@ def their_loss(model, tokenizer):
 
 def check(run, path, architecture):
     assert export_directory(run, path / "out") == (architecture, [])
-    ours = evaluate_run(run, Options()).result.metrics["loss"]
+    name = task_of(RunDirectory(run).load_config()).loss_name
+    ours = evaluate_run(run, Options()).result.metrics[name]
     np.testing.assert_allclose(their_loss(*loaded(path / "out")), ours, rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("objective", "model", "tokenizer", "architecture"),
     [
@@ -110,7 +114,9 @@ def test_loss_of_a_model_trained_from_scratch(objective, model, tokenizer, archi
     check(trained(tmp_path, objective, model, tokenizer), tmp_path, architecture)
 
 
-@pytest.mark.parametrize("adapters", [{}, {"lora_rank": 2, "lora_targets": ("query", "up")}])
+@pytest.mark.parametrize(
+    "adapters", [pytest.param({}, marks=pytest.mark.exhaustive), {"lora_rank": 2, "lora_targets": ("query", "up")}]
+)
 def test_loss_of_an_imported_model_after_training(adapters, tmp_path):
     folder = open_folder(save(build(*MODELS["gpt2"]), tmp_path / "in"))
     import_folder(folder, recognise(folder), tmp_path / "imported")
