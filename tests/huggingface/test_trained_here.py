@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+peft = pytest.importorskip("peft")
 
 from lm.config import Config
 from lm.huggingface.export_directory import export_directory
@@ -95,10 +96,12 @@ def their_loss(model, tokenizer):
 
 
 def check(run, path, architecture):
+    """Compares the losses of the run and of its export, and returns the loss."""
     assert export_directory(run, path / "out") == (architecture, [])
     name = task_of(RunDirectory(run).load_config()).loss_name
     ours = evaluate_run(run, Options()).result.metrics[name]
     np.testing.assert_allclose(their_loss(*loaded(path / "out")), ours, rtol=1e-5)
+    return ours
 
 
 @pytest.mark.exhaustive
@@ -122,4 +125,9 @@ def test_loss_of_an_imported_model_after_training(adapters, tmp_path):
     import_folder(folder, recognise(folder), tmp_path / "imported")
     settings = {**preset(str(tmp_path / "imported")), **adapters}
     run = trained(tmp_path, "causal", settings, {"kind": "huggingface"}, init_from=str(tmp_path / "imported"))
-    check(run, tmp_path, "GPT2LMHeadModel")
+    ours = check(run, tmp_path, "GPT2LMHeadModel")
+    if adapters:
+        assert export_directory(run, tmp_path / "adapters", adapters=True) == ("GPT2LMHeadModel", [])
+        model, tokenizer = loaded(tmp_path / "in")
+        adapted = peft.PeftModel.from_pretrained(model, tmp_path / "adapters").eval()
+        np.testing.assert_allclose(their_loss(adapted.base_model.model, tokenizer), ours, rtol=1e-5)
