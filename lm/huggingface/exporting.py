@@ -164,39 +164,42 @@ def choose_class(config: Config, original: Original | None) -> tuple[Family, str
     """Returns the family and the class for a model. Raises UserError, naming a setting, if there is none."""
     if original is not None:
         family = FAMILIES[original.record.family]
-        problem = mismatch(family, config.model, original.config)
-        if problem:
-            raise UserError(f"{family.name} models cannot express {problem}; restore this setting.")
+        if problems := mismatches(family, config.model, original.config):
+            raise UserError(f"{family.name} models cannot express {problems[0]}; restore this setting.")
         return family, class_in(family, config, original.record.architecture)
-    problems = {}
+    lacking: dict[str, list[str]] = {}
+    refusals = []
     for family in FAMILIES.values():
         if family.settings.get("family") == config.model.family:
-            problem = mismatch(family, config.model, {})
-            if not problem:
-                return family, class_in(family, config, "")
-            problems[family.name] = problem
-    listed = "; ".join(f"{name} lacks {problem}" for name, problem in problems.items())
-    raise UserError(f"no family of published models can express this model ({listed}).")
+            lacking[family.name] = mismatches(family, config.model, {})
+            if not lacking[family.name]:
+                try:
+                    return family, class_in(family, config, "")
+                except UserError as error:
+                    refusals.append(error)
+    if refusals:
+        raise refusals[0]
+    name, problems = min(lacking.items(), key=lambda item: len(item[1]))
+    raise UserError(
+        f"no family of published models can express this model; the nearest, {name}, lacks {', '.join(problems)}."
+    )
 
 
-def mismatch(family: Family, model: ModelConfig, original: Values) -> str:
-    """Returns a setting of the model that a family cannot express, as "setting=value", or "" if there is none."""
+def mismatches(family: Family, model: ModelConfig, original: Values) -> list[str]:
+    """Returns the settings of the model that a family cannot express, each as "setting=value"."""
     values = write_values(family.fields, model, original, None)
     try:
         settings = {**family.settings, **read_settings(family.fields, family.neutral, values, family.name)}
     except UserError as error:
-        return str(error)
+        return [str(error).rstrip(".")]
     found, model = _explicit(resolved(settings)), _explicit(model)
-    free = {"tie_embeddings", "max_length", "vocab_multiple", "pooling", *family.free} | {
+    free = {"tie_embeddings", "max_length", "vocab_multiple", "pooling", "dtype", *family.free} | {
         name for head in family.heads.values() for name in head.settings
     }
-    for spec in dataclasses.fields(ModelConfig):
-        if effect(Config, f"model.{spec.name}") not in ("function", "shapes") or spec.name in free:
-            continue
-        ours = getattr(model, spec.name)
-        if spec.name != "dtype" and getattr(found, spec.name) != ours:
-            return f"model.{spec.name}={ours!r}"
-    return ""
+    names = [spec.name for spec in dataclasses.fields(ModelConfig)]
+    computed = [name for name in names if effect(Config, f"model.{name}") in ("function", "shapes")]
+    different = [name for name in computed if name not in free and getattr(found, name) != getattr(model, name)]
+    return [f"model.{name}={getattr(model, name)!r}" for name in different]
 
 
 def _explicit(model: ModelConfig) -> ModelConfig:
