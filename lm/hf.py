@@ -17,21 +17,16 @@ from pathlib import Path
 
 from absl import flags
 
-from lm.config import Config
 from lm.config.command import DONE, define_path, run
-from lm.data.tokenizing.base import Tokenizer
 from lm.errors import USER_ERROR, UserError
 from lm.files import expanded
 from lm.huggingface.checking import lines_of_comparison
-from lm.huggingface.exporting import DTYPES, Original, export
+from lm.huggingface.export_directory import export_directory
+from lm.huggingface.exporting import DTYPES
 from lm.huggingface.folder import open_folder
 from lm.huggingface.importing import describe, import_folder
 from lm.huggingface.inspecting import lines_about
-from lm.huggingface.provenance import provenance_of
 from lm.huggingface.recognising import recognise
-from lm.huggingface.writing import check_out
-from lm.runs.directory import RunDirectory
-from lm.runs.prepare import load_tokenizers
 
 FLAGS = flags.FLAGS
 arguments: list[str] = []  # the command, taken from the command line
@@ -60,6 +55,11 @@ def define_flags() -> None:
     flags.DEFINE_string("checkpoint", "best", "export: best, last or a step number.")
     flags.DEFINE_integer(
         "average", 1, "export: average this many checkpoints, ending with --checkpoint.", lower_bound=1
+    )
+    flags.DEFINE_bool(
+        "adapters",
+        False,
+        "export: write only the LoRA adapters, in the format of peft. By default, they are merged into the model.",
     )
     flags.DEFINE_float("max_shard_gb", 5.0, "export: maximum size of a file with tensors, in GB.", lower_bound=0.001)
 
@@ -99,45 +99,24 @@ def import_model() -> int:
 
 
 def export_run() -> int:
-    out = expanded(FLAGS.out)
-    check_out(out)
-    directory = RunDirectory.existing(Path(FLAGS.workdir))
-    config = directory.load_config()
-    ema = config.optimizer.ema_decay > 0
     step = {"best": "best", "last": None}.get(FLAGS.checkpoint, FLAGS.checkpoint)
     if isinstance(step, str) and step != "best":
         if not step.isdecimal():
             raise UserError(f"--checkpoint={step}: choose best, last or a step number.")
         step = int(step)
-    with directory.open_checkpoints(config) as checkpoints:
-        if FLAGS.average > 1:
-            last = step if isinstance(step, int) else None
-            params, _ = checkpoints.average_params(FLAGS.average, last=last, ema=ema)
-        else:
-            params, _ = checkpoints.restore_params(None, step, ema=ema)
-    found = provenance_of(directory.root, config, lambda root: RunDirectory(root).load_config())
-    original = Original.read(found) if found else None
-    architecture = export(
-        params,
-        config,
-        out,
-        original,
-        special_ids=special_ids(config, load_tokenizers(config, directory.root).target),
+    architecture, notes = export_directory(
+        Path(FLAGS.workdir),
+        expanded(FLAGS.out),
+        step=step,
+        average=FLAGS.average,
+        adapters=FLAGS.adapters,
         dtype=FLAGS.dtype or "",
         max_shard_bytes=int(FLAGS.max_shard_gb * 1e9),
     )
-    print(f"written: {FLAGS.out}, {architecture}")
+    print(f"written: {FLAGS.out}, {'adapters for ' if FLAGS.adapters else ''}{architecture}")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     return DONE
-
-
-def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int]:
-    """Returns the fields of config.json that name special tokens."""
-    ids = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
-    if tokenizer.bos_id is not None:
-        ids["bos_token_id"] = tokenizer.bos_id
-    if config.model.family == "encoder_decoder":
-        ids["decoder_start_token_id"] = tokenizer.decoder_start_id
-    return ids
 
 
 if __name__ == "__main__":

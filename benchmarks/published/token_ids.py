@@ -1,7 +1,10 @@
-"""Compares the ids of real tokenizers, read by our code, with those of the `tokenizers` library on awkward strings.
+"""Compares the ids of our tokenizers with those of the `tokenizers` library on awkward strings, both ways.
 
     python -m benchmarks.published.fetch --output=/tmp/published minilm smollm2 qwen3 llama3_1 gemma3
     python -m benchmarks.published.token_ids --models=/tmp/published [--number=10000]
+
+The real tokenizers NAMES are read by our code, and tokenizers of ours, of each of KINDS, are exported to tokenizer.json
+and read by the library.
 
 The strings mix scripts, emoji, combining and control characters, all kinds of white space, digits, contractions, code,
 random characters of all planes, and what looks like tokens (U+2581, "<0x41>", "<|im_"). For strings without a special
@@ -13,6 +16,7 @@ special token. What is stored in a run directory must give the same ids again. T
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import itertools
 import json
@@ -25,7 +29,9 @@ from typing import Any
 
 import tokenizers
 
-from lm.data.tokenizing import load_tokenizer
+from lm.config import TokenizerConfig
+from lm.data.tokenizing import build_tokenizer, library, load_tokenizer
+from lm.data.tokenizing.base import Tokenizer
 from lm.data.tokenizing.huggingface import HuggingFaceTokenizer
 from lm.huggingface.folder import open_folder
 
@@ -240,6 +246,74 @@ def compare(name: str, folder: Path, number: int) -> list[str]:
     return problems
 
 
+# --- tokenizers of ours -----------------------------------------------------------------------------------------
+
+# The settings of each kind. Some vocabularies lack characters that others have.
+KINDS: dict[str, dict[str, Any]] = {
+    "bytes": {"kind": "bytes", "extra_ids": 2},
+    "characters": {"kind": "characters", "extra_ids": 2},
+    "words": {"kind": "words", "extra_ids": 2},
+    "unigram": {"kind": "sentencepiece", "vocab_size": 1500, "extra_ids": 2},
+    "bpe": {"kind": "sentencepiece", "algorithm": "bpe", "vocab_size": 1500},
+    "unigram without <": {"kind": "sentencepiece", "vocab_size": 1000},
+    "unigram without spaces": {"kind": "sentencepiece", "vocab_size": 1000},
+    "bpe without spaces": {"kind": "sentencepiece", "algorithm": "bpe", "vocab_size": 1000},
+}
+MISSING = {"<": "<", "spaces": " "}  # characters that the training text lacks
+
+
+@functools.cache
+def trained(name: str) -> Tokenizer:
+    """Returns a tokenizer of a kind, trained on the words of the awkward strings.
+
+    The run of one letter is left out. In a unigram model that has learnt such runs, permutations of the same pieces
+    have equal scores, so that the rounding of SentencePiece's 32-bit sums decides.
+    """
+    draw, words = random.Random(1), [word for word in WORDS if "aaaa" not in word]
+    texts = ["".join(draw.choice(words) + draw.choice(GAPS) for _ in range(10)) for _ in range(3000)]
+    for missing in MISSING:
+        if name.endswith(f"without {missing}"):
+            texts = [text.replace(MISSING[missing], "") for text in texts]
+    return build_tokenizer(TokenizerConfig(**KINDS[name]), texts)
+
+
+def check_exported(name: str, ours: Tokenizer, number: int) -> tuple[list[str], dict[str, int]]:
+    """Returns a line about each difference, and how many strings were compared."""
+    special = library.special_names(ours)
+    names = list(special.values())
+    content = library.build(ours, ours.text_template, ours.pair_template)
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, "tokenizer.json").write_bytes(content)
+        theirs, as_text = (tokenizers.Tokenizer.from_file(f"{directory}/tokenizer.json") for _ in range(2))
+    as_text.encode_special_tokens = True  # takes special tokens in a text for text, as ours
+    texts = list(awkward_strings(number, names[:40]))
+    problems = []
+    counts = {"strings": len(texts), "plain": 0, "tokens": 0}
+    for text, ids in zip(texts, ours.encode_batch(texts), strict=True):
+        counts["tokens"] += len(ids)
+        if not any(each in text for each in names):
+            counts["plain"] += 1
+            framed = ours.text_template.fill(ids)[0].tolist()
+            if (found := theirs.encode(text).ids) != framed:
+                problems.append(f"{name}: {found}, not {framed}: {text!r}")
+            continue
+        found = as_text.encode(text, add_special_tokens=False).ids
+        if ours.kind == "words":  # a whole word that is called like a special token is found in its vocabulary
+            found = [ours.unk_id if token in special else token for token in found]
+        if found != ids:
+            problems.append(f"{name}: {found}, not {ids}: {text!r}")
+    return problems, counts
+
+
+def compare_exported(name: str, number: int) -> list[str]:
+    problems, counts = check_exported(name, trained(name), number)
+    print(
+        f"{name:22} {counts['strings']:,} strings, {counts['plain']:,} without a special token, {len(problems)} "
+        f"differences; {counts['tokens']:,} tokens"
+    )
+    return problems
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME", help=f"by default, {', '.join(NAMES)}")
@@ -247,6 +321,7 @@ def main() -> int:
     parser.add_argument("--number", type=int, default=10_000, help="number of strings")
     arguments = parser.parse_args()
     problems = [each for name in arguments.names for each in compare(name, arguments.models / name, arguments.number)]
+    problems += [each for name in KINDS for each in compare_exported(name, arguments.number)]
     for each in problems[:20]:
         print(each[:500])
     return int(bool(problems))

@@ -18,6 +18,7 @@ from flax.traverse_util import flatten_dict
 
 from lm.config import Config, ModelConfig
 from lm.config.schema import effect
+from lm.data.tokenizing.special_token_files import NAMES
 from lm.errors import UserError
 from lm.huggingface import provenance
 from lm.huggingface.documents import read_object
@@ -43,17 +44,13 @@ class Original:
     record: Record
     config: Values
     generation_config: Values | None
+    tokenizer_config: Values | None
 
     @classmethod
     def read(cls, directory: Path) -> Original:
         files = directory / provenance.FILES
-        generation = files / GENERATION_CONFIG
-        return cls(
-            directory,
-            Record.read(directory),
-            read_object(files / CONFIG),
-            read_object(generation) if generation.exists() else None,
-        )
+        found = [read_object(path) if (path := files / name).exists() else None for name in (GENERATION_CONFIG, NAMES)]
+        return cls(directory, Record.read(directory), read_object(files / CONFIG), *found)
 
 
 def export(
@@ -71,7 +68,7 @@ def export(
     Args:
         params: the parameters, stacked or not.
         original: the folder from which the run was imported, if it was.
-        tokenizer_files: the files of the tokenizer, for a run that was not imported.
+        tokenizer_files: the files of the tokenizer that the original lacks, or that have changed since.
         special_ids: fields of config.json such as pad_token_id, for a run that was not imported.
         dtype: a key of DTYPES; if empty, the dtypes of the original, or float32.
 
@@ -167,39 +164,49 @@ def choose_class(config: Config, original: Original | None) -> tuple[Family, str
     """Returns the family and the class for a model. Raises UserError, naming a setting, if there is none."""
     if original is not None:
         family = FAMILIES[original.record.family]
-        problem = mismatch(family, config.model, original.config)
-        if problem:
-            raise UserError(f"{family.name} models cannot express {problem}; restore this setting.")
+        if problems := mismatches(family, config.model, original.config):
+            raise UserError(f"{family.name} models cannot express {problems[0]}; restore this setting.")
         return family, class_in(family, config, original.record.architecture)
-    problems = {}
+    lacking: dict[str, list[str]] = {}
+    refusals = []
     for family in FAMILIES.values():
         if family.settings.get("family") == config.model.family:
-            problem = mismatch(family, config.model, {})
-            if not problem:
-                return family, class_in(family, config, "")
-            problems[family.name] = problem
-    listed = "; ".join(f"{name} lacks {problem}" for name, problem in problems.items())
-    raise UserError(f"no family of published models can express this model ({listed}).")
+            lacking[family.name] = mismatches(family, config.model, {})
+            if not lacking[family.name]:
+                try:
+                    return family, class_in(family, config, "")
+                except UserError as error:
+                    refusals.append(error)
+    if refusals:
+        raise refusals[0]
+    name, problems = min(lacking.items(), key=lambda item: len(item[1]))
+    raise UserError(
+        f"no family of published models can express this model; the nearest, {name}, lacks {', '.join(problems)}."
+    )
 
 
-def mismatch(family: Family, model: ModelConfig, original: Values) -> str:
-    """Returns a setting of the model that a family cannot express, as "setting=value", or "" if there is none."""
+def mismatches(family: Family, model: ModelConfig, original: Values) -> list[str]:
+    """Returns the settings of the model that a family cannot express, each as "setting=value"."""
     values = write_values(family.fields, model, original, None)
     try:
         settings = {**family.settings, **read_settings(family.fields, family.neutral, values, family.name)}
     except UserError as error:
-        return str(error)
-    found = resolved(settings)
-    free = {"tie_embeddings", "max_length", "vocab_multiple", "pooling", *family.free} | {
+        return [str(error).rstrip(".")]
+    found, model = _explicit(resolved(settings)), _explicit(model)
+    free = {"tie_embeddings", "max_length", "vocab_multiple", "pooling", "dtype", *family.free} | {
         name for head in family.heads.values() for name in head.settings
     }
-    for spec in dataclasses.fields(ModelConfig):
-        if effect(Config, f"model.{spec.name}") not in ("function", "shapes") or spec.name in free:
-            continue
-        ours = getattr(model, spec.name)
-        if spec.name != "dtype" and getattr(found, spec.name) != ours:
-            return f"model.{spec.name}={ours!r}"
-    return ""
+    names = [spec.name for spec in dataclasses.fields(ModelConfig)]
+    computed = [name for name in names if effect(Config, f"model.{name}") in ("function", "shapes")]
+    different = [name for name in computed if name not in free and getattr(found, name) != getattr(model, name)]
+    return [f"model.{name}={getattr(model, name)!r}" for name in different]
+
+
+def _explicit(model: ModelConfig) -> ModelConfig:
+    """Returns the settings without `default`, for a comparison of what they mean."""
+    if model.attention_bias != "default":
+        return model
+    return dataclasses.replace(model, attention_bias="all" if model.use_bias else "none")
 
 
 def resolved(settings: Mapping[str, Any]) -> ModelConfig:
@@ -215,8 +222,8 @@ def resolved(settings: Mapping[str, Any]) -> ModelConfig:
 
 def class_in(family: Family, config: Config, preferred: str) -> str:
     """Returns the class of the family with the head of the run's task. Raises UserError if there is none."""
-    objective = convention(config.objective.name).heads or config.objective.name
-    candidates = {name: head for name, head in family.heads.items() if head.objective == objective}
+    objectives = convention(config.objective.name).heads or (config.objective.name,)
+    candidates = {name: head for name, head in family.heads.items() if head.objective in objectives}
 
     def fits(head: Head) -> bool:
         for settings, section in (("settings", config.model), ("objective_settings", config.objective)):
@@ -269,4 +276,6 @@ def config_json(family: Family, architecture: str, config: Config, original: Ori
             values["problem_type"] = described.problem_type
     if dtype or not original:
         values |= dict.fromkeys(DTYPE_FIELDS, dtype or "float32")
+    elif "dtype" in values:
+        values.setdefault("torch_dtype", values["dtype"])  # for version 4
     return values

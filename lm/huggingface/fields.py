@@ -52,6 +52,7 @@ class Field:
         read: computes the settings from the values of the fields. Raises ValueError with the reason for a refusal.
         write: computes the fields from a config; fields that need not be written are left out.
         reads: further fields, with their defaults, on which the settings depend.
+        older: those of the fields that version 4 of `transformers` needs because it ignores the others.
     """
 
     defaults: Mapping[str, Any]
@@ -59,6 +60,7 @@ class Field:
     read: Callable[[Values], Settings]
     write: Callable[[ModelConfig], Values]
     reads: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    older: tuple[str, ...] = ()
 
 
 def number(theirs: str, ours: str, default: float | None, *, null: Any = None, least: float = 0) -> Field:
@@ -177,10 +179,14 @@ def write_values(
 
     Args:
         original: the config.json from which the model was imported; its fields are kept unless a setting has changed.
+            If it was written by version 5 of `transformers`, the fields that version 4 needs are added.
         before: the settings that `original` stands for, or None if there is no original.
     """
     values = dict(original)
     for each in fields:
         if before is None or any(getattr(model, name) != getattr(before, name) for name in each.ours):
             values |= each.write(model)
+        elif each.older and any(original.get(name) is not None for name in each.defaults.keys() - each.older):
+            written = each.write(model)
+            values |= {name: written[name] for name in each.older if written.get(name) is not None} | values
     return values

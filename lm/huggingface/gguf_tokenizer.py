@@ -7,10 +7,11 @@ other tokens without an error.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lm.data.tokenizing.library import added_token, bpe, byte_level, encoded, merges_of, split, template_of
+from lm.data.tokenizing.special_tokens import TEXT, Template
 from lm.errors import UserError
 
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # tokenizer.ggml.token_type
@@ -18,14 +19,6 @@ PREFIX = "tokenizer.ggml."
 SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # the names in transformers and GGUF
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 WORDS = rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|%s| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-
-
-def byte_level(use_regex: bool) -> dict[str, Any]:
-    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
-
-
-def split(pattern: str) -> dict[str, Any]:
-    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
 # Maps tokenizer.ggml.pre to the pre-tokenizers, the normalizer, and whether a whole word that is a token skips merges.
@@ -59,15 +52,7 @@ def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]
     else:
         raise UserError(f"{where}: the kind of tokenizer {kind!r:.40} is not supported (gpt2 and llama are).")
     added = [
-        {
-            "id": token,
-            "content": content,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": types[token] != USER_DEFINED,
-        }
+        added_token(content, token, special=types[token] != USER_DEFINED)
         for token, content in enumerate(tokens)
         if types[token] in (CONTROL, USER_DEFINED) or (types[token] == UNKNOWN and kind == "llama")
     ]
@@ -79,7 +64,7 @@ def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]
         "padding": None,
         "added_tokens": added,
         **parts,
-        "post_processor": _template(tokens[bos], bos) if adds_bos and bos is not None else None,
+        "post_processor": _before_each(tokens[bos], bos) if adds_bos and bos is not None else None,
     }
     names = {f"{name}_token": metadata.get(f"{PREFIX}{key}_token_id") for name, key in SPECIAL.items()}
     config: dict[str, Any] = {name: tokens[token] for name, token in names.items() if token is not None}
@@ -90,7 +75,7 @@ def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]
     }
     if template := metadata.get("tokenizer.chat_template"):
         config["chat_template"] = template
-    return {"tokenizer.json": _encoded(tokenizer), "tokenizer_config.json": _encoded(config)}
+    return {"tokenizer.json": encoded(tokenizer), "tokenizer_config.json": encoded(config)}
 
 
 def special_ids(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +102,7 @@ def _byte_pairs(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
         "normalizer": normalizer,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps} if len(steps) > 1 else steps[0],
         "decoder": byte_level(True),
-        "model": _model(metadata[f"{PREFIX}tokens"], merges, ignore_merges=ignore_merges),
+        "model": bpe(_ids(metadata[f"{PREFIX}tokens"]), merges, ignore_merges=ignore_merges),
     }
 
 
@@ -141,9 +126,9 @@ def _sentencepiece(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
         "normalizer": {"type": "Sequence", "normalizers": [*before, replace]},
         "pre_tokenizer": None,
         "decoder": {"type": "Sequence", "decoders": [*decoders, *strip]},
-        "model": _model(
-            tokens,
-            list(_merges(tokens, scores)),
+        "model": bpe(
+            _ids(tokens),
+            list(merges_of(tokens, scores)),
             byte_fallback=True,
             fuse_unk=True,
             unk_token=None if unknown is None else tokens[unknown],
@@ -151,41 +136,11 @@ def _sentencepiece(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
     }
 
 
-def _merges(tokens: Sequence[str], scores: Sequence[float]) -> Iterator[list[str]]:
-    """Yields all pairs of tokens that form a token, the token with the highest score first."""
-    ids = {token: index for index, token in enumerate(tokens)}
-    for index in sorted(range(len(tokens)), key=lambda index: (-scores[index], index)):
-        token = tokens[index]
-        pairs = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
-        known = [pair for pair in pairs if pair[0] in ids and pair[1] in ids]
-        yield from sorted(([*pair] for pair in known), key=lambda pair: (ids[pair[0]], ids[pair[1]]))
+def _ids(tokens: Sequence[str]) -> dict[str, int]:
+    return {token: index for index, token in enumerate(tokens)}
 
 
-def _model(tokens: Sequence[str], merges: list[list[str]], **options: Any) -> dict[str, Any]:
-    defaults = {
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-    }
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    return {"type": "BPE", **defaults, **options, "vocab": vocabulary, "merges": merges}
-
-
-def _template(token: str, index: int) -> dict[str, Any]:
+def _before_each(token: str, index: int) -> dict[str, Any]:
     """Returns a post-processor that puts a token in front of each text."""
-    special = {"SpecialToken": {"id": token, "type_id": 0}}
-    first, second = ({"Sequence": {"id": name, "type_id": kind}} for kind, name in enumerate("AB"))
-    return {
-        "type": "TemplateProcessing",
-        "single": [special, first],
-        "pair": [special, first, {"SpecialToken": {"id": token, "type_id": 1}}, second],
-        "special_tokens": {token: {"id": token, "ids": [index], "tokens": [token]}},
-    }
-
-
-def _encoded(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    two = Template((index, TEXT, index, TEXT), (0, 0, 1, 1))
+    return template_of(Template.of_one(index, TEXT), two, {index: token})

@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict
 
 from lm.errors import UserError
 from lm.huggingface.folder import Folder
-from lm.models.parameters import ADAPTER, LAYER_PREFIX, STACK_NAME
+from lm.models.parameters import LAYER_PREFIX, STACK_NAME
 
 LAYER = "{n}"  # in names: the index of a layer
 SUFFIXES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
@@ -145,8 +145,6 @@ def slots_of(params: Any) -> dict[str, dict[str, Slot]]:
     """Returns the slots of a parameter tree, by module as in the unrolled model, such as layer_0/attention/query."""
     slots: dict[str, dict[str, Slot]] = {}
     for path, leaf in flatten_dict(params).items():
-        if path[-1] in ADAPTER:
-            raise UserError("the model has adapters; merge them first (python -m lm.merge_lora), or export --adapters.")
         if STACK_NAME in path:
             at = path.index(STACK_NAME)
             for n in range(leaf.shape[0]):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,25 @@ def write_folder(
 
     On a terminal, a progress line is shown. Raises UserError if `out` exists or cannot be written.
     """
+    with writing_folder(out) as folder:
+        write_files(folder, files)
+        write_object(folder / CONFIG, config)
+        if generation_config is not None:
+            write_object(folder / GENERATION_CONFIG, generation_config)
+        _write_weights(folder, tensors, arrays, max_shard_bytes)
+
+
+@contextmanager
+def writing_folder(out: Path) -> Iterator[Path]:
+    """Yields a temporary folder, which becomes `out` at the end of the block, or is removed if the block raises.
+
+    Raises UserError if `out` exists or cannot be written.
+    """
     check_out(out)
     with writing_flag("out", out):
         remove_leftovers(out.parent, out.name)
     with writing_flag("out", out), new_directory(out) as temporary:
-        write_files(temporary, files)
-        _write_object(temporary / CONFIG, config)
-        if generation_config is not None:
-            _write_object(temporary / GENERATION_CONFIG, generation_config)
-        _write_weights(temporary, tensors, arrays, max_shard_bytes)
+        yield temporary
 
 
 def write_files(directory: Path, files: Mapping[str, Path | bytes]) -> None:
@@ -77,25 +88,35 @@ def _write_weights(
 ) -> None:
     shards = split(tensors, max_shard_bytes)
     names = shard_names(len(shards))
-    places = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
+    files = {file: {name: tensors[name] for name in shard} for file, shard in zip(names, shards, strict=True)}
+    write_tensors(folder, files, arrays)
+    if len(shards) > 1:
+        metadata = {"total_size": sum(info.nbytes for info in tensors.values())}
+        places = {name: file for file, shard in files.items() for name in shard}
+        write_object(folder / INDEX, {"metadata": metadata, "weight_map": dict(sorted(places.items()))})
+
+
+def write_tensors(
+    folder: Path, files: Mapping[str, Mapping[str, TensorInfo]], arrays: Iterable[tuple[str, np.ndarray]]
+) -> None:
+    """Writes safetensors files, given the tensors of each file by its name. The arrays may come in any order."""
+    places = {name: file for file, tensors in files.items() for name in tensors}
     writers: dict[str, TensorWriter] = {}
     complete = False
     try:
-        for file, shard in zip(names, shards, strict=True):
-            writers[file] = TensorWriter(folder / file, {name: tensors[name] for name in shard})
-        with counting(len(tensors), "tensors") as report:
+        for file, tensors in files.items():
+            writers[file] = TensorWriter(folder / file, tensors)
+        with counting(len(places), "tensors") as report:
             for number, (name, array) in enumerate(arrays, start=1):
                 writers[places[name]].write(name, array)
                 if report is not None:
-                    report(number, len(tensors))
+                    report(number, len(places))
         complete = True
     finally:
         for writer in writers.values():
             writer.close(complete=complete)
-    if len(shards) > 1:
-        metadata = {"total_size": sum(info.nbytes for info in tensors.values())}
-        _write_object(folder / INDEX, {"metadata": metadata, "weight_map": dict(sorted(places.items()))})
 
 
-def _write_object(path: Path, value: Mapping[str, Any]) -> None:
+def write_object(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON file. Raises OSError."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -22,6 +22,9 @@ from lm.models.parameters import stack_layers, unstack_layers
 from tests.huggingface.peers import MODELS, build, folder_of, imported, our_outputs, pads_left, save, their_outputs
 
 TOLERANCE = 1e-4
+# Fields for version 4 of transformers, which the export adds to those of version 5.
+OLDER = {"torch_dtype", "rope_theta", "rope_scaling", "rope_local_base_freq", "sliding_window_pattern"}
+OLDER |= {"global_rope_theta", "local_rope_theta", "global_attn_every_n_layers"}
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 
@@ -86,7 +89,7 @@ def test_round_trip_is_exact(name, dtype, tmp_path):
         assert out.read(tensor).dtype == folder.read(tensor).dtype
         assert out.read(tensor).tobytes() == folder.read(tensor).tobytes(), tensor
     changed = {key for key in {*folder.config, *out.config} if folder.config.get(key) != out.config.get(key)}
-    assert changed <= ({"tie_word_embeddings"} if name == "t5_1_1" else set())
+    assert changed <= (OLDER - folder.config.keys()) | ({"tie_word_embeddings"} if name == "t5_1_1" else set())
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (tmp_path / "in" / "tokenizer.json").read_bytes()
     loaded, info = getattr(transformers, kind).from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(info.values()), info

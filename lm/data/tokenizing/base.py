@@ -42,6 +42,7 @@ class Tokenizer(abc.ABC):
     needs_file: ClassVar[bool] = False  # whether a file is required (it may define a mask token and extra ids)
     file_is_text: ClassVar[bool] = False  # whether the file named by data.tokenizer.path is text
     reads: ClassVar[tuple[str, ...]] = ()  # the kind-specific settings that the tokenizer reads
+    published_class: ClassVar[str] = "PreTrainedTokenizerFast"  # the class in `transformers`
     file_name: ClassVar[str]  # name of the only file that is saved besides tokenizer_info.json
     base_size: int  # vocabulary size without the extra ids
     extra_ids: int = 0  # number of tokens appended to the vocabulary; they stand for masked spans, not for text
@@ -276,6 +277,19 @@ class Tokenizer(abc.ABC):
 
     def _starts_word(self, token: int) -> bool:
         return self._piece(token)[:1].isspace()
+
+    def own_files(self) -> Mapping[str, bytes]:
+        """Returns the files that a class of its own in `transformers` reads, named by `published_class`, if any."""
+        return {}
+
+    def library_parts(self, names: Mapping[int, str]) -> Mapping[str, Any]:
+        """Returns the parts of a tokenizer.json that gives the ids of `encode` (see `library.build`).
+
+        These are the model and, if needed, the normalizer, the pre-tokenizer, the decoder, added tokens, and the steps
+        of the post-processor that add no tokens. `names` are the names of the special tokens by id. Raises UserError
+        with the reason if the format cannot express the tokenizer.
+        """
+        raise UserError(f"tokenizer.json cannot express a {self.kind} tokenizer.")
 
     @abc.abstractmethod
     def _content(self) -> bytes:

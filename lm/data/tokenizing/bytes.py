@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lm.config import TokenizerConfig
+from lm.data.tokenizing import library
 from lm.data.tokenizing.base import Offsets, Tokenizer
 
 
@@ -38,6 +39,12 @@ class ByteTokenizer(Tokenizer):
 
     def _starts_word(self, token: int) -> bool:
         return bytes([token - 3]).isspace()
+
+    def library_parts(self, names: Mapping[int, str]) -> dict[str, Any]:
+        bytes_ = {character: byte + 3 for byte, character in enumerate(library.byte_characters())}
+        vocabulary = {name: token for token, name in names.items() if token < self.base_size} | bytes_
+        form = library.byte_level(use_regex=False)
+        return {"model": library.bpe(vocabulary), "pre_tokenizer": form, "decoder": form}
 
     def _content(self) -> bytes:
         return b"id = byte + 3; 0, 1 and 2 are padding, bos and eos\n"

@@ -184,6 +184,16 @@ class HuggingFaceTokenizer(Tokenizer):
             found += self._special_added
         return {token: self._tokenizer.id_to_token(token) or f"<{token}>" for token in found}
 
+    def library_parts(self, names: Mapping[int, str]) -> dict[str, Any]:
+        parts = parse_json(self._json)
+        processor = parts.pop("post_processor", None) or {}
+        steps = processor["processors"] if processor.get("type") == "Sequence" else [processor]
+        kept = ("added_tokens", "normalizer", "pre_tokenizer", "decoder", "model")
+        return {name: parts.get(name) for name in kept} | {
+            "added_tokens": parts.get("added_tokens") or [],
+            "post_processors": [step for step in steps if step.get("type") == "ByteLevel"],
+        }
+
     def _options(self) -> dict[str, Any]:
         return self._saved | ({"rows": self._rows} if self._rows else {}) | super()._options()
 

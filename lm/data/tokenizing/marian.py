@@ -31,6 +31,7 @@ class MarianTokenizer(Tokenizer):
     kind = "marian"
     doc = "the vocab.json file given by `path`, with source.spm and target.spm beside it"
     file_type = VOCABULARY
+    published_class = "MarianTokenizer"
     file_name = "marian.json"
     file_is_text = True
     learns = False
@@ -99,6 +100,11 @@ class MarianTokenizer(Tokenizer):
     def _special(self) -> dict[int, str]:
         codes = {token: piece for token, piece in self._pieces.items() if _CODE.fullmatch(piece)}
         return codes | {self._ids[piece]: piece for piece in ("</s>", "<pad>", "<unk>")}
+
+    def own_files(self) -> dict[str, bytes]:
+        parts = parse_json(self._json)
+        models = {name: base64.b64decode(parts[side]) for side, name in SIDES.items()}
+        return {VOCABULARY: json.dumps(self._ids, ensure_ascii=False).encode(), **models}
 
     def _content(self) -> bytes:
         return self._json

@@ -8,10 +8,11 @@ import io
 import itertools
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lm.config import TokenizerConfig
+from lm.data.tokenizing import library
 from lm.data.tokenizing.base import Offsets, Tokenizer
 from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
@@ -19,6 +20,7 @@ from lm.errors import UserError
 LONGEST_LINE = 2000  # number of characters; SentencePiece skips lines that are too long
 LARGEST_SIZE = re.compile(r"too high \(\d+\)\. Please set it to a value <= (\d+)")  # in a SentencePiece error message
 WORD = re.compile(" *[^ ]+")
+LEAST_SCORE = -1e6  # of a piece that is never found in a text
 THREADS = 4  # fixed, because the sums in the expectation step depend on the number of threads
 
 
@@ -162,6 +164,46 @@ class SentencePieceTokenizer(Tokenizer):
     def _special(self) -> dict[int, str]:
         names = {self.start_id: "<bos>", self.eos_id: "<eos>"}
         return names | ({self.pad_id: "<pad>"} if self._processor.pad_id() >= 0 else {})
+
+    def library_parts(self, names: Mapping[int, str]) -> dict[str, Any]:
+        """See the base class. Pieces contain spaces instead of U+2581, so that U+2581 in a text becomes bytes, as here.
+
+        A unigram model of the library finds all its pieces in a text, also those that stand for special tokens or
+        bytes. A very low score prevents this, as long as other pieces spell the same text. The library adds scores in
+        64 bits, SentencePiece in 32 bits, so ids may differ where two divisions of a text have the same score, as in
+        "aaaaa" = "aa" + "aaa" = "aaa" + "aa", or where thousands of characters are not interrupted by a line break.
+        """
+        processor = self._processor
+        pieces = [names.get(token, processor.id_to_piece(token)) for token in range(self.base_size)]
+        scores = [LEAST_SCORE] * self.base_size
+        for token in range(self.base_size):
+            if not (processor.is_control(token) or processor.is_unknown(token) or processor.is_byte(token)):
+                pieces[token], scores[token] = processor.id_to_piece(token), processor.get_score(token)
+                if self._joints:
+                    pieces[token] = pieces[token].replace("\u2581", " ")
+        spelled = {piece: score for piece, score in zip(pieces, scores, strict=True) if score > LEAST_SCORE}
+        if missing := {character for piece in spelled for character in piece} - spelled.keys():
+            raise UserError(f"its SentencePiece model has no piece {min(missing)!r}, but longer ones that contain it.")
+        space = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
+        decoders: list[dict[str, Any]] = [
+            *([] if self._joints else [space]),
+            {"type": "ByteFallback"},
+            {"type": "Fuse"},
+        ]
+        parts: dict[str, Any] = {"decoder": library.sequence("decoders", decoders)}
+        if not self._joints:  # all spaces become U+2581
+            parts["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+        if all(score == round(score) for score in spelled.values()):  # in a BPE model, they are 0, -1, -2, ...
+            merges = library.merges_of(list(spelled), list(spelled.values()))
+            options = {"byte_fallback": True, "fuse_unk": True, "unk_token": pieces[self.unk_id or 0]}
+            ids = {piece: token for token, piece in enumerate(pieces)}
+            return parts | {"model": library.bpe(ids, list(merges), **options)}
+        vocabulary = [[piece, score] for piece, score in zip(pieces, scores, strict=True)]
+        model = {"type": "Unigram", "unk_id": self.unk_id, "vocab": vocabulary, "byte_fallback": True}
+        # A name such as "<0x41>" with a character that no piece has would still be found, so that one stands alone.
+        alone = {character for piece in pieces if piece not in spelled for character in piece} - spelled.keys()
+        pattern = "".join(f"\\x{{{ord(character):x}}}" for character in sorted(alone))
+        return parts | {"model": model, "pre_tokenizer": library.split(f"[{pattern}]") if alone else None}
 
     def _content(self) -> bytes:
         return self._model

@@ -6,16 +6,20 @@ import collections
 import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lm.config import TokenizerConfig
+from lm.data.tokenizing import library
 from lm.data.tokenizing.base import UNK, Offsets, Tokenizer
 from lm.data.tokenizing.pieces import cut
 from lm.errors import UserError
 from lm.files import parse_json
+
+WHITE_SPACE = "".join(f"\\x{{{code:x}}}" for code in range(sys.maxunicode + 1) if chr(code).isspace())
 
 
 class VocabularyTokenizer(Tokenizer):
@@ -29,6 +33,10 @@ class VocabularyTokenizer(Tokenizer):
 
     def _piece(self, token: int) -> str:
         return "<unk>" if token == UNK else self.vocabulary[token - 4]
+
+    def _ids_in_library(self, names: Mapping[int, str]) -> dict[str, int]:
+        special = {name: token for token, name in names.items() if token < 4}
+        return special | {piece: token for token, piece in enumerate(self.vocabulary, start=4)}
 
     def _content(self) -> bytes:
         return json.dumps(self.vocabulary).encode()
@@ -64,6 +72,10 @@ class CharacterTokenizer(VocabularyTokenizer):
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
         return self.encode(text), [(i, i + 1) for i in range(len(text))]
+
+    def library_parts(self, names: Mapping[int, str]) -> dict[str, Any]:
+        model = library.bpe(self._ids_in_library(names), unk_token=names[UNK])  # without merges
+        return {"model": model, "decoder": {"type": "Fuse"}}
 
     def _decode(self, ids: list[int]) -> str:
         return "".join("\ufffd" if i == UNK else self._piece(i) for i in ids)
@@ -102,6 +114,11 @@ class WordTokenizer(VocabularyTokenizer):
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
         return self.encode(text), [match.span() for match in re.finditer(r"\S+", text)]
+
+    def library_parts(self, names: Mapping[int, str]) -> dict[str, Any]:
+        model = {"type": "WordLevel", "vocab": self._ids_in_library(names), "unk_token": names[UNK]}
+        # The library's own idea of white space differs from that of Python.
+        return {"model": model, "pre_tokenizer": library.split(f"[{WHITE_SPACE}]+", "Removed")}
 
     def _decode(self, ids: list[int]) -> str:
         return " ".join(self._piece(token) for token in ids)

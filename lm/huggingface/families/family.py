@@ -18,31 +18,35 @@ class Convention:
     """Describes how one of our tasks appears in the classes of `transformers` and in config.json.
 
     Attributes:
-        heads: the task whose heads serve this one; "" for the task itself.
+        heads: the tasks whose heads serve this one; none for the task itself.
         labels: whether id2label lists the labels.
         problem_type: the value of the field with this name; "" if there is none.
         logits: whether the logits of each token can be compared.
         vectors: whether the result is the vector of a text, so that the pooling must be known.
         overlap: the overlap of the parts of a long text, as a share of the sequence length.
+        peft: the value of task_type with which peft adds no trained head to the adapters, or "".
     """
 
-    heads: str = ""
+    heads: tuple[str, ...] = ()
     labels: bool = False
     problem_type: str = ""
     logits: bool = False
     vectors: bool = False
     overlap: float = 0.0
+    peft: str = ""
 
 
 REGRESSION = "regression"  # of one number; a classifier of `transformers` with one output
 CONVENTIONS = {
-    "causal": Convention(logits=True),
-    "seq2seq": Convention(logits=True),
+    "causal": Convention(logits=True, peft="CAUSAL_LM"),
+    "seq2seq": Convention(logits=True, peft="SEQ_2_SEQ_LM"),
+    "chat": Convention(heads=("causal", "seq2seq")),
+    **dict.fromkeys(("span_corruption", "ul2", "infilling", "prefix_lm"), Convention(heads=("seq2seq",))),
     "tagging": Convention(labels=True, logits=True),
     "classification": Convention(labels=True, problem_type="single_label_classification"),
-    REGRESSION: Convention(heads="classification", labels=True, problem_type="regression"),
+    REGRESSION: Convention(heads=("classification",), labels=True, problem_type="regression"),
     "span_qa": Convention(overlap=0.25),
-    "contrastive": Convention(vectors=True),
+    "contrastive": Convention(vectors=True, peft="FEATURE_EXTRACTION"),
 }
 
 
@@ -88,6 +92,7 @@ class Family:
         free: settings that `adapt` determines.
         unstored: modules of ours that files lack because the model does not use them.
         same_class: further names of the classes in `heads`.
+        own_tokenizer: whether AutoTokenizer of `transformers` 5 ignores the rules in tokenizer.json for these models.
         marks: patterns of names, all of which a folder without model_type must have to belong to the family.
     """
 
@@ -107,6 +112,7 @@ class Family:
     free: frozenset[str] = frozenset()
     unstored: tuple[str, ...] = ()
     same_class: Mapping[str, str] = field(default_factory=dict)
+    own_tokenizer: bool = False
     marks: tuple[str, ...] = ()
 
     def names_of_other_heads(self, head: Head) -> Iterator[str]:

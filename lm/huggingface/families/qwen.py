@@ -48,6 +48,7 @@ QWEN2 = dataclasses.replace(
     settings={**llama.SETTINGS, "use_bias": False, "attention_bias": "qkv"},
     fields=gathered(llama.FIELDS_WITHOUT_BIAS, *COMMON),
     heads=llama.heads_of("Qwen2"),
+    own_tokenizer=True,
 )
 QWEN3 = dataclasses.replace(
     llama.FAMILY,

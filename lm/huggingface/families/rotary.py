@@ -124,7 +124,8 @@ def rope(theta: float, longest: int, *, some_windows: bool = False) -> Field:
         }
 
     defaults = {"rope_theta": theta, "rope_scaling": None, "rope_parameters": None, "partial_rotary_factor": None}
-    return Field(defaults, ("rotary_theta", *SETTINGS), read, write, reads={"max_position_embeddings": longest})
+    older = ("rope_theta", "rope_scaling")
+    return Field(defaults, ("rotary_theta", *SETTINGS), read, write, {"max_position_embeddings": longest}, older)
 
 
 def layered_rope(
@@ -173,7 +174,8 @@ def layered_rope(
     defaults: Values = {names[0]: theta, "rope_scaling": None, "rope_parameters": None}
     defaults |= {} if local_theta is None else {names[1]: local_theta}
     ours = ("rotary_theta", "local_rotary_theta", "rope_scaling_local", *SETTINGS)
-    return Field(defaults, ours, read, write, reads={"max_position_embeddings": longest})
+    older = tuple(name for name in defaults if name != "rope_parameters")
+    return Field(defaults, ours, read, write, {"max_position_embeddings": longest}, older)
 
 
 def period_of(chosen: list[bool], usual: tuple[int, int]) -> tuple[int, int] | None:
@@ -233,4 +235,4 @@ def windows(
 
     defaults = {name: default, "layer_types": None, period: None, f"_{period}": None}
     ours = ("window", "global_every", "global_offset")
-    return Field(defaults, ours, read, write, reads={"num_hidden_layers": layers})
+    return Field(defaults, ours, read, write, {"num_hidden_layers": layers}, older=(period,))

@@ -1,0 +1,244 @@
+"""Exports the LoRA adapters of a run alone, in the format of peft, for the published model that the run started from.
+
+peft adds (x A^T) B^T alpha / r to a linear layer. A has the shape (r, inputs) and B (outputs, r), also for the layers
+of GPT-2, whose own matrices are (inputs, outputs) there. If a layer of the published model joins several of ours, such
+as the query, key and value, its A holds theirs one below the other, and its B is block-diagonal, so that r and alpha
+are multiples of ours. See https://huggingface.co/docs/peft/developer_guides/checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from lm.config import Config, ModelConfig
+from lm.config.schema import effect
+from lm.errors import UserError
+from lm.files import expanded
+from lm.huggingface.exporting import DTYPES, Original, choose_class, to_host
+from lm.huggingface.families.family import Family, convention
+from lm.huggingface.names import Entry, Slot, entries_of
+from lm.huggingface.recognising import names_for
+from lm.huggingface.weights import TensorInfo
+from lm.huggingface.writing import write_object, write_tensors, writing_folder
+from lm.models.parameters import ADAPTER, merge_adapters, unstack_layers
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."  # of the names of tensors
+MERGED = "export the merged model instead (without --adapters)"
+ADAPTER_SETTINGS = ("lora_rank", "lora_alpha", "lora_targets")
+MAY_DIFFER = (*ADAPTER_SETTINGS, "max_length", "dtype")  # from the settings of the published model
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A linear layer of the published model with an adapter."""
+
+    module: str  # its name in the class of `transformers`
+    entry: Entry
+    slots: tuple[Slot | None, ...]  # of each of our kernels that it joins, or None if that one has no adapter
+
+    @property
+    def multiple(self) -> int:
+        """The number of adapters, by which our rank and alpha are multiplied."""
+        return sum(slot is not None for slot in self.slots)
+
+    def matrices(self, leaves: Mapping[tuple[str, ...], Any], dtype: np.dtype) -> dict[str, np.ndarray]:
+        """Returns A (r, inputs) and B (outputs, r), by their names in the file."""
+
+        def values(slot: Slot, name: str) -> np.ndarray:
+            leaf = leaves[*slot.path[:-1], name]
+            return to_host(leaf if slot.layer is None else leaf[slot.layer], dtype)
+
+        firsts: list[np.ndarray] = []
+        outputs = sum(kernel.outputs for kernel in self.entry.slots)
+        seconds: list[np.ndarray] = []
+        begin = 0
+        for kernel, slot in zip(self.entry.slots, self.slots, strict=True):
+            if slot is not None:
+                a, b = (values(slot, name) for name in ADAPTER)
+                rank = a.shape[-1]
+                firsts.append(a.reshape(-1, rank).T)
+                seconds.append(np.zeros((outputs, rank), dtype))
+                seconds[-1][begin : begin + kernel.outputs] = b.reshape(rank, -1).T
+            begin += kernel.outputs
+        parts = {"lora_A": np.concatenate(firsts), "lora_B": np.concatenate(seconds, axis=1)}
+        return {f"{PREFIX}{self.module}.{name}.weight": array for name, array in parts.items()}
+
+
+def merged(params: dict[str, Any], config: Config) -> tuple[dict[str, Any], Config]:
+    """Returns the parameters and the config of a run with its adapters, if any, merged into the linear layers."""
+    if config.model.lora_rank:
+        params, _ = merge_adapters(params, config.model)
+    return params, without_adapters(config)
+
+
+def without_adapters(config: Config) -> Config:
+    defaults = {name: getattr(ModelConfig(), name) for name in ADAPTER_SETTINGS}
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **defaults))
+
+
+def export_adapters(
+    params: Mapping[str, Any],
+    config: Config,
+    out: Path,
+    original: Original | None,
+    imported: tuple[Mapping[str, Any], ModelConfig] | None,
+    dtype: str = "",
+) -> str:
+    """Writes a folder that peft loads on the published model. Returns the name of the model's class.
+
+    Args:
+        params: the parameters of the run, adapters included, stacked or not.
+        original: the folder from which the run was imported, if it was.
+        imported: the parameters and the settings of the run that the import wrote.
+        dtype: a key of DTYPES; if empty, float32.
+
+    Raises UserError if the run has no adapters, or if it differs from the published model in anything else, because
+    the adapters alone would then give other results.
+    """
+    if not config.model.lora_rank:
+        raise UserError("--adapters: this run has no adapters (config.model.lora_rank is 0); leave out --adapters.")
+    if original is None or imported is None:
+        raise UserError(f"--adapters: the run was not initialised from an imported model; {MERGED}.")
+    family, architecture = choose_class(without_adapters(config), original)
+    if architecture != original.record.architecture:
+        raise UserError(
+            f"--adapters: the model has become a {architecture}, but {original.record.source} is a "
+            f"{original.record.architecture}, and peft's adapters contain no head; {MERGED}."
+        )
+    before, settings = imported
+    _check_settings(config.model, settings)
+    _check_others(params, before)
+    leaves = flatten_dict(params)
+    found = adapted_layers(family, architecture, config.model, leaves)
+    every = [*found.others, *(name.rpartition(".")[0] for name in original.record.dtypes)]
+    values = adapter_config(config, original, architecture, family, found.layers, every)
+    chosen = DTYPES[dtype or "float32"]
+    tensors = {
+        name: array for layer in found.layers for name, array in layer.matrices(leaves, chosen).items()
+    }  # as small as the adapters, so all of them are held at once
+    with writing_folder(out) as folder:
+        write_object(folder / CONFIG, values)
+        infos = {name: TensorInfo(array.shape, array.dtype) for name, array in tensors.items()}
+        write_tensors(folder, {WEIGHTS: infos}, tensors.items())
+    return architecture
+
+
+def _check_settings(model: ModelConfig, before: ModelConfig) -> None:
+    """Raises UserError if a setting that affects the output was changed after the import."""
+    for spec in dataclasses.fields(ModelConfig):
+        if spec.name in MAY_DIFFER or effect(Config, f"model.{spec.name}") not in ("function", "shapes"):
+            continue
+        new, old = getattr(model, spec.name), getattr(before, spec.name)
+        if new != old:
+            raise UserError(
+                f"--adapters: config.model.{spec.name}={new!r}, but the imported model has {old!r}, so the adapters "
+                f"alone would give other results; {MERGED}."
+            )
+
+
+def _check_others(params: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    """Raises UserError if a parameter that is not an adapter differs from the imported one."""
+    now, old = (flatten_dict(unstack_layers(dict(tree)), sep="/") for tree in (params, before))
+    now = {name: value for name, value in now.items() if not name.endswith(ADAPTER)}
+    changed = [
+        name
+        for name in {**now, **old}
+        if name not in now or name not in old or not np.array_equal(np.asarray(now[name]), np.asarray(old[name]))
+    ]
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise UserError(
+            f"--adapters: {changed[0]}{more} differ from the imported model, so the adapters alone would give other "
+            f"results; {MERGED}, or train with config.optimizer.freeze={(changed[0].partition('/')[0],)!r}."
+        )
+
+
+# --- layers ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layers:
+    layers: list[Adapted]
+    others: list[str]  # names of all modules
+
+
+def adapted_layers(
+    family: Family, architecture: str, model: ModelConfig, leaves: Mapping[tuple[str, ...], Any]
+) -> Layers:
+    """Returns the layers of the published model that have an adapter."""
+    head = family.heads[architecture]
+    others = unflatten_dict({path: leaf for path, leaf in leaves.items() if path[-1] not in ADAPTER})
+    layers, modules = [], []
+    for entry in entries_of(names_for(family, model, head), others, family.unstored):
+        module = entry.name.rpartition(".")[0]
+        if not head.names:  # the class of the bare body has no prefix
+            module = module.removeprefix(family.spelling.prefix)
+        modules.append(module)
+        has = [slot.path[-1] == "kernel" and (*slot.path[:-1], ADAPTER[0]) in leaves for slot in entry.slots]
+        if any(has):
+            slots = tuple(slot if found else None for slot, found in zip(entry.slots, has, strict=True))
+            layers.append(Adapted(module, entry, slots))
+    return Layers(layers, modules)
+
+
+def short_names(chosen: Collection[str], every: Iterable[str]) -> list[str]:
+    """Returns the shortest ends of the names of modules that distinguish those chosen from all others.
+
+    peft compares the ends of names. Where the end of a name also fits others, such as `output.dense` in BERT, the whole
+    name is given, once for each layer.
+    """
+    others = set(every) - set(chosen)
+    found: dict[str, None] = {}
+    for name in chosen:
+        parts = name.split(".")
+        ends = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
+        usable = (end for end in ends if not any(f".{other}".endswith(f".{end}") for other in others))
+        shortest = next(usable)
+        found[name if re.search(r"(^|\.)\d+(\.|$)", shortest) else shortest] = None
+    return list(found)
+
+
+def adapter_config(
+    config: Config,
+    original: Original,
+    architecture: str,
+    family: Family,
+    layers: list[Adapted],
+    every: Iterable[str],
+) -> dict[str, Any]:
+    """Returns the content of adapter_config.json."""
+    model = config.model
+    every = [*every]
+    counts = [layer.multiple for layer in layers]
+    usual = max(set(counts), key=counts.count)
+    unusual = {count: [layer.module for layer in layers if layer.multiple == count] for count in {*counts} - {usual}}
+    factors = {re.escape(end): count for count, modules in unusual.items() for end in short_names(modules, every)}
+    source, _, revision = original.record.source.partition("@")
+    is_folder = expanded(original.record.source).is_dir()
+    return {
+        "peft_type": "LORA",
+        "task_type": convention(family.heads[architecture].objective).peft or None,
+        "base_model_name_or_path": str(expanded(original.record.source).absolute()) if is_folder else source,
+        "revision": None if is_folder else revision or None,
+        "inference_mode": True,
+        "r": usual * model.lora_rank,
+        "lora_alpha": usual * model.lora_alpha,
+        "lora_dropout": 0.0,
+        "use_rslora": False,
+        "use_dora": False,
+        "bias": "none",
+        "fan_in_fan_out": any(layer.entry.place.inputs_first for layer in layers),
+        "target_modules": sorted(short_names([layer.module for layer in layers], every)),
+        "modules_to_save": None,
+        "rank_pattern": {end: count * model.lora_rank for end, count in factors.items()},
+        "alpha_pattern": {end: count * model.lora_alpha for end, count in factors.items()},
+    }

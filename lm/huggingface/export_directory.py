@@ -1,0 +1,99 @@
+"""Exports a run directory: chooses the parameters, the original folder and the tokenizer files, and writes a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from lm.config import Config, ModelConfig
+from lm.data.tokenizing.base import Tokenizer, Tokenizers
+from lm.errors import UserError
+from lm.huggingface.adapters import export_adapters, merged
+from lm.huggingface.exporting import Original, choose_class, export
+from lm.huggingface.importing import STEP
+from lm.huggingface.provenance import provenance_of
+from lm.huggingface.tokenizer_files import changed_files, tokenizer_files
+from lm.huggingface.writing import MAX_SHARD_BYTES, check_out
+from lm.runs.directory import RunDirectory
+from lm.runs.prepare import load_tokenizers
+
+
+def export_directory(
+    root: Path,
+    out: Path,
+    *,
+    step: int | Literal["best"] | None = "best",
+    average: int = 1,
+    adapters: bool = False,
+    dtype: str = "",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> tuple[str, list[str]]:
+    """Writes a folder for a run. Returns the name of the class in `transformers` and notes for the user.
+
+    Args:
+        step: a step number, None (the newest) or "best".
+        average: the number of checkpoints to average, of which `step` is the last.
+        adapters: whether to write only the LoRA adapters, in the format of peft; otherwise, they are merged.
+        dtype: a key of DTYPES; if empty, the dtypes of the original, or float32.
+
+    Raises UserError if the run cannot be read or expressed, or if `out` exists or cannot be written.
+    """
+    check_out(out)
+    directory = RunDirectory.existing(root)
+    config = directory.load_config()
+    ema = config.optimizer.ema_decay > 0
+    with directory.open_checkpoints(config) as checkpoints:
+        if average > 1:
+            params, _ = checkpoints.average_params(average, last=step if isinstance(step, int) else None, ema=ema)
+        else:
+            params, _ = checkpoints.restore_params(None, step, ema=ema)
+    found = provenance_of(directory.root, config, lambda path: RunDirectory(path).load_config())
+    original = Original.read(found) if found else None
+    if adapters:
+        imported = _imported(RunDirectory(found.parent)) if found else None
+        return export_adapters(params, config, out, original, imported, dtype), []
+    params, config = merged(params, config)
+    tokenizers = load_tokenizers(config, directory.root)
+    files, notes = _tokenizer_files(config, tokenizers, original)
+    ids = special_ids(config, tokenizers.target)
+    return export(params, config, out, original, files, ids, dtype, max_shard_bytes), notes
+
+
+def _imported(directory: RunDirectory) -> tuple[Any, ModelConfig]:
+    """Returns the parameters and the settings of a run as the import wrote it."""
+    config = directory.load_config()
+    with directory.open_checkpoints(config) as checkpoints:
+        return checkpoints.restore_params(None, STEP)[0], config.model
+
+
+def _tokenizer_files(
+    config: Config, tokenizers: Tokenizers, original: Original | None
+) -> tuple[Mapping[str, bytes], list[str]]:
+    """Returns the tokenizer files to write, besides those of the original folder, and notes for the user."""
+    if original is not None:
+        return changed_files(config, tokenizers.target, original.tokenizer_config), []
+    family, _ = choose_class(config, None)
+    try:
+        files = tokenizer_files(config, tokenizers)
+    except UserError as error:
+        return {}, [f"the folder has no tokenizer: {error}"]
+    if not family.own_tokenizer:
+        return files, []
+    return files, [
+        f"AutoTokenizer of transformers 5 ignores tokenizer.json for {family.name} models; load the tokenizer with "
+        "PreTrainedTokenizerFast.from_pretrained."
+    ]
+
+
+def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int]:
+    """Returns the fields of config.json that name special tokens."""
+    ids = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    if tokenizer.bos_id is not None:
+        ids["bos_token_id"] = tokenizer.bos_id
+    if config.model.family == "encoder":
+        ids |= {"cls_token_id": tokenizer.start_id, "sep_token_id": tokenizer.eos_id}
+    if config.model.family == "encoder_decoder":
+        # A decoder that reads the text shifted right starts with its last token.
+        ids["decoder_start_token_id"] = tokenizer.eos_id if config.model.shift_decoder else tokenizer.decoder_start_id
+    return ids
