@@ -1,12 +1,12 @@
 """Supervised fine-tuning of a chat model on conversations, with LoRA adapters of rank 8.
 
-    python train.py --config=configs/chat_lora.py:RUN,FILE.jsonl --workdir=runs/tuned
+    python train.py --config=configs/chat_lora.py:RUN,FILE.jsonl[,TEST.jsonl] --workdir=runs/tuned
     python -m lm.chat --workdir=runs/tuned
 
 RUN is the run directory of a decoder with a chat template, e.g. one that `lm.hf import` has made of a published model.
 Its model and tokenizer are taken over. FILE.jsonl has one conversation per line, in the format of OpenAI or ShareGPT. A
-tenth of the conversations is held out. Only the tokens of the answers are learnt. For a model without a chat template,
-add --config.data.chat_template=plain.
+tenth of the conversations is held out; those in TEST.jsonl are the test split. Only the tokens of the answers are
+learnt. For a model without a chat template, add --config.data.chat_template=plain.
 
 The cost depends on the model; this config has not been run yet at full size.
 """
@@ -18,9 +18,11 @@ from lm.config import defaults, source
 
 
 def get_config(argument=""):
-    run, _, path = argument.partition(",")
+    run, path, test = (*argument.split(","), "", "")[:3]
     config = defaults()
     config.data.train.talk = source(kind="jsonl", path=path or "conversations.jsonl")
+    if test:
+        config.data.test.talk = source(kind="jsonl", path=test)
     config.data.tokenizer.update(kind="huggingface", path=f"{run or 'RUN'}/tokenizer/tokenizer.json")
     config.data.sequence_length = 1024
     config.objective.name = "chat"
@@ -28,7 +30,7 @@ def get_config(argument=""):
         config.init_from = run
         config.model.update(json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))["model"])
     config.model.update(lora_rank=8, lora_targets=("query", "key", "value", "out", "up", "gate", "down"))
-    config.optimizer.update(learning_rate=2e-4, schedule="cosine", weight_decay=0.0)
+    config.optimizer.update(learning_rate=2e-4, schedule="cosine", warmup_steps=10, weight_decay=0.0)
     config.train.update(batch_size=16, num_epochs=3.0)
     config.eval.update(every_steps=50, prompts=())
     config.checkpoint.every_steps = 50
