@@ -30,7 +30,7 @@ def get_config(argument=""):
         config.init_from = run
         config.model.update(json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))["model"])
     config.model.update(lora_rank=8, lora_targets=("query", "key", "value", "out", "up", "gate", "down"))
-    config.optimizer.update(learning_rate=2e-4, schedule="cosine", warmup_steps=10, weight_decay=0.0)
+    config.optimizer.update(learning_rate=2e-4, schedule="cosine", weight_decay=0.0)
     config.train.update(batch_size=16, num_epochs=3.0)
     config.eval.update(every_steps=50, prompts=())
     config.checkpoint.every_steps = 50
