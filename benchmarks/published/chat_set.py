@@ -149,7 +149,7 @@ def train_set(number: int = 360, seed: int = 0) -> Iterator[Conversation]:
         yield conversation(fact, draw.choice(BRIEF if brief else FULL), question, brief, then)
 
 
-def test_set() -> Iterator[Conversation]:
+def held_out_set() -> Iterator[Conversation]:
     """Yields two conversations about each fact: one asks for the command alone, the other for a sentence and more."""
     for fact in FACTS:
         brief, full = (frame.format(fact.tasks[2]) for frame in TEST_FRAMES)
@@ -159,7 +159,7 @@ def test_set() -> Iterator[Conversation]:
 
 def write(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    for name, conversations in (("train", train_set()), ("test", test_set())):
+    for name, conversations in (("train", train_set()), ("test", held_out_set())):
         lines = [json.dumps({"messages": messages}) + "\n" for messages in conversations]
         (directory / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
