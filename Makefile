@@ -11,17 +11,21 @@ RUN_ENVIRONMENT = @.ci/environment $(VENV) requirements.lock "$(PYTHON)"
 DEV_ENVIRONMENT = @.ci/environment $(VENV) requirements-dev.lock "$(PYTHON)"
 COMPILE = uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
 
-.PHONY: help train test test-all lint types lock clean
+.PHONY: help environment train test test-all lint types lock clean
 .NOTPARALLEL:
 
 help:
-	@echo "make train      train the quickstart model into runs/quickstart, or continue where it stopped"
-	@echo "make test       run the tests; PYTEST_ARGS='-k packing' selects some of them"
-	@echo "make test-all   run the tests, including the variants marked exhaustive"
-	@echo "make lint       check formatting and style"
-	@echo "make types      check types"
-	@echo "make lock       update requirements*.lock to the newest versions within the bounds"
-	@echo "make clean      remove the environment and caches; runs/ stays"
+	@echo "make environment create .venv with the packages that the commands need"
+	@echo "make train       train the quickstart model into runs/quickstart, or continue where it stopped"
+	@echo "make test        run the tests; PYTEST_ARGS='-k packing' selects some of them"
+	@echo "make test-all    run the tests, including the variants marked exhaustive"
+	@echo "make lint        check formatting and style"
+	@echo "make types       check types"
+	@echo "make lock        update requirements*.lock to the newest versions within the bounds"
+	@echo "make clean       remove the environment and caches; runs/ stays"
+
+environment:
+	$(RUN_ENVIRONMENT)
 
 train:
 	$(RUN_ENVIRONMENT)

@@ -1,12 +1,12 @@
 """Supervised fine-tuning of a chat model on conversations, with LoRA adapters of rank 8.
 
-    python train.py --config=configs/chat_lora.py:RUN,FILE.jsonl --workdir=runs/tuned
+    python train.py --config=configs/chat_lora.py:RUN,FILE.jsonl[,TEST.jsonl] --workdir=runs/tuned
     python -m lm.chat --workdir=runs/tuned
 
 RUN is the run directory of a decoder with a chat template, e.g. one that `lm.hf import` has made of a published model.
 Its model and tokenizer are taken over. FILE.jsonl has one conversation per line, in the format of OpenAI or ShareGPT. A
-tenth of the conversations is held out. Only the tokens of the answers are learnt. For a model without a chat template,
-add --config.data.chat_template=plain.
+tenth of the conversations is held out; those in TEST.jsonl are the test split. Only the tokens of the answers are
+learnt. For a model without a chat template, add --config.data.chat_template=plain.
 
 The cost depends on the model; this config has not been run yet at full size.
 """
@@ -18,9 +18,11 @@ from lm.config import defaults, source
 
 
 def get_config(argument=""):
-    run, _, path = argument.partition(",")
+    run, path, test = (*argument.split(","), "", "")[:3]
     config = defaults()
     config.data.train.talk = source(kind="jsonl", path=path or "conversations.jsonl")
+    if test:
+        config.data.test.talk = source(kind="jsonl", path=test)
     config.data.tokenizer.update(kind="huggingface", path=f"{run or 'RUN'}/tokenizer/tokenizer.json")
     config.data.sequence_length = 1024
     config.objective.name = "chat"

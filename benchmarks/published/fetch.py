@@ -113,11 +113,11 @@ def unpack(archive: Path, folder: str, to: Path) -> None:
 
 def convert_pickle(folder: Path) -> None:
     """Replaces pytorch_model.bin, if there is one, by model.safetensors with the same tensors."""
-    import torch
-    from safetensors.torch import save_file
-
     path = folder / "pytorch_model.bin"
     if path.exists():
+        import torch
+        from safetensors.torch import save_file
+
         tensors = torch.load(path, "cpu", weights_only=True)
         copies = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}  # tied tensors share memory
         save_file(copies, folder / "model.safetensors", {"format": "pt"})

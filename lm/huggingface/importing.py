@@ -144,6 +144,7 @@ def read_tokenizer(folder: Folder, rows: int) -> Tokenizer:
 def describe(published: Published) -> str:
     """Returns a line about an import, for the user."""
     match = published.match
-    notes = [f"{len(match.ignored)} buffers ignored ({match.ignored[0]}, ...)"] if match.ignored else []
+    more = f" and {len(match.ignored) - 1} more" if len(match.ignored) > 1 else ""
+    notes = [f"ignored buffers: {match.ignored[0]}{more}"] if match.ignored else []
     notes += [f"{len(match.carried)} tensors of other heads kept for the export"] if match.carried else []
     return "; ".join([f"{published.family.name} ({published.architecture})", *notes])

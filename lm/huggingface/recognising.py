@@ -132,10 +132,14 @@ def _present(folder: Folder, family: Family, module: str, target: str | Place) -
 
 
 def labels_of(values: dict[str, Any]) -> tuple[str, ...]:
-    """Returns the labels of a classifier in the order of its outputs. Raises ValueError if they are not numbered."""
-    named = values.get("id2label")
-    if not named:
-        return tuple(f"LABEL_{n}" for n in range(values.get("num_labels") or values.get("_num_labels") or 2))
+    """Returns the labels of a classifier in the order of its outputs. Raises ValueError if they are not numbered.
+
+    If `num_labels` is another number than that of the labels, it counts, as in `transformers`, and the labels have no
+    names: old files hold the two labels of the class default beside it.
+    """
+    named, number = values.get("id2label"), values.get("num_labels")
+    if not named or number not in (None, len(named)):
+        return tuple(f"LABEL_{n}" for n in range(number or values.get("_num_labels") or 2))
     numbered = {int(number): str(label) for number, label in named.items()}
     if sorted(numbered) != list(range(len(numbered))) or len(set(numbered.values())) < len(numbered):
         raise ValueError(f"id2label={named!r:.80} does not number different labels from 0")

@@ -214,6 +214,9 @@ def test_labels_keep_their_order():
     labels = {"2": "entailment", "0": "contradiction", "1": "neutral"}
     published, _ = imported(MemoryFolder({**config, "id2label": labels}, arrays))
     assert published.config.data.labels == ("contradiction", "neutral", "entailment")
+    defaults = {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "num_labels": 3}  # as old files have it
+    published, _ = imported(MemoryFolder({**config, **defaults}, arrays))
+    assert published.config.data.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
     with pytest.raises(UserError, match="does not number different labels"):
         imported(MemoryFolder({**config, "id2label": {"0": "a", "1": "a", "2": "b"}}, arrays))
     with pytest.raises(UserError, match="multi_label_classification"):

@@ -7,9 +7,13 @@ import dataclasses
 
 import pytest
 
+from benchmarks.published.llama2c import write_run
 from benchmarks.stories260k import Pieces, data_directory, greedy_story, load_model, losses, read_stories
+from lm.data.tokenizing import load_tokenizer
+from lm.huggingface.exporting import choose_class
 from lm.models import build_model
 from lm.models.parameters import count_parameters, unstack_layers
+from lm.runs.directory import RunDirectory
 
 WEIGHTS = data_directory() / "stories260k" / "stories260K.bin"
 PIECES = data_directory() / "stories260k" / "tok512.bin"
@@ -65,3 +69,15 @@ def test_unrolled_layers_give_the_same_story(loaded):
     model, params, pieces = loaded
     unrolled = build_model(dataclasses.replace(model.config, scan_layers=False))
     assert STORY.startswith(pieces.decode(greedy_story(unrolled, unstack_layers(params), 32)))
+
+
+def test_run_directory_has_the_tokens_and_the_story_and_can_be_exported_as_llama(loaded, tmp_path):
+    write_run(WEIGHTS, PIECES, tmp_path / "run")
+    directory = RunDirectory(tmp_path / "run")
+    config, tokenizer = directory.load_config(), load_tokenizer(directory.tokenizer_dir)
+    assert [tokenizer.bos_id, *tokenizer.encode(STORY)] == loaded[2].encode(STORY)
+    with directory.open_checkpoints(config) as checkpoints:
+        params, _ = checkpoints.restore_params()
+    story = tokenizer.decode(greedy_story(build_model(config.model), params, 64)).strip()
+    assert STORY.startswith(story) and len(story) > 100
+    assert choose_class(config, None)[1] == "LlamaForCausalLM"

@@ -55,21 +55,22 @@ def _from_file(cls: type[Tokenizer], config: TokenizerConfig) -> Tokenizer:
     path = expanded(config.path)
     if not path.is_file():
         raise UserError(f"{setting}: there is no file {config.path}.")
+    of_run = path.name == cls.file_name and path.with_name(INFO_FILE).is_file()
     try:
+        if of_run and not (config.bos_token or config.eos_token):
+            return load_tokenizer(path.parent)  # with its special tokens, which are stored beside it
         with read_errors(path):
             content = _read_text(path).encode("utf-8") if cls.file_is_text else read_file(path)
     except UserError as error:
         raise UserError(f"{setting}: {error}") from error
     try:
-        if (
-            path.name == cls.file_name
-            and path.with_name(INFO_FILE).is_file()
-            and not (config.bos_token or config.eos_token)
-        ):
-            return load_tokenizer(path.parent)  # the file of a run, whose special tokens are stored beside it
         return cls.load(path, content, config)
     except Exception as error:  # the libraries raise plain Exception and RuntimeError for invalid files
-        raise UserError(f"{setting}: {config.path} is not a usable {cls.file_type}: {error}.") from error
+        raise UserError(f"{setting}: {config.path} is not a usable {cls.file_type}: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).removesuffix(".")
 
 
 def _read_text(path: Path) -> str:
@@ -98,7 +99,7 @@ def published_tokenizer(
         if len(models) == len(SIDES) and (vocabulary := content_of(VOCABULARY)) is not None:
             return MarianTokenizer.from_files(vocabulary, models, files)
     except Exception as error:  # the libraries raise plain Exception and RuntimeError for invalid files
-        raise UserError(f"{where}: the tokenizer is not usable: {error}.") from error
+        raise UserError(f"{where}: the tokenizer is not usable: {_reason(error)}.") from error
     raise UserError(
         f"{where} has no {HuggingFaceTokenizer.file_name}; create it with AutoTokenizer.from_pretrained(...)"
         ".save_pretrained(...) from the transformers library."

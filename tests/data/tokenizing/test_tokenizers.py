@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lm.config import TokenizerConfig
 from lm.data.examples.denoising import corrupt
 from lm.data.tokenizing import build_tokenizer, load_tokenizer
-from lm.data.tokenizing.base import Tokenizer
+from lm.data.tokenizing.base import INFO_FILE, Tokenizer
 from lm.data.tokenizing.sentencepiece import LONGEST_LINE, cut_after_words, even_sample, split_texts
 from lm.errors import UserError
 
@@ -73,6 +73,20 @@ def test_changed_file_is_refused(tmp_path):
         load_tokenizer(tmp_path)
     with pytest.raises(UserError, match="no tokenizer"):
         load_tokenizer(tmp_path / "missing")
+
+
+def test_messages_about_a_file_end_with_one_period(tmp_path):
+    make("sentencepiece").save(tmp_path)
+    sentencepiece("bpe").save(tmp_path / "other")
+    path = tmp_path / "sentencepiece.model"
+    path.write_bytes((tmp_path / "other" / path.name).read_bytes())
+    with pytest.raises(UserError, match=r"^config\.data\.tokenizer\.path: .*has changed .* modified\)\.$"):
+        build_tokenizer(TokenizerConfig(kind="sentencepiece", path=str(path)), [])
+    path = tmp_path / "tokenizer.json"
+    path.write_text("{}")
+    (tmp_path / INFO_FILE).unlink()
+    with pytest.raises(UserError, match=r"not a usable tokenizer\.json: .*[^.]\.$"):
+        build_tokenizer(TokenizerConfig(kind="huggingface", path=str(path)), [])
 
 
 def test_words_by_frequency_and_others_unknown(tmp_path):
