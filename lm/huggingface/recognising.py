@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,7 @@ def recognise(folder: Folder, family_name: str = "", max_length: int = 0, dtype:
     return Published(family, architecture, config, model, entries, found)
 
 
+@functools.lru_cache(maxsize=1)
 def abstract_params(model: Model) -> Any:
     return nn.unbox(jax.eval_shape(lambda: model.initial_params(jax.random.key(0))))
 

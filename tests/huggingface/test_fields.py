@@ -18,7 +18,9 @@ transformers = pytest.importorskip("transformers")
 from lm.errors import UserError
 from lm.models import build_model
 from lm.models.parameters import unstack_layers
-from tests.huggingface.peers import MODELS, MemoryFolder, batch_of, build, folder_of, imported, padded, stored
+from tests.huggingface.models import MODELS
+from tests.huggingface.peers import build, folder_of, stored, their_inputs
+from tests.huggingface.rows import MemoryFolder, batch_of, imported
 
 QUICK = "gpt2 gemma3 t5 bert".split()
 OTHERS = """
@@ -93,13 +95,8 @@ def eager_outputs(published, params):
 
 
 def their_logits(model):
-    (tokens, mask, _), (targets, target_mask, _) = padded()
-    pad = model.config.pad_token_id or 0
-    inputs = {"input_ids": np.where(mask, tokens, pad), "attention_mask": mask}
-    if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = np.where(target_mask, targets, pad)
     with torch.no_grad():
-        return model(**{k: torch.tensor(v.astype(np.int64)) for k, v in inputs.items()}).logits.numpy()
+        return model(**their_inputs(model)[0]).logits.numpy()
 
 
 def check_change(name, kind, field, value, base, state, before):
