@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 transformers.logging.set_verbosity_error()
+torch.set_num_threads(1)  # the models are tiny, and pytest runs several processes
 
 
 def tokenizer_json(special=("<s>", "<pad>", "</s>", "<mask>")):

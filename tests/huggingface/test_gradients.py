@@ -24,9 +24,9 @@ from tests.huggingface.peers import peer, their_inputs
 from tests.huggingface.rows import batch_of, label_places, read_values, reads_pairs, whole_model
 
 TOLERANCE = 1e-4  # of a tensor's largest gradient
-# A bias of keys adds the same number to all scores of a query, so without rotary positions its gradient is zero; what
-# both compute are rounding errors. No gradient can be more exact than this share of the largest one of the model.
-ROUNDING = 1e-7
+# A bias of keys adds one number to all scores of a query, so without rotary positions its gradient is zero. What both
+# compute are rounding errors, at most this share of the model's largest gradient.
+ROUNDING = 1e-6
 HEADLESS = ("bert_body", "electra_discriminator")  # without a loss; their bodies are those of other models here
 SPAN = 3  # an answer begins at the first token of a text and ends at this one
 
@@ -60,14 +60,13 @@ def our_gradients(published, params, batch):
     config = dataclasses.replace(published.config.model, scan_layers=False)
     model, task = build_model(config, whole_model(published).head, "cpu"), task_of(published.config)
 
-    @jax.jit
     def compute(params):
         found = model.apply({"params": params}, batch)
         sums = task.loss(found, batch, published.config.objective)
         pairs = sums.pair_nll / jnp.maximum(sums.pairs, 1.0)
         return sums.loss / task.total_weight(batch) + pairs, found
 
-    (loss, found), gradients = jax.value_and_grad(compute, has_aux=True)(unstack_layers(params))
+    (loss, found), gradients = jax.jit(jax.value_and_grad(compute, has_aux=True))(unstack_layers(params))
     return float(loss), read_values(published, found, batch.segments), stack_layers(gradients)
 
 
@@ -98,7 +97,7 @@ def their_gradients(model, published, labels):
             loss = loss + entropy(found.seq_relationship_logits, first)
     loss.backward()
     named = model.named_parameters(remove_duplicate=False)
-    return float(loss), values, {name: each.grad for name, each in named}
+    return loss.item(), values, {name: each.grad for name, each in named}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +129,9 @@ def test_gradients_match(name):
         assert unused is None or not unused.any(), tensor
         for slot, part in zip(entry.slots, entry.split(theirs), strict=True):
             ours = np.asarray(leaves[slot.path] if slot.layer is None else leaves[slot.path][slot.layer])
-            error = np.abs(ours - part).max()
-            assert error <= max(TOLERANCE * np.abs(part).max(), ROUNDING * largest), (tensor, slot.path, error)
+            error, allowed = np.abs(ours - part).max(), TOLERANCE * np.abs(part).max()
+            if slot.path[-2:] == ("key", "bias"):
+                allowed = max(allowed, ROUNDING * largest)
+            assert error <= allowed, (tensor, slot.path, error)
             compared += 1
     assert compared >= len(expected) // 2
