@@ -142,3 +142,5 @@ MODELS = {
 
 # One model for each kind of wiring; the tests of the others are marked exhaustive.
 QUICK = "gpt2 llama3 gemma3 t5 bart bert roberta modernbert_classes".split()
+# Imported as bodies that give vectors of texts, without a head and without a loss.
+HEADLESS = ("bert_body", "electra_discriminator")

@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict
 from lm.models import build_model
 from lm.models.parameters import stack_layers, unstack_layers
 from lm.tasks import task_of
-from tests.huggingface.models import MODELS, QUICK
+from tests.huggingface.models import HEADLESS, MODELS, QUICK
 from tests.huggingface.peers import peer, their_inputs
 from tests.huggingface.rows import batch_of, label_places, read_values, reads_pairs, whole_model
 
@@ -27,7 +27,6 @@ TOLERANCE = 1e-4  # of a tensor's largest gradient
 # A bias of keys adds one number to all scores of a query, so without rotary positions its gradient is zero. What both
 # compute are rounding errors, at most this share of the model's largest gradient.
 ROUNDING = 1e-6
-HEADLESS = ("bert_body", "electra_discriminator")  # without a loss; their bodies are those of other models here
 SPAN = 3  # an answer begins at the first token of a text and ends at this one
 
 
