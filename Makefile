@@ -55,6 +55,7 @@ lock:
 	for name in dev cuda tpu; do \
 	    $(COMPILE) requirements-$$name.txt --constraints requirements.lock --output-file requirements-$$name.lock >/dev/null; \
 	done; \
+	$(COMPILE) --no-deps requirements-peers.txt --output-file requirements-peers.lock >/dev/null; \
 	git --no-pager diff --stat -- 'requirements*.lock'
 
 clean:

@@ -121,7 +121,7 @@ def test_greedy_outputs_equal_transformers(name):
     ours = sampler.generate(prompts, keys, sources=inputs if start else None)
     theirs, _ = generated(model, vocabulary, inputs, num_beams=1)
     assert [[*start[1:], *each] for each in ours] == theirs
-    assert len({token for row in theirs for token in row}) >= 4
+    assert len({token for row in theirs for token in row}) > 1
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
