@@ -32,7 +32,7 @@ train:
 test test-all:
 	$(DEV_ENVIRONMENT)
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-	    $(if $(filter test,$@),-m "not exhaustive") $(PYTEST_ARGS)
+	    -m "not by_hand$(if $(filter test,$@), and not exhaustive)" $(PYTEST_ARGS)
 
 lint:
 	$(DEV_ENVIRONMENT)

@@ -4,6 +4,8 @@ They have every kind of wiring that a family has. Windows and the original lengt
 small that the rows of `rows.py` are longer than twice the windows and four times the original lengths.
 """
 
+import pytest
+
 VOCABULARY, END = 64, 2
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 LLAMA = {**SIZES, "num_key_value_heads": 2, "intermediate_size": 40, "max_position_embeddings": 96}
@@ -140,7 +142,13 @@ MODELS = {
     "mistral": ("MistralForCausalLM", {**LLAMA, "sliding_window": 9}),
 }
 
-# One model for each kind of wiring; the tests of the others are marked exhaustive.
+# One model for each kind of wiring. Tests of the others are marked.
 QUICK = "gpt2 llama3 gemma3 t5 bart bert roberta modernbert_classes".split()
 # Imported as bodies that give vectors of texts, without a head and without a loss.
 HEADLESS = ("bert_body", "electra_discriminator")
+
+
+def each_model(names, marker):
+    """Returns a decorator that runs a test with each name; those that are not in QUICK get a marker."""
+    marks = getattr(pytest.mark, marker)
+    return pytest.mark.parametrize("name", [x if x in QUICK else pytest.param(x, marks=marks) for x in names])

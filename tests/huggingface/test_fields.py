@@ -21,14 +21,13 @@ from lm.huggingface.importing import load_params
 from lm.huggingface.recognising import recognise
 from lm.models import build_model
 from lm.models.parameters import unstack_layers
-from tests.huggingface.models import MODELS
+from tests.huggingface.models import MODELS, each_model
 from tests.huggingface.peers import build, folder_of, stored, their_outputs
 from tests.huggingface.rows import MemoryFolder, batch_of, read_values, reads_pairs, whole_model
 
-QUICK = "gpt2 gemma3 t5 bert".split()
-OTHERS = """
-    llama mistral qwen2 qwen3 gemma gemma2 phi3 olmo2 olmo3 smollm3 mt5 bart mbart pegasus marian m2m_100 roberta
-    xlm_roberta distilbert albert electra modernbert bert_classes modernbert_classes
+NAMES = """
+    gpt2 gemma3 t5 bert llama mistral qwen2 qwen3 gemma gemma2 phi3 olmo2 olmo3 smollm3 mt5 bart mbart pegasus marian
+    m2m_100 roberta xlm_roberta distilbert albert electra modernbert bert_classes modernbert_classes
 """.split()
 WORDS = {
     "gelu": ["relu", "gelu_new", "silu", "mish"],
@@ -134,7 +133,7 @@ def check_change(name, kind, field, value, base, state, before):
     return "consumed" if changed else "neutral"
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in OTHERS)])
+@each_model(NAMES, "by_hand")
 def test_every_field_is_consumed_neutral_or_refused(name):
     kind, settings = MODELS[name]
     with jax.default_matmul_precision("highest"):

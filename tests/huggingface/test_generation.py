@@ -27,7 +27,7 @@ from lm.decoding.inputs import model_batch, pad_rows
 from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling, choosable, row_keys, vocabulary_of
 from lm.huggingface.importing import read_tokenizer
-from tests.huggingface.models import MODELS, QUICK
+from tests.huggingface.models import MODELS, each_model
 from tests.huggingface.peers import build, folder_of, tokenizer_json
 from tests.huggingface.rows import MemoryFolder, batch_of, imported, reads_pairs
 
@@ -48,10 +48,6 @@ PAIRS = {
     "marian": {"decoder_start_token_id": 1},
 }
 DECODERS = [name for name, (kind, _) in MODELS.items() if kind.endswith(("ForCausalLM", "LMHeadModel"))]
-
-
-def marked(names):
-    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.exhaustive) for name in names]
 
 
 @functools.cache
@@ -110,7 +106,7 @@ def exact():
         yield
 
 
-@pytest.mark.parametrize("name", marked([*DECODERS, *PAIRS]))
+@each_model([*DECODERS, *PAIRS], "by_hand")
 def test_greedy_outputs_equal_transformers(name):
     model, published, params, vocabulary = writer(name)
     start, inputs = [], PROMPTS
@@ -125,7 +121,7 @@ def test_greedy_outputs_equal_transformers(name):
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
-@pytest.mark.parametrize("name", marked(PAIRS))
+@each_model(PAIRS, "by_hand")
 def test_beams_and_scores_equal_transformers(name, penalty):
     model, published, params, vocabulary = writer(name)
     settings = BeamSettings(num_beams=4, length_penalty=penalty, max_new_tokens=NEW, exact=False)
@@ -135,7 +131,7 @@ def test_beams_and_scores_equal_transformers(name, penalty):
     np.testing.assert_allclose([each.score for each in ours], scores.numpy(), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", marked([*DECODERS, *PAIRS]))
+@each_model([*DECODERS, *PAIRS], "by_hand")
 def test_logits_with_a_cache_equal_those_without(name):
     """Rows of different lengths are read token by token; before the first one, the cache only holds the source."""
     _, published, params, _ = writer(name)

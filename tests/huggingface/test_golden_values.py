@@ -13,7 +13,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import pytest
 
 from lm.huggingface.families import FAMILIES
 from lm.huggingface.fields import read_settings
@@ -21,7 +20,7 @@ from lm.huggingface.names import entries_of
 from lm.huggingface.recognising import abstract_params, config_for, names_for
 from lm.models import build_model
 from lm.tasks import task_of
-from tests.huggingface.models import HEADLESS, MODELS, QUICK
+from tests.huggingface.models import HEADLESS, MODELS, each_model
 from tests.huggingface.rows import MemoryFolder, batch_of, imported, read_values, reads_pairs, whole_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "published.json"
@@ -96,9 +95,7 @@ def their_values(name, folder):
     return {key: chosen(each) for key, each in ({"hidden": hidden[-1]} if name in HEADLESS else outputs).items()}
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.exhaustive) for name in MODELS]
-)
+@each_model(MODELS, "exhaustive")
 def test_values_are_the_stored_ones_of_transformers(name):
     folder = drawn_folder(name)
     if os.environ.get("UPDATE_GOLDEN"):

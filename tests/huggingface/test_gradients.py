@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict
 from lm.models import build_model
 from lm.models.parameters import stack_layers, unstack_layers
 from lm.tasks import task_of
-from tests.huggingface.models import HEADLESS, MODELS, QUICK
+from tests.huggingface.models import HEADLESS, MODELS, each_model
 from tests.huggingface.peers import peer, their_inputs
 from tests.huggingface.rows import batch_of, label_places, read_values, reads_pairs, whole_model
 
@@ -100,14 +100,7 @@ def their_gradients(model, published, labels):
     return loss.item(), values, {name: each.grad for name, each in named}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in QUICK else pytest.param(name, marks=pytest.mark.exhaustive)
-        for name in MODELS
-        if name not in HEADLESS
-    ],
-)
+@each_model([name for name in MODELS if name not in HEADLESS], "by_hand")
 def test_gradients_match(name):
     model, published, params = peer(name)
     batch, labels = labels_of(published)
