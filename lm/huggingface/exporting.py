@@ -197,9 +197,15 @@ def mismatch(family: Family, model: ModelConfig, original: Values) -> str:
         if effect(Config, f"model.{spec.name}") not in ("function", "shapes") or spec.name in free:
             continue
         ours = getattr(model, spec.name)
-        if spec.name != "dtype" and getattr(found, spec.name) != ours:
+        if spec.name != "dtype" and _effective(found, spec.name) != _effective(model, spec.name):
             return f"model.{spec.name}={ours!r}"
     return ""
+
+
+def _effective(model: ModelConfig, name: str) -> Any:
+    """Returns the value of a setting; `default` biases of attention are those of the other linear layers."""
+    value = getattr(model, name)
+    return ("all" if model.use_bias else "none") if name == "attention_bias" and value == "default" else value
 
 
 def resolved(settings: Mapping[str, Any]) -> ModelConfig:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.huggingface.models import MODELS, VOCABULARY
-from tests.huggingface.rows import MemoryFolder, imported, padded
+from tests.huggingface.rows import MemoryFolder, imported, padded, types_of
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -96,6 +96,8 @@ def their_inputs(model, left=False):
     if left and "position_ids" in inspect.signature(model.forward).parameters:
         offset = positions + 2 if model.config.model_type in ("roberta", "xlm-roberta") else positions
         inputs["position_ids"] = offset * mask
+    if getattr(model.config, "type_vocab_size", 1) > 1 and "roberta" not in model.config.model_type:
+        inputs["token_type_ids"] = types_of(positions)
     if model.config.is_encoder_decoder and not labels_texts(model):
         tokens, mask, _ = padded("target", left)
         inputs |= {"decoder_input_ids": np.where(mask, tokens, pad), "decoder_attention_mask": mask}

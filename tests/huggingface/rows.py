@@ -68,15 +68,29 @@ def laid_out(side, layout):
     return arrays
 
 
-def batch_of(two_sided, layout="right"):
+def types_of(positions):
+    """Returns the type of each token, 1 for all but the first tokens of a text."""
+    return np.int32(positions >= 4)
+
+
+def batch_of(published, layout="right", text_only=False):
     """Returns a batch whose real tokens are in the same order, whatever the layout. The targets are the tokens."""
     source = Source(*laid_out("source", layout))
+    two_sided = reads_pairs(published) and not text_only
     tokens, positions, segments = laid_out("target", layout) if two_sided else vars(source).values()
-    weights = np.float32(segments > 0)
-    return Batch(tokens, tokens, weights, positions, segments, source=source if two_sided else None)
+    return Batch(
+        tokens,
+        tokens,
+        np.float32(segments > 0),
+        positions,
+        segments,
+        source=source if two_sided else None,
+        types=types_of(positions) if published.config.model.token_types > 1 else None,
+    )
 
 
 def reads_pairs(published):
+    """Returns whether a model reads a source and a target."""
     return published.config.model.family == "encoder_decoder" and published.model.reads_source
 
 
@@ -117,7 +131,7 @@ def our_outputs(published, params, layouts=LAYOUTS):
         return found, [model.token_vectors({"params": params}, text, n) for n in layers]
 
     for layout in layouts:
-        batch, text = batch_of(reads_pairs(published), layout), batch_of(False, layout)
+        batch, text = batch_of(published, layout), batch_of(published, layout, text_only=True)
         found, vectors = compute(params, *jax.tree.map(jnp.asarray, (batch, text)))
         values = {} if found is None else read_values(published, found, batch.segments)
         yield values, [np.asarray(each)[text.segments > 0] for each in vectors]

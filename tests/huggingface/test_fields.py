@@ -23,7 +23,7 @@ from lm.models import build_model
 from lm.models.parameters import unstack_layers
 from tests.huggingface.models import MODELS, each_model
 from tests.huggingface.peers import build, folder_of, stored, their_outputs
-from tests.huggingface.rows import MemoryFolder, batch_of, read_values, reads_pairs, whole_model
+from tests.huggingface.rows import MemoryFolder, batch_of, read_values, whole_model
 
 NAMES = """
     gpt2 gemma3 t5 bert llama mistral qwen2 qwen3 gemma gemma2 phi3 olmo2 olmo3 smollm3 mt5 bart mbart pegasus marian
@@ -91,7 +91,7 @@ def variant(kind, values):
 def our_logits(published, params):
     """Returns the values of `their_logits`, computed without compiling the whole."""
     config = dataclasses.replace(published.config.model, scan_layers=False)
-    model, batch = build_model(config, whole_model(published).head, "cpu"), batch_of(reads_pairs(published))
+    model, batch = build_model(config, whole_model(published).head, "cpu"), batch_of(published)
     found = model.apply({"params": unstack_layers(params)}, jax.tree.map(jnp.asarray, batch))
     return read_values(published, found, batch.segments)["logits"]
 

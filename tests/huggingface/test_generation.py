@@ -136,7 +136,7 @@ def test_logits_with_a_cache_equal_those_without(name):
     """Rows of different lengths are read token by token; before the first one, the cache only holds the source."""
     _, published, params, _ = writer(name)
     model, pairs = published.model, reads_pairs(published)
-    batch = jax.tree.map(jnp.asarray, batch_of(pairs))
+    batch = jax.tree.map(jnp.asarray, batch_of(published))
     rows, length = batch.tokens.shape
 
     @jax.jit

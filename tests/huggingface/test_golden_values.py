@@ -21,7 +21,7 @@ from lm.huggingface.recognising import abstract_params, config_for, names_for
 from lm.models import build_model
 from lm.tasks import task_of
 from tests.huggingface.models import HEADLESS, MODELS, each_model
-from tests.huggingface.rows import MemoryFolder, batch_of, imported, read_values, reads_pairs, whole_model
+from tests.huggingface.rows import MemoryFolder, batch_of, imported, read_values, whole_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "published.json"
 SPECIAL = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
@@ -70,7 +70,7 @@ def chosen(values):
 
 def our_values(folder):
     published, params = imported(folder)
-    model, batch = whole_model(published), jax.tree.map(jax.numpy.asarray, batch_of(reads_pairs(published)))
+    model, batch = whole_model(published), jax.tree.map(jax.numpy.asarray, batch_of(published))
     if published.config.objective.name == "contrastive":
         vectors = model.token_vectors({"params": params}, batch, model.text_layers)
         return {"hidden": chosen(np.asarray(vectors)[np.asarray(batch.segments) > 0])}

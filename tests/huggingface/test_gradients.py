@@ -21,7 +21,7 @@ from lm.models.parameters import stack_layers, unstack_layers
 from lm.tasks import task_of
 from tests.huggingface.models import HEADLESS, MODELS, each_model
 from tests.huggingface.peers import peer, their_inputs
-from tests.huggingface.rows import batch_of, label_places, read_values, reads_pairs, whole_model
+from tests.huggingface.rows import batch_of, label_places, read_values, whole_model
 
 TOLERANCE = 1e-4  # of a tensor's largest gradient
 # Some gradients are zero: a bias of keys adds one number to all scores of a query, and scores of answers are normalised
@@ -33,8 +33,8 @@ SPAN = 3  # an answer begins at the first token of a text and ends at this one
 
 def labels_of(published):
     """Returns a batch with random labels for the objective, and the labels of the real tokens or texts, in order."""
-    config, pairs = published.config, reads_pairs(published)
-    batch, draw = batch_of(pairs), np.random.default_rng(5)
+    config = published.config
+    batch, draw = batch_of(published), np.random.default_rng(5)
     real = np.asarray(batch.segments) > 0
     weights, targets = np.zeros(real.shape, np.float32), np.zeros(real.shape, np.int32)
     places = np.argwhere(real)
