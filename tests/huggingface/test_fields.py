@@ -38,6 +38,7 @@ WORDS = {
     "relu": ["gelu", "silu", "gated-gelu"],
     "gated-gelu": ["gated-silu", "gated-relu"],
     "cls": ["mean"],
+    "mean": ["cls"],
 }
 ROPES = [
     {"rope_type": "linear", "factor": 2.0},
