@@ -148,7 +148,7 @@ QUICK = "gpt2 llama3 gemma3 t5 bart bert roberta modernbert_classes".split()
 HEADLESS = ("bert_body", "electra_discriminator")
 
 
-def each_model(names, marker):
-    """Returns a decorator that runs a test with each name; those that are not in QUICK get a marker."""
-    marks = getattr(pytest.mark, marker)
-    return pytest.mark.parametrize("name", [x if x in QUICK else pytest.param(x, marks=marks) for x in names])
+def each_model(names, marker, unmarked=QUICK):
+    """Returns a decorator that runs a test with each name. Those that are not in `unmarked` get a marker."""
+    mark = getattr(pytest.mark, marker)
+    return pytest.mark.parametrize("name", [x if x in unmarked else pytest.param(x, marks=mark) for x in names])

@@ -15,7 +15,6 @@ from lm.huggingface.recognising import recognise
 from lm.huggingface.weights import TensorInfo
 from tests.huggingface.models import END, VOCABULARY
 
-LAYOUTS = ("right", "left", "packed")
 LENGTHS = {"source": (61, 30, 5), "target": (55, 27, 5)}  # tokens of each text
 ROW = 96  # tokens per row, at least the sum of the lengths
 
@@ -120,7 +119,7 @@ def read_values(published, found, segments):
     return {"logits": logits}
 
 
-def our_outputs(published, params, layouts=LAYOUTS):
+def our_outputs(published, params, layouts):
     """Yields the values and the hidden states of each layer, at the real tokens, for each layout."""
     model, text_only = whole_model(published), published.config.objective.name == "contrastive"
 

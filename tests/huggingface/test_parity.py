@@ -22,8 +22,6 @@ from tests.huggingface.rows import LENGTHS, imported, our_outputs
 
 TOLERANCE = 1e-4
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
-
-
 # All models are exported in bfloat16, in which the published files are.
 EXPORTS = [
     pytest.param(
@@ -72,12 +70,11 @@ def test_models_have_every_family_and_rows_exceed_windows_and_original_lengths()
 def test_values_match(name):
     """The values of rows padded on the right or left, and of packed rows, are those of each text alone there."""
     model, published, params = peer(name)
-    expected = their_outputs(model)
-    for found in our_outputs(published, params, ["right", "packed"]):
-        check_same(expected, found)
+    expected = dict.fromkeys(("right", "packed"), their_outputs(model))
     if pads_left(type(model).__name__):
-        (found,) = our_outputs(published, params, ["left"])
-        check_same(their_outputs(model, left=True), found)
+        expected["left"] = their_outputs(model, left=True)
+    for layout, found in zip(expected, our_outputs(published, params, expected), strict=True):
+        check_same(expected[layout], found)
 
 
 @pytest.mark.parametrize(("name", "dtype"), EXPORTS)
