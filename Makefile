@@ -36,7 +36,7 @@ train:
 test test-all:
 	$(DEV_ENVIRONMENT)
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-	    $(if $(filter test,$@),-m "not exhaustive") $(PYTEST_ARGS)
+	    -m "not by_hand$(if $(filter test,$@), and not exhaustive)" $(PYTEST_ARGS)
 
 lint:
 	$(DEV_ENVIRONMENT)
@@ -59,6 +59,7 @@ lock:
 	for name in dev cuda tpu; do \
 	    $(COMPILE) requirements-$$name.txt --constraints requirements.lock --output-file requirements-$$name.lock >/dev/null; \
 	done; \
+	$(COMPILE) --no-deps requirements-peers.txt --output-file requirements-peers.lock >/dev/null; \
 	git --no-pager diff --stat -- 'requirements*.lock'
 
 clean:

@@ -33,18 +33,6 @@ def encoder_decoder_sizes(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def single_stack_sizes(config: ModelConfig) -> dict[str, int]:
-    """Returns the settings of Llama, BERT, RoBERTa and ModernBERT."""
-    return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.d_model,
-        "intermediate_size": config.d_ff,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "max_position_embeddings": config.max_length,
-    }
-
-
 class Weights(dict[str, np.ndarray]):
     """Arrays by their names in Hugging Face's models. A module that has no bias in our model gets no bias."""
 
@@ -65,14 +53,6 @@ class Weights(dict[str, np.ndarray]):
         self[f"{name}.weight"] = weight
         if "bias" in params:
             self[f"{name}.bias"] = np.asarray(params["bias"]).reshape(-1)
-
-
-def joined(params: Mapping[str, Any], *names: str) -> dict[str, np.ndarray]:
-    """Merges linear layers with the same input into one layer with concatenated outputs."""
-    whole = {"kernel": np.concatenate([params[name]["kernel"] for name in names], axis=1)}
-    if "bias" in params[names[0]]:
-        whole["bias"] = np.concatenate([params[name]["bias"] for name in names])
-    return whole
 
 
 def numbered_layers(tower: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:

@@ -174,3 +174,23 @@ def test_unsuitable_python_leaves_the_existing_environment(folder):
     status, lines = folder.make(python="python9")
     assert status == 1 and "no python9 runs here" in lines[0]
     assert folder.make() == (0, [])
+
+
+def test_missing_packages_for_comparisons_are_named_with_a_status_of_their_own(tmp_path):
+    """.ci/run then skips the comparison; any other failure counts as one."""
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        '"-m venv "*) mkdir -p "$4/bin" && cp "$0" "$4/bin/python" ;;\n'
+        '"-c "*) dirname "$0" ;;\n'
+        "*requirements-peers.lock) exit 1 ;;\n"
+        "esac\n"
+    )
+    python.chmod(0o755)
+    made = subprocess.run(
+        ["bash", SCRIPT.with_name("peers"), "made"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 75 and "the packages of requirements-peers.lock cannot be installed" in made.stdout
+    assert (tmp_path / "made" / "bin" / "base.pth").read_text() == f"{python.parent.relative_to(tmp_path)}\n"

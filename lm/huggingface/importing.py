@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,14 @@ def _put(leaves: dict[tuple[str, ...], jax.Array], slot: Slot, part: np.ndarray,
         leaves[slot.path] = value
         return
     if slot.path not in leaves:
-        leaves[slot.path] = _zeros(abstract.shape, abstract.sharding)
+        leaves[slot.path] = _zeros(abstract.shape, abstract.sharding)()
     leaves[slot.path] = _insert(leaves[slot.path], value, slot.layer)
 
 
-def _zeros(shape: tuple[int, ...], sharding: Any) -> jax.Array:
-    return jax.jit(lambda: jnp.zeros(shape, jnp.float32), out_shardings=sharding)()
+@functools.cache
+def _zeros(shape: tuple[int, ...], sharding: Any) -> Callable[[], jax.Array]:
+    """Returns a program that makes an array of zeros. Compiling it takes longer than running it."""
+    return jax.jit(lambda: jnp.zeros(shape, jnp.float32), out_shardings=sharding)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

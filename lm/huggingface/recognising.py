@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -63,11 +64,13 @@ def recognise(folder: Folder, family_name: str = "", max_length: int = 0, dtype:
         settings |= adapt(settings, folder)
     config = config_for(folder, head, settings, max_length, dtype)
     model = build_model(config.model, task_of(config).head(config), platform="cpu")
-    entries = entries_of(names_for(family, config.model, head), abstract_params(model), family.unstored)
+    params = abstract_params(model)  # type: ignore[arg-type]  # all models are hashable
+    entries = entries_of(names_for(family, config.model, head), params, family.unstored)
     found = match(entries, folder, family.spelling, family.names_of_other_heads(head), family.ignored)
     return Published(family, architecture, config, model, entries, found)
 
 
+@functools.lru_cache(maxsize=1)
 def abstract_params(model: Model) -> Any:
     return nn.unbox(jax.eval_shape(lambda: model.initial_params(jax.random.key(0))))
 

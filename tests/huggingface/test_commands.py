@@ -12,7 +12,8 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from lm.huggingface.folder import open_folder
-from tests.huggingface.peers import MODELS, build, save
+from tests.huggingface.models import MODELS
+from tests.huggingface.peers import build, save
 
 ROOT = Path(__file__).resolve().parents[2]
 TUNE = """

@@ -1,6 +1,5 @@
 """The same logits and hidden states as `transformers`, for every family, and the same tensors on the way back."""
 
-import dataclasses
 import json
 
 import jax
@@ -17,15 +16,28 @@ from lm.huggingface.families import FAMILIES
 from lm.huggingface.folder import open_folder
 from lm.huggingface.importing import write_provenance
 from lm.huggingface.recognising import recognise
-from lm.models import build_model
-from lm.models.parameters import stack_layers, unstack_layers
-from tests.huggingface.peers import MODELS, build, folder_of, imported, our_outputs, pads_left, save, their_outputs
+from tests.huggingface.models import MODELS, QUICK, each_model
+from tests.huggingface.peers import build, folder_of, pads_left, peer, save, their_outputs
+from tests.huggingface.rows import LENGTHS, imported, our_outputs
 
 TOLERANCE = 1e-4
 # Fields for version 4 of transformers, which the export adds to those of version 5.
 OLDER = {"torch_dtype", "rope_theta", "rope_scaling", "rope_local_base_freq", "sliding_window_pattern"}
 OLDER |= {"global_rope_theta", "local_rope_theta", "global_attn_every_n_layers"}
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+# All models are exported in bfloat16, in which the published files are.
+EXPORTS = [
+    pytest.param(
+        name,
+        dtype,
+        marks=[
+            *[pytest.mark.exhaustive] * (name not in QUICK),
+            *[pytest.mark.by_hand] * (dtype != "bfloat16" and name not in QUICK),
+        ],
+    )
+    for name in MODELS
+    for dtype in DTYPES
+]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -44,35 +56,31 @@ def check_same(theirs, ours):
         np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE, err_msg=f"layer {layer}")
 
 
-def test_every_family_has_a_model_here():
-    tested = {recognise(folder_of(build(*MODELS[name]))).family.name for name in MODELS}
+def test_models_have_every_family_and_rows_exceed_windows_and_original_lengths():
+    tested, longest = set(), min(max(lengths) for lengths in LENGTHS.values())
+    for name, (kind, settings) in MODELS.items():
+        published = recognise(folder_of(build(kind, settings)))
+        tested.add(published.family.name)
+        model = published.config.model
+        assert 2 * model.window - 1 < longest, name
+        assert model.rope_scaling in ("none", "linear") or 4 * model.rope_original_length < longest, name
+        if model.rope_scaling == "linear":
+            assert 4 * settings["max_position_embeddings"] / model.rope_factor < longest, name
     assert tested == set(FAMILIES)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@each_model(MODELS, "exhaustive")
 def test_values_match(name):
-    kind, settings = MODELS[name]
-    model = build(kind, settings)
-    published, params = imported(folder_of(model))
-    check_same(their_outputs(model), our_outputs(published.config, published.model, params))
-    if pads_left(kind):
-        check_same(their_outputs(model, left=True), our_outputs(published.config, published.model, params, left=True))
+    """The values of rows padded on the right or left, and of packed rows, are those of each text alone there."""
+    model, published, params = peer(name)
+    expected = dict.fromkeys(("right", "packed"), their_outputs(model))
+    if pads_left(type(model).__name__):
+        expected["left"] = their_outputs(model, left=True)
+    for layout, found in zip(expected, our_outputs(published, params, expected), strict=True):
+        check_same(expected[layout], found)
 
 
-@pytest.mark.parametrize("name", ["gemma3", "modernbert", "t5", "albert"])
-def test_values_match_in_unrolled_layers(name):
-    model = build(*MODELS[name])
-    published, params = imported(folder_of(model))
-    config = published.config
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, scan_layers=False))
-    unrolled = build_model(config.model, published.model.head, "cpu")
-    check_same(their_outputs(model), our_outputs(config, unrolled, unstack_layers(params)))
-    again = stack_layers(unstack_layers(params))
-    assert jax.tree.structure(again) == jax.tree.structure(params)
-
-
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "dtype"), EXPORTS)
 def test_round_trip_is_exact(name, dtype, tmp_path):
     """The folder that comes out has the same tensors and config.json, and `transformers` loads it without complaint."""
     kind, settings = MODELS[name]
@@ -96,7 +104,7 @@ def test_round_trip_is_exact(name, dtype, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@each_model(MODELS, "by_hand")
 def test_a_model_trained_here_is_exported_with_a_new_config(name, tmp_path):
     if name in ("bert_body", "electra_discriminator"):
         pytest.skip("the bare body has a pooler of random values there")

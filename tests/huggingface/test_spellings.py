@@ -12,7 +12,9 @@ pytest.importorskip("transformers")
 
 from lm.errors import UserError
 from lm.huggingface.folder import open_folder
-from tests.huggingface.peers import MODELS, MemoryFolder, build, folder_of, imported, save, stored
+from tests.huggingface.models import MODELS
+from tests.huggingface.peers import build, folder_of, save, stored
+from tests.huggingface.rows import MemoryFolder, imported
 
 
 def parts(name):

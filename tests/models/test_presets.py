@@ -5,6 +5,8 @@ import pytest
 
 from lm.config import Config, defaults, source
 from lm.errors import UserError
+from lm.huggingface.exporting import mismatch, resolved
+from lm.huggingface.families import FAMILIES
 from lm.models import build_model
 from lm.models.presets import PRESETS, preset
 from lm.tasks import task_of
@@ -68,6 +70,20 @@ def test_presets_have_the_published_number_of_parameters(name):
     found = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     # Presets without a vocabulary size are counted without the embedding.
     assert found - (config.model.d_model if vocab_size == 1 else 0) == PUBLISHED[name]
+
+
+# Only with interleaved rotary positions or no type of tokens, which the published classes do not have.
+UNPUBLISHED = ("stories260k", "roberta_base", "roberta_large")
+FAMILY_OF = {"llama2": "llama", "llama3": "llama", "transformer": "marian"}
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in UNPUBLISHED])
+def test_a_published_family_can_express_a_preset(name):
+    """So the settings that the family does not read from config.json are those of the published class."""
+    family = name.split("_")[0]
+    values = preset(name)
+    model = resolved({**values, "vocab_size": values.get("vocab_size") or 1})
+    assert mismatch(FAMILIES[FAMILY_OF.get(family, family)], model, {}) == ""
 
 
 def test_a_preset_is_a_copy():
