@@ -132,7 +132,9 @@ def export_run() -> int:
 
 def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int]:
     """Returns the fields of config.json that name special tokens."""
-    ids = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    ids = {"eos_token_id": tokenizer.eos_id}
+    if tokenizer.is_special(tokenizer.pad_id):
+        ids["pad_token_id"] = tokenizer.pad_id
     if tokenizer.bos_id is not None:
         ids["bos_token_id"] = tokenizer.bos_id
     if config.model.family == "encoder_decoder":

@@ -72,7 +72,8 @@ def export(
         params: the parameters, stacked or not.
         original: the folder from which the run was imported, if it was.
         tokenizer_files: the files of the tokenizer, for a run that was not imported.
-        special_ids: fields of config.json such as pad_token_id, for a run that was not imported.
+        special_ids: fields of config.json such as pad_token_id, for a run that was not imported. The padding token is
+            also added to a class that needs it to find the last token of a text.
         dtype: a key of DTYPES; if empty, the dtypes of the original, or float32.
 
     Raises UserError, naming the setting, if no family can express the model.
@@ -105,10 +106,7 @@ def export(
         files = {**other_files(original.directory / provenance.FILES), **files}
     write_folder(
         out,
-        config={
-            **({} if original else special_ids or {}),
-            **config_json(family, architecture, config, original, dtype),
-        },
+        config=config_json(family, architecture, config, original, dtype, special_ids or {}),
         generation_config=original.generation_config if original else None,
         tensors={name: info for name, (_, info) in plan.items()},
         arrays=_arrays(params, plan, carried),
@@ -243,7 +241,14 @@ def class_in(family: Family, config: Config, preferred: str) -> str:
     return preferred if preferred in fitting else fitting[0]
 
 
-def config_json(family: Family, architecture: str, config: Config, original: Original | None, dtype: str) -> Values:
+def config_json(
+    family: Family,
+    architecture: str,
+    config: Config,
+    original: Original | None,
+    dtype: str,
+    special_ids: Mapping[str, int],
+) -> Values:
     """Returns the content of config.json: that of the original with what has changed, or a new one."""
     before = None
     if original:
@@ -254,9 +259,15 @@ def config_json(family: Family, architecture: str, config: Config, original: Ori
         model = dataclasses.replace(model, max_length=before.max_length)  # imported with fewer positions
     values = write_values(family.fields, model, original.config if original else {}, before)
     values.setdefault("model_type", family.model_types[0])
+    if original is None:
+        values = {**special_ids, **values}
+    elif config.model.pooling == "last" and original.record.architecture != architecture:
+        pad = special_ids.get("pad_token_id")
+        values |= {} if pad is None or values.get("pad_token_id") is not None else {"pad_token_id": pad}
     if not original or original.record.architecture != architecture:
         values["architectures"] = [architecture]
-    if bool(values.get("tie_word_embeddings", family.tie_default)) != model.tie_embeddings:
+    has_output = "output" in family.heads[architecture].names.values()
+    if has_output and bool(values.get("tie_word_embeddings", family.tie_default)) != model.tie_embeddings:
         values["tie_word_embeddings"] = model.tie_embeddings
     described = convention(config.objective.name)
     if described.labels:

@@ -146,4 +146,4 @@ def describe(published: Published) -> str:
     match = published.match
     notes = [f"{len(match.ignored)} buffers ignored ({match.ignored[0]}, ...)"] if match.ignored else []
     notes += [f"{len(match.carried)} tensors of other heads kept for the export"] if match.carried else []
-    return "; ".join([f"{published.family.name} ({published.architecture})", *notes])
+    return "; ".join([f"{published.family.name} ({published.architecture})", *notes, *published.notes])

@@ -17,14 +17,13 @@ from lm.huggingface.families.family import REGRESSION, Family, Head, convention
 from lm.huggingface.fields import Settings, read_settings
 from lm.huggingface.folder import Folder
 from lm.huggingface.names import Entry, Match, Place, entries_of, find, match, place, same_values
+from lm.huggingface.sentences import sentence_vectors
 from lm.models import build_model
 from lm.models.protocol import Model
 from lm.tasks import task_of
 
 DEFAULT_LENGTH = 512  # tokens per row, unless the model's positions end earlier
 EMBEDDING = "token_embedding"
-POOLING_CONFIG = "1_Pooling/config.json"  # of the library sentence-transformers
-POOLINGS = {"pooling_mode_cls_token": "first", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "last"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class Published:
     model: Model
     entries: list[Entry]
     match: Match
+    notes: tuple[str, ...] = ()  # what the run will not do as the folder says, for the user
 
     @property
     def head(self) -> Head:
@@ -65,7 +65,8 @@ def recognise(folder: Folder, family_name: str = "", max_length: int = 0, dtype:
     model = build_model(config.model, task_of(config).head(config), platform="cpu")
     entries = entries_of(names_for(family, config.model, head), abstract_params(model), family.unstored)
     found = match(entries, folder, family.spelling, family.names_of_other_heads(head), family.ignored)
-    return Published(family, architecture, config, model, entries, found)
+    notes = sentence_vectors(folder).notes if convention(head.objective).vectors else ()
+    return Published(family, architecture, config, model, entries, found, notes)
 
 
 def abstract_params(model: Model) -> Any:
@@ -86,9 +87,12 @@ def choose_family(folder: Folder, name: str) -> Family:
                 f"{', '.join(FAMILIES)}."
             )
         return fitting[0]
-    for each in FAMILIES.values():
-        if kind in each.model_types:
+    fitting = [each for each in FAMILIES.values() if kind in each.model_types]
+    for each in fitting:
+        if named_class(folder) in {*each.heads, *each.same_class}:
             return each
+    if fitting:
+        return fitting[0]
     raise UserError(
         f"{folder.source}: config.json: model_type={kind!r} is not supported; supported: {', '.join(FAMILIES)}."
     )
@@ -98,14 +102,20 @@ def _has(folder: Folder, pattern: str) -> bool:
     return any(re.search(pattern, name) for name in folder.tensors)
 
 
+def named_class(folder: Folder) -> Any:
+    """Returns the class that config.json names, or None."""
+    named = folder.config.get("architectures")
+    return named[0] if isinstance(named, list) and named else None
+
+
 def choose_architecture(folder: Folder, family: Family) -> str:
     """Returns the class with which a folder was written. Raises UserError if its head is not supported."""
-    named = folder.config.get("architectures")
-    if isinstance(named, list) and named:
-        known = family.same_class.get(named[0], named[0])
+    named = named_class(folder)
+    if named is not None:
+        known = family.same_class.get(named, named)
         if known not in family.heads:
             raise UserError(
-                f"{folder.source}: config.json: architectures={named!r} is not supported; supported for this family: "
+                f"{folder.source}: config.json: architectures={[named]!r} is not supported; supported for this family: "
                 f"{', '.join(family.heads)}."
             )
     else:
@@ -219,20 +229,11 @@ def config_for(folder: Folder, head: Head, settings: Settings, max_length: int, 
         else:
             data["labels"] = labels
     elif described.vectors:
-        model["pooling"] = pooling_of(folder, settings)
+        vectors = sentence_vectors(folder)
+        model["pooling"] = vectors.pooling or ("mean" if settings.get("family") == "encoder" else "last")
+        data["sequence_length"] = min(vectors.length or length, settings["max_length"])
     values = {"data": data, "model": model, "objective": objective, "eval": {"prompts": ()}}
     try:
         return Config.from_dict(values, reset_unread=True)
     except UserError as error:
         raise UserError(f"{folder.source}: {error}") from None
-
-
-def pooling_of(folder: Folder, settings: Settings) -> str:
-    """Returns the pooling of a model for sentence vectors, which sentence-transformers stores in its own file."""
-    declared = folder.read_object(POOLING_CONFIG)
-    if declared is None:
-        return "mean" if settings.get("family") == "encoder" else "last"
-    chosen = [name for name, value in declared.items() if name.startswith("pooling_mode_") and value is True]
-    if len(chosen) != 1 or chosen[0] not in POOLINGS:
-        raise UserError(f"{folder.source}: {POOLING_CONFIG}: {', '.join(chosen)} is not supported.")
-    return POOLINGS[chosen[0]]

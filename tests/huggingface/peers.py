@@ -36,6 +36,7 @@ SIDES |= {
     f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("attention_heads", 4), ("ffn_dim", 48))
 }
 BART = {"vocab_size": 64, "d_model": 32, "max_position_embeddings": 96, "decoder_start_token_id": 2, **SIDES}
+GPT2 = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96}
 
 MODELS = {
     "t5": ("T5ForConditionalGeneration", {**T5, "decoder_start_token_id": 2}),
@@ -43,17 +44,27 @@ MODELS = {
         "T5ForConditionalGeneration",
         {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "decoder_start_token_id": 2},
     ),
+    "t5_encoder": ("T5EncoderModel", T5),
+    "mt5_encoder": ("MT5EncoderModel", {**T5, "feed_forward_proj": "gated-gelu"}),
     "mt5": ("MT5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu", "decoder_start_token_id": 2}),
     "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
     "distilbert_classes": ("DistilBertForSequenceClassification", {**DISTILBERT, "num_labels": 3}),
+    "distilbert_tags": ("DistilBertForTokenClassification", {**DISTILBERT, "num_labels": 5}),
+    "distilbert_answers": ("DistilBertForQuestionAnswering", DISTILBERT),
     "albert": ("AlbertForMaskedLM", {**BERT, "embedding_size": 16}),
     "albert_classes": ("AlbertForSequenceClassification", {**BERT, "embedding_size": 16, "hidden_act": "gelu"}),
+    "albert_tags": ("AlbertForTokenClassification", {**BERT, "embedding_size": 16, "num_labels": 5}),
+    "albert_answers": ("AlbertForQuestionAnswering", {**BERT, "embedding_size": 16}),
     "electra": ("ElectraForMaskedLM", {**BERT, "embedding_size": 16}),
     "electra_classes": ("ElectraForSequenceClassification", {**BERT, "embedding_size": 32}),
+    "electra_tags": ("ElectraForTokenClassification", {**BERT, "embedding_size": 16, "num_labels": 5}),
+    "electra_answers": ("ElectraForQuestionAnswering", {**BERT, "embedding_size": 16}),
     "electra_discriminator": ("ElectraForPreTraining", {**BERT, "embedding_size": 16}),
     "modernbert": ("ModernBertForMaskedLM", MODERNBERT),
     "modernbert_classes": ("ModernBertForSequenceClassification", {**MODERNBERT, "classifier_pooling": "mean"}),
     "modernbert_tags": ("ModernBertForTokenClassification", MODERNBERT),
+    "modernbert_answers": ("ModernBertForQuestionAnswering", MODERNBERT),
+    "bart_answers": ("BartForQuestionAnswering", BART),
     "bart_classes": ("BartForSequenceClassification", {**BART, "num_labels": 3}),
     "mbart": ("MBartForConditionalGeneration", {**BART, "scale_embedding": True}),
     "pegasus": ("PegasusForConditionalGeneration", {**BART, "activation_function": "relu"}),
@@ -70,7 +81,18 @@ MODELS = {
     "roberta": ("RobertaForMaskedLM", ROBERTA),
     "roberta_classes": ("RobertaForSequenceClassification", {**ROBERTA, "type_vocab_size": 2}),
     "xlm_roberta": ("XLMRobertaForTokenClassification", ROBERTA),
-    "gpt2": ("GPT2LMHeadModel", {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96}),
+    "roberta_tags": ("RobertaForTokenClassification", {**ROBERTA, "num_labels": 5}),
+    "roberta_answers": ("RobertaForQuestionAnswering", ROBERTA),
+    "gpt2": ("GPT2LMHeadModel", GPT2),
+    "gpt2_classes": ("GPT2ForSequenceClassification", {**GPT2, "num_labels": 3}),
+    "gpt2_tags": ("GPT2ForTokenClassification", {**GPT2, "num_labels": 5}),
+    "gpt2_answers": ("GPT2ForQuestionAnswering", GPT2),
+    **{
+        f"{kind.lower()}_classes": (f"{kind}ForSequenceClassification", {**LLAMA, "num_labels": 3})
+        for kind in ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3Text")
+    },
+    "llama_number": ("LlamaForSequenceClassification", {**LLAMA, "num_labels": 1}),
+    "llama_tags": ("LlamaForTokenClassification", {**LLAMA, "num_labels": 5}),
     "llama": ("LlamaForCausalLM", {**LLAMA, "rms_norm_eps": 1e-5}),
     "smollm2": ("LlamaForCausalLM", {**LLAMA, "tie_word_embeddings": True, "rope_theta": 100000.0}),
     "llama3": (
@@ -234,7 +256,8 @@ def their_outputs(model, left=False):
         offset = positions + 2 if model.config.model_type in ("roberta", "xlm-roberta") else positions
         inputs["position_ids"] = offset * mask
     per_text = type(model).__name__.endswith("ForSequenceClassification")
-    if model.config.is_encoder_decoder and not per_text:
+    one_sided = not model.config.is_encoder_decoder or per_text or type(model).__name__.endswith("ForQuestionAnswering")
+    if not one_sided:
         inputs |= {
             "decoder_input_ids": np.where(target_mask, targets, model.config.pad_token_id),
             "decoder_attention_mask": target_mask,
@@ -242,7 +265,7 @@ def their_outputs(model, left=False):
     with torch.no_grad():
         found = model(**{k: torch.tensor(v.astype(np.int64)) for k, v in inputs.items()}, output_hidden_states=True)
     out = {}
-    real = target_mask if model.config.is_encoder_decoder and not per_text else mask
+    real = mask if one_sided else target_mask
     for name, value in found.items():
         if name in ("logits", "prediction_logits", "start_logits", "end_logits"):
             value = value.numpy()
