@@ -19,7 +19,9 @@ from typing import Any
 
 from absl import flags
 
+from lm.config import SamplingConfig
 from lm.config.command import DONE, define_path, run
+from lm.config.schema import docs
 from lm.decoding.lines import show
 from lm.decoding.sampling import Sampling
 from lm.errors import UserError
@@ -30,7 +32,6 @@ from lm.runs.generation import Generator
 from lm.tasks import task_of
 
 FLAGS = flags.FLAGS
-DEFAULTS = Sampling()
 HELP = "Ctrl-C ends an answer, /reset starts a new conversation, /exit or Ctrl-D ends the command."
 
 
@@ -41,24 +42,19 @@ def define_flags() -> None:
     flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Random seed for sampling.", lower_bound=0, upper_bound=2**31 - 1)
     flags.DEFINE_integer("max_new_tokens", None, "Maximum number of tokens in an answer.", lower_bound=1)
-    flags.DEFINE_float("temperature", DEFAULTS.temperature, "Divisor of the logits. 0 means the most probable token.")
-    flags.DEFINE_integer("top_k", DEFAULTS.top_k, "Sample only from the k most probable tokens. 0 means all.")
-    flags.DEFINE_float("top_p", DEFAULTS.top_p, "Sample from the most probable tokens with this total probability.")
-    flags.DEFINE_float("min_p", DEFAULTS.min_p, "Drop tokens below this share of the largest probability.")
-    flags.DEFINE_float("repetition_penalty", DEFAULTS.repetition_penalty, "Values above 1 make repetition less likely.")
+    for name, doc in docs(SamplingConfig).items():
+        define = flags.DEFINE_integer if isinstance(getattr(SamplingConfig(), name), int) else flags.DEFINE_float
+        define(name, None, f"{doc} The default is eval.sampling.{name}.")
 
 
 def main() -> int:
-    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-    values: dict[str, Any] = {name: FLAGS[name].value for name in names}
-    sampling = Sampling(**values)
-    sampling.check()
     if FLAGS.workdir is None:
         raise UserError("--workdir is missing; name the run directory of the model, e.g. --workdir=runs/tuned.")
     directory = RunDirectory.existing(Path(FLAGS.workdir))
     config = directory.load_config()
     if not task_of(config).writes_text:
         raise UserError(f"--workdir={FLAGS.workdir}: a model with objective.name={config.objective.name} cannot chat.")
+    sampling = Sampling.of(config.eval.sampling, {name: FLAGS[name].value for name in docs(SamplingConfig)})
     options: dict[str, Any] = {name: FLAGS[name].value for name in ("step", "average", "max_new_tokens", "seed")}
     session = ChatSession(
         Generator(directory, config, num_samples=1, batch_size=None, **options), sampling, FLAGS.system

@@ -11,11 +11,13 @@ import flax.linen as nn
 import jax
 
 from lm.config import Config, ModelConfig
+from lm.config.experiment import replace_settings
 from lm.errors import UserError
 from lm.huggingface.families import FAMILIES
 from lm.huggingface.families.family import REGRESSION, Family, Head, convention
 from lm.huggingface.fields import Settings, read_settings
 from lm.huggingface.folder import Folder
+from lm.huggingface.generation import generation_of
 from lm.huggingface.names import Entry, Match, Place, entries_of, find, match, place, same_values
 from lm.huggingface.sentences import sentence_vectors
 from lm.models import build_model
@@ -61,11 +63,10 @@ def recognise(folder: Folder, family_name: str = "", max_length: int = 0, dtype:
     settings["tie_embeddings"] = is_tied(folder, family, head)
     for adapt in family.adapt:
         settings |= adapt(settings, folder)
-    config = config_for(folder, head, settings, max_length, dtype)
+    config, notes = config_for(folder, head, settings, max_length, dtype)
     model = build_model(config.model, task_of(config).head(config), platform="cpu")
     entries = entries_of(names_for(family, config.model, head), abstract_params(model), family.unstored)
     found = match(entries, folder, family.spelling, family.names_of_other_heads(head), family.ignored)
-    notes = sentence_vectors(folder).notes if convention(head.objective).vectors else ()
     return Published(family, architecture, config, model, entries, found, notes)
 
 
@@ -202,8 +203,13 @@ def names_for(family: Family, model: ModelConfig, head: Head) -> dict[str, Any]:
     return tied
 
 
-def config_for(folder: Folder, head: Head, settings: Settings, max_length: int, dtype: str) -> Config:
-    """Returns the config of a run with this model. Raises UserError if our settings do not allow it."""
+def config_for(
+    folder: Folder, head: Head, settings: Settings, max_length: int, dtype: str
+) -> tuple[Config, tuple[str, ...]]:
+    """Returns the config of a run with this model, and notes on what the run will not do as the folder says.
+
+    Raises UserError if our settings do not allow the model.
+    """
     longest = settings.get("max_length", 0)
     if max_length and longest and max_length > longest and settings.get("positions") == "learned":
         raise UserError(f"--max_length={max_length} exceeds the {longest} positions of {folder.source}.")
@@ -211,6 +217,7 @@ def config_for(folder: Folder, head: Head, settings: Settings, max_length: int, 
     length = min(settings["max_length"], DEFAULT_LENGTH)
     data: dict[str, Any] = {"sequence_length": length, "tokenizer": {"kind": "huggingface", "path": "tokenizer.json"}}
     described = convention(head.objective)
+    generation, notes = dict[str, Any](), tuple[str, ...]()
     if described.overlap:
         data["context_overlap"] = int(length * described.overlap)
     objective, model = {"name": head.objective, **head.objective_settings}, {**settings, "dtype": dtype}
@@ -232,8 +239,12 @@ def config_for(folder: Folder, head: Head, settings: Settings, max_length: int, 
         vectors = sentence_vectors(folder)
         model["pooling"] = vectors.pooling or ("mean" if settings.get("family") == "encoder" else "last")
         data["sequence_length"] = min(vectors.length or length, settings["max_length"])
+        notes = vectors.notes
+    elif described.generates:
+        generation, notes = generation_of(folder, settings["family"], settings["max_length"])
     values = {"data": data, "model": model, "objective": objective, "eval": {"prompts": ()}}
     try:
-        return Config.from_dict(values, reset_unread=True)
+        config = Config.from_dict(values, reset_unread=True)
+        return replace_settings(config, {f"eval.{name}": value for name, value in generation.items()}), notes
     except UserError as error:
         raise UserError(f"{folder.source}: {error}") from None

@@ -14,7 +14,7 @@ from lm.data.storing.example_store import ExampleStore
 from lm.data.storing.splits import LabelledCleaner, SplitSource, named_errors
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.data.tokenizing.chat_template import ChatTemplate
-from lm.tasks.task import SEARCH, SMOOTHING, PackedTask, Refuse, Stores
+from lm.tasks.task import SAMPLING, SEARCH, SMOOTHING, PackedTask, Refuse, Stores
 
 
 class Chat(PackedTask):
@@ -24,7 +24,7 @@ class Chat(PackedTask):
     doc = "write the answers of the assistant in conversations"
     families = ("encoder_decoder", "decoder")
     metric_names = ("loss", "perplexity", "token_accuracy")
-    settings = SEARCH | SMOOTHING | {"data.chat_template", "data.pairs.overlong", "data.source_length"}
+    settings = SAMPLING | SEARCH | SMOOTHING | {"data.chat_template", "data.pairs.overlong", "data.source_length"}
     noun = "conversations"
     reader = ConversationReader
     writes_text = True

@@ -24,6 +24,7 @@ class Convention:
         logits: whether the logits of each token can be compared.
         vectors: whether the result is the vector of a text, so that the pooling must be known.
         overlap: the overlap of the parts of a long text, as a share of the sequence length.
+        generates: whether the model generates text, as generation_config.json says.
     """
 
     heads: str = ""
@@ -32,12 +33,13 @@ class Convention:
     logits: bool = False
     vectors: bool = False
     overlap: float = 0.0
+    generates: bool = False
 
 
 REGRESSION = "regression"  # of one number; a classifier of `transformers` with one output
 CONVENTIONS = {
-    "causal": Convention(logits=True),
-    "seq2seq": Convention(logits=True),
+    "causal": Convention(logits=True, generates=True),
+    "seq2seq": Convention(logits=True, generates=True),
     "tagging": Convention(labels=True, logits=True),
     "classification": Convention(labels=True, problem_type="single_label_classification"),
     REGRESSION: Convention(heads="classification", labels=True, problem_type="regression"),
