@@ -4,6 +4,7 @@ python -m lm.hf import --model=DIR --workdir=runs/bert          a folder, or org
 python -m lm.hf export --workdir=runs/bert --out=exported       a run directory that was imported or trained here
 python -m lm.hf inspect --model=DIR                             what it is, and what would be refused
 python -m lm.hf check --model=DIR                               compares with `transformers`, where that is installed
+python -m lm.hf check --model=DIR --workdir=runs/bert           compares a run with a folder, as `transformers` reads it
 
 An imported model is a run directory, which eval.py, lm.generate, lm.predict, lm.data.show and config.init_from use like
 any other. Whatever our models cannot express is refused by the name of the field or tensor. Exporting an imported model
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -22,7 +24,7 @@ from lm.config.command import DONE, define_path, run
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import USER_ERROR, UserError
 from lm.files import expanded
-from lm.huggingface.checking import lines_of_comparison
+from lm.huggingface.checking import Ours, lines_of_comparison
 from lm.huggingface.exporting import DTYPES, Original, export
 from lm.huggingface.folder import open_folder
 from lm.huggingface.importing import describe, import_folder
@@ -46,7 +48,7 @@ COMMANDS = tuple(NEEDED)
 
 def define_flags() -> None:
     define_path("model", "Folder or GGUF file with the published model, or its name on the hub.")
-    define_path("workdir", "Run directory: the one to create (import), or the one to export.")
+    define_path("workdir", "Run directory: the one to create (import), to export, or to compare (check).")
     define_path("out", "export: folder to create.")
     flags.DEFINE_string("family", "", "import: family of the model, if config.json does not name it.")
     flags.DEFINE_integer("max_length", 0, "import: number of positions; 0 means those of the model.", lower_bound=0)
@@ -57,9 +59,9 @@ def define_flags() -> None:
         "import: data type of the computation (default float32). export: data type of the tensors (default: that of "
         "the imported file, or float32).",
     )
-    flags.DEFINE_string("checkpoint", "best", "export: best, last or a step number.")
+    flags.DEFINE_string("checkpoint", "best", "export and check: best, last or a step number.")
     flags.DEFINE_integer(
-        "average", 1, "export: average this many checkpoints, ending with --checkpoint.", lower_bound=1
+        "average", 1, "export and check: average this many checkpoints, ending with --checkpoint.", lower_bound=1
     )
     flags.DEFINE_float("max_shard_gb", 5.0, "export: maximum size of a file with tensors, in GB.", lower_bound=0.001)
 
@@ -82,7 +84,12 @@ def inspect() -> int:
 
 def check() -> int:
     agree = True
-    for line, same in lines_of_comparison(open_folder(FLAGS.model), FLAGS.family):
+    run = None
+    if FLAGS.workdir is not None:
+        directory = RunDirectory.existing(Path(FLAGS.workdir))
+        config = directory.load_config()
+        run = Ours.of_run(config, restore(directory, config), load_tokenizers(config, directory.root))
+    for line, same in lines_of_comparison(open_folder(FLAGS.model), FLAGS.family, run):
         print(line if same else f"{line}   DIFFERENT")
         agree &= same
     return DONE if agree else USER_ERROR
@@ -103,18 +110,7 @@ def export_run() -> int:
     check_out(out)
     directory = RunDirectory.existing(Path(FLAGS.workdir))
     config = directory.load_config()
-    ema = config.optimizer.ema_decay > 0
-    step = {"best": "best", "last": None}.get(FLAGS.checkpoint, FLAGS.checkpoint)
-    if isinstance(step, str) and step != "best":
-        if not step.isdecimal():
-            raise UserError(f"--checkpoint={step}: choose best, last or a step number.")
-        step = int(step)
-    with directory.open_checkpoints(config) as checkpoints:
-        if FLAGS.average > 1:
-            last = step if isinstance(step, int) else None
-            params, _ = checkpoints.average_params(FLAGS.average, last=last, ema=ema)
-        else:
-            params, _ = checkpoints.restore_params(None, step, ema=ema)
+    params = restore(directory, config)
     found = provenance_of(directory.root, config, lambda root: RunDirectory(root).load_config())
     original = Original.read(found) if found else None
     architecture = export(
@@ -128,6 +124,23 @@ def export_run() -> int:
     )
     print(f"written: {FLAGS.out}, {architecture}")
     return DONE
+
+
+def restore(directory: RunDirectory, config: Config) -> Any:
+    """Returns the parameters of the checkpoint that --checkpoint and --average select. Raises UserError."""
+    ema = config.optimizer.ema_decay > 0
+    step = {"best": "best", "last": None}.get(FLAGS.checkpoint, FLAGS.checkpoint)
+    if isinstance(step, str) and step != "best":
+        if not step.isdecimal():
+            raise UserError(f"--checkpoint={step}: choose best, last or a step number.")
+        step = int(step)
+    with directory.open_checkpoints(config) as checkpoints:
+        if FLAGS.average > 1:
+            last = step if isinstance(step, int) else None
+            params, _ = checkpoints.average_params(FLAGS.average, last=last, ema=ema)
+        else:
+            params, _ = checkpoints.restore_params(None, step, ema=ema)
+    return params
 
 
 def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int]:

@@ -11,7 +11,9 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from lm.huggingface.checking import Ours, lines_of_comparison
 from lm.huggingface.folder import open_folder
+from lm.huggingface.recognising import recognise
 from tests.huggingface.peers import MODELS, build, save
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,13 +40,13 @@ def get_config():
 def command(tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
 
-    def run(*arguments, fails=False):
+    def run(*arguments, fails=False, whole=False):
         environment = {"PATH": "/usr/bin:/bin", "HOME": str(cache), "LM_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}
         done = subprocess.run(
             [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=560
         )
         assert (done.returncode != 0) == fails, done.stdout[-2000:] + done.stderr[-2000:]
-        return done.stderr if fails else done.stdout
+        return done.stderr if fails and not whole else done.stdout
 
     return run
 
@@ -89,3 +91,25 @@ def test_tuned_model_is_exported_with_its_new_head(command, tmp_path):
     assert config["id2label"] == {"0": "bad", "1": "good"} and config["label2id"] == {"bad": 0, "good": 1}
     found = command("-m", "lm.hf", "check", f"--model={tmp_path}/out")
     assert "ids: 3 of 3 texts equal" in found and "all tensors found" in found and "DIFFERENT" not in found
+    tuned = f"--workdir={tmp_path}/tuned"
+    found = command("-m", "lm.hf", "check", f"--model={tmp_path}/out", tuned)
+    assert "parameters: 26 of 26 arrays equal\n" in found and "DIFFERENT" not in found
+    found = command("-m", "lm.hf", "check", f"--model={tmp_path}/in", tuned, fails=True, whole=True)
+    assert "the run was trained, or comes from another model; only one side has classifier/bias and" in found
+    assert "vectors of the last layer: largest difference" in found and found.count("DIFFERENT") == 2
+
+
+@pytest.mark.parametrize("name", ["llama", "bart"])
+def test_run_gives_the_texts_of_the_folder(name, tmp_path):
+    """Ids, parameters, logits and greedy text of an imported run; a changed parameter is noticed."""
+    model = build(*MODELS[name])
+    folder = open_folder(save(model, tmp_path / "in"))
+    ours = Ours.of_folder(folder, recognise(folder))
+    lines = dict(lines_of_comparison(folder, run=ours))
+    assert all(lines.values()) and any(line.startswith("logits") for line in lines), lines
+    assert "greedy text: 3 of 3 texts of up to 20 tokens equal" in lines
+    ours.params["token_embedding"]["embedding"] = ours.params["token_embedding"]["embedding"].at[:8].mul(-3.0)
+    lines = dict(lines_of_comparison(folder, run=ours))
+    assert [line.partition(":")[0] for line, same in lines.items() if not same] == [
+        *("parameters", "vectors of the last layer", "logits", "greedy text")
+    ]

@@ -1,4 +1,4 @@
-"""generation_config.json: each field becomes a setting of the run, is known to be neutral, or is named as not followed."""
+"""generation_config.json: each field becomes a setting of the run, is neutral, or is named as not followed."""
 
 import pytest
 
