@@ -6,6 +6,9 @@ Messages are rendered with the chat template of the tokenizer, or the one that d
 printed while it is generated and ends at a stop token of the model. The model reads the whole conversation. If it
 becomes too long, the oldest turns are left out, and a note says so.
 
+--tools=FILE names a JSON file with a list of tools, which the chat template gets as they are. The call of a tool is
+shown as the text of the answer; no tool is run.
+
 /reset starts a new conversation; /exit or Ctrl-D ends the command. Ctrl-C ends an answer. In a terminal, control
 characters of an answer are escaped. If the standard input is no terminal, each of its lines is a message.
 """
@@ -25,7 +28,7 @@ from lm.config.schema import docs
 from lm.decoding.lines import show
 from lm.decoding.sampling import Sampling
 from lm.errors import UserError
-from lm.files import well_formed
+from lm.files import expanded, parse_json, read_file, well_formed
 from lm.runs.chat import ChatSession
 from lm.runs.directory import RunDirectory
 from lm.runs.generation import Generator
@@ -38,6 +41,7 @@ HELP = "Ctrl-C ends an answer, /reset starts a new conversation, /exit or Ctrl-D
 def define_flags() -> None:
     define_path("workdir", "Run directory of the model.")
     flags.DEFINE_string("system", "", "System prompt, which precedes every conversation.")
+    define_path("tools", "JSON file with a list of objects that describe the tools the model may call.")
     flags.DEFINE_integer("step", None, "Checkpoint step to use. By default, the best step is used.")
     flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Random seed for sampling.", lower_bound=0, upper_bound=2**31 - 1)
@@ -56,9 +60,8 @@ def main() -> int:
         raise UserError(f"--workdir={FLAGS.workdir}: a model with objective.name={config.objective.name} cannot chat.")
     sampling = Sampling.of(config.eval.sampling, {name: FLAGS[name].value for name in docs(SamplingConfig)})
     options: dict[str, Any] = {name: FLAGS[name].value for name in ("step", "average", "max_new_tokens", "seed")}
-    session = ChatSession(
-        Generator(directory, config, num_samples=1, batch_size=None, **options), sampling, FLAGS.system
-    )
+    generator = Generator(directory, config, num_samples=1, batch_size=None, **options)
+    session = ChatSession(generator, sampling, FLAGS.system, None if FLAGS.tools is None else read_tools(FLAGS.tools))
     in_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if in_terminal:
         with contextlib.suppress(ImportError):
@@ -80,6 +83,17 @@ def main() -> int:
             if not in_terminal:
                 raise
             print(flush=True)
+
+
+def read_tools(path: str) -> list[dict[str, Any]]:
+    """Returns the tools in a JSON file. Raises UserError if it does not hold a list of objects."""
+    try:
+        tools = parse_json(read_file(expanded(path)))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--tools={path}: cannot be read ({error}); name a JSON file with a list of tools.") from error
+    if not isinstance(tools, list) or not tools or not all(isinstance(tool, dict) for tool in tools):
+        raise UserError(f"--tools={path}: the file must hold a list of objects, each of which describes a tool.")
+    return tools
 
 
 def read_message(prompt: str) -> str | None:
