@@ -42,12 +42,17 @@ class Older:
         value = value.get("content") if isinstance(value, dict) else value
         return value if isinstance(value, str) else ""
 
-    def flag(self, name: str, default: bool | None) -> bool | None:
-        """Returns an option that is true, false or null. Raises UserError for another value."""
-        value = self.options.get(name, default)
+    def stated(self, name: str) -> bool | None:
+        """Returns an option that is true or false, or None if it is null or absent. Raises UserError otherwise."""
+        value = self.options.get(name)
         if value is not None and not isinstance(value, bool):
             raise UserError(f"{self.where}/tokenizer_config.json: {name}={value!r} is neither true nor false.")
         return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        """Returns an option, or the default if it is null or absent. Raises UserError if it is no bool."""
+        value = self.stated(name)
+        return default if value is None else value
 
     def pieces(self, name: str, algorithm: str) -> PieceFile:
         """Reads a SentencePiece model. Raises UserError if it was trained with another algorithm."""
@@ -60,8 +65,7 @@ class Older:
 def add_special(tokenizer: Tokenizer, contents: Iterable[str], mask: str = "") -> None:
     """Marks tokens of the vocabulary as special. Raises ValueError if one is missing."""
     for content in dict.fromkeys(contents):
-        if tokenizer.token_to_id(content) is None:
-            raise ValueError(f"the vocabulary lacks the special token {content!r}")
+        with_id(tokenizer, content)
         tokenizer.add_special_tokens([AddedToken(content, lstrip=content == mask, normalized=False, special=True)])
 
 
@@ -75,8 +79,16 @@ def add_listed(tokenizer: Tokenizer, listed: Mapping[str, Any]) -> None:
             raise ValueError(f"the token {token.content!r} of tokenizer_config.json cannot have the id {number}")
 
 
+def with_id(tokenizer: Tokenizer, token: str) -> tuple[str, int]:
+    """Returns a token and its id. Raises ValueError if the vocabulary lacks the token."""
+    number = tokenizer.token_to_id(token)
+    if number is None:
+        raise ValueError(f"the vocabulary lacks the special token {token!r}")
+    return token, number
+
+
 def frame(tokenizer: Tokenizer, one: list[str], two: list[str]) -> None:
     """Sets the templates of one text and of two texts; "$A" and "$B" stand for texts, and ":1" for the token type."""
     special = {part.partition(":")[0] for part in (*one, *two) if not part.startswith("$")}
-    ids = [(token, tokenizer.token_to_id(token)) for token in sorted(special)]
+    ids = [with_id(tokenizer, token) for token in sorted(special)]
     tokenizer.post_processor = processors.TemplateProcessing(single=one, pair=two, special_tokens=ids)

@@ -90,7 +90,7 @@ def _unigram(
 
 def llama(older: Older) -> Tokenizer:
     """The tokenizer of Llama 1 and 2 and of Mistral 7B. A GGUF file holds the same values, so its code builds it."""
-    pieces, prefix = older.pieces("tokenizer.model", BPE), older.flag("add_prefix_space", True) is not False
+    pieces, prefix = older.pieces("tokenizer.model", BPE), older.flag("add_prefix_space", True)
     ids = {piece: number for number, (piece, _) in enumerate(pieces.scored)}
     if missing := [token for token in older.names.values() if token not in ids]:
         raise ValueError(f"the vocabulary lacks the special token {missing[0]!r}")
@@ -109,7 +109,7 @@ def llama(older: Older) -> Tokenizer:
     }
     files = tokenizer_files({f"{PREFIX}{name}": value for name, value in metadata.items()}, older.where)
     parts = json.loads(files["tokenizer.json"])
-    if older.flag("legacy", True) is False:  # a space precedes the whole text, but not what follows a special token
+    if not older.flag("legacy", True):  # a space precedes the whole text, but not what follows a special token
         scheme = {"prepend_scheme": "first" if prefix else "never", "split": False}
         parts |= {"normalizer": None, "pre_tokenizer": {"type": "Metaspace", "replacement": SPACE, **scheme}}
     return Tokenizer.from_str(json.dumps(parts))

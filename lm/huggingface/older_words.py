@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from lm.files import parse_json
-from lm.huggingface.older_files import Older, add_special, frame
+from lm.huggingface.older_files import Older, add_special, frame, with_id
 
 
 def word_pieces(older: Older) -> Tokenizer:
@@ -18,7 +19,7 @@ def word_pieces(older: Older) -> Tokenizer:
     tokenizer.normalizer = normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=older.flag("tokenize_chinese_chars", True),
-        strip_accents=older.flag("strip_accents", None),
+        strip_accents=older.stated("strip_accents"),
         lowercase=older.flag("do_lower_case", True),
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -44,10 +45,9 @@ def roberta(older: Older) -> Tokenizer:
     """The tokenizer of RoBERTa (Liu 2019) and BART."""
     tokenizer = _byte_level(older)
     add_special(tokenizer, older.names.values(), mask=older.token("mask"))
-    first, last = ((older.token(name), tokenizer.token_to_id(older.token(name))) for name in ("cls", "sep"))
     tokenizer.post_processor = processors.RobertaProcessing(
-        last,
-        first,
+        with_id(tokenizer, older.token("sep")),
+        with_id(tokenizer, older.token("cls")),
         trim_offsets=older.flag("trim_offsets", True),
         add_prefix_space=older.flag("add_prefix_space", False),
     )
@@ -56,9 +56,8 @@ def roberta(older: Older) -> Tokenizer:
 
 def _byte_level(older: Older) -> Tokenizer:
     vocabulary = parse_json(older.content("vocab.json"))
-    lines = older.content("merges.txt").decode("utf-8").split("\n")
-    lines = [line.removesuffix("\r") for line in lines]
-    pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    lines = [line.removesuffix("\r") for line in older.content("merges.txt").decode("utf-8").split("\n")]
+    pairs: Any = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     tokenizer = Tokenizer(
         models.BPE(vocabulary, pairs, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False)
     )
