@@ -35,6 +35,7 @@ from lm.tasks import task_of
 
 TOLERANCE = 1e-3  # largest difference of logits, in float32 with attention as a plain product
 TEXTS = ("The quick brown fox jumps over the lazy dog.", "Grüße, 世界! 12,345 and\na new line", "a")
+TOKENIZER = "tokenizer.json"
 LONGEST = 64  # tokens per text
 NEW_TOKENS = 20  # of greedy text
 Line = tuple[str, bool]  # a line of the report, and whether the two models agree
@@ -82,7 +83,11 @@ def lines_of_comparison(folder: Folder, family: str = "", run: Ours | None = Non
     with jax.default_matmul_precision("highest"):
         ours = run or Ours.of_folder(folder, published)
         tokenizer = ours.tokenizers.target
-        theirs_tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(path / "tokenizer.json"))
+        theirs_tokenizer = (
+            transformers.PreTrainedTokenizerFast(tokenizer_file=str(path / TOKENIZER))
+            if (path / TOKENIZER).is_file()
+            else transformers.AutoTokenizer.from_pretrained(path)  # older files
+        )
         ids = [tokenizer.encode(text)[:LONGEST] for text in TEXTS]
         expected = [theirs_tokenizer(text, add_special_tokens=False)["input_ids"][:LONGEST] for text in TEXTS]
         same = sum(a == b for a, b in zip(ids, expected, strict=True))

@@ -188,7 +188,8 @@ def mismatch(family: Family, model: ModelConfig, original: Values) -> str:
     except UserError as error:
         return str(error)
     found = resolved(settings)
-    free = {"tie_embeddings", "max_length", "vocab_multiple", "pooling", *family.free} | {
+    by_field = {name for each in family.fields for name in each.ours}
+    free = {"tie_embeddings", "max_length", "vocab_multiple", *({"pooling"} - by_field), *family.free} | {
         name for head in family.heads.values() for name in head.settings
     }
     for spec in dataclasses.fields(ModelConfig):
@@ -219,7 +220,9 @@ def class_in(family: Family, config: Config, preferred: str) -> str:
     def fits(head: Head) -> bool:
         for settings, section in (("settings", config.model), ("objective_settings", config.objective)):
             own = getattr(head, settings)
-            for key in {key for each in candidates.values() for key in getattr(each, settings)} - {"pooling"}:
+            for key in {key for each in candidates.values() for key in getattr(each, settings)}:
+                if key == "pooling" and key not in own:
+                    continue  # derived, or determined by a field of config.json
                 if getattr(section, key) != own.get(key, getattr(type(section)(), key)):
                     return False
         return True
