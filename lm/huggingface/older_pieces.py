@@ -1,4 +1,4 @@
-"""Tokenizers from SentencePiece models (Kudo 2018): unigram models of T5, XLM-R and ALBERT, BPE models of Llama."""
+"""Tokenizers from SentencePiece models (Kudo 2018): unigram (T5, XLM-R, mBART, ALBERT) and BPE (Llama)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,19 @@ from lm.huggingface.older_files import Older, add_special, frame
 from lm.huggingface.sentencepiece_files import BPE, UNIGRAM, PieceFile
 
 SPACE = "\u2581"
+# The codes of languages in the order of their ids.
+LANGUAGES = tuple(
+    """
+    ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT lv_LV my_MM ne_NP nl_XX
+    ro_RO ru_RU si_LK tr_TR vi_VN zh_CN
+    """.split()
+)
+MORE_LANGUAGES = tuple(
+    """
+    af_ZA az_AZ bn_IN fa_IR he_IL hr_HR id_ID ka_GE km_KH mk_MK ml_IN mn_MN mr_IN pl_PL ps_AF pt_XX sv_SE sw_KE ta_IN
+    te_IN th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI
+    """.split()
+)
 
 
 def t5(older: Older) -> Tokenizer:
@@ -31,18 +44,46 @@ def t5(older: Older) -> Tokenizer:
 
 
 def xlm_roberta(older: Older) -> Tokenizer:
-    """The tokenizer of XLM-R (Conneau 2020), with the ids of fairseq.
-
-    Four special tokens come first, then the pieces from the fourth one on, then the mask token.
-    """
-    pieces = older.pieces("sentencepiece.bpe.model", UNIGRAM)
-    first, last, mask = older.token("bos"), older.token("eos"), older.token("mask")
-    named = [first, older.token("pad"), last, older.token("unk")]
-    vocabulary = [*((token, 0.0) for token in named), *pieces.scored[3:], (mask, 0.0)]
-    tokenizer = _unigram(pieces, vocabulary, unknown=3)
-    add_special(tokenizer, [*named, mask], mask=mask)
+    """The tokenizer of XLM-R (Conneau 2020)."""
+    tokenizer = _fairseq(older)
+    first, last = older.token("bos"), older.token("eos")
     frame(tokenizer, [first, "$A", last], [first, "$A", last, last, "$B", last])
     return tokenizer
+
+
+def mbart(older: Older) -> Tokenizer:
+    """The tokenizer of mBART (Liu 2020). The language of a source, `src_lang`, follows it."""
+    tokenizer, last, language = _fairseq(older, LANGUAGES), older.token("eos"), _source_language(older, LANGUAGES)
+    frame(tokenizer, ["$A", last, language], ["$A", "$B", last, language])
+    return tokenizer
+
+
+def mbart50(older: Older) -> Tokenizer:
+    """The tokenizer of mBART-50 (Tang 2020). The language of a source, `src_lang`, precedes it."""
+    languages = LANGUAGES + MORE_LANGUAGES
+    tokenizer, last, language = _fairseq(older, languages), older.token("eos"), _source_language(older, languages)
+    frame(tokenizer, [language, "$A", last], [language, "$A", "$B", last])
+    return tokenizer
+
+
+def _fairseq(older: Older, languages: Iterable[str] = ()) -> Tokenizer:
+    """Returns a tokenizer with the ids of fairseq.
+
+    Four special tokens come first, then the pieces from the fourth one on, the codes of languages and the mask token.
+    """
+    pieces, mask = older.pieces("sentencepiece.bpe.model", UNIGRAM), older.token("mask")
+    before, after = [older.token(name) for name in ("bos", "pad", "eos", "unk")], [*languages, mask]
+    vocabulary = [*((token, 0.0) for token in before), *pieces.scored[3:], *((token, 0.0) for token in after)]
+    tokenizer = _unigram(pieces, vocabulary, unknown=3)
+    add_special(tokenizer, [*before, *after], mask=mask)
+    return tokenizer
+
+
+def _source_language(older: Older, known: Iterable[str]) -> str:
+    language = older.options.get("src_lang") or "en_XX"
+    if language not in known:
+        raise UserError(f"{older.where}/tokenizer_config.json: src_lang={language!r} is no language of this tokenizer.")
+    return language
 
 
 def albert(older: Older) -> Tokenizer:

@@ -2,7 +2,7 @@
 
     vocab.txt                                    BERT, DistilBERT, ELECTRA: word pieces
     vocab.json, merges.txt                       GPT-2, RoBERTa, BART: byte-level BPE
-    spiece.model, sentencepiece.bpe.model        T5, mT5, ALBERT, XLM-R: SentencePiece, unigram
+    spiece.model, sentencepiece.bpe.model        T5, mT5, ALBERT, XLM-R, mBART: SentencePiece, unigram
     tokenizer.model                              Llama 1 and 2, Mistral: SentencePiece, BPE
 
 The rules are those of the converters in `transformers`, with which the published files of this form were written.
@@ -63,6 +63,9 @@ KINDS = {
     "MT5Tokenizer": Kind(("mt5",), *_T5),
     "AlbertTokenizer": Kind(("albert",), ("spiece.model",), older_pieces.albert, _ALBERT),
     "XLMRobertaTokenizer": Kind(("xlm-roberta",), ("sentencepiece.bpe.model",), older_pieces.xlm_roberta, _ROBERTA),
+    # Both have model_type="mbart", so the class must be named.
+    "MBartTokenizer": Kind((), ("sentencepiece.bpe.model",), older_pieces.mbart, _ROBERTA),
+    "MBart50Tokenizer": Kind((), ("sentencepiece.bpe.model",), older_pieces.mbart50, _ROBERTA),
     "LlamaTokenizer": Kind(("llama", "mistral"), ("tokenizer.model",), older_pieces.llama, ANGLED),
 }
 

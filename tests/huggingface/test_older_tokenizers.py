@@ -139,6 +139,28 @@ def test_xlm_roberta_with_the_ids_of_fairseq(tmp_path):
     assert found[0].special_tokens.mask == processor.get_piece_size() + 1
 
 
+@pytest.mark.parametrize("name", ["MBart", "MBart50"])
+def test_mbart_with_codes_of_languages(name, tmp_path):
+    pieces(tmp_path / "sentencepiece.bpe.model")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": f"{name}Tokenizer"}))
+    found = ours(tmp_path, "mbart")
+    original = SimpleNamespace(vocab_file=str(tmp_path / "sentencepiece.bpe.model"))
+    original.convert_tokens_to_ids = found[1].token_to_id
+    theirs = getattr(conversion, f"{name}Converter")(original).converted()
+    check_equal(found, theirs, None)
+    assert {code: found[1].token_to_id(code) for code in ("ar_AR", "zh_CN", "<mask>")} == {
+        code: theirs.token_to_id(code) for code in ("ar_AR", "zh_CN", "<mask>")
+    }
+    source = found[0].source_template.fill([9])[0].tolist()
+    language = found[1].token_to_id("en_XX")
+    assert source == ([9, 2, language] if name == "MBart" else [language, 9, 2])
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": f"{name}Tokenizer", "src_lang": "xx_XX"})
+    )
+    with pytest.raises(UserError, match="src_lang='xx_XX' is no language"):
+        ours(tmp_path, "mbart")
+
+
 @pytest.mark.parametrize("options", [{}, {"do_lower_case": False, "keep_accents": True}])
 def test_albert(options, tmp_path):
     special = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "control_symbols": ["[CLS]", "[SEP]", "[MASK]"]}
