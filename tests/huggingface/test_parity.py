@@ -12,9 +12,7 @@ transformers = pytest.importorskip("transformers")
 
 import ml_dtypes
 
-from lm.config.experiment import replace_settings
-from lm.errors import UserError
-from lm.huggingface.exporting import Original, choose_class, export
+from lm.huggingface.exporting import Original, export
 from lm.huggingface.families import FAMILIES
 from lm.huggingface.folder import open_folder
 from lm.huggingface.importing import write_provenance
@@ -93,26 +91,6 @@ def test_round_trip_is_exact(name, dtype, tmp_path):
     loaded, info = getattr(transformers, kind).from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(info.values()), info
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "message"),
-    [
-        ("bert_classes", {"pooling": "mean"}, r"needs model\.pooling='first'"),
-        ("llama_classes", {"pooling": "mean"}, r"needs model\.pooling='last'"),
-        ("llama_classes", {"classifier_bias": True}, r"needs model\.classifier_bias=False"),
-        ("llama_classes", {"pooler": True}, r"model\.pooler=True"),
-        ("modernbert_classes", {"pooling": "last"}, r"model\.pooling='last'"),
-        ("bert_tags", {"pooler": True}, r"needs model\.pooler=False"),
-        ("bert_answers", {"answer_pooler": True}, r"model\.answer_pooler=True"),
-    ],
-)
-def test_heads_that_the_class_lacks_are_refused(name, changes, message):
-    """Nothing is exported as a class that would compute something else."""
-    config = imported(folder_of(build(*MODELS[name])))[0].config
-    config = replace_settings(config, {f"model.{key}": value for key, value in changes.items()})
-    with pytest.raises(UserError, match=message):
-        choose_class(config, None)
 
 
 @pytest.mark.parametrize("name", MODELS)
