@@ -113,12 +113,14 @@ class Generation:
         if most > 0:
             settings["max_new_tokens"] = min(most, longest - 1)
             settings["min_new_tokens"] = min(settings["min_new_tokens"], settings["max_new_tokens"])
-        if settings["num_beams"] > 1:
-            settings["exact"] = self.values.get("early_stopping") == "never"
-            self.done |= {"early_stopping"} if self.values.get("early_stopping") is not True else set()
-        else:
+        if settings["num_beams"] == 1:
             self.done |= {"early_stopping", "renormalize_logits"}
-        self.done |= set(SAMPLED) - {"temperature"} if self.values.get("do_sample") is not True else set()
+        else:
+            settings["exact"] = self.values.get("early_stopping") == "never"
+            if settings["exact"]:
+                self.done.add("early_stopping")
+        if self.values.get("do_sample") is not True:
+            self.done |= SAMPLED.keys()
         self.settings = {f"generation.{name}": value for name, value in settings.items()}
 
     def read_excluded(self) -> None:
@@ -135,9 +137,8 @@ class Generation:
 
     def not_followed(self) -> tuple[str, ...]:
         """Returns a line with the fields that have an effect in `transformers` but not here, if there are any."""
-        names = sorted(self.values.keys() - self.done - TOKENS - NEUTRAL)
-        kept = [f"{name}={value!r:.60}" for name in names if (value := self.values[name]) is not None
-                and not (name in NO_EFFECT and value == NO_EFFECT[name])]  # fmt: skip
+        left = {name: self.values[name] for name in sorted(self.values.keys() - self.done - TOKENS - NEUTRAL)}
+        kept = [f"{name}={value!r:.60}" for name, value in left.items() if value not in (None, NO_EFFECT.get(name))]
         return (f"not followed when it generates: {', '.join(kept):.{LONGEST_LIST}}",) if kept else ()
 
 

@@ -245,6 +245,7 @@ def config_for(
     values = {"data": data, "model": model, "objective": objective, "eval": {"prompts": ()}}
     try:
         config = Config.from_dict(values, reset_unread=True)
-        return replace_settings(config, {f"eval.{name}": value for name, value in generation.items()}), notes
+        generating = replace_settings(config, {f"eval.{name}": value for name, value in generation.items()})
+        return Config.from_dict(generating.to_dict()), notes  # which checks their ranges
     except UserError as error:
         raise UserError(f"{folder.source}: {error}") from None

@@ -98,3 +98,10 @@ def test_import_puts_them_into_the_config_of_the_run():
     two_sided.config |= {"num_beams": 3, "length_penalty": 0.5, "max_length": 30}
     generation = imported(two_sided)[0].config.eval.generation
     assert (generation.num_beams, generation.length_penalty, generation.max_new_tokens) == (3, 0.5, 29)
+
+
+def test_values_out_of_range_are_refused():
+    folder = folder_of(build(*MODELS["t5"]))
+    folder.config |= {"num_beams": 2, "length_penalty": 9.0}
+    with pytest.raises(UserError, match=r"FOLDER: config\.eval\.generation\.length_penalty: 9.0 is above the largest"):
+        imported(folder)
