@@ -6,6 +6,9 @@ Messages are rendered with the chat template of the tokenizer, or the one that d
 printed while it is generated and ends at a stop token of the model. The model reads the whole conversation. If it
 becomes too long, the oldest turns are left out, and a note says so.
 
+--tools=FILE names a JSON file with a list of tools, which the chat template gets as they are. The call of a tool is
+shown as the text of the answer; no tool is run.
+
 /reset starts a new conversation; /exit or Ctrl-D ends the command. Ctrl-C ends an answer. In a terminal, control
 characters of an answer are escaped. If the standard input is no terminal, each of its lines is a message.
 """
@@ -19,50 +22,46 @@ from typing import Any
 
 from absl import flags
 
+from lm.config import SamplingConfig
 from lm.config.command import DONE, define_path, run
+from lm.config.schema import docs
 from lm.decoding.lines import show
 from lm.decoding.sampling import Sampling
 from lm.errors import UserError
-from lm.files import well_formed
+from lm.files import expanded, parse_json, read_file, well_formed
 from lm.runs.chat import ChatSession
 from lm.runs.directory import RunDirectory
 from lm.runs.generation import Generator
 from lm.tasks import task_of
 
 FLAGS = flags.FLAGS
-DEFAULTS = Sampling()
 HELP = "Ctrl-C ends an answer, /reset starts a new conversation, /exit or Ctrl-D ends the command."
 
 
 def define_flags() -> None:
     define_path("workdir", "Run directory of the model.")
     flags.DEFINE_string("system", "", "System prompt, which precedes every conversation.")
+    define_path("tools", "JSON file with a list of objects that describe the tools the model may call.")
     flags.DEFINE_integer("step", None, "Checkpoint step to use. By default, the best step is used.")
     flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Random seed for sampling.", lower_bound=0, upper_bound=2**31 - 1)
     flags.DEFINE_integer("max_new_tokens", None, "Maximum number of tokens in an answer.", lower_bound=1)
-    flags.DEFINE_float("temperature", DEFAULTS.temperature, "Divisor of the logits. 0 means the most probable token.")
-    flags.DEFINE_integer("top_k", DEFAULTS.top_k, "Sample only from the k most probable tokens. 0 means all.")
-    flags.DEFINE_float("top_p", DEFAULTS.top_p, "Sample from the most probable tokens with this total probability.")
-    flags.DEFINE_float("min_p", DEFAULTS.min_p, "Drop tokens below this share of the largest probability.")
-    flags.DEFINE_float("repetition_penalty", DEFAULTS.repetition_penalty, "Values above 1 make repetition less likely.")
+    for name, doc in docs(SamplingConfig).items():
+        define = flags.DEFINE_integer if isinstance(getattr(SamplingConfig(), name), int) else flags.DEFINE_float
+        define(name, None, f"{doc} The default is eval.sampling.{name}.")
 
 
 def main() -> int:
-    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-    values: dict[str, Any] = {name: FLAGS[name].value for name in names}
-    sampling = Sampling(**values)
-    sampling.check()
     if FLAGS.workdir is None:
         raise UserError("--workdir is missing; name the run directory of the model, e.g. --workdir=runs/tuned.")
     directory = RunDirectory.existing(Path(FLAGS.workdir))
     config = directory.load_config()
     if not task_of(config).writes_text:
         raise UserError(f"--workdir={FLAGS.workdir}: a model with objective.name={config.objective.name} cannot chat.")
+    sampling = Sampling.of(config.eval.sampling, {name: FLAGS[name].value for name in docs(SamplingConfig)})
     options: dict[str, Any] = {name: FLAGS[name].value for name in ("step", "average", "max_new_tokens", "seed")}
-    session = ChatSession(
-        Generator(directory, config, num_samples=1, batch_size=None, **options), sampling, FLAGS.system
-    )
+    generator = Generator(directory, config, num_samples=1, batch_size=None, **options)
+    session = ChatSession(generator, sampling, FLAGS.system, None if FLAGS.tools is None else read_tools(FLAGS.tools))
     in_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if in_terminal:
         with contextlib.suppress(ImportError):
@@ -84,6 +83,17 @@ def main() -> int:
             if not in_terminal:
                 raise
             print(flush=True)
+
+
+def read_tools(path: str) -> list[dict[str, Any]]:
+    """Returns the tools in a JSON file. Raises UserError if it does not hold a list of objects."""
+    try:
+        tools = parse_json(read_file(expanded(path)))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--tools={path}: cannot be read ({error}); name a JSON file with a list of tools.") from error
+    if not isinstance(tools, list) or not tools or not all(isinstance(tool, dict) for tool in tools):
+        raise UserError(f"--tools={path}: the file must hold a list of objects, each of which describes a tool.")
+    return tools
 
 
 def read_message(prompt: str) -> str | None:

@@ -28,7 +28,7 @@ from typing import Any
 
 from absl import flags
 
-from lm.config import GenerationConfig
+from lm.config import GenerationConfig, SamplingConfig
 from lm.config.command import DONE, define_path, run
 from lm.config.schema import docs
 from lm.decoding.beam import BeamSettings
@@ -47,13 +47,7 @@ DEFINE: dict[type, Any] = {
     float: flags.DEFINE_float,
     str: flags.DEFINE_string,
 }
-SAMPLING = {
-    "temperature": "Divisor of the logits. If 0, the most probable token is always chosen.",
-    "top_k": "Sample only from the k most probable tokens. If 0, sample from all tokens.",
-    "top_p": "Sample only from the most probable tokens whose total probability reaches p. 1 means all tokens.",
-    "min_p": "Drop tokens with less than min_p times the probability of the top token. If 0, drop no tokens.",
-    "repetition_penalty": "Values above 1 make repetition less likely.",
-}
+SAMPLING = tuple(docs(SamplingConfig))
 SEARCH_SETTINGS = ("num_beams", "penalty", "length_penalty", "min_new_tokens", "no_repeat_ngram", "exact")
 SEARCH = (*SEARCH_SETTINGS, "num_hypotheses")
 
@@ -69,9 +63,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "Random seed for sampling.", lower_bound=0, upper_bound=2**31 - 1)
     doc = f"Maximum number of new tokens. The default is as many as fit, up to {LONGEST_DEFAULT}, or"
     flags.DEFINE_integer("max_new_tokens", None, f"{doc} eval.generation.max_new_tokens for encoder-decoders.")
-    for name, doc in SAMPLING.items():
-        default = getattr(Sampling(), name)
-        DEFINE[type(default)](name, default, doc)
+    for name, doc in docs(SamplingConfig).items():
+        DEFINE[type(getattr(SamplingConfig(), name))](name, None, f"{doc} The default is eval.sampling.{name}.")
     doc = f"Number of texts per batch, which affects only memory and speed. The default is {BATCH_SIZE_DEFAULT}, or"
     flags.DEFINE_integer("batch_size", None, f"{doc} eval.generation.batch_size for encoder-decoders.", lower_bound=1)
 
@@ -88,8 +81,6 @@ def define_flags() -> None:
 
 
 def main() -> int:
-    sampling = Sampling(**values_of(SAMPLING))
-    sampling.check()
     if FLAGS.workdir is None:
         raise UserError("--workdir is missing; name the run directory of the model, e.g. --workdir=runs/quickstart.")
     directory = RunDirectory.existing(Path(FLAGS.workdir))
@@ -97,6 +88,7 @@ def main() -> int:
     if not task_of(config).writes_text:
         problem = f"a model with objective.name={config.objective.name} generates no text"
         raise UserError(f"--workdir={FLAGS.workdir}: {problem}; score it with eval.py --workdir={FLAGS.workdir}.")
+    sampling = Sampling.of(config.eval.sampling, values_of(SAMPLING))
     names = ("step", "average", "max_new_tokens", "num_samples", "seed", "batch_size")
     generator = Generator(directory, config, **values_of(names))
     if config.model.family == "encoder_decoder":

@@ -4,6 +4,7 @@ python -m lm.hf import --model=DIR --workdir=runs/bert          a folder, or org
 python -m lm.hf export --workdir=runs/bert --out=exported       a run directory that was imported or trained here
 python -m lm.hf inspect --model=DIR                             what it is, and what would be refused
 python -m lm.hf check --model=DIR                               compares with `transformers`, where that is installed
+python -m lm.hf check --model=DIR --workdir=runs/bert           compares a run with a folder, as `transformers` reads it
 
 An imported model is a run directory, which eval.py, lm.generate, lm.predict, lm.data.show and config.init_from use like
 any other. Whatever our models cannot express is refused by the name of the field or tensor. Exporting an imported model
@@ -14,19 +15,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from absl import flags
 
 from lm.config.command import DONE, define_path, run
 from lm.errors import USER_ERROR, UserError
 from lm.files import expanded
-from lm.huggingface.checking import lines_of_comparison
-from lm.huggingface.export_directory import export_directory
+from lm.huggingface.checking import Ours, lines_of_comparison
+from lm.huggingface.export_directory import export_directory, restore
 from lm.huggingface.exporting import DTYPES
 from lm.huggingface.folder import open_folder
 from lm.huggingface.importing import describe, import_folder
 from lm.huggingface.inspecting import lines_about
 from lm.huggingface.recognising import recognise
+from lm.runs.directory import RunDirectory
+from lm.runs.prepare import load_tokenizers
 
 FLAGS = flags.FLAGS
 arguments: list[str] = []  # the command, taken from the command line
@@ -41,7 +45,7 @@ COMMANDS = tuple(NEEDED)
 
 def define_flags() -> None:
     define_path("model", "Folder or GGUF file with the published model, or its name on the hub.")
-    define_path("workdir", "Run directory: the one to create (import), or the one to export.")
+    define_path("workdir", "Run directory: the one to create (import), to export, or to compare (check).")
     define_path("out", "export: folder to create.")
     flags.DEFINE_string("family", "", "import: family of the model, if config.json does not name it.")
     flags.DEFINE_integer("max_length", 0, "import: number of positions; 0 means those of the model.", lower_bound=0)
@@ -52,9 +56,9 @@ def define_flags() -> None:
         "import: data type of the computation (default float32). export: data type of the tensors (default: that of "
         "the imported file, or float32).",
     )
-    flags.DEFINE_string("checkpoint", "best", "export: best, last or a step number.")
+    flags.DEFINE_string("checkpoint", "best", "export and check: best, last or a step number.")
     flags.DEFINE_integer(
-        "average", 1, "export: average this many checkpoints, ending with --checkpoint.", lower_bound=1
+        "average", 1, "export and check: average this many checkpoints, ending with --checkpoint.", lower_bound=1
     )
     flags.DEFINE_bool(
         "adapters",
@@ -82,7 +86,13 @@ def inspect() -> int:
 
 def check() -> int:
     agree = True
-    for line, same in lines_of_comparison(open_folder(FLAGS.model), FLAGS.family):
+    run = None
+    if FLAGS.workdir is not None:
+        directory = RunDirectory.existing(Path(FLAGS.workdir))
+        config = directory.load_config()
+        params = restore(directory, config, chosen_step(), FLAGS.average)
+        run = Ours.of_run(config, params, load_tokenizers(config, directory.root))
+    for line, same in lines_of_comparison(open_folder(FLAGS.model), FLAGS.family, run):
         print(line if same else f"{line}   DIFFERENT")
         agree &= same
     return DONE if agree else USER_ERROR
@@ -99,15 +109,10 @@ def import_model() -> int:
 
 
 def export_run() -> int:
-    step = {"best": "best", "last": None}.get(FLAGS.checkpoint, FLAGS.checkpoint)
-    if isinstance(step, str) and step != "best":
-        if not step.isdecimal():
-            raise UserError(f"--checkpoint={step}: choose best, last or a step number.")
-        step = int(step)
     architecture, notes = export_directory(
         Path(FLAGS.workdir),
         expanded(FLAGS.out),
-        step=step,
+        step=chosen_step(),
         average=FLAGS.average,
         adapters=FLAGS.adapters,
         dtype=FLAGS.dtype or "",
@@ -117,6 +122,17 @@ def export_run() -> int:
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     return DONE
+
+
+def chosen_step() -> int | Literal["best"] | None:
+    """Returns the step that --checkpoint names, None for the last one, or "best"."""
+    if FLAGS.checkpoint == "best":
+        return "best"
+    if FLAGS.checkpoint == "last":
+        return None
+    if not FLAGS.checkpoint.isdecimal():
+        raise UserError(f"--checkpoint={FLAGS.checkpoint}: choose best, last or a step number.")
+    return int(FLAGS.checkpoint)
 
 
 if __name__ == "__main__":

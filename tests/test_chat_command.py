@@ -3,6 +3,7 @@
 import builtins
 import contextlib
 import functools
+import json
 import sys
 
 import flax.linen as nn
@@ -15,7 +16,10 @@ from lm import chat, generate
 from lm.batch import Batch, Source
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
+from lm.config.experiment import replace_settings
 from lm.data.tokenizing.chat_template import ChatTemplate
+from lm.decoding.answers import AnswerWriter
+from lm.decoding.beam import BeamSettings
 from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling
 from lm.errors import UserError
@@ -23,7 +27,7 @@ from lm.models import build_model
 from lm.runs.chat import ChatSession
 from lm.runs.directory import RunDirectory
 from lm.runs.generation import Generator
-from tests.chats import TEMPLATES, assistant, chat_tokenizer, user
+from tests.chats import TEMPLATES, TOOL, assistant, chat_tokenizer, user
 
 TOKENIZER = chat_tokenizer(TEMPLATES["headers"])
 NEW = 6  # number of tokens in an answer
@@ -118,6 +122,18 @@ def test_answers_continue_the_rendered_conversation(trained, session):
     talk.reset()
     assert talk.messages == messages[:1]
     assert "".join(talk.answer("Hi")) == messages[2]["content"], "a new conversation begins with the same seed"
+
+
+def test_answers_in_evaluations_are_those_of_the_terminal(trained):
+    _, config, params = trained
+    length = config.data.source_length if config.model.family == "encoder_decoder" else 0
+    writer = AnswerWriter(build_model(config.model), params, ChatTemplate(TOKENIZER), length, 2)
+    talks = [[user("Hi")], [user("Hi"), assistant("Ho"), user("and? " * 6)], [user("x")]]
+    found = writer.write([(talk, None) for talk in talks], BeamSettings(max_new_tokens=NEW))
+    assert [text for ((text, _),) in found] == [TOKENIZER.decode(greedy(trained, talk)) for talk in talks]
+    assert all(np.isnan(score) == (length == 0) for ((_, score),) in found)
+    (((text, _),),) = writer.write([([user("y " * 400)], None)], BeamSettings(max_new_tokens=NEW))
+    assert (text == "") == (length == 0)  # a source is cut
 
 
 def test_answers_end_at_every_end_token_of_the_template(trained, session, monkeypatch):
@@ -244,6 +260,27 @@ def test_generate_renders_a_prompt_as_a_message(trained, call):
     assert call(generate, "--chat", "--prompt=Hi").out.endswith(f"Hi\n{answer}\n")
     several = call(generate, "--chat", "--prompt=Hi", "--prompt=Ho").out
     assert f"--- prompt 1, sample 1 ---\nHi\n{answer}\n" in several
+
+
+def test_tools_are_passed_to_the_template(trained, session, call, tmp_path):
+    root, config, _ = trained
+    (tmp_path / "tools.json").write_text(json.dumps([TOOL]))
+    with pytest.raises(UserError, match="--tools: the chat template shows no tools"):
+        call(chat, f"--tools={tmp_path}/tools.json")
+    (tmp_path / "one.json").write_text(json.dumps(TOOL))
+    with pytest.raises(UserError, match=r"--tools=.*one.json: the file must hold a list of objects"):
+        call(chat, f"--tools={tmp_path}/one.json")
+    longer = {"model.max_length": 512} | ({"data.source_length": 256} if config.data.source_length else {})
+    config = replace_settings(config, {"data.chat_template": TEMPLATES["thinking"], **longer})
+    talk = ChatSession(
+        Generator(RunDirectory.existing(root), config, None, 1, NEW, 1, 0, None), Sampling(0), "", [TOOL]
+    )
+    talk.messages.append(user("Hi"))
+    prompt, source = talk._inputs()
+    shown = TOKENIZER.decode(prompt if source is None else source)
+    assert shown == ChatTemplate(TOKENIZER, TEMPLATES["thinking"]).render([user("Hi")], [TOOL], prompt=True).replace(
+        "<|head|>", ""
+    ).replace("<|end|>", "")
 
 
 def test_models_without_a_template_are_refused(trained, session, tmp_path):

@@ -105,6 +105,7 @@ def test_encoder_decoder_parameters_and_flops_match_the_model(changes):
         (Classes(9, "first"), {"pooler": True, "window": 9, "global_every": 2}),
         (MaskedTokens(), {"head_transform": True, "embedding_width": 128, "num_layers": 1, "share_layers": True}),
         (TextEmbedding("first"), {"num_layers": 2}),
+        (AnswerSpan(), {"answer_pooler": True, "num_layers": 1}),
         (AnswerSpan(), {"family": "encoder_decoder", "num_layers": 2, "num_encoder_layers": 1}),
     ],
     ids=lambda value: type(value).__name__,

@@ -54,7 +54,9 @@ def write(folders: Path) -> None:
     from lm.huggingface.importing import load_params, read_tokenizer, write_provenance
     from lm.huggingface.recognising import recognise
     from lm.huggingface.tokenizer_files import tokenizer_files
-    from tests.huggingface.peers import MODELS, build, padded, save
+    from tests.huggingface.models import MODELS
+from tests.huggingface.peers import build, save
+from tests.huggingface.rows import padded
 
     letters = CharacterTokenizer(string.ascii_letters + " ,")
     letters_of = Tokenizers(letters, letters)

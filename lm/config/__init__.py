@@ -21,5 +21,6 @@ from lm.config.training import (
     LogConfig,
     MeshConfig,
     OptimizerConfig,
+    SamplingConfig,
     TrainConfig,
 )

@@ -20,6 +20,11 @@ class HeadSettings:
     """Use a bias in the pooler. ModernBERT has none."""
     pooler_norm: bool = option(False, parameters=("pooler_norm",))
     """Add a norm after the pooler (ModernBERT)."""
+    answer_pooler: bool = option(False, parameters=("pooler", "pooler_norm"))
+    """Add the pooler before the linear layer that scores starts and ends of answers (ModernBERT), for
+    objective.name='span_qa'."""
+    classifier_bias: bool = option(True, parameters=("classifier",))
+    """Use a bias in the classifier of texts or tokens. Published decoders with a classifier of texts have none."""
     head_transform: bool = option(False, parameters=("head_product", "head_norm"))
     """Apply a linear layer, an activation and a norm before the output projection (objective.name='masked' only)."""
     output_bias: bool = option(False, parameters=("output_bias",))

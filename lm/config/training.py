@@ -146,6 +146,22 @@ class GenerationConfig:
 
 
 @dataclass(frozen=True)
+class SamplingConfig:
+    """Settings with which lm.generate and lm.chat draw tokens, unless their flags say otherwise."""
+
+    temperature: float = option(1.0, minimum=0.0)
+    """Divisor of the logits. If 0, the most probable token is always chosen."""
+    top_k: int = option(0, minimum=0)
+    """Sample only from the k most probable tokens. If 0, sample from all tokens."""
+    top_p: float = option(1.0, minimum=0.0, maximum=1.0)
+    """Sample only from the most probable tokens whose total probability reaches p. If 1, sample from all tokens."""
+    min_p: float = option(0.0, minimum=0.0, maximum=1.0)
+    """Drop tokens with less than min_p times the probability of the top token. If 0, drop no tokens."""
+    repetition_penalty: float = option(1.0, minimum=0.0)
+    """Values above 1 make repetition less likely."""
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     every_steps: int = option(500, minimum=1)
     """Number of steps between evaluations. The model is also evaluated at the end."""
@@ -175,3 +191,4 @@ class EvalConfig:
     sample_tokens: int = option(64, minimum=1, needs=("prompts",))
     """Length of each sample text, in tokens."""
     generation: GenerationConfig = section(GenerationConfig)
+    sampling: SamplingConfig = section(SamplingConfig)

@@ -7,14 +7,18 @@ the token with the largest penalised logit is chosen (greedy decoding), and the 
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lm.batch import Array
+from lm.config import SamplingConfig
 from lm.data.tokenizing.base import Tokenizer
 from lm.decoding.inputs import check_settings
 
@@ -96,6 +100,14 @@ class Sampling:
     top_p: float = 1.0  # keep the smallest set of most probable tokens whose total is at least this; 1 keeps all
     min_p: float = 0.0  # keep tokens with at least this fraction of the largest probability; 0 keeps all tokens
     repetition_penalty: float = 1.0  # values above 1 make tokens that already occur in the row less probable
+
+    @classmethod
+    def of(cls, settings: SamplingConfig, changes: Mapping[str, Any]) -> Self:
+        """Returns the settings of a config with the changes that are not None. Raises UserError if one is invalid."""
+        found = dataclasses.asdict(settings) | {name: value for name, value in changes.items() if value is not None}
+        sampling = cls(**found)
+        sampling.check()
+        return sampling
 
     @property
     def greedy(self) -> bool:

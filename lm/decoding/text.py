@@ -15,7 +15,7 @@ from lm.data.tokenizing.base import Tokenizer
 from lm.decoding.beam import BeamSettings, beam_search
 from lm.decoding.inputs import Rows
 from lm.decoding.loop import Sampler, check_fits
-from lm.decoding.sampling import Sampling, row_keys, vocabulary_of
+from lm.decoding.sampling import Sampling, Vocabulary, row_keys, vocabulary_of
 from lm.errors import UserError
 from lm.models.protocol import Model
 
@@ -137,6 +137,7 @@ class SourceDecoder:
     report: Report | None = None  # called with (sources done, total sources) after each batch
     output_prefix: Sequence[int] = ()  # token ids that start every output and count as new tokens
     spelled: bool = False  # whether to write extra ids as <extra_id_N> instead of omitting them
+    vocabulary: Vocabulary | None = None  # None means that of the tokenizer
 
     def search(self, sources: Rows, settings: BeamSettings) -> list[list[tuple[str, float]]]:
         """Returns the `settings.num_hypotheses` best outputs of each source as (text, score) pairs, best first.
@@ -144,7 +145,7 @@ class SourceDecoder:
         Sources are token ids, including special tokens. Raises UserError if a setting is out of range.
         """
         settings.check()
-        vocabulary, size = vocabulary_of(self.tokenizer), min(self.batch_size, len(sources))
+        vocabulary, size = self._vocabulary, min(self.batch_size, len(sources))
         outputs: list[list[tuple[str, float]]] = [[] for _ in sources]
         for numbers in batches_by_length(sources, size, self.report):
             batch, prefixes = [sources[number] for number in numbers], [self.output_prefix] * len(numbers)
@@ -161,7 +162,7 @@ class SourceDecoder:
         Raises UserError if the outputs could exceed the model's maximum length or if `output_prefix` leaves no token
         to sample.
         """
-        vocabulary, size = vocabulary_of(self.tokenizer), min(self.batch_size, len(sources))
+        vocabulary, size = self._vocabulary, min(self.batch_size, len(sources))
         start = [*vocabulary.output_start, *self.output_prefix]
         num_new = max_new_tokens - len(start) + 1
         check_fits([start], num_new, self.model.max_length)
@@ -174,6 +175,10 @@ class SourceDecoder:
                 for number, new in zip(numbers, sampler.generate(starts, keys_B, size, batch), strict=True):
                     outputs[number].append(self._text([*start[1:], *new]))
         return outputs
+
+    @property
+    def _vocabulary(self) -> Vocabulary:
+        return self.vocabulary or vocabulary_of(self.tokenizer)
 
     def _text(self, tokens: Sequence[int]) -> str:
         return (self.tokenizer.decode_spelled if self.spelled else self.tokenizer.decode)(tokens)

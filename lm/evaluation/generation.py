@@ -10,6 +10,7 @@ from typing import Any
 
 from lm.data.reading.readers import Pair
 from lm.decoding.beam import BeamSettings
+from lm.decoding.text import Report as DecodingReport
 from lm.decoding.text import SourceDecoder, generate_texts
 from lm.evaluation.evaluator import EvaluationSetup, Evaluator, Report, choose, named_metrics
 from lm.evaluation.predictions import Example, write_predictions
@@ -78,16 +79,22 @@ class Generation(Evaluator):
         return result
 
     def _decode(self, params: Any, pairs: Sequence[Pair], report: Report | None) -> list[list[tuple[str, float]]]:
-        """Returns (output, score) pairs for each source text, with the best output first."""
-        setup, settings = self._setup, self._settings
+        settings = self._settings
         names = {field.name for field in dataclasses.fields(BeamSettings)} - {"num_hypotheses"}
         values = {name: getattr(settings, name) for name in names}
-        values["num_beams"] = settings.training_beams if setup.in_training else settings.num_beams
-        texts, length = [pair.source for pair in pairs], setup.config.data.source_length
+        values["num_beams"] = settings.training_beams if self._setup.in_training else settings.num_beams
         counted = None if report is None else functools.partial(report, noun="outputs")
-        decoder = SourceDecoder(setup.model, params, setup.tokenizers.target, settings.batch_size, counted)
-        with on_mesh(setup.mesh):
-            return generate_texts(decoder, setup.tokenizers.source, texts, BeamSettings(**values), length)
+        with on_mesh(self._setup.mesh):
+            return self.outputs(params, pairs, BeamSettings(**values), counted)
+
+    def outputs(
+        self, params: Any, pairs: Sequence[Any], settings: BeamSettings, report: DecodingReport | None
+    ) -> list[list[tuple[str, float]]]:
+        """Returns (output, score) pairs for each source text, with the best output first."""
+        setup = self._setup
+        decoder = SourceDecoder(setup.model, params, setup.tokenizers.target, self._settings.batch_size, report)
+        texts, length = [pair.source for pair in pairs], setup.config.data.source_length
+        return generate_texts(decoder, setup.tokenizers.source, texts, settings, length)
 
     def _score(self, part: tuple[str, Sequence[Example]]) -> dict[str, float]:
         """Computes the metrics of a data source, or of the whole split if `source` is "". Stores the signatures.

@@ -5,6 +5,9 @@
     fields.py                the fields of config.json <-> ModelConfig
     names.py                 tensor names and layouts <-> the parameter tree
     recognising.py           which family, head, settings and tensors a folder has
+    sentences.py             the files of sentence-transformers: pooling, length
+    generation.py            generation_config.json -> settings in `eval`
+    older_tokenizers.py      tokenizer.json from the files of older tokenizers (older_*.py, sentencepiece_files.py)
     importing.py             a folder -> a run directory
     exporting.py             a run directory -> a folder
     inspecting.py            what a folder holds, and what an import would refuse, without loading weights

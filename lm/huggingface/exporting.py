@@ -69,7 +69,8 @@ def export(
         params: the parameters, stacked or not.
         original: the folder from which the run was imported, if it was.
         tokenizer_files: the files of the tokenizer that the original lacks, or that have changed since.
-        special_ids: fields of config.json such as pad_token_id, for a run that was not imported.
+        special_ids: fields of config.json such as pad_token_id, for a run that was not imported. The padding token is
+            also added to a class that needs it to find the last token of a text.
         dtype: a key of DTYPES; if empty, the dtypes of the original, or float32.
 
     Raises UserError, naming the setting, if no family can express the model.
@@ -102,10 +103,7 @@ def export(
         files = {**other_files(original.directory / provenance.FILES), **files}
     write_folder(
         out,
-        config={
-            **({} if original else special_ids or {}),
-            **config_json(family, architecture, config, original, dtype),
-        },
+        config=config_json(family, architecture, config, original, dtype, special_ids or {}),
         generation_config=original.generation_config if original else None,
         tensors={name: info for name, (_, info) in plan.items()},
         arrays=_arrays(params, plan, carried),
@@ -193,7 +191,8 @@ def mismatches(family: Family, model: ModelConfig, original: Values) -> list[str
     except UserError as error:
         return [str(error).rstrip(".")]
     found, model = _explicit(resolved(settings)), _explicit(model)
-    free = {"tie_embeddings", "max_length", "vocab_multiple", "pooling", "dtype", *family.free} | {
+    by_field = {name for each in family.fields for name in each.ours}
+    free = {"tie_embeddings", "max_length", "vocab_multiple", "dtype", *({"pooling"} - by_field), *family.free} | {
         name for head in family.heads.values() for name in head.settings
     }
     names = [spec.name for spec in dataclasses.fields(ModelConfig)]
@@ -228,7 +227,9 @@ def class_in(family: Family, config: Config, preferred: str) -> str:
     def fits(head: Head) -> bool:
         for settings, section in (("settings", config.model), ("objective_settings", config.objective)):
             own = getattr(head, settings)
-            for key in {key for each in candidates.values() for key in getattr(each, settings)} - {"pooling"}:
+            for key in {key for each in candidates.values() for key in getattr(each, settings)}:
+                if key == "pooling" and key not in own:
+                    continue  # derived, or determined by a field of config.json
                 if getattr(section, key) != own.get(key, getattr(type(section)(), key)):
                     return False
         return True
@@ -250,7 +251,14 @@ def class_in(family: Family, config: Config, preferred: str) -> str:
     return preferred if preferred in fitting else fitting[0]
 
 
-def config_json(family: Family, architecture: str, config: Config, original: Original | None, dtype: str) -> Values:
+def config_json(
+    family: Family,
+    architecture: str,
+    config: Config,
+    original: Original | None,
+    dtype: str,
+    special_ids: Mapping[str, int],
+) -> Values:
     """Returns the content of config.json: that of the original with what has changed, or a new one."""
     before = None
     if original:
@@ -261,9 +269,15 @@ def config_json(family: Family, architecture: str, config: Config, original: Ori
         model = dataclasses.replace(model, max_length=before.max_length)  # imported with fewer positions
     values = write_values(family.fields, model, original.config if original else {}, before)
     values.setdefault("model_type", family.model_types[0])
+    if original is None:
+        values = {**special_ids, **values}
+    elif config.model.pooling == "last" and original.record.architecture != architecture:
+        pad = special_ids.get("pad_token_id")
+        values |= {} if pad is None or values.get("pad_token_id") is not None else {"pad_token_id": pad}
     if not original or original.record.architecture != architecture:
         values["architectures"] = [architecture]
-    if bool(values.get("tie_word_embeddings", family.tie_default)) != model.tie_embeddings:
+    has_output = "output" in family.heads[architecture].names.values()
+    if has_output and bool(values.get("tie_word_embeddings", family.tie_default)) != model.tie_embeddings:
         values["tie_word_embeddings"] = model.tie_embeddings
     described = convention(config.objective.name)
     if described.labels:

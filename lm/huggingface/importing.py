@@ -23,9 +23,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lm.config.experiment import replace_settings
 from lm.data.tokenizing import published_tokenizer
 from lm.data.tokenizing.base import Tokenizer
+from lm.data.tokenizing.huggingface import HuggingFaceTokenizer
 from lm.errors import UserError
 from lm.files import new_directory, remove_leftovers, writing_flag
-from lm.huggingface import provenance
+from lm.huggingface import older_tokenizers, provenance
 from lm.huggingface.folder import CONFIG, GENERATION_CONFIG, Folder
 from lm.huggingface.names import Slot, slots_of
 from lm.huggingface.provenance import Record
@@ -138,8 +139,12 @@ def read_tokenizer(folder: Folder, rows: int) -> Tokenizer:
     `rows` is the number of rows in the embedding; special tokens without a row cannot be used.
     """
 
+    made = {CONFIG: json.dumps(folder.config).encode()}
+    if folder.content(HuggingFaceTokenizer.file_name) is None:
+        made |= older_tokenizers.converted(folder.content, folder.config, folder.source)
+
     def content_of(name: str) -> bytes | None:
-        return json.dumps(folder.config).encode() if name == CONFIG else folder.content(name)
+        return made[name] if name in made else folder.content(name)
 
     return published_tokenizer(content_of, folder.source, rows)
 
@@ -150,4 +155,4 @@ def describe(published: Published) -> str:
     more = f" and {len(match.ignored) - 1} more" if len(match.ignored) > 1 else ""
     notes = [f"ignored buffers: {match.ignored[0]}{more}"] if match.ignored else []
     notes += [f"{len(match.carried)} tensors of other heads kept for the export"] if match.carried else []
-    return "; ".join([f"{published.family.name} ({published.architecture})", *notes])
+    return "; ".join([f"{published.family.name} ({published.architecture})", *notes, *published.notes])

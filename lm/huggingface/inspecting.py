@@ -44,6 +44,8 @@ def _lines_about_model(published: Published) -> Iterator[str]:
         yield f"labels: {', '.join(labels):.200}"
     if match.carried:
         yield f"not used, kept for the export: {', '.join(match.carried):.200}"
+    for note in published.notes:
+        yield f"note: {note}"
     if match.ignored:
         yield f"ignored buffers: {', '.join(match.ignored):.200}"
 

@@ -12,20 +12,21 @@ import flax.linen as nn
 import jax
 
 from lm.config import Config, ModelConfig
+from lm.config.experiment import replace_settings
 from lm.errors import UserError
 from lm.huggingface.families import FAMILIES
 from lm.huggingface.families.family import REGRESSION, Family, Head, convention
 from lm.huggingface.fields import Settings, read_settings
 from lm.huggingface.folder import Folder
+from lm.huggingface.generation import generation_of
 from lm.huggingface.names import Entry, Match, Place, entries_of, find, match, place, same_values
+from lm.huggingface.sentences import sentence_vectors
 from lm.models import build_model
 from lm.models.protocol import Model
 from lm.tasks import task_of
 
 DEFAULT_LENGTH = 512  # tokens per row, unless the model's positions end earlier
 EMBEDDING = "token_embedding"
-POOLING_CONFIG = "1_Pooling/config.json"  # of the library sentence-transformers
-POOLINGS = {"pooling_mode_cls_token": "first", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "last"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Published:
     model: Model
     entries: list[Entry]
     match: Match
+    notes: tuple[str, ...] = ()  # what the run will not do as the folder says, for the user
 
     @property
     def head(self) -> Head:
@@ -62,12 +64,12 @@ def recognise(folder: Folder, family_name: str = "", max_length: int = 0, dtype:
     settings["tie_embeddings"] = is_tied(folder, family, head)
     for adapt in family.adapt:
         settings |= adapt(settings, folder)
-    config = config_for(folder, head, settings, max_length, dtype)
+    config, notes = config_for(folder, head, settings, max_length, dtype)
     model = build_model(config.model, task_of(config).head(config), platform="cpu")
     params = abstract_params(model)  # type: ignore[arg-type]  # all models are hashable
     entries = entries_of(names_for(family, config.model, head), params, family.unstored)
     found = match(entries, folder, family.spelling, family.names_of_other_heads(head), family.ignored)
-    return Published(family, architecture, config, model, entries, found)
+    return Published(family, architecture, config, model, entries, found, notes)
 
 
 @functools.lru_cache(maxsize=1)
@@ -89,9 +91,12 @@ def choose_family(folder: Folder, name: str) -> Family:
                 f"{', '.join(FAMILIES)}."
             )
         return fitting[0]
-    for each in FAMILIES.values():
-        if kind in each.model_types:
+    fitting = [each for each in FAMILIES.values() if kind in each.model_types]
+    for each in fitting:
+        if named_class(folder) in {*each.heads, *each.same_class}:
             return each
+    if fitting:
+        return fitting[0]
     raise UserError(
         f"{folder.source}: config.json: model_type={kind!r} is not supported; supported: {', '.join(FAMILIES)}."
     )
@@ -101,14 +106,20 @@ def _has(folder: Folder, pattern: str) -> bool:
     return any(re.search(pattern, name) for name in folder.tensors)
 
 
+def named_class(folder: Folder) -> Any:
+    """Returns the class that config.json names, or None."""
+    named = folder.config.get("architectures")
+    return named[0] if isinstance(named, list) and named else None
+
+
 def choose_architecture(folder: Folder, family: Family) -> str:
     """Returns the class with which a folder was written. Raises UserError if its head is not supported."""
-    named = folder.config.get("architectures")
-    if isinstance(named, list) and named:
-        known = family.same_class.get(named[0], named[0])
+    named = named_class(folder)
+    if named is not None:
+        known = family.same_class.get(named, named)
         if known not in family.heads:
             raise UserError(
-                f"{folder.source}: config.json: architectures={named!r} is not supported; supported for this family: "
+                f"{folder.source}: config.json: architectures={[named]!r} is not supported; supported for this family: "
                 f"{', '.join(family.heads)}."
             )
     else:
@@ -199,8 +210,13 @@ def names_for(family: Family, model: ModelConfig, head: Head) -> dict[str, Any]:
     return tied
 
 
-def config_for(folder: Folder, head: Head, settings: Settings, max_length: int, dtype: str) -> Config:
-    """Returns the config of a run with this model. Raises UserError if our settings do not allow it."""
+def config_for(
+    folder: Folder, head: Head, settings: Settings, max_length: int, dtype: str
+) -> tuple[Config, tuple[str, ...]]:
+    """Returns the config of a run with this model, and notes on what the run will not do as the folder says.
+
+    Raises UserError if our settings do not allow the model.
+    """
     longest = settings.get("max_length", 0)
     if max_length and longest and max_length > longest and settings.get("positions") == "learned":
         raise UserError(f"--max_length={max_length} exceeds the {longest} positions of {folder.source}.")
@@ -208,6 +224,7 @@ def config_for(folder: Folder, head: Head, settings: Settings, max_length: int, 
     length = min(settings["max_length"], DEFAULT_LENGTH)
     data: dict[str, Any] = {"sequence_length": length, "tokenizer": {"kind": "huggingface", "path": "tokenizer.json"}}
     described = convention(head.objective)
+    generation, notes = dict[str, Any](), tuple[str, ...]()
     if described.overlap:
         data["context_overlap"] = int(length * described.overlap)
     objective, model = {"name": head.objective, **head.objective_settings}, {**settings, "dtype": dtype}
@@ -226,20 +243,16 @@ def config_for(folder: Folder, head: Head, settings: Settings, max_length: int, 
         else:
             data["labels"] = labels
     elif described.vectors:
-        model["pooling"] = pooling_of(folder, settings)
+        vectors = sentence_vectors(folder)
+        model["pooling"] = vectors.pooling or ("mean" if settings.get("family") == "encoder" else "last")
+        data["sequence_length"] = min(vectors.length or length, settings["max_length"])
+        notes = vectors.notes
+    elif described.generates:
+        generation, notes = generation_of(folder, settings["family"], settings["max_length"])
     values = {"data": data, "model": model, "objective": objective, "eval": {"prompts": ()}}
     try:
-        return Config.from_dict(values, reset_unread=True)
+        config = Config.from_dict(values, reset_unread=True)
+        generating = replace_settings(config, {f"eval.{name}": value for name, value in generation.items()})
+        return Config.from_dict(generating.to_dict()), notes  # which checks their ranges
     except UserError as error:
         raise UserError(f"{folder.source}: {error}") from None
-
-
-def pooling_of(folder: Folder, settings: Settings) -> str:
-    """Returns the pooling of a model for sentence vectors, which sentence-transformers stores in its own file."""
-    declared = folder.read_object(POOLING_CONFIG)
-    if declared is None:
-        return "mean" if settings.get("family") == "encoder" else "last"
-    chosen = [name for name, value in declared.items() if name.startswith("pooling_mode_") and value is True]
-    if len(chosen) != 1 or chosen[0] not in POOLINGS:
-        raise UserError(f"{folder.source}: {POOLING_CONFIG}: {', '.join(chosen)} is not supported.")
-    return POOLINGS[chosen[0]]

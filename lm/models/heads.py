@@ -140,23 +140,32 @@ class Classes(Head):
         x_BLD = _pool(self.pooling, x_BLD, batch.segments)
         if config.pooler:
             x_BLD = _pooler(config, x_BLD)
-        return Output(_classes(config, "classifier", self.num_classes, dropout(x_BLD)))
+        logits_BLC = _classes(config, "classifier", self.num_classes, dropout(x_BLD), config.classifier_bias)
+        return Output(logits_BLC)
 
     @nn.nowrap
     def cost(self, config: ModelConfig, length: int = 0) -> HeadCost:
         D, C, pooler = config.d_model, self.num_classes, _pooler_parameters(config) if config.pooler else 0
-        return HeadCost((D + 1) * C + pooler, 2 * (D * C + D * D * config.pooler) * length, C * length)
+        parameters = (D + config.classifier_bias) * C + pooler
+        return HeadCost(parameters, 2 * (D * C + D * D * config.pooler) * length, C * length)
 
 
 class AnswerSpan(Head):
-    """Two logits for each token: one scores the token as the start of the answer, the other as the end."""
+    """Two logits for each token: one scores the token as the start of the answer, the other as the end.
+
+    model.answer_pooler inserts a projection, an activation and, if wanted, a norm before them.
+    """
 
     def compute(self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, dropout: nn.Dropout) -> Output:
+        if config.answer_pooler:
+            x_BLD = _pooler(config, x_BLD)
         return Output(_classes(config, "span", 2, x_BLD))
 
     @nn.nowrap
     def cost(self, config: ModelConfig, length: int = 0) -> HeadCost:
-        return HeadCost(2 * config.d_model + 2, flops=2 * 2 * config.d_model * length, logits=2 * length)
+        D, pooled = config.d_model, config.answer_pooler
+        pooler = _pooler_parameters(config) if pooled else 0
+        return HeadCost(2 * D + 2 + pooler, flops=2 * (2 * D + D * D * pooled) * length, logits=2 * length)
 
 
 class TextEmbedding(Head):
@@ -214,9 +223,9 @@ def _pooler_parameters(config: ModelConfig) -> int:
     return D * D + D * config.pooler_bias + norm
 
 
-def _classes(config: ModelConfig, name: str, num_classes: int, x_BLD: Array) -> Array:
+def _classes(config: ModelConfig, name: str, num_classes: int, x_BLD: Array, use_bias: bool = True) -> Array:
     """Returns logits, float32 (B, L, C). The matrix is too small to be worth sharding."""
-    return _linear(config, name, num_classes, x_BLD, "classes").astype(jnp.float32)
+    return _linear(config, name, num_classes, x_BLD, "classes", use_bias).astype(jnp.float32)
 
 
 def _vocabulary_logits(config: ModelConfig, embed: Embedding, x_BLD: Array) -> Array:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from lm.data.examples.conversations import source_prompt
-from lm.data.tokenizing.chat_template import ChatTemplate
+from lm.data.tokenizing.chat_template import ChatTemplate, Tools
+from lm.decoding.answers import chat_vocabulary
 from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling, row_keys
 from lm.decoding.text import text_parts
 from lm.errors import UserError
 from lm.parallel.mesh import on_mesh
-from lm.runs.generation import Generator, chat_vocabulary
+from lm.runs.generation import Generator
 from lm.runs.prepare import load_tokenizers
 
 LONGEST_ANSWER = 512  # default maximum number of tokens in an answer
@@ -24,6 +25,8 @@ LONGEST_ANSWER = 512  # default maximum number of tokens in an answer
 
 class ChatSession:
     """Generates answers to messages, each with all earlier messages as context.
+
+    The template gets `tools`, descriptions of functions, as they are. A tool call is part of the text of an answer.
 
     Raises UserError if neither the tokenizer nor the config of the run provides a chat template.
 
@@ -33,10 +36,13 @@ class ChatSession:
         is_cut: whether the last answer reached the maximum number of tokens.
     """
 
-    def __init__(self, run: Generator, sampling: Sampling, system: str = ""):
-        self._config, self._seed, self._system = run.config, run.seed, system
+    def __init__(self, run: Generator, sampling: Sampling, system: str = "", tools: Tools = None):
+        self._config, self._seed, self._system, self._tools = run.config, run.seed, system, tools
         tokenizer = load_tokenizers(run.config, run.directory.root).target
         self._template = ChatTemplate(tokenizer, run.config.data.chat_template, datetime.now())
+        question = [{"role": "user", "content": "a"}]
+        if tools and self._template.render(question, tools) == self._template.render(question):
+            raise UserError("--tools: the chat template shows no tools, so the model would not know of them.")
         longest = run.config.model.max_length - 1
         self._max_new = run.max_new_tokens or max(1, min(LONGEST_ANSWER, longest // 2))
         if not 0 < self._max_new < longest:
@@ -88,10 +94,10 @@ class ChatSession:
         template, two_sided = self._template, self._config.model.family == "encoder_decoder"
         if two_sided:
             longest_source = self._config.data.source_length
-            ids, self.left_out, limit = source_prompt(template, self.messages, None, longest_source)
+            ids, self.left_out, limit = source_prompt(template, self.messages, self._tools, longest_source)
         else:
             limit = self._config.model.max_length - self._max_new
-            ids, self.left_out = template.fitted_prompt(self.messages, None, limit)
+            ids, self.left_out = template.fitted_prompt(self.messages, self._tools, limit)
         if len(ids) > limit:
             raise UserError(f"the message is too long: it has {len(ids)} tokens, but there is only room for {limit}.")
         if two_sided:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,10 +16,11 @@ from lm.config import Config, MeshConfig
 from lm.config.experiment import replace_settings
 from lm.data.tokenizing import load_tokenizer
 from lm.data.tokenizing.chat_template import ChatTemplate
+from lm.decoding.answers import chat_vocabulary
 from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import output_lines, prefix_of, source_text
 from lm.decoding.loop import Sampler, check_fits
-from lm.decoding.sampling import Sampling, Vocabulary, vocabulary_of
+from lm.decoding.sampling import Sampling, vocabulary_of
 from lm.decoding.text import (
     SourceDecoder,
     cut_sources,
@@ -72,12 +72,6 @@ class Generator:
         options = Options(step="best" if self.step is None else str(self.step), average=self.average)
         params, *_ = read_params(self.directory, config, model, mesh, options)
         return model, params, mesh
-
-
-def chat_vocabulary(template: ChatTemplate) -> Vocabulary:
-    """Returns the vocabulary, changed so that the tokens that end an answer also end a row."""
-    vocabulary = vocabulary_of(template.tokenizer)
-    return dataclasses.replace(vocabulary, other_stops=tuple(sorted(template.end_ids - {vocabulary.eos_id})))
 
 
 def continue_prompts(

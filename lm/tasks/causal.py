@@ -11,7 +11,7 @@ from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import language_metrics, missing_metrics, xz_bits_per_byte
-from lm.tasks.task import SMOOTHING, EvaluationSetup, Metrics, Stores
+from lm.tasks.task import SAMPLING, SMOOTHING, EvaluationSetup, Metrics, Stores
 from lm.tasks.texts import DocumentTask
 
 WITHOUT_BOS = "the first token of each document is predicted from EOS, since the tokenizer has no BOS token"
@@ -24,7 +24,7 @@ class Causal(DocumentTask):
     doc = "predict each token from all earlier tokens"
     families = ("decoder",)
     metric_names = ("loss", "perplexity", "token_accuracy", "bits_per_byte", "word_perplexity")
-    settings = SMOOTHING | {"eval.stride", "eval.compare_with_xz", "eval.sample_tokens"}
+    settings = SAMPLING | SMOOTHING | {"eval.stride", "eval.compare_with_xz", "eval.sample_tokens"}
     writes_text = True
     windowed = True
 

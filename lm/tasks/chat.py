@@ -3,43 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from lm.config import CleaningConfig, Config, DataConfig
 from lm.data.examples.conversations import ChatExamples, ChatTokens
-from lm.data.reading.conversations import ConversationReader
+from lm.data.reading.conversations import Conversation, ConversationReader, text_of
+from lm.data.reading.readers import Pair
 from lm.data.storing import example_store
 from lm.data.storing.example_store import ExampleStore
-from lm.data.storing.splits import LabelledCleaner, SplitSource, named_errors
+from lm.data.storing.splits import LabelledCleaner, SplitSource, named_errors, split_sources
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
-from lm.data.tokenizing.chat_template import ChatTemplate
-from lm.tasks.task import SEARCH, SMOOTHING, PackedTask, Refuse, Stores
+from lm.data.tokenizing.chat_template import ChatTemplate, Message, Tools
+from lm.decoding.answers import AnswerWriter
+from lm.decoding.beam import BeamSettings
+from lm.decoding.text import Report
+from lm.evaluation.generation import Generation
+from lm.tasks.generating import SCORING, GeneratingTask
+from lm.tasks.task import SAMPLING, SEARCH, SMOOTHING, PackedTask, Refuse, Stores
 
 
-class Chat(PackedTask):
-    """Supervised fine-tuning. Only the tokens of the answers, including their end tokens, are targets."""
+@dataclass(frozen=True)
+class Turn(Pair):
+    """What precedes the last answer of a conversation, as text for people and as messages for the chat template."""
+
+    messages: Sequence[Message]
+    tools: Tools
+
+    @classmethod
+    def last_of(cls, example: Conversation) -> Turn | None:
+        """Returns the last answer that has a text and follows another message, or None if there is none."""
+        for number in range(len(example.messages) - 1, 0, -1):
+            message = example.messages[number]
+            if message["role"] == "assistant" and (answer := text_of(message).strip()):
+                before = example.messages[:number]
+                source = "\n".join(f"{each['role']}: {text_of(each)}" for each in before)
+                return cls(source, (answer,), before, example.tools)
+        return None
+
+
+class Answers(Generation):
+    """Scores the answers that the model writes in place of the last one of each conversation."""
+
+    def outputs(
+        self, params: Any, pairs: Sequence[Any], settings: BeamSettings, report: Report | None
+    ) -> list[list[tuple[str, float]]]:
+        setup, config = self._setup, self._setup.config
+        template = ChatTemplate(setup.tokenizers.target, config.data.chat_template)
+        source_length = config.data.source_length if config.model.family == "encoder_decoder" else 0
+        size = config.eval.generation.batch_size
+        writer = AnswerWriter(setup.model, params, template, source_length, size, report)
+        return writer.write([(pair.messages, pair.tools) for pair in pairs], settings)
+
+
+class Chat(GeneratingTask, PackedTask):
+    """Supervised fine-tuning. Only the tokens of the answers, including their end tokens, are targets.
+
+    If eval.generation.metrics is not empty, evaluations also compare the last answer of each conversation with the one
+    that the model writes in its place.
+    """
 
     name = "chat"
     doc = "write the assistant's answers in conversations"
     families = ("encoder_decoder", "decoder")
-    metric_names = ("loss", "perplexity", "token_accuracy")
-    settings = SEARCH | SMOOTHING | {"data.chat_template", "data.pairs.overlong", "data.source_length"}
+    settings = SAMPLING | SCORING | SEARCH | SMOOTHING
+    settings |= {"data.chat_template", "data.pairs.overlong", "data.source_length"}
     noun = "conversations"
     reader = ConversationReader
-    writes_text = True
     cleans = False
+    generation = Answers
     plain_text_refusal = "needs conversations; specify them in data.test of a config"
 
     def check(self, config: Config, refuse: Refuse) -> None:
         super().check(config, refuse)
         if config.model.family == "decoder" and config.data.source_length:
             refuse("data.source_length", "a decoder reads the whole conversation as one text; leave this at 0.")
+        if config.model.family == "decoder" and config.eval.generation.metrics:
+            for name in ("num_beams", "training_beams"):
+                if getattr(config.eval.generation, name) > 1:
+                    refuse(f"eval.generation.{name}", "a decoder writes its answers greedily; leave this at 1.")
         if config.data.cleaning != CleaningConfig():
             refuse("data.cleaning", "conversations are never cleaned; leave these settings at their defaults.")
-
-    def console_metrics(self, config: Config) -> tuple[str, ...]:
-        return ("loss",)
 
     def cleaner(self, data: DataConfig) -> LabelledCleaner:
         return LabelledCleaner(data.cleaning)  # which leaves conversations unchanged
@@ -59,6 +104,15 @@ class Chat(PackedTask):
             identity.append(str(config.data.source_length))
         with named_errors(source.label):
             return example_store.build(source, reader, rules, tokenizers.target, encode, identity)
+
+    def references(self, config: Config, split: str) -> dict[str, list[Any]]:
+        """Returns the last turn of each conversation, in the order in which the stores hold the conversations."""
+        found: dict[str, list[Any]] = {}
+        for source in split_sources(config.data, split) if config.eval.generation.metrics else ():
+            turns = [Turn.last_of(example) for example, _ in source.read(*self.open(source))]
+            if kept := [turn for turn in turns if turn is not None]:
+                found[source.name] = kept
+        return found
 
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, ChatExamples]:
         return {name: ChatExamples(store, config, tokenizer, train=train) for name, store in stores.items()}

@@ -11,16 +11,12 @@ from lm.data.reading.readers import Pair
 from lm.data.storing.splits import clean_text, split_sources
 from lm.data.tokenizing.base import Tokenizer
 from lm.decoding.lines import source_text
-from lm.evaluation.generation import Generation
-from lm.evaluation.metric import names
-from lm.evaluation.text_metrics import TEXT_METRICS
-from lm.tasks.task import SEARCH, SMOOTHING, EvaluationSetup, Refuse, Stores
+from lm.tasks.generating import SCORING, GeneratingTask
+from lm.tasks.task import SEARCH, SMOOTHING, Refuse, Stores
 from lm.tasks.texts import PairTask
 
-SCORING = {f"eval.generation.{name}" for name in ("metrics", "training_beams", "max_examples", "bleu_tokenize")}
 
-
-class Seq2Seq(PairTask):
+class Seq2Seq(GeneratingTask, PairTask):
     """Learns to generate targets. If eval.generation.metrics is not empty, evaluations also score generated text."""
 
     name = "seq2seq"
@@ -29,27 +25,12 @@ class Seq2Seq(PairTask):
     settings = PairTask.settings | SEARCH | SMOOTHING | SCORING
     settings |= {"data.separate_vocabularies", "data.source_length", "data.pairs.overlong"}
     loss_name = "nll"
-    writes_text = True
     plain_text_refusal = f"{PairTask.plain_text_refusal}, or generate text with lm.generate --input"
 
     def check(self, config: Config, refuse: Refuse) -> None:
         super().check(config, refuse)
         if config.data.separate_vocabularies and config.model.share_embeddings:
             refuse("model.share_embeddings", "two vocabularies cannot share embeddings; set share_embeddings to False.")
-
-    def metrics(self, config: Config) -> tuple[str, ...]:
-        return "loss", "perplexity", "token_accuracy", *self._text_metrics(config)
-
-    def console_metrics(self, config: Config) -> tuple[str, ...]:
-        return "loss", *self._text_metrics(config)
-
-    @staticmethod
-    def _text_metrics(config: Config) -> tuple[str, ...]:
-        return tuple(each for name in config.eval.generation.metrics for each in names(TEXT_METRICS[name].gives))
-
-    def advice_on_metric(self, metric: str) -> str:
-        scores = any(metric.endswith(f"/{name}") for each in TEXT_METRICS.values() for name in names(each.gives))
-        return "; select metrics for generated text with eval.generation.metrics" if scores else ""
 
     def references(self, config: Config, split: str) -> dict[str, list[Any]]:
         """Returns the pairs whose targets are generated and scored, in the order in which the stores hold them.
@@ -79,9 +60,6 @@ class Seq2Seq(PairTask):
             "every pair is longer than a row, so there is nothing to train on; use longer rows, or set "
             "data.pairs.overlong to 'truncate'."
         )
-
-    def evaluators(self, setup: EvaluationSetup) -> list[Any]:
-        return super().evaluators(setup) + ([Generation(setup)] if setup.references else [])
 
     def clean_source(self, config: Config, text: str) -> str:
         return clean_text(config.data.cleaning, text)

@@ -21,6 +21,7 @@ SIDES |= {
     f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("attention_heads", 4), ("ffn_dim", 48))
 }
 BART = {"vocab_size": 64, "d_model": 32, "max_position_embeddings": 96, "decoder_start_token_id": 2, **SIDES}
+GPT2 = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96}
 
 # name -> (class, settings of its config)
 MODELS = {
@@ -29,6 +30,8 @@ MODELS = {
         "T5ForConditionalGeneration",
         {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "decoder_start_token_id": 2},
     ),
+    "t5_encoder": ("T5EncoderModel", T5),
+    "mt5_encoder": ("MT5EncoderModel", {**T5, "feed_forward_proj": "gated-gelu"}),
     "mt5": ("MT5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu", "decoder_start_token_id": 2}),
     "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
     "distilbert_classes": ("DistilBertForSequenceClassification", {**DISTILBERT, "num_labels": 3}),
@@ -56,7 +59,7 @@ MODELS = {
     "roberta": ("RobertaForMaskedLM", ROBERTA),
     "roberta_classes": ("RobertaForSequenceClassification", {**ROBERTA, "type_vocab_size": 2}),
     "xlm_roberta": ("XLMRobertaForTokenClassification", ROBERTA),
-    "gpt2": ("GPT2LMHeadModel", {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96}),
+    "gpt2": ("GPT2LMHeadModel", GPT2),
     "llama": ("LlamaForCausalLM", {**LLAMA, "rms_norm_eps": 1e-5}),
     "smollm2": ("LlamaForCausalLM", {**LLAMA, "tie_word_embeddings": True, "rope_theta": 1e5, "attention_bias": True}),
     "llama3": (

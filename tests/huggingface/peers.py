@@ -98,7 +98,8 @@ def their_inputs(model, left=False):
         inputs["position_ids"] = offset * mask
     if getattr(model.config, "type_vocab_size", 1) > 1 and "roberta" not in model.config.model_type:
         inputs["token_type_ids"] = types_of(positions)
-    if model.config.is_encoder_decoder and not labels_texts(model):
+    reads_pairs = not labels_texts(model) and not type(model).__name__.endswith("ForQuestionAnswering")
+    if model.config.is_encoder_decoder and reads_pairs:
         tokens, mask, _ = padded("target", left)
         inputs |= {"decoder_input_ids": np.where(mask, tokens, pad), "decoder_attention_mask": mask}
     return {name: torch.tensor(value.astype(np.int64)) for name, value in inputs.items()}, mask

@@ -23,7 +23,9 @@ from lm.huggingface.importing import load_params, write_provenance
 from lm.huggingface.recognising import recognise
 from lm.models import build_model
 from lm.models.parameters import unstack_layers
-from tests.huggingface.peers import MODELS, build, our_outputs, save, their_outputs
+from tests.huggingface.models import MODELS
+from tests.huggingface.peers import build, save, their_outputs
+from tests.huggingface.rows import our_outputs
 
 TOLERANCE = 1e-4
 ALL = ("query", "key", "value", "out", "up", "gate", "down")

@@ -11,7 +11,9 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from lm.huggingface.checking import Ours, lines_of_comparison
 from lm.huggingface.folder import open_folder
+from lm.huggingface.recognising import recognise
 from tests.huggingface.models import MODELS
 from tests.huggingface.peers import build, save
 
@@ -88,5 +90,24 @@ def test_tuned_model_is_exported_with_its_new_head(command, tmp_path):
     config = open_folder(tmp_path / "out").config
     assert config["architectures"] == ["BertForSequenceClassification"]
     assert config["id2label"] == {"0": "bad", "1": "good"} and config["label2id"] == {"bad": 0, "good": 1}
-    found = command("-m", "lm.hf", "check", f"--model={tmp_path}/out")
+    run = f"--workdir={tmp_path}/tuned"
+    found = command("-m", "lm.hf", "check", f"--model={tmp_path}/out", run)
     assert "ids: 3 of 3 texts equal" in found and "all tensors found" in found and "DIFFERENT" not in found
+    assert "parameters: 25 of 25 arrays equal\n" in found
+
+
+@pytest.mark.parametrize("name", ["llama", "bart"])
+def test_run_gives_the_texts_of_the_folder(name, tmp_path):
+    """Ids, parameters, logits and greedy text of an imported run; a changed parameter is noticed."""
+    model = build(*MODELS[name])
+    folder = open_folder(save(model, tmp_path / "in"))
+    ours = Ours.of_folder(folder, recognise(folder))
+    lines = dict(lines_of_comparison(folder, run=ours))
+    assert all(lines.values()) and any(line.startswith("logits") for line in lines), lines
+    assert "greedy text: 3 of 3 texts of up to 20 tokens equal" in lines
+    ours.params["token_embedding"]["embedding"] = ours.params["token_embedding"]["embedding"].at[:8].mul(-3.0)
+    lines = dict(lines_of_comparison(folder, run=ours))
+    assert "the run was trained, or comes from another model" in " ".join(lines)
+    assert [line.partition(":")[0] for line, same in lines.items() if not same] == [
+        *("parameters", "vectors of the last layer", "logits", "greedy text")
+    ]

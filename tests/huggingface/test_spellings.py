@@ -1,6 +1,5 @@
 """Files of different ages and writers give the same parameters; damaged or contradictory ones are refused by name."""
 
-import json
 import re
 
 import jax
@@ -223,18 +222,6 @@ def test_labels_keep_their_order():
         imported(MemoryFolder({**config, "id2label": {"0": "a", "1": "a", "2": "b"}}, arrays))
     with pytest.raises(UserError, match="multi_label_classification"):
         imported(MemoryFolder({**config, "problem_type": "multi_label_classification"}, arrays))
-
-
-def test_pooling_of_sentence_transformers(tmp_path):
-    model = build(*MODELS["bert_body"])
-    save(model, tmp_path / "in")
-    (tmp_path / "in" / "1_Pooling").mkdir()
-    for name, pooling in (("pooling_mode_cls_token", "first"), ("pooling_mode_mean_tokens", "mean")):
-        (tmp_path / "in" / "1_Pooling" / "config.json").write_text(json.dumps({name: True}))
-        assert imported(open_folder(tmp_path / "in"))[0].config.model.pooling == pooling
-    (tmp_path / "in" / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
-    with pytest.raises(UserError, match="pooling_mode_max_tokens is not supported"):
-        imported(open_folder(tmp_path / "in"))
 
 
 def test_fewer_positions():

@@ -24,7 +24,8 @@ from lm.huggingface.families import FAMILIES
 from lm.huggingface.folder import open_folder
 from lm.huggingface.importing import read_tokenizer
 from lm.huggingface.tokenizer_files import changed_files, templates, tokenizer_files
-from tests.huggingface.peers import MODELS, build, save
+from tests.huggingface.models import MODELS
+from tests.huggingface.peers import build, save
 
 
 def config_of(family="decoder", objective="causal", **data):

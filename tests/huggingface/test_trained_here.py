@@ -19,7 +19,8 @@ from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options, evaluate_run
 from lm.tasks import task_of
 from lm.training.loop import train
-from tests.huggingface.peers import MODELS, build, save
+from tests.huggingface.models import MODELS
+from tests.huggingface.peers import build, save
 
 NOUNS, VERBS = ("w14", "cat", "bird", "w23", "w9"), ("sees", "w30", "w31", "finds")
 RECORDS = [

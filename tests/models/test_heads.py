@@ -172,10 +172,12 @@ HEADS = [
         {"pooler": True, "pooler_bias": False, "pooler_norm": True},
         {"classifier", "pooler", "pooler_norm"},
     ),
+    (Classes(5, "last"), {"classifier_bias": False}, {"classifier"}),
     (NextToken(), {"embedding_width": 6, "output_bias": True}, {"output_projection", "output_bias"}),
     (NextToken(), {"embedding_width": 6, "tie_embeddings": False}, {"output"}),
     (MaskedTokens(), {"head_transform": True, "embedding_width": 6}, {"head_product", "head_norm"}),
-    (AnswerSpan(), {"tie_embeddings": False}, {"span"}),
+    (AnswerSpan(), {"tie_embeddings": False, "pooler": True}, {"span"}),
+    (AnswerSpan(), {"answer_pooler": True, "pooler_norm": True}, {"span", "pooler", "pooler_norm"}),
     (TextEmbedding("mean"), {}, set()),
 ]
 

@@ -247,9 +247,14 @@ def test_training_learns_the_answers_and_writes_the_metrics(tmp_path, tiny, chan
     values = values_of(tmp_path, records, "headers", train__num_steps=30, optimizer__learning_rate=1e-2, **changes)
     values.data.cache_dir = str(tiny.cache)
     values.eval.every_steps = values.checkpoint.every_steps = 10
+    values.eval.generation.update(metrics=("exact_match",), max_new_tokens=12)
     assert train(Config.from_dict(values.to_dict()), tmp_path / "run") == 0
     results = json.loads((tmp_path / "run/eval/30/results.json").read_text())["metrics"]
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     measured = [each["valid/loss"] for each in map(json.loads, lines) if "valid/loss" in each]
     assert results["loss"] == measured[-1] < measured[0]
     assert results["perplexity"] == pytest.approx(np.exp(results["loss"])) and 0 < results["token_accuracy"] <= 1
+    written = [json.loads(line) for line in (tmp_path / "run/eval/30/predictions.jsonl").read_text().splitlines()]
+    right = [each["prediction"].strip() == each["reference"] for each in written]
+    assert len(right) == 40 and results["exact_match"] == pytest.approx(100 * np.mean(right))
+    assert written[0]["reference"] in SOUNDS.values() and written[0]["source"].startswith("user: ")

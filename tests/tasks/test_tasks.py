@@ -27,6 +27,8 @@ CHANGED: dict[str, Any] = {
     "data.pairs.source_script": "LATIN",
     "data.pairs.target_script": "LATIN",
     "eval.generation.metrics": ("bleu",),
+    "eval.sampling.top_p": 0.5,
+    "eval.sampling.min_p": 0.5,
     "model.pooling": "mean",
     "objective.class_weights": (1.0, 2.0),
     "objective.label_smoothing": 0.1,

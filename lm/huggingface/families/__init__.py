@@ -40,6 +40,8 @@ FAMILIES: dict[str, Family] = {
         smollm3.FAMILY,
         t5.FAMILY,
         t5.MT5,
+        t5.ENCODER,
+        t5.MT5_ENCODER,
         bart.FAMILY,
         mbart.MBART,
         mbart.PEGASUS,

@@ -54,7 +54,7 @@ FAMILY = Family(
         "AlbertForSequenceClassification": Head(
             "classification", {**POOLER, "classifier": "classifier"}, {"pooler": True, "pooling": "first"}
         ),
-        "AlbertForTokenClassification": Head("tagging", {"classifier": "classifier"}),
+        "AlbertForTokenClassification": Head("tagging", {"classifier": "classifier"}, bert.NO_POOLER),
         "AlbertForQuestionAnswering": Head("span_qa", {"qa_outputs": "span"}),
         "AlbertModel": Head("contrastive"),
     },

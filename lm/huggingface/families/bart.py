@@ -124,6 +124,7 @@ FAMILY = Family(
             {"classification_head.dense": "pooler", "classification_head.out_proj": "classifier"},
             {"pooler": True, "pooling": "last", "shift_decoder": True},
         ),
+        "BartForQuestionAnswering": Head("span_qa", {"qa_outputs": "span"}, {"shift_decoder": True}),
     },
     same_class={"BartModel": "BartForConditionalGeneration"},
     adapt=(has_logits_bias,),

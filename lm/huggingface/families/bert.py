@@ -69,6 +69,7 @@ MASKED: Names = {
     "cls.predictions.decoder": "output",
 }
 MASKED_SETTINGS = {"head_transform": True, "output_bias": True}
+NO_POOLER = {"pooler": False}  # which a classifier of tokens could have here, but not there
 
 
 def check_head_activation(settings: Settings, folder: Any) -> Settings:
@@ -101,7 +102,7 @@ FAMILY = Family(
         "BertForSequenceClassification": Head(
             "classification", {**POOLER, "classifier": "classifier"}, {"pooler": True, "pooling": "first"}
         ),
-        "BertForTokenClassification": Head("tagging", {"classifier": "classifier"}),
+        "BertForTokenClassification": Head("tagging", {"classifier": "classifier"}, NO_POOLER),
         "BertForQuestionAnswering": Head("span_qa", {"qa_outputs": "span"}),
         "BertModel": Head("contrastive"),
     },

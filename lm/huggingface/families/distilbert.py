@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lm.huggingface.families.bert import ACTIVATIONS, MASKED_SETTINGS, SETTINGS
+from lm.huggingface.families.bert import ACTIVATIONS, MASKED_SETTINGS, NO_POOLER, SETTINGS
 from lm.huggingface.families.family import Family, Head
 from lm.huggingface.fields import Field, choice, number, position_rows
 from lm.huggingface.names import Names, Spelling, place
@@ -53,7 +53,7 @@ FAMILY = Family(
             {"pre_classifier": "pooler", "classifier": "classifier"},
             {"pooler": True, "pooler_activation": "relu", "pooling": "first"},
         ),
-        "DistilBertForTokenClassification": Head("tagging", {"classifier": "classifier"}),
+        "DistilBertForTokenClassification": Head("tagging", {"classifier": "classifier"}, NO_POOLER),
         "DistilBertForQuestionAnswering": Head("span_qa", {"qa_outputs": "span"}),
         "DistilBertModel": Head("contrastive"),
     },

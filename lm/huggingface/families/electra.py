@@ -58,7 +58,7 @@ FAMILY = Family(
             {"classifier.dense": "pooler", "classifier.out_proj": "classifier"},
             {"pooler": True, "pooler_activation": "gelu", "pooling": "first"},
         ),
-        "ElectraForTokenClassification": Head("tagging", {"classifier": "classifier"}),
+        "ElectraForTokenClassification": Head("tagging", {"classifier": "classifier"}, bert.NO_POOLER),
         "ElectraForQuestionAnswering": Head("span_qa", {"qa_outputs": "span"}),
         "ElectraModel": Head("contrastive"),
     },

@@ -25,6 +25,7 @@ class Convention:
         vectors: whether the result is the vector of a text, so that the pooling must be known.
         overlap: the overlap of the parts of a long text, as a share of the sequence length.
         peft: the value of task_type with which peft adds no trained head to the adapters, or "".
+        generates: whether the model generates text, as generation_config.json says.
     """
 
     heads: tuple[str, ...] = ()
@@ -34,12 +35,13 @@ class Convention:
     vectors: bool = False
     overlap: float = 0.0
     peft: str = ""
+    generates: bool = False
 
 
 REGRESSION = "regression"  # of one number; a classifier of `transformers` with one output
 CONVENTIONS = {
-    "causal": Convention(logits=True, peft="CAUSAL_LM"),
-    "seq2seq": Convention(logits=True, peft="SEQ_2_SEQ_LM"),
+    "causal": Convention(logits=True, generates=True, peft="CAUSAL_LM"),
+    "seq2seq": Convention(logits=True, generates=True, peft="SEQ_2_SEQ_LM"),
     "chat": Convention(heads=("causal", "seq2seq")),
     **dict.fromkeys(("span_corruption", "ul2", "infilling", "prefix_lm"), Convention(heads=("seq2seq",))),
     "tagging": Convention(labels=True, logits=True),

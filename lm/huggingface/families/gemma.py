@@ -133,9 +133,6 @@ GEMMA3 = dataclasses.replace(
         "model.layers.{n}.self_attn.q_norm": "layer_{n}/attention/query_norm",
         "model.layers.{n}.self_attn.k_norm": "layer_{n}/attention/key_norm",
     },
-    heads={
-        name: head for name, head in llama.heads_of("Gemma3").items() if not name.endswith(("Model", "Classification"))
-    }
-    | {"Gemma3TextModel": llama.heads_of("Gemma3")["Gemma3Model"]},
+    heads=llama.heads_of("Gemma3", "Text", tokens=False),
     spelling=Spelling("model.", ("", "language_model.model.")),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lm.huggingface.families import llama
 from lm.huggingface.families.family import Family, Head
 from lm.huggingface.fields import Field, choice, number, only, position_rows
 from lm.huggingface.names import Names, Spelling, place
@@ -54,7 +55,9 @@ FAMILY = Family(
     names=NAMES,
     heads={
         "GPT2LMHeadModel": Head("causal", {"lm_head": "output"}),
-        "GPT2ForTokenClassification": Head("tagging", {"classifier": "classifier"}),
+        "GPT2ForSequenceClassification": llama.TEXTS,
+        "GPT2ForTokenClassification": Head("tagging", {"classifier": "classifier"}, {"classifier_bias": True}),
+        "GPT2ForQuestionAnswering": Head("span_qa", {"qa_outputs": "span"}),
         "GPT2Model": Head("contrastive"),
     },
     spelling=Spelling("transformer."),

@@ -71,12 +71,22 @@ SETTINGS = {
 }
 
 
-def heads_of(kind: str) -> dict[str, Head]:
-    """Returns the heads of a family whose classes are called Llama..., Mistral... or the like."""
+TEXTS = Head("classification", {"score": "classifier"}, {"pooling": "last", "classifier_bias": False})
+TOKENS = Head("tagging", {"score": "classifier"}, {"classifier_bias": True})
+
+
+def heads_of(kind: str, text: str = "", tokens: bool = True) -> dict[str, Head]:
+    """Returns the heads of a family whose classes are called Llama..., Mistral... or the like.
+
+    Args:
+        text: follows the name of the family in all classes but ...ForCausalLM.
+        tokens: whether there is a class for the classification of tokens.
+    """
     return {
         f"{kind}ForCausalLM": Head("causal", {"lm_head": "output"}),
-        f"{kind}ForTokenClassification": Head("tagging", {"score": "classifier"}),
-        f"{kind}Model": Head("contrastive"),
+        f"{kind}{text}ForSequenceClassification": TEXTS,
+        **({f"{kind}{text}ForTokenClassification": TOKENS} if tokens else {}),
+        f"{kind}{text}Model": Head("contrastive"),
     }
 
 

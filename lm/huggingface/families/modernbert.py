@@ -55,7 +55,9 @@ MASKED: Names = {
     "decoder.bias": place("output_bias", whole=True, flat=True),
 }
 POOLER: Names = {"head.dense": "pooler", "head.norm": "pooler_norm", "classifier": "classifier"}
-POOLER_SETTINGS = {"pooler": True, "pooler_activation": "gelu", "pooler_bias": False, "pooler_norm": True}
+ANSWERS: Names = {"head.dense": "pooler", "head.norm": "pooler_norm", "classifier": "span"}
+POOLER_FORM = {"pooler_activation": "gelu", "pooler_bias": False, "pooler_norm": True}
+POOLER_SETTINGS = {"pooler": True, **POOLER_FORM}
 
 FAMILY = Family(
     name="modernbert",
@@ -81,6 +83,7 @@ FAMILY = Family(
         "ModernBertForMaskedLM": Head("masked", MASKED, {"head_transform": True, "output_bias": True}),
         "ModernBertForSequenceClassification": Head("classification", POOLER, POOLER_SETTINGS),
         "ModernBertForTokenClassification": Head("tagging", POOLER, POOLER_SETTINGS),
+        "ModernBertForQuestionAnswering": Head("span_qa", ANSWERS, {"answer_pooler": True, **POOLER_FORM}),
         "ModernBertModel": Head("contrastive"),
     },
     unstored=("layer_0/attention_norm",),

@@ -27,12 +27,12 @@ OLMO2 = dataclasses.replace(
         "model.layers.{n}.post_attention_layernorm": "layer_{n}/attention_output_norm",
         "model.layers.{n}.post_feedforward_layernorm": "layer_{n}/mlp_output_norm",
     },
-    heads={name: head for name, head in llama.heads_of("Olmo2").items() if "Classification" not in name},
+    heads=llama.heads_of("Olmo2", tokens=False),
 )
 OLMO3 = dataclasses.replace(
     OLMO2,
     name="olmo3",
     model_types=("olmo3",),
     fields=gathered(OLMO2.fields, windows((4, 3), 4096, 32), layered_rope(500_000.0, None, 2048)),
-    heads={name: head for name, head in llama.heads_of("Olmo3").items() if "Classification" not in name},
+    heads=llama.heads_of("Olmo3", tokens=False),
 )

@@ -63,7 +63,7 @@ def heads_of(kind: str) -> dict[str, Head]:
     return {
         f"{kind}ForMaskedLM": Head("masked", MASKED, bert.MASKED_SETTINGS),
         f"{kind}ForSequenceClassification": Head("classification", CLASSIFIER, {"pooler": True, "pooling": "first"}),
-        f"{kind}ForTokenClassification": Head("tagging", {"classifier": "classifier"}),
+        f"{kind}ForTokenClassification": Head("tagging", {"classifier": "classifier"}, bert.NO_POOLER),
         f"{kind}ForQuestionAnswering": Head("span_qa", {"qa_outputs": "span"}),
         f"{kind}Model": Head("contrastive"),
     }

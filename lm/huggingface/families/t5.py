@@ -99,14 +99,15 @@ FIELDS: tuple[Field, ...] = (
 
 def names_of(model: ModelConfig) -> dict[str, Any]:
     """Returns the names of modules. In the published files, wi_0 is the input of the activation, and wi_1 is linear."""
-    names: dict[str, Any] = {"shared": place("token_embedding", also=("encoder.embed_tokens", "decoder.embed_tokens"))}
-    for tower in ("encoder", "decoder"):
+    towers = {"encoder": ""} if model.family == "encoder" else {"encoder": "encoder/", "decoder": "decoder/"}
+    names: dict[str, Any] = {"shared": place("token_embedding", also=tuple(f"{each}.embed_tokens" for each in towers))}
+    for tower, prefix in towers.items():
         first = f"{tower}.block.0.layer.0.SelfAttention.relative_attention_bias"
-        names[first] = f"{tower}/relative_bias"
+        names[first] = f"{prefix}relative_bias"
         parts = {"SelfAttention": "attention", "EncDecAttention": "cross_attention"}
         if tower == "encoder":
             del parts["EncDecAttention"]
-        theirs, ours = f"{tower}.block.{{n}}.layer", f"{tower}/layer_{{n}}"
+        theirs, ours = f"{tower}.block.{{n}}.layer", f"{prefix}layer_{{n}}"
         for number_, (part, module) in enumerate(parts.items()):
             names[f"{theirs}.{number_}.layer_norm"] = f"{ours}/{module}_norm"
             for letter, name in {"q": "query", "k": "key", "v": "value", "o": "out"}.items():
@@ -116,7 +117,7 @@ def names_of(model: ModelConfig) -> dict[str, Any]:
         gated = model.activation in ("swiglu", "geglu", "geglu_tanh")
         pairs = {"wi_0": "gate", "wi_1": "up", "wo": "down"} if gated else {"wi": "up", "wo": "down"}
         names |= {f"{mlp}.DenseReluDense.{their}": f"{ours}/mlp/{our}" for their, our in pairs.items()}
-        names[f"{tower}.final_layer_norm"] = f"{tower}/final_norm"
+        names[f"{tower}.final_layer_norm"] = f"{prefix}final_norm"
     return names
 
 
@@ -172,3 +173,34 @@ MT5 = dataclasses.replace(
     same_class={},
     marks=(),
 )
+
+
+def encoder_of(family: Family, kind: str) -> Family:
+    """Returns the family of the encoders alone, which serve as sentence encoders (Ni 2021)."""
+    replaced = {"num_layers", "scale_decoder_outputs", "is_encoder_decoder"}
+    classes = next(each.defaults for each in family.fields if "num_layers" in each.defaults)
+    return dataclasses.replace(
+        family,
+        name=f"{family.name}-encoder",
+        settings={
+            **{
+                name: value
+                for name, value in family.settings.items()
+                if name not in ("share_embeddings", "scale_logits")
+            },
+            "family": "encoder",
+        },
+        fields=(
+            *(each for each in family.fields if not replaced & each.defaults.keys()),
+            number("num_layers", "num_layers", classes["num_layers"], least=1),
+            only("is_encoder_decoder", False, True),
+        ),
+        neutral=family.neutral | {"num_decoder_layers", "scale_decoder_outputs"},
+        heads={f"{kind}EncoderModel": Head("contrastive")},
+        same_class={},
+        ignored=(),
+        marks=(),
+    )
+
+
+ENCODER, MT5_ENCODER = encoder_of(FAMILY, "T5"), encoder_of(MT5, "MT5")

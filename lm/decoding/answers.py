@@ -1,0 +1,78 @@
+"""Writes the answers of the assistant to conversations that have already been read, several at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lm.data.examples.conversations import source_prompt
+from lm.data.tokenizing.chat_template import ChatTemplate, Message, Tools
+from lm.decoding.beam import BeamSettings
+from lm.decoding.loop import Sampler
+from lm.decoding.sampling import Sampling, Vocabulary, row_keys, vocabulary_of
+from lm.decoding.text import Report, SourceDecoder, batches_by_length
+from lm.models.protocol import Model
+
+Conversations = Sequence[tuple[Sequence[Message], Tools]]  # the messages before the answer, and the tools
+
+
+def chat_vocabulary(template: ChatTemplate) -> Vocabulary:
+    """Returns the vocabulary in which the tokens that end an answer end a row, too."""
+    vocabulary = vocabulary_of(template.tokenizer)
+    return dataclasses.replace(vocabulary, other_stops=tuple(sorted(template.end_ids - {vocabulary.eos_id})))
+
+
+@dataclass(frozen=True)
+class AnswerWriter:
+    """Writes answers: a decoder greedily, an encoder-decoder by beam search.
+
+    Conversations that are too long lose their oldest turns, as in lm.chat.
+    """
+
+    model: Model
+    params: Any
+    template: ChatTemplate
+    source_length: int  # the maximum length of a source; 0 for a decoder
+    batch_size: int  # number of conversations per batch
+    report: Report | None = None
+
+    def write(self, conversations: Conversations, settings: BeamSettings) -> list[list[tuple[str, float]]]:
+        """Returns (answer, score) pairs for each conversation, best first. The score of a decoder's answer is NaN.
+
+        A conversation that leaves no room for an answer gets an empty one. Raises UserError if the template refuses a
+        conversation, or if a setting is out of range.
+        """
+        settings.check()
+        if self.source_length:
+            return self._searched(conversations, settings)
+        return [[(text, math.nan)] for text in self._continued(conversations, settings.max_new_tokens)]
+
+    def _searched(self, conversations: Conversations, settings: BeamSettings) -> list[list[tuple[str, float]]]:
+        tokenizer, sources = self.template.tokenizer, []
+        for messages, tools in conversations:
+            ids, _, longest = source_prompt(self.template, messages, tools, self.source_length)
+            sources.append(tokenizer.source_template.fill(ids[:longest])[0].tolist())
+        ends = chat_vocabulary(self.template)
+        decoder = SourceDecoder(self.model, self.params, tokenizer, self.batch_size, self.report, vocabulary=ends)
+        return decoder.search(sources, settings)
+
+    def _continued(self, conversations: Conversations, max_new_tokens: int) -> list[str]:
+        longest = self.model.max_length
+        limit = longest - min(max_new_tokens, longest // 2)  # at least half of the positions are left for the prompt
+        prompts = [self.template.fitted_prompt(messages, tools, limit)[0] for messages, tools in conversations]
+        fitting = [number for number, ids in enumerate(prompts) if len(ids) < longest]
+        vocabulary = chat_vocabulary(self.template)
+        sampler = Sampler(self.model, self.params, Sampling(temperature=0), vocabulary, max_new_tokens)
+        texts, size = [""] * len(prompts), min(self.batch_size, max(len(fitting), 1))
+        for batch in batches_by_length([prompts[number] for number in fitting], size, self.report):
+            numbers = [fitting[index] for index in batch]
+            keys_B = row_keys(0, np.array(numbers), np.zeros(len(numbers)))
+            written = sampler.generate([prompts[number] for number in numbers], keys_B, size)
+            for number, tokens in zip(numbers, written, strict=True):
+                texts[number] = self.template.tokenizer.decode(t for t in tokens if t not in vocabulary.stops)
+        return texts

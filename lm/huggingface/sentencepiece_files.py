@@ -1,0 +1,98 @@
+"""Reads the parts of a SentencePiece model file that conversions need, some of which the library does not return.
+
+The file is a message of Protocol Buffers (sentencepiece_model.proto). A field is a key, `number * 8 + wire type`, and a
+value; the wire types are 0 (variable-length integer), 1 (8 bytes), 2 (a length and that many bytes) and 5 (4 bytes).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+UNIGRAM, BPE = "unigram", "bpe"
+ALGORITHMS = {1: UNIGRAM, 2: BPE, 3: "word", 4: "char"}
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # types of pieces
+PIECE, TRAINER, NORMALIZER = 1, 2, 3  # fields of the file
+MODEL_TYPE, CHARSMAP = 3, 2  # fields of these two messages
+
+
+@dataclass(frozen=True)
+class PieceFile:
+    """The content of a SentencePiece model file.
+
+    Attributes:
+        algorithm: a value of ALGORITHMS.
+        scored: the pieces and their scores, in the order of their ids.
+        types: the type of each piece.
+        unknown: the id of the unknown piece.
+        charsmap: the compiled rules that replace characters; b"" if there are none.
+    """
+
+    algorithm: str
+    scored: list[tuple[str, float]]
+    types: list[int]
+    unknown: int
+    charsmap: bytes
+
+    @classmethod
+    def parse(cls, content: bytes) -> PieceFile:
+        """Raises ValueError if the file is damaged."""
+        scored, types, specs = [], [], {TRAINER: b"", NORMALIZER: b""}
+        try:
+            for number, value in _fields(content):
+                if number == PIECE:
+                    piece = {1: b"", 2: bytes(4), 3: NORMAL, **dict(_fields(value))}
+                    scored.append((piece[1].decode("utf-8"), struct.unpack("<f", piece[2])[0]))
+                    types.append(piece[3])
+                elif number in specs:
+                    specs[number] = value
+            trainer, normalizer = (dict(_fields(each)) for each in specs.values())
+            unknown = types.index(UNKNOWN)
+        except (AttributeError, TypeError, struct.error) as error:
+            raise ValueError(f"it is no SentencePiece model ({error})") from None
+        algorithm = ALGORITHMS.get(trainer.get(MODEL_TYPE, 1), "unknown")
+        return cls(algorithm, scored, types, unknown, bytes(normalizer.get(CHARSMAP, b"")))
+
+    @property
+    def added(self) -> list[tuple[str, bool]]:
+        """The pieces that are matched before anything else, and whether they are special."""
+        return [
+            (piece, kind == CONTROL)
+            for (piece, _), kind in zip(self.scored, self.types, strict=True)
+            if kind in (CONTROL, USER_DEFINED)
+        ]
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """Yields the number and the value of each field. Raises ValueError if the message is cut off."""
+    position = 0
+
+    def integer() -> int:
+        nonlocal position
+        value = shift = 0
+        while True:
+            if position >= len(message):
+                raise ValueError("the file is cut off")
+            byte = message[position]
+            position += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while position < len(message):
+        number, wire = divmod(integer(), 8)
+        size = {1: 8, 5: 4}.get(wire, 0)
+        if wire == 0:
+            yield number, integer()
+            continue
+        if wire == 2:
+            size = integer()
+        elif wire not in (1, 5):
+            raise ValueError(f"it has a field of the unknown wire type {wire}")
+        if position + size > len(message):
+            raise ValueError("the file is cut off")
+        yield number, message[position : position + size]
+        position += size

@@ -1,0 +1,101 @@
+"""Reads how a model turns a text into a vector, which the library sentence-transformers stores in files of its own.
+
+`modules.json` lists the modules that follow each other: the Transformer, a pooling and perhaps a scaling to length 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lm.errors import UserError
+from lm.files import parse_json
+from lm.huggingface.base import Folder
+
+MODULES = "modules.json"
+LENGTHS = "sentence_bert_config.json"
+PROMPTS = "config_sentence_transformers.json"
+POOLING_FOLDER = "1_Pooling"  # in a folder without modules.json
+POOLINGS = {
+    "pooling_mode_cls_token": "first",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+    "cls": "first",  # new files name the mode
+    "mean": "mean",
+    "lasttoken": "last",
+}
+
+
+@dataclass(frozen=True)
+class SentenceVectors:
+    """How a text becomes a vector. Empty values are not stated by the folder."""
+
+    pooling: str = ""  # a value of model.pooling
+    length: int = 0  # number of tokens after which a text is cut
+    unit_length: bool = True  # whether vectors are scaled to length 1, which contrastive models of ours always do
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What differs from sentence-transformers, for the user."""
+        if self.unit_length:
+            return ()
+        return (
+            f"vectors will have length 1, but {MODULES} has no Normalize (lm.predict --pooling={self.pooling} gives "
+            "vectors as they are)",
+        )
+
+
+def sentence_vectors(folder: Folder) -> SentenceVectors:
+    """Returns what the files of sentence-transformers say. Raises UserError, naming a module, if we cannot do it."""
+    listed = folder.content(MODULES)
+    if listed is None:
+        declared = folder.read_object(f"{POOLING_FOLDER}/config.json")
+        return SentenceVectors() if declared is None else SentenceVectors(_pooling(declared, folder, POOLING_FOLDER))
+    where = f"{folder.source}: {MODULES}"
+    try:
+        modules = [(each["type"].rpartition(".")[2], each.get("path", "")) for each in parse_json(listed)]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{where} is not a list of modules with a type and a path ({error}).") from None
+    kinds = [kind for kind, _ in modules]
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        unknown = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
+        named = f"the module {unknown[0]}" if unknown else f"the order {', '.join(kinds) or 'of no modules'}"
+        raise UserError(f"{where}: {named} is not supported, only Transformer, Pooling and perhaps Normalize.")
+    path = modules[1][1]
+    declared = folder.read_object(f"{path}/config.json")
+    if declared is None:
+        raise UserError(f"{where} names the module {path!r}, but {path}/config.json is missing.")
+    _check_prompt(folder)
+    return SentenceVectors(_pooling(declared, folder, path), _length(folder), "Normalize" in kinds)
+
+
+def _pooling(declared: dict[str, Any], folder: Folder, path: str) -> str:
+    chosen = [name for name, value in declared.items() if name.startswith("pooling_mode_") and value is True]
+    if mode := declared.get("pooling_mode"):
+        chosen = list(mode) if isinstance(mode, (list, tuple)) else [mode]
+    if len(chosen) != 1 or chosen[0] not in POOLINGS:
+        raise UserError(
+            f"{folder.source}: {path}/config.json: {', '.join(map(str, chosen)) or 'no pooling'} is not supported; "
+            "supported: cls, mean, lasttoken."
+        )
+    return POOLINGS[chosen[0]]
+
+
+def _length(folder: Folder) -> int:
+    values = folder.read_object(LENGTHS) or {}
+    where, length = f"{folder.source}: {LENGTHS}", values.get("max_seq_length")
+    if values.get("do_lower_case"):
+        raise UserError(f"{where}: do_lower_case=True is not supported; lower-case the texts, and remove the field.")
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 3):
+        raise UserError(f"{where}: max_seq_length={length!r} is not a number of tokens.")
+    return length or 0
+
+
+def _check_prompt(folder: Folder) -> None:
+    """Refuses a prompt that is put before all texts. Prompts that a caller may choose are left to lm.predict."""
+    name = (folder.read_object(PROMPTS) or {}).get("default_prompt_name")
+    if name is not None:
+        raise UserError(
+            f"{folder.source}: {PROMPTS}: default_prompt_name={name!r} is not supported; remove the field, and put the "
+            "prompt before each text."
+        )
