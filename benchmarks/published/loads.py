@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import transformers
 
 TOLERANCE, FILE = 1e-4, "expected.npz"
@@ -37,6 +36,8 @@ ALWAYS = "You should update the config with `tie_word_embeddings=False`"
 
 def outputs_of(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns all logits of a model, by name."""
+    import torch
+
     with torch.no_grad():
         found = model.eval()(**{name: torch.tensor(array) for name, array in inputs.items()})
     return {name: value.numpy() for name, value in found.items() if name.endswith("logits")}
@@ -55,8 +56,8 @@ def write(folders: Path) -> None:
     from lm.huggingface.recognising import recognise
     from lm.huggingface.tokenizer_files import tokenizer_files
     from tests.huggingface.models import MODELS
-from tests.huggingface.peers import build, save
-from tests.huggingface.rows import padded
+    from tests.huggingface.peers import build, save
+    from tests.huggingface.rows import padded
 
     letters = CharacterTokenizer(string.ascii_letters + " ,")
     letters_of = Tokenizers(letters, letters)
@@ -69,7 +70,7 @@ from tests.huggingface.rows import padded
             write_provenance(folder, published, Path(temporary, "huggingface"))
             export(params, config, folders / name, Original.read(Path(temporary, "huggingface")))
             tokenizer = read_tokenizer(folder, config.model.vocab_size)
-        (tokens, mask, _), (targets, target_mask, _) = padded()
+        (tokens, mask, _), (targets, target_mask, _) = padded("source"), padded("target")
         real = mask
         inputs = {"input_ids": np.where(mask, tokens, 1).astype(np.int64), "attention_mask": mask.astype(np.int64)}
         if config.model.family == "encoder_decoder" and published.model.reads_source:

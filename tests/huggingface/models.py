@@ -23,6 +23,10 @@ SIDES |= {
 BART = {"vocab_size": 64, "d_model": 32, "max_position_embeddings": 96, "decoder_start_token_id": 2, **SIDES}
 GPT2 = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96}
 
+# Fields for version 4 of transformers, which the export adds to those of version 5.
+OLDER = {"torch_dtype", "rope_theta", "rope_scaling", "rope_local_base_freq", "sliding_window_pattern"}
+OLDER |= {"global_rope_theta", "local_rope_theta", "global_attn_every_n_layers"}
+
 # name -> (class, settings of its config)
 MODELS = {
     "t5": ("T5ForConditionalGeneration", {**T5, "decoder_start_token_id": 2}),

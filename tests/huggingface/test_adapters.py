@@ -106,7 +106,7 @@ FAST = {("gpt2", ("query", "value")), ("phi3", ALL), ("bert", ("down",))}
 def test_adapters_give_equal_logits_in_peft(name, targets, tmp_path):
     run = Run(name, tmp_path, targets)
     assert run.export(tmp_path / "out") == run.kind
-    expected, _ = our_outputs(run.config, run.model, run.params)
+    ((expected, _),) = our_outputs(run, run.params, ["right"])
     check_in_peft(run, tmp_path, expected)
 
 
@@ -134,7 +134,8 @@ def test_merged_model_gives_equal_logits(tmp_path):
     params, config = merged(run.params, run.config)
     export(params, config, tmp_path / "out", run.original)
     model = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
-    check_equal(model, our_outputs(run.config, run.model, run.params)[0])
+    ((expected, _),) = our_outputs(run, run.params, ["right"])
+    check_equal(model, expected)
     before, after = open_folder(tmp_path / "in"), open_folder(tmp_path / "out")
     assert after.config == before.config and after.tensors == before.tensors
     same = {name for name in before.tensors if np.array_equal(before.read(name), after.read(name))}

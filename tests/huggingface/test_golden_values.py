@@ -80,8 +80,7 @@ def our_values(folder):
 
 def their_values(name, folder):
     """Returns the values of `transformers`, which gets the drawn tensors by their names."""
-    from tests.huggingface.peers import build, stored, their_outputs
-from tests.huggingface.peers import torch
+    from tests.huggingface.peers import build, stored, their_outputs, torch
 
     model = build(*MODELS[name], spread=False)
     tensors = {key: torch.tensor(folder.read(key)) for key in folder.tensors}

@@ -16,14 +16,11 @@ from lm.huggingface.families import FAMILIES
 from lm.huggingface.folder import open_folder
 from lm.huggingface.importing import write_provenance
 from lm.huggingface.recognising import recognise
-from tests.huggingface.models import MODELS, QUICK, each_model
+from tests.huggingface.models import MODELS, OLDER, QUICK, each_model
 from tests.huggingface.peers import build, folder_of, pads_left, peer, save, their_outputs
 from tests.huggingface.rows import LENGTHS, imported, our_outputs
 
 TOLERANCE = 1e-4
-# Fields for version 4 of transformers, which the export adds to those of version 5.
-OLDER = {"torch_dtype", "rope_theta", "rope_scaling", "rope_local_base_freq", "sliding_window_pattern"}
-OLDER |= {"global_rope_theta", "local_rope_theta", "global_attn_every_n_layers"}
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 # All models are exported in bfloat16, in which the published files are.
 EXPORTS = [
