@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import transformers
 
 TOLERANCE, FILE = 1e-4, "expected.npz"
@@ -37,6 +36,8 @@ ALWAYS = "You should update the config with `tie_word_embeddings=False`"
 
 def outputs_of(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns all logits of a model, by name."""
+    import torch
+
     with torch.no_grad():
         found = model.eval()(**{name: torch.tensor(array) for name, array in inputs.items()})
     return {name: value.numpy() for name, value in found.items() if name.endswith("logits")}
