@@ -2,6 +2,7 @@
 
 python -m lm.hf import --model=DIR --workdir=runs/bert          a folder, or organisation/name@revision on the hub
 python -m lm.hf export --workdir=runs/bert --out=exported       a run directory that was imported or trained here
+python -m lm.hf export --workdir=runs/chat --out=o --adapters   only the LoRA adapters, in the format of peft
 python -m lm.hf inspect --model=DIR                             what it is, and what would be refused
 python -m lm.hf check --model=DIR                               compares with `transformers`, where that is installed
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from absl import flags
 
@@ -99,15 +101,10 @@ def import_model() -> int:
 
 
 def export_run() -> int:
-    step = {"best": "best", "last": None}.get(FLAGS.checkpoint, FLAGS.checkpoint)
-    if isinstance(step, str) and step != "best":
-        if not step.isdecimal():
-            raise UserError(f"--checkpoint={step}: choose best, last or a step number.")
-        step = int(step)
     architecture, notes = export_directory(
         Path(FLAGS.workdir),
         expanded(FLAGS.out),
-        step=step,
+        step=chosen_step(),
         average=FLAGS.average,
         adapters=FLAGS.adapters,
         dtype=FLAGS.dtype or "",
@@ -117,6 +114,18 @@ def export_run() -> int:
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     return DONE
+
+
+def chosen_step() -> int | Literal["best"] | None:
+    """Returns the step that --checkpoint names; None is the newest one. Raises UserError."""
+    named = FLAGS.checkpoint
+    if named == "best":
+        return "best"
+    if named == "last":
+        return None
+    if not named.isdecimal():
+        raise UserError(f"--checkpoint={named}: choose best, last or a step number.")
+    return int(named)
 
 
 if __name__ == "__main__":

@@ -42,12 +42,7 @@ def export_directory(
     check_out(out)
     directory = RunDirectory.existing(root)
     config = directory.load_config()
-    ema = config.optimizer.ema_decay > 0
-    with directory.open_checkpoints(config) as checkpoints:
-        if average > 1:
-            params, _ = checkpoints.average_params(average, last=step if isinstance(step, int) else None, ema=ema)
-        else:
-            params, _ = checkpoints.restore_params(None, step, ema=ema)
+    params = restore(directory, config, step, average)
     found = provenance_of(directory.root, config, lambda path: RunDirectory(path).load_config())
     original = Original.read(found) if found else None
     if adapters:
@@ -58,6 +53,15 @@ def export_directory(
     files, notes = _tokenizer_files(config, tokenizers, original)
     ids = special_ids(config, tokenizers.target)
     return export(params, config, out, original, files, ids, dtype, max_shard_bytes), notes
+
+
+def restore(directory: RunDirectory, config: Config, step: int | Literal["best"] | None, average: int = 1) -> Any:
+    """Returns the parameters of a run, or the mean of the latest `average` checkpoints up to `step`."""
+    ema = config.optimizer.ema_decay > 0
+    with directory.open_checkpoints(config) as checkpoints:
+        if average > 1:
+            return checkpoints.average_params(average, last=step if isinstance(step, int) else None, ema=ema)[0]
+        return checkpoints.restore_params(None, step, ema=ema)[0]
 
 
 def _imported(directory: RunDirectory) -> tuple[Any, ModelConfig]:
@@ -88,7 +92,9 @@ def _tokenizer_files(
 
 def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int]:
     """Returns the fields of config.json that name special tokens."""
-    ids = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    ids = {"eos_token_id": tokenizer.eos_id}
+    if tokenizer.is_special(tokenizer.pad_id):
+        ids["pad_token_id"] = tokenizer.pad_id
     if tokenizer.bos_id is not None:
         ids["bos_token_id"] = tokenizer.bos_id
     if config.model.family == "encoder":
