@@ -2,6 +2,7 @@
 
 python -m lm.hf import --model=DIR --workdir=runs/bert          a folder, or organisation/name@revision on the hub
 python -m lm.hf export --workdir=runs/bert --out=exported       a run directory that was imported or trained here
+python -m lm.hf export --workdir=runs/chat --out=o --adapters   only the LoRA adapters, in the format of peft
 python -m lm.hf inspect --model=DIR                             what it is, and what would be refused
 python -m lm.hf check --model=DIR                               compares with `transformers`, where that is installed
 python -m lm.hf check --model=DIR --workdir=runs/bert           compares a run with a folder, as `transformers` reads it

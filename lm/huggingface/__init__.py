@@ -9,7 +9,10 @@
     generation.py            generation_config.json -> settings in `eval`
     older_tokenizers.py      tokenizer.json from the files of older tokenizers (older_*.py, sentencepiece_files.py)
     importing.py             a folder -> a run directory
-    exporting.py             a run directory -> a folder
+    export_directory.py      a run directory -> a folder: which checkpoint, original and tokenizer files
+    exporting.py             parameters and settings -> the tensors and config.json of a folder
+    adapters.py              the LoRA adapters of a run -> a folder of peft
+    tokenizer_files.py       the tokenizer of a run that was not imported -> the files of a folder
     inspecting.py            what a folder holds, and what an import would refuse, without loading weights
     checking.py              a folder against the same model in `transformers`
 

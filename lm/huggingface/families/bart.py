@@ -8,7 +8,7 @@ from lm.config import ModelConfig
 from lm.huggingface.families import bert
 from lm.huggingface.families.family import Family, Head
 from lm.huggingface.fields import Field, Settings, Values, choice, number, only, position_rows
-from lm.huggingface.names import Names, place
+from lm.huggingface.names import Names, Spelling, place
 
 ACTIVATIONS = {**bert.ACTIVATIONS, "silu": "silu", "swish": "silu", "quick_gelu": "quick_gelu"}
 UNUSED_ROWS = 2  # of the position tables, beyond max_position_embeddings
@@ -129,6 +129,7 @@ FAMILY = Family(
     same_class={"BartModel": "BartForConditionalGeneration"},
     adapt=(has_logits_bias,),
     free=frozenset({"output_bias"}),
+    spelling=Spelling("model."),  # files of BartModel, such as bart-base, lack it
     ignored=(r"(model\.)?(encoder|decoder)\.version",),
     tie_default=True,
 )

@@ -131,6 +131,6 @@ M2M100 = dataclasses.replace(
     heads={"M2M100ForConditionalGeneration": Head("seq2seq", {"lm_head": "output"})},
     kept={},
     neutral=_NEUTRAL,
-    ignored=(*bart.FAMILY.ignored, r"model\.(encoder|decoder)\.embed_positions\.(weights|weight)"),
+    ignored=(*bart.FAMILY.ignored, r"(model\.)?(encoder|decoder)\.embed_positions\.(weights|weight)"),
     adapt=(),
 )
