@@ -11,10 +11,8 @@ learnt. For a model without a chat template, add --config.data.chat_template=pla
 The cost depends on the model; this config has not been run yet at full size.
 """
 
-import json
-from pathlib import Path
-
 from lm.config import defaults, source
+from lm.models.presets import preset
 
 
 def get_config(argument=""):
@@ -28,7 +26,7 @@ def get_config(argument=""):
     config.objective.name = "chat"
     if run:
         config.init_from = run
-        config.model.update(json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))["model"])
+        config.model.update(preset(run))
     config.model.update(lora_rank=8, lora_targets=("query", "key", "value", "out", "up", "gate", "down"))
     config.optimizer.update(learning_rate=2e-4, schedule="cosine", weight_decay=0.0)
     config.train.update(batch_size=16, num_epochs=3.0)

@@ -41,9 +41,9 @@ from lm.huggingface.importing import load_params, read_tokenizer
 from lm.huggingface.recognising import recognise
 
 REACTION = "CC(C)S.CN(C)C=O.Fc1cccnc1F.O=C([O-])[O-].[K+].[K+]>>CC(C)Sc1ncccc1F"
-STORY = 200  # tokens
+STORY, ANSWER = 200, 24  # tokens
 QUESTION = "What is the capital of France?"
-TALK = ("Hello! My name is Ada, and I live in Lisbon.", QUESTION, "What is my name?")
+TALK = (QUESTION, "And what is the capital of Italy?", "Which of the two cities is larger?")
 PARAPHRASES = (
     ("A man is riding a horse along the beach.", "Someone rides a horse by the sea."),
     ("How do I reset my password?", "I forgot my password and need a new one."),
@@ -149,7 +149,7 @@ def rxnfp(models: Path, scratch: Path) -> Outcome:
 
 def smollm2(models: Path, scratch: Path) -> Outcome:
     torch, transformers = frameworks()
-    run, out, greedy = scratch / "run", scratch / "exported", ("--temperature=0", "--max_new_tokens=40")
+    run, out, greedy = scratch / "run", scratch / "exported", ("--temperature=0", f"--max_new_tokens={ANSWER}")
     command("-m", "lm.hf", "import", f"--model={models / 'smollm2'}", f"--workdir={run}")
     written = command("-m", "lm.generate", f"--workdir={run}", "--chat", f"--prompt={QUESTION}", *greedy)
     answer = written.removeprefix(QUESTION).strip()
@@ -157,13 +157,17 @@ def smollm2(models: Path, scratch: Path) -> Outcome:
     command("-m", "lm.hf", "export", f"--workdir={run}", f"--out={out}")
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(out)
     peer = transformers.AutoModelForCausalLM.from_pretrained(out, attn_implementation="eager").eval()
-    messages = [{"role": "user", "content": QUESTION}]
-    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")["input_ids"]
-    with torch.inference_mode():
-        made = peer.generate(prompt, do_sample=False, max_new_tokens=40)[0, prompt.shape[1] :]
-    theirs = tokenizer.decode(made, skip_special_tokens=True).strip()
-    figures = {"answer": answer, "in_transformers": theirs, "messages": list(TALK), "answers": said.strip()}
-    return Outcome(figures, "Paris" in answer and "Paris" in said and "Ada" in said and answer == theirs)
+    messages: list[dict[str, str]] = []
+    for text in TALK:
+        messages.append({"role": "user", "content": text})
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            made = peer.generate(prompt, do_sample=False, max_new_tokens=ANSWER)[0, prompt.shape[1] :]
+        messages.append({"role": "assistant", "content": tokenizer.decode(made, skip_special_tokens=True)})
+    theirs = [message["content"] for message in messages[1::2]]
+    same = said.strip() == "\n".join(theirs).strip()
+    figures = {"answer": answer, "messages": list(TALK), "answers": theirs, "same_answers_in_lm_chat": same}
+    return Outcome(figures, "Paris" in answer and answer == theirs[0].strip() and same)
 
 
 def stories260k(data: Path, scratch: Path) -> Outcome:

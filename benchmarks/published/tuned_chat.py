@@ -94,18 +94,17 @@ def counts(found: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def measure(root: Path) -> dict[str, Any]:
-    """Returns the metrics of a run on the test split, and counts of its answers. Keeps the answers in the run."""
-    path = root / "answers.jsonl"
-    if not path.exists():
-        found = answers(root)
-        path.write_text("".join(json.dumps(each) + "\n" for each in found), encoding="utf-8")
-    written = sorted(root.glob("eval/*/results-test.json"))
+    """Returns the metrics of a run on the test split, and counts of its answers, which are kept beside them."""
+    written = list(root.glob("eval/*/results-test.json"))
     if not written:
         call("eval.py", f"--workdir={root}", "--split=test")
-        written = sorted(root.glob("eval/*/results-test.json"))
-    metrics = json.loads(written[-1].read_text())["metrics"]
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return {"metrics": metrics, "answers": counts([json.loads(line) for line in lines])}
+        written = list(root.glob("eval/*/results-test.json"))
+    results = max(written, key=lambda path: int(path.parent.name))  # of the step with the best loss
+    path = results.with_name("answers.jsonl")
+    if not path.exists():
+        path.write_text("".join(json.dumps(each) + "\n" for each in answers(root)), encoding="utf-8")
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {"metrics": json.loads(results.read_text())["metrics"], "answers": counts(found)}
 
 
 def show(name: str, measured: dict[str, Any]) -> str:
