@@ -118,7 +118,7 @@ def report_unused(names: Iterable[str], because: str) -> None:
 
 def report_unused_sampling(sampling: Sampling) -> None:
     if sampling.greedy:
-        because = "--temperature=0 always chooses the most probable token"
+        because = "with temperature 0, the most probable token is always chosen"
         report_unused(("top_k", "top_p", "min_p", "seed", "num_samples"), because)
 
 

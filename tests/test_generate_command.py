@@ -330,7 +330,7 @@ def test_a_link_to_the_input_is_not_replaced_either(pairs_run, command, tmp_path
 def test_flags_without_effect_are_reported(pairs_run, command, monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     command("--prompt=ab", "--max_new_tokens=1", "--temperature=0", "--top_k=3", "--repetition_penalty=1.1")
-    because = "has no effect: --temperature=0 always chooses the most probable token."
+    because = "has no effect: with temperature 0, the most probable token is always chosen."
     assert sys.stderr.getvalue() == f"note: --top_k=3 {because}\n"
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     command("--prompt=a b", "--seed=3", root=pairs_run[0])
