@@ -190,6 +190,7 @@ def stories260k(data: Path, scratch: Path) -> Outcome:
 CHECKS: dict[str, Callable[[Path, Path], Outcome]] = {
     each.__name__: each for each in (minilm, rxnmapper, rxnfp, smollm2, stories260k)
 }
+COMMAND = "python -m benchmarks.published.real_models --models=DIR --record"
 FROM_DATA = ("stories260k",)  # files that are not among the fetched ones
 
 
@@ -222,7 +223,7 @@ def main() -> int:
     print(table(outcomes))
     if arguments.record:
         figures = {name: each.figures for name, each in outcomes.items()}
-        write_record(RESULTS / "published.json", {"name": "published", **figures, **surroundings()})
+        write_record(RESULTS / "published.json", {"name": "published", "command": COMMAND, **figures, **surroundings()})
     return int(not all(each.as_expected for each in outcomes.values()))
 
 

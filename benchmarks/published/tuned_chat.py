@@ -133,7 +133,10 @@ def record(workdir: Path, measured: dict[str, dict[str, Any]]) -> None:
         "commands that it cannot know (benchmarks/published/chat_set.py). The questions of the test conversations are "
         "worded in other ways."
     )
-    call("-m", "benchmarks.record", f"--workdir={workdir / 'tuned'}", f"--name={NAME}", f"--command={command}",
+    root = workdir / "tuned"
+    if len(tuned) == 1:
+        (root,) = (root / name for name in measured if name != "before")
+    call("-m", "benchmarks.record", f"--workdir={root}", f"--name={NAME}", f"--command={command}",
          f"--reference={reference}", f"--note={note}")  # fmt: skip
     path = RESULTS / f"{NAME}.json"
     values = json.loads(path.read_text())
