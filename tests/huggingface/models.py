@@ -152,7 +152,7 @@ MODELS = {
 # One model for each kind of wiring. Tests of the others are marked.
 QUICK = "gpt2 llama3 gemma3 t5 bart bert roberta modernbert_classes".split()
 # Imported as bodies that give vectors of texts, without a head and without a loss.
-HEADLESS = ("bert_body", "electra_discriminator")
+HEADLESS = ("bert_body", "electra_discriminator", "t5_encoder", "mt5_encoder")
 
 
 def each_model(names, marker, unmarked=QUICK):

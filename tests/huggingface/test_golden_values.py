@@ -52,7 +52,7 @@ def drawn_folder(name):
     ours["tie_embeddings"] = (
         config.get("tie_word_embeddings", family.tie_default) or "output" not in head.names.values()
     )
-    whole = config_for(MemoryFolder(config, {}), head, ours, 0, "float32")
+    whole, _ = config_for(MemoryFolder(config, {}), head, ours, 0, "float32")
     model = build_model(whole.model, task_of(whole).head(whole), "cpu")
     entries = entries_of(names_for(family, whole.model, head), abstract_params(model), family.unstored)
     shapes = {each.name: each.shape for each in entries} | SHAPES.get(name, {})

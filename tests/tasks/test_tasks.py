@@ -120,7 +120,7 @@ def test_a_resolved_config_is_accepted_again_and_does_not_change(name, family):
 def test_a_setting_that_the_task_does_not_read_is_accepted_only_at_its_default(name, family):
     task = TASKS[name]
     config = Config.from_dict(values_of(name, family))
-    settings = dict(unread(task))
+    settings = dict(unread(TASKS, name))
     assert set(settings) == ALL_SETTINGS - task.settings
     assert Config.from_dict(replace_settings(config, settings).to_dict()) == config, "at their defaults"
     for setting, default in settings.items():
