@@ -8,7 +8,8 @@ Its model and tokenizer are taken over. FILE.jsonl has one conversation per line
 tenth of the conversations is held out; those in TEST.jsonl are the test split. Only the tokens of the answers are
 learnt. For a model without a chat template, add --config.data.chat_template=plain.
 
-The cost depends on the model; this config has not been run yet at full size.
+The cost depends on the model; this config has not been run yet at full size. With SmolLM2-135M-Instruct and 360 short
+conversations (benchmarks/published/tuned_chat.py), the perplexity of held-out answers falls from 50.0 to 1.22.
 """
 
 from lm.config import defaults, source
