@@ -2,15 +2,15 @@
 
 python -m lm.chat --workdir=runs/tuned --system="Be brief." --temperature=0.7
 
-Messages are rendered with the chat template of the tokenizer, or the one that data.chat_template names. An answer is
+Messages are rendered with the tokenizer's chat template or with the template set by data.chat_template. An answer is
 printed while it is generated and ends at a stop token of the model. The model reads the whole conversation. If it
 becomes too long, the oldest turns are left out, and a note says so.
 
---tools=FILE names a JSON file with a list of tools, which the chat template gets as they are. The call of a tool is
-shown as the text of the answer; no tool is run.
+--tools=FILE names a JSON file with a list of tools, which are passed to the chat template unchanged. A tool call is
+shown as text; no tool is run.
 
 /reset starts a new conversation; /exit or Ctrl-D ends the command. Ctrl-C ends an answer. In a terminal, control
-characters of an answer are escaped. If the standard input is no terminal, each of its lines is a message.
+characters in an answer are escaped. If standard input is not a terminal, each line of it is a message.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lm.runs.generation import Generator
 from lm.tasks import task_of
 
 FLAGS = flags.FLAGS
-HELP = "Ctrl-C ends an answer, /reset starts a new conversation, /exit or Ctrl-D ends the command."
+HELP = "Ctrl-C ends an answer, /reset starts a new conversation, and /exit or Ctrl-D ends the command."
 
 
 def define_flags() -> None:
@@ -86,7 +86,7 @@ def main() -> int:
 
 
 def read_tools(path: str) -> list[dict[str, Any]]:
-    """Returns the tools in a JSON file. Raises UserError if it does not hold a list of objects."""
+    """Returns the tools in a JSON file. Raises UserError if the file does not hold a list of objects."""
     try:
         tools = parse_json(read_file(expanded(path)))
     except (OSError, ValueError) as error:
@@ -107,7 +107,7 @@ def read_message(prompt: str) -> str | None:
 
 
 def print_answer(session: ChatSession, text: str) -> None:
-    """Prints an answer while it is generated, and what the user should know about it."""
+    """Prints an answer while it is generated, followed by any notes for the user."""
     try:
         with contextlib.closing(session.answer(text)) as parts:
             for part in parts:

@@ -3,9 +3,9 @@
 python -m lm.harness --workdir=runs/smollm2 --tasks=arc_easy,wikitext --num_fewshot=0 --limit=100
 python -m lm.harness --workdir=runs/mine --tasks=my_task --include_path=my_tasks --output=scores.json
 
-The package lm-eval, which is optional, poses the tasks and computes the metrics; our code answers its requests without
-PyTorch. Decoders and encoder-decoders are supported. Tasks come with the package, and most of them download their data
-from the hub. --include_path names a directory with YAML files of further tasks, whose data may be local files.
+The optional package lm-eval defines the tasks and computes the metrics; our code answers its requests without PyTorch.
+Decoders and encoder-decoders are supported. Tasks come with the package, and most of them download their data from the
+Hugging Face Hub. --include_path names a directory with YAML files of further tasks, whose data may be local files.
 
 The table is printed, and all results are written as JSON together with the run, the step and the settings. By default,
 the file is eval/STEP/harness-TASKS.json in the run directory.
@@ -38,23 +38,27 @@ def define_flags() -> None:
     define_path("workdir", "Run directory of the model.")
     flags.DEFINE_list("tasks", [], "Names of tasks or of groups of tasks, or YAML files, separated by commas.")
     define_path("include_path", "Directory with YAML files that define further tasks.")
-    doc = "Number of examples in each prompt. The default is that of the task; a task that fixes it at 0 keeps 0."
+    doc = (
+        "Number of examples in each prompt. By default, the task sets it; a task that fixes it at 0 ignores this flag."
+    )
     flags.DEFINE_integer("num_fewshot", None, doc, lower_bound=0)
     doc = "Score only this many examples per task or, if the value is below 1, this fraction. For trial runs."
     flags.DEFINE_float("limit", None, doc)
     flags.register_validator("limit", lambda value: value is None or value > 0, "use a number above 0")
-    flags.DEFINE_integer("batch_size", 0, "Number of rows per batch. If 0, the run's eval.batch_size.", lower_bound=0)
-    doc = (
-        "Number of tokens that the model reads at most. Longer prompts are cut on the left. 0 means all its positions."
+    flags.DEFINE_integer(
+        "batch_size", 0, "Number of rows per batch. If 0, the run's eval.batch_size is used.", lower_bound=0
     )
+    doc = "Maximum number of tokens to read. Longer prompts are truncated on the left. If 0, all positions are used."
     flags.DEFINE_integer("max_length", 0, doc, lower_bound=0)
     flags.DEFINE_string("checkpoint", "best", "Checkpoint to use: best, last or a step number.")
     flags.register_validator("checkpoint", _is_checkpoint, "use best, last or a step number")
     flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --checkpoint.", lower_bound=1)
-    flags.DEFINE_bool("apply_chat_template", False, "Render prompts with the chat template of the tokenizer.")
-    flags.DEFINE_string("system_instruction", None, "With --apply_chat_template: a system message before each prompt.")
+    flags.DEFINE_bool("apply_chat_template", False, "Render prompts with the tokenizer's chat template.")
     flags.DEFINE_string(
-        "gen_kwargs", None, "Settings that replace those of the tasks, such as max_gen_toks=64,top_k=5."
+        "system_instruction", None, "System message before each prompt, if --apply_chat_template is given."
+    )
+    flags.DEFINE_string(
+        "gen_kwargs", None, "Settings that override those of the tasks, such as max_gen_toks=64,top_k=5."
     )
     flags.DEFINE_integer("seed", 0, "Random seed for sampled texts.", lower_bound=0, upper_bound=2**31 - 1)
     flags.DEFINE_bool("log_samples", False, "Also write each request and answer to the results.")
@@ -160,7 +164,7 @@ def is_unknown(manager: Any, name: str) -> bool:
 
 
 def explained(problem: str, error: Exception) -> Exception:
-    """Returns a UserError for an error of the harness, which raises many kinds for invalid definitions and data."""
+    """Converts an error to a UserError; for invalid definitions and data, the harness raises errors of many types."""
     if os.environ.get("LM_DEBUG"):
         return error
     reason = " ".join(str(error).split())[:250]

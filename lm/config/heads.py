@@ -24,7 +24,7 @@ class HeadSettings:
     """Add the pooler before the linear layer that scores starts and ends of answers (ModernBERT), for
     objective.name='span_qa'."""
     classifier_bias: bool = option(True, parameters=("classifier",))
-    """Use a bias in the classifier of texts or tokens. Published decoders with a classifier of texts have none."""
+    """Use a bias in the text or token classifier. Published text classifiers based on decoders have none."""
     head_transform: bool = option(False, parameters=("head_product", "head_norm"))
     """Apply a linear layer, an activation and a norm before the output projection (objective.name='masked' only)."""
     output_bias: bool = option(False, parameters=("output_bias",))

@@ -14,8 +14,7 @@ from lm.config.schema import option
 @dataclass(frozen=True)
 class SizeSettings:
     architecture: str = option("transformer", registry="lm.models.MODELS", affects="shapes")
-    """Kind of layers: those of a 'transformer', 'recurrent' layers (RNN, LSTM, GRU), or the 'convolutional' network for
-    texts of Kim 2014."""
+    """Kind of model: 'transformer', 'recurrent' (RNN, LSTM, GRU) or 'convolutional' (for whole texts, Kim 2014)."""
     family: str = option("decoder", choices=("decoder", "encoder", "encoder_decoder"))
     """Architecture. In a 'decoder', each token attends to itself and earlier tokens (GPT, Llama). In an 'encoder', each
     token attends to all tokens (BERT). In an 'encoder_decoder', an encoder reads the source and a decoder writes the
@@ -147,7 +146,7 @@ class BlockSettings:
 class ModelConfig(
     ConvolutionalSettings, RecurrentSettings, HeadSettings, BlockSettings, PositionSettings, SizeSettings
 ):
-    """Settings of the model. Where 0 stands for a derived value, the option text says so.
+    """Settings of the model. If 0 stands for a derived value, the help text of the option says so.
 
     A dataclass lists the fields of its last base first.
     """

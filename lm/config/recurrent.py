@@ -18,10 +18,10 @@ class RecurrentSettings:
     recurrent_dropout_of: str = option(
         "weights", choices=("weights", "outputs"), affects="updates", needs=("recurrent_dropout",)
     )
-    """What recurrent_dropout drops: 'weights' of the recurrent matrices (Merity 2018), or previous 'outputs', the same
-    ones at all tokens of a row (Gal 2016)."""
+    """What recurrent_dropout drops: 'weights' drops entries of the recurrent matrices (Merity 2018), and 'outputs'
+    drops features of the previous output, the same features at all tokens of a row (Gal 2016)."""
     locked_dropout: bool = option(False, affects="updates", needs=("dropout",))
-    """Drop the same features at all tokens of a row, instead of other features at each token (Gal 2016)."""
+    """Drop the same features at all tokens of a row instead of choosing features anew at each token (Gal 2016)."""
     source_attention: str = option(
         "additive", registry="lm.models.recurrent.attention.SCORES", parameters=("source_attention",)
     )

@@ -147,7 +147,7 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Settings with which lm.generate and lm.chat draw tokens, unless their flags say otherwise."""
+    """Settings for sampling tokens in lm.generate and lm.chat, unless flags override them."""
 
     temperature: float = option(1.0, minimum=0.0)
     """Divisor of the logits. If 0, the most probable token is always chosen."""

@@ -1,4 +1,4 @@
-"""Writes the answers of the assistant to conversations that have already been read, several at a time."""
+"""Generates the assistant's answers to whole conversations, several at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Conversations = Sequence[tuple[Sequence[Message], Tools]]  # the messages before
 
 
 def chat_vocabulary(template: ChatTemplate) -> Vocabulary:
-    """Returns the vocabulary in which the tokens that end an answer end a row, too."""
+    """Returns a copy of the vocabulary in which the tokens that end an answer also end a row."""
     vocabulary = vocabulary_of(template.tokenizer)
     return dataclasses.replace(vocabulary, other_stops=tuple(sorted(template.end_ids - {vocabulary.eos_id})))
 
@@ -44,7 +44,7 @@ class AnswerWriter:
     def write(self, conversations: Conversations, settings: BeamSettings) -> list[list[tuple[str, float]]]:
         """Returns (answer, score) pairs for each conversation, best first. The score of a decoder's answer is NaN.
 
-        A conversation that leaves no room for an answer gets an empty one. Raises UserError if the template refuses a
+        A conversation that leaves no room for an answer gets an empty one. Raises UserError if the template rejects a
         conversation, or if a setting is out of range.
         """
         settings.check()

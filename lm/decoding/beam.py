@@ -272,7 +272,7 @@ def beam_search(
             token if there is one. The log-probability of a hypothesis includes its prefix.
         min_rows: the number of rows to which smaller batches are padded, so that they share one compiled program.
 
-    Call this function under `on_mesh` if the parameters are sharded, and with the same arguments in all processes.
+    If the parameters are sharded, call this function under `on_mesh`. All processes must pass the same arguments.
     Raises UserError if a setting or prefix is invalid or a source is too long for the model.
     """
     settings.check()

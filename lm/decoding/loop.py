@@ -65,7 +65,7 @@ def check_fits(prompts: Rows, max_new_tokens: int, max_length: int) -> None:
 class Sampler:
     """Samples from a model.
 
-    Call the methods under `on_mesh` if the parameters are sharded, and with the same arguments in all processes.
+    If the parameters are sharded, call the methods under `on_mesh`. All processes must pass the same arguments.
     """
 
     model: Model

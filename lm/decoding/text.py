@@ -70,7 +70,7 @@ def sample_many(
 
 
 def stream_text(sampler: Sampler, tokenizer: Tokenizer, prompt: Sequence[int], seed: int) -> Iterator[str]:
-    """Yields the continuation that `sample_many` would yield for one prompt, piece by piece, as soon as it is final."""
+    """Yields the continuation of one prompt, as in `sample_many`, piece by piece, each as soon as its text is final."""
     tokens = sampler.stream(prompt, row_keys(seed, np.zeros(1), np.zeros(1))[0])
     return text_parts(tokenizer, tokens, prompt)
 
@@ -137,7 +137,7 @@ class SourceDecoder:
     report: Report | None = None  # called with (sources done, total sources) after each batch
     output_prefix: Sequence[int] = ()  # token ids that start every output and count as new tokens
     spelled: bool = False  # whether to write extra ids as <extra_id_N> instead of omitting them
-    vocabulary: Vocabulary | None = None  # None means that of the tokenizer
+    vocabulary: Vocabulary | None = None  # if None, the tokenizer's vocabulary is used
 
     def search(self, sources: Rows, settings: BeamSettings) -> list[list[tuple[str, float]]]:
         """Returns the `settings.num_hypotheses` best outputs of each source as (text, score) pairs, best first.

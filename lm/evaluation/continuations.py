@@ -48,7 +48,7 @@ def rolling_windows(tokens: Tokens, start: int, max_length: int) -> Iterator[tup
 
 
 def cut_left(tokens: Tokens, length: int, num_kept: int = 0) -> list[int]:
-    """Returns the last `length` tokens. The first `num_kept` tokens, such as BOS, are kept in place of later ones."""
+    """Truncates tokens on the left to `length` tokens, but keeps the first `num_kept` tokens, such as BOS."""
     if len(tokens) <= length:
         return list(tokens)
     num_kept = min(num_kept, length)
@@ -64,12 +64,12 @@ class _Row(NamedTuple):
 class ContinuationScorer:
     """Scores continuations with a model.
 
-    Call the methods under `on_mesh` if the parameters are sharded, and with the same arguments in all processes.
+    If the parameters are sharded, call the methods under `on_mesh`. All processes must pass the same arguments.
     """
 
     model: Model
     params: Any
-    special_tokens: SpecialTokens  # of the tokenizer; the start of each target comes from here
+    special_tokens: SpecialTokens  # the tokenizer's special tokens, which determine how each target starts
     pad_id: int
     max_length: int  # the number of tokens that the model reads per context, source or target
     batch_size: int  # the number of rows per batch; affects memory and speed, but not the scores
@@ -79,8 +79,8 @@ class ContinuationScorer:
     ) -> list[Score]:
         """Returns the score of each (context, continuation) pair, in order.
 
-        Contexts are token ids with all special tokens. A context that is too long is cut on the left, but its leading
-        special tokens are kept. A continuation without tokens has the log-probability 0. Raises UserError if a
+        Contexts are token ids with all special tokens. A context that is too long is truncated on the left, but its
+        leading special tokens are kept. A continuation without tokens has a log-probability of 0. Raises UserError if a
         continuation alone is too long for the model.
 
         Args:
@@ -132,7 +132,7 @@ class ContinuationScorer:
     def _run(self, rows: Sequence[_Row], last: Sequence[Tokens], min_rows: int) -> list[np.ndarray]:
         """Returns the results of `token_scores` for rows and, for each row, the tokens that may follow its last token.
 
-        The token that follows any other token of a row is the next token of the row.
+        The target of any other token is the next token of its row.
         """
         B, K = rows_for_mesh(max(len(rows), min_rows)), 1 << (max(map(len, last)) - 1).bit_length()
         L = min(source_bucket(max(len(row.tokens) for row in rows)), self.model.max_length)
@@ -151,7 +151,7 @@ class ContinuationScorer:
 def token_scores(model: Model, params: Any, batch: Batch, last_BK: Array) -> tuple[Array, Array, Array, Array]:
     """Returns the log-probability of each target, and whether it is the most probable token, both (B, L).
 
-    Then returns the same for K tokens that may follow the last token of each row, both (B, K).
+    Also returns these two values for K tokens that may follow the last token of each row, both (B, K).
     """
     batch = jax.tree.map(lambda x: nn.with_logical_constraint(x, ("batch", "length")), batch)
     logits_BLV = model.apply({"params": params}, batch, train=False).logits

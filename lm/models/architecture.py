@@ -1,4 +1,4 @@
-"""The entry of `lm.models.MODELS`: the builders of an architecture and what is particular to its settings."""
+"""The type of the entries of `lm.models.MODELS`: an architecture's builders and everything specific to its settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Architecture:
         settings: the dotted names of the settings that this architecture reads but at least one other does not.
         derive: returns {dotted name: value} for the derived values that replace settings of 0.
         check: refuses settings that contradict each other.
-        whole_texts: whether the model has one vector per text, so that only tasks on whole texts suit it.
+        whole_texts: whether the model has one vector per text, so that it supports only tasks on whole texts.
         tensor_sizes: the settings that the mesh axis `tensor` must divide.
     """
 

@@ -153,7 +153,7 @@ class Classes(Head):
 class AnswerSpan(Head):
     """Two logits for each token: one scores the token as the start of the answer, the other as the end.
 
-    model.answer_pooler inserts a projection, an activation and, if wanted, a norm before them.
+    model.answer_pooler inserts a projection, an activation and, optionally, a norm before them.
     """
 
     def compute(self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, dropout: nn.Dropout) -> Output:

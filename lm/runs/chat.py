@@ -26,7 +26,8 @@ LONGEST_ANSWER = 512  # default maximum number of tokens in an answer
 class ChatSession:
     """Generates answers to messages, each with all earlier messages as context.
 
-    The template gets `tools`, descriptions of functions, as they are. A tool call is part of the text of an answer.
+    The descriptions of functions in `tools` are passed to the template unchanged. A tool call is part of the text of an
+    answer.
 
     Raises UserError if neither the tokenizer nor the config of the run provides a chat template.
 
@@ -42,7 +43,7 @@ class ChatSession:
         self._template = ChatTemplate(tokenizer, run.config.data.chat_template, datetime.now())
         question = [{"role": "user", "content": "a"}]
         if tools and self._template.render(question, tools) == self._template.render(question):
-            raise UserError("--tools: the chat template shows no tools, so the model would not know of them.")
+            raise UserError("--tools: the chat template shows no tools, so the model would not see them.")
         longest = run.config.model.max_length - 1
         self._max_new = run.max_new_tokens or max(1, min(LONGEST_ANSWER, longest // 2))
         if not 0 < self._max_new < longest:

@@ -1,12 +1,12 @@
-"""A run as a language model for lm-evaluation-harness, which poses the tasks and computes the metrics.
+"""A run as a language model for lm-evaluation-harness, which defines the tasks and computes the metrics.
 
-The harness asks for the log-probability of continuations and of whole texts, and for generated texts. `HarnessRun`
-answers in terms of texts; `as_language_model` wraps it in the class that the harness expects. PyTorch is not needed.
+The harness requests the log-probabilities of continuations and of whole texts, and generated texts. `HarnessRun`
+answers these requests; `as_language_model` wraps it in the class that the harness expects. PyTorch is not needed.
 
-A prompt has the special tokens that it has in lm.generate: a BOS token only if the tokenizer puts one before each text,
-and exactly one. Documents never contain special tokens. If a chat template is applied, the harness passes its rendered
-text, in which the names of special tokens stand for these tokens. Texts are used as they are: neither the cleaning nor
-the prefix of the training data is applied.
+A prompt has the same special tokens as in lm.generate: exactly one BOS token if the tokenizer puts one before each
+text, and otherwise none. Documents never contain special tokens. If a chat template is applied, the harness passes its
+rendered text, in which the names of special tokens stand for the tokens themselves. Texts are used as they are: neither
+the cleaning nor the prefix of the training data is applied.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ from lm.training.startup import versions
 NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # synonyms in tasks
 NEW_TOKENS_DEFAULT = 256  # as in the harness
 SAMPLING = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "repetition_penalty": float}
-WITHOUT_EFFECT = {"num_beams": 1, "use_cache": True}  # allowed settings that tasks contain
+WITHOUT_EFFECT = {"num_beams": 1, "use_cache": True}  # settings that may occur in tasks, with the only supported value
 
 
 @dataclass(frozen=True)
 class HarnessOptions:
-    """How a run answers the requests of the harness."""
+    """Options for how a run answers the harness's requests."""
 
-    max_length: int = 0  # number of tokens that the model reads at most; 0 means all of its positions
+    max_length: int = 0  # maximum number of tokens that the model reads; 0 means all of its positions
     seed: int = 0  # for sampled texts; each request has its own random numbers
     as_chat: bool = False  # whether prompts are rendered with the chat template
 
 
 @dataclass(frozen=True)
 class Generation:
-    """The settings with which a task has texts generated."""
+    """A task's settings for generating texts."""
 
     sampling: Sampling
     max_new_tokens: int
@@ -101,7 +101,7 @@ def _number(value: Any, name: str, kind: Callable[[Any], Any]) -> Any:
 class HarnessRun:
     """Answers requests with the model of a run.
 
-    Raises UserError if the run has no checkpoint, if its tokenizer has no chat template although one is to be applied,
+    Raises UserError if the run has no checkpoint, if a chat template is to be applied but the tokenizer has none,
     or if an option is out of range.
     """
 
@@ -141,7 +141,7 @@ class HarnessRun:
 
     @property
     def prefix_id(self) -> int:
-        """The token that precedes a text without context: the token that the tokenizer names as BOS, or else EOS."""
+        """The token that precedes a text without context: the tokenizer's BOS, or EOS if it has none."""
         name = self.tokenizer.template_variables.get("bos_token")
         return self.tokenizer.special_spellings.get(name or "", self.tokenizer.start_id)
 
@@ -150,7 +150,7 @@ class HarnessRun:
         return self.tokenizer.encode_rendered(text)[0] if self.template else self.tokenizer.encode(text)
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Returns the tokens of a prompt: with BOS if the tokenizer has it, or with the special tokens of a source."""
+        """Returns the tokens of a prompt: with BOS if the tokenizer adds it, or with the special tokens of a source."""
         if self.reads_source:
             source = self._source_tokenizer
             form = source.source_template
@@ -179,7 +179,8 @@ class HarnessRun:
     def generate(self, requests: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
         """Returns the text generated for each (prompt, generation settings), up to its first stop string.
 
-        A prompt that leaves no room for the new tokens is cut on the left. Raises UserError if a setting is invalid.
+        A prompt that leaves no room for the new tokens is truncated on the left. Raises UserError if a setting is
+        invalid.
         """
         groups: dict[str, list[int]] = defaultdict(list)
         for number, (_, values) in enumerate(requests):
@@ -207,7 +208,7 @@ class HarnessRun:
         return texts
 
     def _fitted(self, texts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
-        """Returns the tokens of prompts, cut on the left so that the new tokens have room. Special tokens are kept."""
+        """Returns the tokens of prompts. To leave room for the new tokens, text tokens on the left are dropped."""
         room, num_kept = self.max_length - max_new_tokens, int(self.tokenizer.bos_id is not None)
         if self.reads_source:
             num_kept = self._source_tokenizer.source_template.num_before(0)
@@ -217,13 +218,13 @@ class HarnessRun:
                 f"the task generates up to {max_new_tokens:,} tokens, which leaves no room for a prompt in the "
                 f"{self.max_length:,} positions of the model; lower it with --gen_kwargs=max_gen_toks=N."
             )
-        # A tokenizer without BOS encodes an empty prompt as nothing; generation then starts as a text does.
+        # A tokenizer without BOS encodes an empty prompt as nothing; generation then starts like a new text.
         return [cut_left(self.encode_prompt(text) or [self.prefix_id], room, num_kept) for text in texts]
 
     def render(self, messages: Sequence[Message], prompt: bool) -> str:
         """Returns a conversation rendered with the chat template, which ends with the last message or a new prompt.
 
-        Some templates refuse system messages. As in the harness, the system messages are then left out, with a note.
+        As in the harness, if the template refuses system messages, they are left out, and a note says so.
         """
         assert self.template is not None
         try:

@@ -26,7 +26,7 @@ from lm.tasks.task import SAMPLING, SEARCH, SMOOTHING, PackedTask, Refuse, Store
 
 @dataclass(frozen=True)
 class Turn(Pair):
-    """What precedes the last answer of a conversation, as text for people and as messages for the chat template."""
+    """Everything before the last answer of a conversation: as readable text, and as messages for the chat template."""
 
     messages: Sequence[Message]
     tools: Tools
@@ -44,7 +44,7 @@ class Turn(Pair):
 
 
 class Answers(Generation):
-    """Scores the answers that the model writes in place of the last one of each conversation."""
+    """Generates the last answer of each conversation, and scores it against the answer in the data."""
 
     def outputs(
         self, params: Any, pairs: Sequence[Any], settings: BeamSettings, report: Report | None
@@ -60,8 +60,8 @@ class Answers(Generation):
 class Chat(GeneratingTask, PackedTask):
     """Supervised fine-tuning. Only the tokens of the answers, including their end tokens, are targets.
 
-    If eval.generation.metrics is not empty, evaluations also compare the last answer of each conversation with the one
-    that the model writes in its place.
+    If eval.generation.metrics is not empty, evaluations also generate the last answer of each conversation and compare
+    it with the answer in the data.
     """
 
     name = "chat"

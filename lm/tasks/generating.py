@@ -17,7 +17,7 @@ SCORING = frozenset(
 
 
 class GeneratingTask(Task):
-    """Adds the metrics in eval.generation.metrics to those of the tokens.
+    """Adds the metrics in eval.generation.metrics to the token metrics.
 
     The method `references` of a subclass returns the pairs whose targets are generated.
     """

@@ -39,7 +39,7 @@ SMOOTHING = frozenset({"objective.label_smoothing", "objective.label_smoothing_o
 # The settings that lm.generate reads for all encoder-decoders that generate text.
 SEARCH_SETTINGS = "num_beams penalty length_penalty exact max_new_tokens min_new_tokens no_repeat_ngram batch_size"
 SEARCH = frozenset(f"eval.generation.{name}" for name in SEARCH_SETTINGS.split())
-# The settings with which lm.generate and lm.chat draw tokens.
+# The settings with which lm.generate and lm.chat sample tokens.
 SAMPLING = frozenset(
     f"eval.sampling.{name}" for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 )

@@ -114,8 +114,8 @@ def test_a_stopped_run_continues_to_the_bit_and_classifies(tiny_labels, tmp_path
     ("changes", "message"),
     [
         ({"model__d_model": 16}, r"config\.model\.d_model: 16 features cannot be divided among 3 filter widths"),
-        ({"model__filter_widths": (3, 3)}, r"config\.model\.filter_widths: \(3, 3\) must hold different numbers"),
-        ({"model__filter_widths": ()}, r"config\.model\.filter_widths: \(\) must hold different numbers"),
+        ({"model__filter_widths": (3, 3)}, r"config\.model\.filter_widths: \(3, 3\) must consist of distinct"),
+        ({"model__filter_widths": ()}, r"config\.model\.filter_widths: \(\) must consist of distinct"),
         ({"model__filter_widths": (3.5,)}, r"config\.model\.filter_widths: expected a tuple of whole numbers"),
         ({"model__family": "decoder"}, r"config\.model\.family: .* does not support 'decoder'; choose encoder"),
         ({"objective__name": "masked"}, r"config\.objective\.name: .* reads whole texts; choose .*classification"),

@@ -88,7 +88,7 @@ def published_tokenizer(
     Args:
         content_of: a function that maps a file name such as "tokenizer.json" to the content of the file, or to None if
             there is no such file.
-        where: the model, for messages.
+        where: the name of the model, for error messages.
         rows: the number of rows in the embedding. Only special tokens may have ids beyond the last row.
     """
     files = read_files(content_of, where)

@@ -279,7 +279,7 @@ class Tokenizer(abc.ABC):
         return self._piece(token)[:1].isspace()
 
     def own_files(self) -> Mapping[str, bytes]:
-        """Returns the files that a class of its own in `transformers` reads, named by `published_class`, if any."""
+        """Returns the files that the `transformers` class named by `published_class`, if any, reads."""
         return {}
 
     def library_parts(self, names: Mapping[int, str]) -> Mapping[str, Any]:

@@ -55,7 +55,7 @@ class HuggingFaceTokenizer(Tokenizer):
             special: the special tokens as JSON. If omitted, the special tokens are read from tokenizer.json alone.
             bos_token: the BOS token, for run directories written before special tokens were stored. Their texts have
                 the form `bos text eos`, where eos is `eos_token`.
-            rows: the number of rows in the embedding of a published model, if some ids of the tokenizer have none.
+            rows: the number of rows in a published model's embedding, if some of the tokenizer's ids have no row.
         """
         self._json = content
         self._tokenizer = _library_tokenizer(content)

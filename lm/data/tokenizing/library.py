@@ -1,7 +1,7 @@
 """Builds tokenizer.json, the file format of Hugging Face's `tokenizers` library.
 
-The functions from `bpe` to `template_of` return parts of the file. `build` returns a whole file for a tokenizer, which
-must give the same ids as the tokenizer itself: the library reads the file, and texts are encoded by both.
+The functions from `bpe` to `template_of` return parts of the file. `build` returns a whole file for a tokenizer. It
+encodes texts with both the tokenizer and the file to check that both give the same ids.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lm.data.tokenizing.special_tokens import TEXT, Template
 from lm.errors import UserError
 
 MOST_CHECKED = 5000  # tokens
-LITERALS = ("<0x41>", "\u2581a", "</s>", "<unk>", "\u0120b", "##c")  # which look like tokens
+LITERALS = ("<0x41>", "\u2581a", "</s>", "<unk>", "\u0120b", "##c")  # texts that look like tokens
 PROBES = (
     "",
     " ",
@@ -27,7 +27,7 @@ PROBES = (
 
 
 def bpe(tokens: Mapping[str, int], merges: Sequence[Sequence[str]] = (), **options: Any) -> dict[str, Any]:
-    """Returns a model that joins two tokens after each other, the first pair of `merges` first."""
+    """Returns a model that joins adjacent tokens, with the earlier pairs of `merges` taking precedence."""
     defaults = {
         "dropout": None,
         "unk_token": None,
@@ -41,7 +41,7 @@ def bpe(tokens: Mapping[str, int], merges: Sequence[Sequence[str]] = (), **optio
 
 
 def merges_of(tokens: Sequence[str], scores: Sequence[float]) -> Iterator[list[str]]:
-    """Yields all pairs of tokens that form a token, the token with the highest score first (SentencePiece's BPE)."""
+    """Yields all pairs of tokens that form a token, in descending order of that token's score (SentencePiece's BPE)."""
     ids = {token: index for index, token in enumerate(tokens)}
     for index in sorted(range(len(tokens)), key=lambda index: (-scores[index], index)):
         token = tokens[index]
@@ -66,7 +66,7 @@ def split(pattern: str, behavior: str = "Isolated") -> dict[str, Any]:
 
 
 def sequence(kind: str, steps: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Returns one part for several ones. `kind` is the key of the list, such as "decoders"."""
+    """Combines several parts into one. `kind` is the key of the list, such as "decoders"."""
     return {"type": "Sequence", kind: list(steps)} if len(steps) > 1 else steps[0] if steps else None
 
 
@@ -104,10 +104,10 @@ def encoded(value: Mapping[str, Any]) -> bytes:
 
 
 def special_names(tokenizer: Tokenizer) -> dict[int, str]:
-    """Returns the names of the special tokens in the file by id, extra ids included.
+    """Returns the names of the special tokens in the file, including extra ids, keyed by id.
 
-    In the vocabulary of a tokenizer of ours, a word may be called like a special token. In the file, the two must
-    differ, so such a special token gets another name.
+    In the vocabulary of one of our own tokenizers, a word may have the same name as a special token. In the file, all
+    names must be unique, so such a special token is renamed.
     """
     special = {token: name for name, token in tokenizer.special_spellings.items()}
     if tokenizer.unk_id is not None:
@@ -154,11 +154,11 @@ def build(tokenizer: Tokenizer, one: Template, two: Template) -> bytes:
     for token, name in names.items():
         if library.token_to_id(name) != token:
             raise UserError(f"in tokenizer.json, {name} would get the id {library.token_to_id(name)}, not {token}.")
-    library.encode_special_tokens = True  # as ours, which takes "<s>" in a text for ordinary text
+    library.encode_special_tokens = True  # like our tokenizers, which treat "<s>" in a text as ordinary text
     every = range(0, tokenizer.base_size, 1 + tokenizer.base_size // MOST_CHECKED)
     pieces = list(tokenizer.decode_each([[token] for token in every if token not in names]))
     texts = [*PROBES, "".join(pieces[:200]), *pieces]
     for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
         if library.encode(text, add_special_tokens=False).ids != ids:
-            raise UserError(f"tokenizer.json cannot express it exactly; it would give other ids for {text!r:.60}.")
+            raise UserError(f"tokenizer.json cannot express it exactly; it would give different ids for {text!r:.60}.")
     return content

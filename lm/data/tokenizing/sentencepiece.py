@@ -20,7 +20,7 @@ from lm.errors import UserError
 LONGEST_LINE = 2000  # number of characters; SentencePiece skips lines that are too long
 LARGEST_SIZE = re.compile(r"too high \(\d+\)\. Please set it to a value <= (\d+)")  # in a SentencePiece error message
 WORD = re.compile(" *[^ ]+")
-LEAST_SCORE = -1e6  # of a piece that is never found in a text
+LEAST_SCORE = -1e6  # the score of a piece that must never match a text
 THREADS = 4  # fixed, because the sums in the expectation step depend on the number of threads
 
 
@@ -168,10 +168,11 @@ class SentencePieceTokenizer(Tokenizer):
     def library_parts(self, names: Mapping[int, str]) -> dict[str, Any]:
         """See the base class. Pieces contain spaces instead of U+2581, so that U+2581 in a text becomes bytes, as here.
 
-        A unigram model of the library finds all its pieces in a text, also those that stand for special tokens or
+        In the library, a unigram model finds all its pieces in a text, including those that stand for special tokens or
         bytes. A very low score prevents this, as long as other pieces spell the same text. The library adds scores in
-        64 bits, SentencePiece in 32 bits, so ids may differ where two divisions of a text have the same score, as in
-        "aaaaa" = "aa" + "aaa" = "aaa" + "aa", or where thousands of characters are not interrupted by a line break.
+        64-bit arithmetic, and SentencePiece adds them in 32-bit arithmetic. Therefore, ids may differ if two
+        segmentations of a text have the same score, as in "aaaaa" = "aa" + "aaa" = "aaa" + "aa", or if a line has
+        thousands of characters.
         """
         processor = self._processor
         pieces = [names.get(token, processor.id_to_piece(token)) for token in range(self.base_size)]
@@ -200,7 +201,8 @@ class SentencePieceTokenizer(Tokenizer):
             return parts | {"model": library.bpe(ids, list(merges), **options)}
         vocabulary = [[piece, score] for piece, score in zip(pieces, scores, strict=True)]
         model = {"type": "Unigram", "unk_id": self.unk_id, "vocab": vocabulary, "byte_fallback": True}
-        # A name such as "<0x41>" with a character that no piece has would still be found, so that one stands alone.
+        # A piece such as "<0x41>" would still match if no other piece spells one of its characters, so such characters
+        # are split off.
         alone = {character for piece in pieces if piece not in spelled for character in piece} - spelled.keys()
         pattern = "".join(f"\\x{{{ord(character):x}}}" for character in sorted(alone))
         return parts | {"model": model, "pre_tokenizer": library.split(f"[{pattern}]") if alone else None}

@@ -43,7 +43,7 @@ def read_files(content_of: Callable[[str], bytes | None], where: str) -> dict[st
     Args:
         content_of: a function that maps a file name such as "config.json" to the content of the file, or to None if
             there is no such file.
-        where: the folder of the files, for messages.
+        where: the folder of the files, for error messages.
     """
     found: dict[str, Any] = {}
     for name in (NAMES, OLD_NAMES, GENERATION, MODEL, CHAT_TEMPLATE):
@@ -156,7 +156,7 @@ def _known(token: str, what: str, id_of: Callable[[str], int | None]) -> int:
 def _optional(
     name: str | None, usual: tuple[str, ...], added: Mapping[str, int], id_of: Callable[[str], int | None]
 ) -> int | None:
-    """Returns the id of a named token or, if `name` is None, of the first usual token that is a special added token."""
+    """Returns the id of a named token or, if `name` is None, of the first special added token with a usual name."""
     if name is not None:
         return id_of(name)
     return next((added[token] for token in usual if token in added), None)
@@ -190,7 +190,7 @@ def _templates(
 ) -> tuple[Template, Template]:
     """Returns the templates for one text and for two texts.
 
-    As in transformers 5, `add_bos_token` and `add_eos_token` in tokenizer_config.json replace the post-processor.
+    As in transformers 5, `add_bos_token` and `add_eos_token` in tokenizer_config.json override the post-processor.
     """
     flags = {f"{name}_token": config.get(f"add_{name}_token") for name in ("bos", "eos")}
     if any(flag is not None for flag in flags.values()):

@@ -96,7 +96,7 @@ class SpecialTokens:
 
     @cached_property
     def for_text(self) -> Template:
-        """The template for one text, e.g. one that is classified."""
+        """The template for one text, such as a text to classify."""
         return self.one or Template.of_one(*self._bos, TEXT, self.eos)
 
     @cached_property

@@ -117,7 +117,7 @@ class WordTokenizer(VocabularyTokenizer):
 
     def library_parts(self, names: Mapping[int, str]) -> dict[str, Any]:
         model = {"type": "WordLevel", "vocab": self._ids_in_library(names), "unk_token": names[UNK]}
-        # The library's own idea of white space differs from that of Python.
+        # The library's definition of white space differs from Python's.
         return {"model": model, "pre_tokenizer": library.split(f"[{WHITE_SPACE}]+", "Removed")}
 
     def _decode(self, ids: list[int]) -> str:

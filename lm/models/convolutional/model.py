@@ -23,9 +23,10 @@ def num_filters(config: ModelConfig) -> int:
 
 
 class Filters(nn.Module):
-    """F filters over windows of k tokens, k = `width`, followed by a ReLU.
+    """F filters over windows of k = `width` tokens, followed by a ReLU.
 
-    Window t reaches from token t - (k - 1) // 2 to token t + k // 2. Beyond the ends of a text, the embeddings are 0.
+    Window t extends from token t - (k - 1) // 2 to
+    token t + k // 2. Beyond the ends of a text, the embeddings are 0.
     """
 
     config: ModelConfig
@@ -38,7 +39,8 @@ class Filters(nn.Module):
         std = self.config.init_std or (k * E) ** -0.5
         kernel_EK = parameter(self, "kernel", normal(std), ("embed", "activation"), (E, k * F))
         bias_F = parameter(self, "bias", zeros, ("norm",), (F,))
-        # One product for all places of a token in a window. The features of a window are then sums over its tokens.
+        # A single matrix multiplication for all positions in a window. The features of a window are then sums over its
+        # tokens.
         terms_BLkF = (x_BLE.reshape(-1, E) @ kernel_EK.astype(dtype)).reshape(B, L, k, F).astype(jnp.float32)
         sums_BLF = jnp.zeros((B, L, F), jnp.float32)
         for place in range(k):
@@ -49,7 +51,7 @@ class Filters(nn.Module):
 
 
 def _shifted(x: Array, distance: int) -> Array:
-    """Returns the values `distance` tokens later in the row, and zeros beyond its ends."""
+    """Returns the values `distance` tokens later in the row, or zeros beyond the ends of the row."""
     before, after = max(-distance, 0), max(distance, 0)
     padding = [(0, 0), (before, after), *[(0, 0)] * (x.ndim - 2)]
     return jnp.pad(x, padding)[:, after : after + x.shape[1]]
@@ -65,7 +67,7 @@ def maximum_over_texts(x_BLF: Array, segments_BL: Array) -> Array:
 
 
 class Convolutional(Network):
-    """A convolutional encoder. The vector of each token is that of its whole text."""
+    """A convolutional encoder. Each token's vector is the vector of its whole text."""
 
     kernel: ClassVar[str] = "none"
     text_layers: ClassVar[int] = 1

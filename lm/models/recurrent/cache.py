@@ -26,11 +26,11 @@ class RecurrentCache:
         return self._map_states(lambda x: jnp.repeat(x, k, axis=0))
 
     def take_rows(self, rows_B: Array) -> RecurrentCache:
-        """Returns a cache in which row i is a copy of old row `rows_B[i]`, which must have the same source as row i."""
+        """Returns a cache whose row i is a copy of the old row `rows_B[i]`. Both rows must have the same source."""
         return self._map_states(lambda x: jnp.take(x, rows_B, axis=0, mode="clip"))
 
     def axes(self) -> RecurrentCache:
-        """Returns a cache of logical axes."""
+        """Returns a cache that has logical axes in place of arrays."""
         states, memory = jax.tree.map(lambda _: ("batch", "activation"), self.states), None
         if self.memory is not None:
             memory = ("batch", "length", "activation")
@@ -41,7 +41,7 @@ class RecurrentCache:
 
 
 def empty_cache(config: ModelConfig, rows: int, source_length: int) -> RecurrentCache:
-    """Returns a cache for texts that have not begun."""
+    """Returns the cache before the first token of each row."""
     states = tuple(zero_state(config, rows, config.d_model) for _ in range(config.num_layers))
     if not source_length:
         return RecurrentCache(states)

@@ -1,7 +1,7 @@
-"""The recurrent cells: the tanh RNN of Elman, the LSTM and the GRU.
+"""The recurrent cells: Elman's tanh RNN, the LSTM and the GRU.
 
-Each gate reads x W + h U + b, where x is the input and h the previous output. `recurrence.py` computes the products and
-passes them to the cell. The definitions and the order of the gates are PyTorch's.
+The input of each gate is x W + h U + b, where x is the cell's input and h is its previous output. `recurrence.py`
+computes the products and passes them to the cell. The gates are defined and ordered as in PyTorch.
 
 Flax's cells are not used: they multiply the input by W inside the loop over tokens, which is slower than one matrix
 multiplication for all tokens, and they have no layer normalisation.

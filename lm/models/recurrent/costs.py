@@ -14,14 +14,14 @@ from lm.models.recurrent.cells import CELLS
 
 @dataclass(frozen=True)
 class StackSize:
-    """The size of a stack and of the row that it reads."""
+    """The size of a stack of layers, and the length of the rows that it reads."""
 
     layers: int
     directions: int
     length: int
 
     def widths(self, config: ModelConfig) -> list[tuple[int, int]]:
-        """Returns (number of inputs, number of units) of each direction of each layer."""
+        """Returns (number of inputs, number of units) for each direction of each layer."""
         inputs = [embedding_width(config), *[config.d_model] * (self.layers - 1)]
         return [(each, config.d_model // self.directions) for each in inputs for _ in range(self.directions)]
 

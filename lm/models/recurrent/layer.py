@@ -63,7 +63,7 @@ class Direction(nn.Module):
         state: State,
         initial: State | None = None,
     ) -> tuple[State, State]:
-        """Returns the states after each token, (L, B, H) each, and the state after the last token.
+        """Returns the states after each token, as arrays of shape (L, B, H), and the state after the last token.
 
         See `Steps` for the other arguments.
 
@@ -93,7 +93,7 @@ class Direction(nn.Module):
         return recur(CellStep.of(config), config.dtype, weights, kernel_HG, mask_BH, steps, state)
 
     def _dropped(self, kernel_HG: Array, rows: int, train: bool) -> tuple[Array, Array | None]:
-        """Applies model.recurrent_dropout. Returns the recurrent matrix and the factors of its input."""
+        """Applies model.recurrent_dropout. Returns the recurrent matrix and a mask for its input."""
         if not (train and self.config.recurrent_dropout):
             return kernel_HG, None
         dropout = nn.Dropout(self.config.recurrent_dropout, deterministic=False)
@@ -133,8 +133,8 @@ class RecurrentLayer(nn.Module):
         """Returns the output (L, B, D), {direction: states after each token}, and the state after the last token.
 
         Args:
-            state: the state before the first token if the tokens continue a text; only for one direction.
-            initial: the states with which texts start, (L, B, D) each; None for zeros.
+            state: the state before the first token if the tokens continue a text; not supported if bidirectional.
+            initial: the state in which a text would start at each token, as arrays of shape (L, B, D); if None, zeros.
         """
         directions = DIRECTIONS if self.bidirectional else DIRECTIONS[:1]
         width = self.config.d_model // len(directions)
@@ -152,8 +152,8 @@ class RecurrentLayer(nn.Module):
 
 class StackOutput(NamedTuple):
     layers_LBD: list[Array]  # the output of each layer
-    states: list[dict[str, State]]  # of each layer and direction: the states after each token, (L, B, H) each
-    last: tuple[State, ...]  # of each layer: the state after the last token of each row
+    states: list[dict[str, State]]  # for each layer and direction, the states after each token, (L, B, H)
+    last: tuple[State, ...]  # for each layer, the state after the last token of each row
 
 
 class RecurrentStack(nn.Module):
@@ -172,11 +172,11 @@ class RecurrentStack(nn.Module):
         states: tuple[State, ...] | None = None,
         initial: tuple[State, ...] | None = None,
     ) -> tuple[Array, StackOutput]:
-        """Returns the output of the last layer after dropout, (B, L, D), and that of all layers before it.
+        """Returns the last layer's output after dropout, (B, L, D), and the outputs of all layers before dropout.
 
         Args:
-            states: of each layer, the state before the first token, if the tokens continue a text.
-            initial: of each layer, the states with which texts start; None for zeros.
+            states: the state of each layer before the first token, if the tokens continue a text.
+            initial: the states of each layer in which texts start; if None, zeros.
         """
         # A locked mask is the same for all tokens of a row (Gal 2016).
         axes = (0,) if self.config.locked_dropout else ()

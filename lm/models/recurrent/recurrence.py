@@ -1,8 +1,8 @@
 """Applies a recurrent cell along the rows of a batch, with a gradient that needs few passes over the weights.
 
-The gradient of the recurrent matrix is a sum over all tokens. Automatic differentiation of the loop would add to this
-matrix at every step. Here, the loop only returns the gradient of each step's product h U, and the sum is a single
-matrix multiplication after the loop (Appleyard 2016, section 3.3).
+The gradient of the recurrent matrix is a sum over all tokens. Automatic differentiation of the loop would update this
+sum at every step. Here, the loop only returns the gradient of each step's product h U, and a single matrix
+multiplication after the loop computes the sum (Appleyard 2016, section 3.3).
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ class Step(Protocol):
 
 
 class Steps(NamedTuple):
-    """The inputs of the steps of a recurrence. The first axis of each array is the length L."""
+    """The inputs of all steps of a recurrence. The first axis of each array is the length L."""
 
     x_LBG: Array  # the projected inputs, float32
     starts_LB: Array  # bool: whether a text starts at this token
     is_text_LB: Array  # bool: False for padding, which leaves the state unchanged
-    initial: State | None  # (L, B, H): the state before a text that starts at this token; None for zeros
+    initial: State | None  # (L, B, H): the state before a text that starts at this token; if None, zeros
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def recur(
     step: Step, dtype: str, weights: Any, kernel_HG: Array, mask_BH: Array | None, steps: Steps, state: State
 ) -> tuple[State, State]:
-    """Returns the states after each step, (L, B, H) each, and the state after the last step.
+    """Returns the states after each step, as arrays of shape (L, B, H), and the state after the last step.
 
     Args:
         dtype: the data type in which the recurrent matrix multiplication is computed.
         kernel_HG: the recurrent matrix U, float32 (H, G).
-        mask_BH: factors of the previous output before it is multiplied by U, the same in all steps; None means 1.
+        mask_BH: multiplied by the previous output, elementwise, before U; the same in all steps. If None, it is 1.
         state: the state before the first step.
     """
     return _forward(step, dtype, weights, kernel_HG, mask_BH, steps, state)[0]
@@ -84,7 +84,7 @@ def _backward(step: Step, dtype: str, residuals: Any, gradients: Any) -> tuple[A
     kernel_GH = kernel_HG.T.astype(dtype)
 
     def go_back(carry: Any, now: Any) -> tuple[Any, Any]:
-        """Turns the gradient of the state after a step into that of the state before it."""
+        """Computes the gradient of the state before a step from the gradient of the state after it."""
         (d_state, d_weights), (d_output, here, (before, r_BG)) = carry, now
         d_state = jax.tree.map(jnp.add, d_state, d_output)
         d_new = jax.tree.map(partial(_only, here.is_text_LB), d_state)

@@ -1,4 +1,4 @@
-"""The settings of recurrent models: the checks of their combinations."""
+"""Checks the settings of recurrent models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lm.models.recurrent.wiring import RecurrentDecoder, RecurrentEncoder, Recur
 def check(config: Any, refuse: Refuse) -> None:
     model = config.model
     if model.family != "decoder" and model.d_model % 2:
-        refuse("model.d_model", f"{model.d_model} is odd, but each of two directions has half of these units.")
+        refuse("model.d_model", f"{model.d_model} is odd, but each of the two directions needs half of the units.")
 
 
 RECURRENT = Architecture(

@@ -85,7 +85,7 @@ class OneStack(Recurrent):
 
     @nn.nowrap
     def token_vectors(self, variables: Any, batch: Batch, layer: int) -> Array:
-        """Returns the vectors after a layer. Those of the embedding, layer 0, have model.embedding_width features."""
+        """Returns the vectors after a layer. The embedding (layer 0) yields model.embedding_width features."""
         assert 0 <= layer <= self.text_layers, (layer, self.text_layers)
         if layer == 0:
             embedding_VE = variables["params"]["token_embedding"]["embedding"]
@@ -110,9 +110,9 @@ class RecurrentEncoder(OneStack):
 class RecurrentEncoderDecoder(Recurrent):
     """A bidirectional encoder and a decoder that starts with its last states (Sutskever 2014, Bahdanau 2015).
 
-    The decoder of segment i starts with the states of the encoder at the end of segment i: of both directions, side by
-    side. Its top layer starts with those of the encoder's top layer. A batch has a source only if the head predicts
-    text. If not, the encoder and the decoder read the same text.
+    In segment i, the decoder starts with the encoder's last states for segment i, with both directions concatenated.
+    The decoder's top layer starts with the states of the encoder's top layer. A batch has a source only if the head
+    predicts text. If not, the encoder and the decoder read the same text.
     """
 
     def setup(self) -> None:
@@ -163,9 +163,10 @@ class RecurrentEncoderDecoder(Recurrent):
         return dataclasses.replace(output, cache=cache)
 
     def _last_states(self, encoded: StackOutput, segments_BL: Array, source_segments_BS: Array) -> tuple[State, ...]:
-        """Returns the states with which the decoder's layers start at each token, (L, B, D) each.
+        """Returns the states in which the decoder's layers would start at each token, as arrays of shape (L, B, D).
 
-        Those of a segment without a source are 0. Consecutive rows share a source if there are fewer sources than rows.
+        In a segment without a source, the states are 0. Consecutive rows share a source if there are fewer sources than
+        rows.
         """
         rows_per_source = segments_BL.shape[0] // source_segments_BS.shape[0]
         same_BLS = same_segment(segments_BL, jnp.repeat(source_segments_BS, rows_per_source, axis=0))
