@@ -216,7 +216,7 @@ class HarnessRun:
         if room < 1:
             raise UserError(
                 f"the task generates up to {max_new_tokens:,} tokens, which leaves no room for a prompt in the "
-                f"{self.max_length:,} positions of the model; lower it with --gen_kwargs=max_gen_toks=N."
+                f"model's {self.max_length:,} positions; lower it with --gen_kwargs=max_gen_toks=N."
             )
         # A tokenizer without BOS encodes an empty prompt as nothing; generation then starts like a new text.
         return [cut_left(self.encode_prompt(text) or [self.prefix_id], room, num_kept) for text in texts]

@@ -98,7 +98,7 @@ def test_long_prompts_are_cut_on_the_left(decoder):
     (found,) = run.generate([(TEXTS[1], GREEDY)])
     assert [found] == run.generate([(TEXTS[1][-(room - 1) :], GREEDY)])  # one byte per token, after BOS
     with pytest.raises(
-        UserError, match=r"leaves no room for a prompt in the 32 positions .* --gen_kwargs=max_gen_toks=N"
+        UserError, match=r"leaves no room for a prompt in the model's 32 positions.* --gen_kwargs=max_gen_toks=N"
     ):
         run.generate([("a", {"until": ["x"]})])
 
