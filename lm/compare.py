@@ -87,7 +87,8 @@ def define_flags() -> None:
 def compare(
     metric: str, systems: Sequence[Sequence[Example]], *, bleu_tokenize: str, samples: int, seed: int
 ) -> tuple[dict[str, list[Compared]], str]:
-    """Compares all systems on each score of a metric, such as rouge1 of rouge. Also returns the metric's signature.
+    """Compares all systems on each score of a metric, such as rouge1 for the metric rouge. Also returns the metric's
+    signature.
 
     All systems must have the same references in the same order. With the same seed, sacrebleu's test and `bootstrap`
     draw the same examples. The two tests define the mean, the interval and the p-value in the same way.

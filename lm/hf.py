@@ -1,6 +1,6 @@
 """Imports and exports published models in the format of Hugging Face.
 
-python -m lm.hf import --model=DIR --workdir=runs/bert          a folder, or organisation/name@revision on the hub
+python -m lm.hf import --model=DIR --workdir=runs/bert          a folder, or organisation/name@revision on the Hub
 python -m lm.hf export --workdir=runs/bert --out=exported       a run directory that was imported or trained here
 python -m lm.hf export --workdir=runs/chat --out=o --adapters   only the LoRA adapters, in the format of peft
 python -m lm.hf inspect --model=DIR                             what it is, and what would be refused
@@ -8,8 +8,8 @@ python -m lm.hf check --model=DIR                               compares with `t
 python -m lm.hf check --model=DIR --workdir=runs/bert           compares a run with a folder, as `transformers` reads it
 
 An imported model is a run directory, which eval.py, lm.generate, lm.predict, lm.data.show and config.init_from use like
-any other. Whatever our models cannot express is refused by the name of the field or tensor. Exporting an imported model
-gives the original tensors to the bit.
+any other. Anything that our models cannot express is refused, with a message that names the field or tensor. Exporting
+an imported model reproduces the original tensors bit for bit.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ COMMANDS = tuple(NEEDED)
 
 
 def define_flags() -> None:
-    define_path("model", "Folder or GGUF file with the published model, or its name on the hub.")
+    define_path("model", "Folder or GGUF file with the published model, or its name on the Hugging Face Hub.")
     define_path("workdir", "Run directory: the one to create (import), to export, or to compare (check).")
     define_path("out", "export: folder to create.")
     flags.DEFINE_string("family", "", "import: family of the model, if config.json does not name it.")

@@ -167,7 +167,7 @@ def machine_trouble(error: BaseException) -> str:
 
 
 def agreed(steps: Sequence[int]) -> list[int]:
-    """Returns the steps found by the first process, because other processes may find other steps during a save."""
+    """Returns the steps found by the first process, because other processes may find different steps during a save."""
     if jax.process_count() == 1:
         return list(steps)
     row = np.full(MOST_STEPS, -1)

@@ -115,7 +115,7 @@ class TokenizerConfig:
     min_count: int = option(1, minimum=1, needs=("no path",), read_by="kind")
     """Minimum number of occurrences of a word in the training text, for kind='words'. Rarer words become <unk>."""
     algorithm: str = option("unigram", choices=("unigram", "bpe"), needs=("no path",), read_by="kind")
-    """Training algorithm of SentencePiece. On five data sets, small models scored as well or better with unigram; bpe
+    """Training algorithm of SentencePiece. On five data sets, small models scored at least as well with unigram; bpe
     needs fewer tokens for text in which spaces surround every token (see docs/guide.md)."""
     train_megabytes: float = option(64.0, minimum=0.001, needs=("no path",), read_by="kind")
     """Maximum amount of text, in MB, on which SentencePiece is trained."""

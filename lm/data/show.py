@@ -40,7 +40,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("n", 5, "Number of batches to show.", lower_bound=0)
     flags.DEFINE_integer("rows", 3, "Number of rows to show per batch.", lower_bound=1)
     flags.DEFINE_integer("lines", 4, "Maximum number of lines to show per row.", lower_bound=1)
-    flags.DEFINE_string("workdir", "", "Run directory whose tokenizer is used. If empty, a temporary one is made.")
+    flags.DEFINE_string("workdir", "", "Run directory whose tokenizer is used. If empty, a temporary one is created.")
 
 
 COLORS = ("cyan", "yellow", "green", "magenta", "blue", "red")
@@ -66,7 +66,7 @@ def stores_table(prepared: Prepared) -> Table:
 def row_lines(prepared: Prepared, batch: Batch, row: int, width: int, most_lines: int) -> list[Text]:
     """Returns the lines that show a row: the source (if there is one), the inputs and the targets.
 
-    Each of them takes at most `most_lines` lines. Another line gives the number of remaining tokens.
+    Each part is limited to `most_lines` lines, followed by a line with the number of remaining tokens, if any.
     """
     task, lines = task_of(prepared.config), []
     if batch.source is not None:
@@ -153,7 +153,7 @@ def main() -> int:
         workdir = Path(flags.FLAGS.workdir or folder)
         if flags.FLAGS.workdir and not (workdir / "tokenizer").is_dir():
             problem = f"--workdir={flags.FLAGS.workdir}: the directory contains no tokenizer"
-            raise UserError(f"{problem}; omit the flag to make a temporary one.")
+            raise UserError(f"{problem}; omit the flag to create a temporary one.")
         console = Console(width=None if sys.stdout.isatty() else 120)
         show(console, prepare(config, workdir), flags.FLAGS.n, flags.FLAGS.rows, flags.FLAGS.lines)
     return command.DONE

@@ -109,7 +109,7 @@ def choice_loss(scores_BL: Array, candidates_BLS: Array, weights_BL: Array) -> L
     """Returns the summed cross-entropy of tokens that are each chosen among candidates by a softmax over scores.
 
     Args:
-        candidates_BLS: the tokens s among which token l is chosen, including l itself, bool.
+        candidates_BLS: whether token s is among the candidates for token l, which include l itself, bool.
         weights_BL: the weight of each chosen token; 0 for other tokens.
     """
     scores_BLS = jnp.where(candidates_BLS, scores_BL[:, None, :], jnp.finfo(jnp.float32).min)

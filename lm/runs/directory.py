@@ -277,7 +277,7 @@ class RunDirectory:
     # --- metrics ------------------------------------------------------------------------------------------
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Returns the objects in metrics.jsonl. Skips a torn last line. Any other invalid line raises UserError."""
+        """Returns the objects in metrics.jsonl, except an incomplete last line. Raises UserError for invalid lines."""
         lines = list(self._metric_lines())
         for number, (_, values) in enumerate(lines, start=1):
             if values is None and number < len(lines):
@@ -285,7 +285,7 @@ class RunDirectory:
         return [values for _, values in lines if values is not None]
 
     def truncate_metrics(self, step: int) -> None:
-        """Drops torn lines and the lines of all steps after `step`, so that the run can resume from `step`."""
+        """Drops incomplete lines and the lines of all steps after `step`, so that the run can resume from `step`."""
         lines = list(self._metric_lines())
         kept = [line for line, values in lines if values is not None and values.get("step", -1) <= step]
         if len(kept) < len(lines):
@@ -293,7 +293,7 @@ class RunDirectory:
                 temporary.write_bytes(b"".join(kept))
 
     def _metric_lines(self) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-        """Yields each line of metrics.jsonl with the parsed object, or with None if the line is torn or invalid."""
+        """Yields each line of metrics.jsonl with the parsed object, or None if it is incomplete or invalid."""
         try:
             content = read_file(self.metrics_path)
         except FileNotFoundError:

@@ -25,10 +25,10 @@ def prefetch(
 ) -> contextlib.closing[grain.DatasetIterator[T]]:
     """Returns a context manager that yields an iterator over make(start), ..., make(stop - 1).
 
-    The iterator computes up to `depth` results ahead, in a thread if `workers` is 0, otherwise in `workers` processes
-    (then `make` must be picklable). The results and their order do not depend on the number of workers. An error in
-    `make` is raised by the call to `next` that would have returned the result. Closing the iterator ends the thread or
-    the processes.
+    The iterator computes up to `depth` results ahead, in a thread if `workers` is 0, otherwise in `workers` processes,
+    in which case `make` must be picklable. The results and their order do not depend on the number of workers. An error
+    in `make` is raised by the call to `next` that would have returned the result. Closing the iterator ends the thread
+    or the processes.
     """
     if not flags.FLAGS.is_parsed():  # Grain reads its flags in each worker
         flags.FLAGS.mark_as_parsed()

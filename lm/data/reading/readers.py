@@ -154,7 +154,7 @@ class PairReader(Reader):
 class ClassReader(Reader):
     """Base class for readers whose examples have labels. Equal values of different types are the same label.
 
-    `notes` lists the exceptions; see `label_text`.
+    `notes` reports the exceptions, such as "01" and "1" (see `label_text`).
     """
 
     def iterate(self) -> Iterator[Any]:

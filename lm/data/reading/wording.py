@@ -44,7 +44,7 @@ class InputSource(SourceConfig):
 
 
 class TextSource(SourceConfig):
-    """Text files that a flag names, such as --text of eval.py. They are read with default settings."""
+    """Text files that a flag names, such as eval.py's --text. They are read with default settings."""
 
     wording = Wording("convert it from {} to UTF-8 first", SPLIT)
 

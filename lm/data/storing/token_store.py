@@ -80,7 +80,7 @@ class TokenStore:
 
     @property
     def text_lengths(self) -> np.ndarray:
-        """The number of tokens in each document, excluding the tokens around it, int64 (num_documents,)."""
+        """The number of tokens in each document, excluding BOS and EOS, int64 (num_documents,)."""
         return np.diff(np.append(self.starts, self.num_tokens)) - 2
 
     @property

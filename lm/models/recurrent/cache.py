@@ -26,11 +26,11 @@ class RecurrentCache:
         return self._map_states(lambda x: jnp.repeat(x, k, axis=0))
 
     def take_rows(self, rows_B: Array) -> RecurrentCache:
-        """Returns a cache whose row i is a copy of the old row `rows_B[i]`. Both rows must have the same source."""
+        """Returns a cache whose row i is a copy of the old row `rows_B[i]`. Both must have the same source."""
         return self._map_states(lambda x: jnp.take(x, rows_B, axis=0, mode="clip"))
 
     def axes(self) -> RecurrentCache:
-        """Returns a cache that has logical axes in place of arrays."""
+        """Returns the logical axes of the arrays."""
         states, memory = jax.tree.map(lambda _: ("batch", "activation"), self.states), None
         if self.memory is not None:
             memory = ("batch", "length", "activation")

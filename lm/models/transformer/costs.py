@@ -17,7 +17,7 @@ from lm.models.protocol import Flops, ParameterCounts
 
 @dataclass(frozen=True)
 class TowerSize:
-    """The size of a tower and of the row that it processes."""
+    """The size of a tower, and the length of the rows that it processes."""
 
     layers: int
     length: int  # number of tokens in the row

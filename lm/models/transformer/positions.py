@@ -57,7 +57,7 @@ def rotary(positions_BL: Array, head_dim: int, theta: float, scaled_by: ModelCon
 
 
 def no_rotation(positions_BL: Array, head_dim: int) -> Rotation:
-    """Returns the rotation of all pairs by 0, for layers without rotary positions."""
+    """Returns rotations by an angle of 0, for layers without rotary positions."""
     zeros = jnp.zeros((*positions_BL.shape, 1, head_dim // 2), jnp.float32)
     return Rotation(cos=zeros + 1.0, sin=zeros)
 

@@ -46,8 +46,8 @@ def _llama3(config: ModelConfig, theta: float, rates_K: np.ndarray) -> tuple[np.
 def _yarn(config: ModelConfig, theta: float, rates_K: np.ndarray) -> tuple[np.ndarray, float]:
     """Divides low frequencies by rope_factor, keeps high ones and interpolates by index in between (Peng 2023).
 
-    The ramp leads from the index of the frequency that makes rope_beta_fast turns within the original length to the
-    index of the one that makes rope_beta_slow turns. Cosines and sines are multiplied by a factor, which sharpens the
+    Within the original length, the frequency at which the ramp begins makes rope_beta_fast turns, and the frequency at
+    which it ends makes rope_beta_slow turns. Cosines and sines are multiplied by a factor, which sharpens the
     attention.
     """
     pairs = len(rates_K)

@@ -1,4 +1,4 @@
-"""The settings of the Transformer: their derived values and the checks of their combinations."""
+"""Derives and checks the settings of the Transformer."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class StateSize(NamedTuple):
     vector: float  # biases and scales
 
 
-# One example per kind of parameter, so large that counters and factored moments round to 0 values per parameter.
+# One example per kind of parameter, large enough that counters and factored moments round to 0 values per parameter.
 EXAMPLES = {"layer_0/up/kernel": (4096, 4096), "token_embedding/embedding": (4096, 4096), "final_norm/scale": (4096,)}
 
 
