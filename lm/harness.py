@@ -5,7 +5,8 @@ python -m lm.harness --workdir=runs/mine --tasks=my_task --include_path=my_tasks
 
 The optional package lm-eval defines the tasks and computes the metrics; our code answers its requests without PyTorch.
 Decoders and encoder-decoders are supported. Tasks come with the package, and most of them download their data from the
-Hugging Face Hub. --include_path names a directory with YAML files of further tasks, whose data may be local files.
+Hugging Face Hub. --include_path names a directory with YAML files that define additional tasks, whose data may be local
+files.
 
 The table is printed, and all results are written as JSON together with the run, the step and the settings. By default,
 the file is eval/STEP/harness-TASKS.json in the run directory.
@@ -37,7 +38,7 @@ LONGEST_STEM = 100  # characters of a file name
 def define_flags() -> None:
     define_path("workdir", "Run directory of the model.")
     flags.DEFINE_list("tasks", [], "Names of tasks or of groups of tasks, or YAML files, separated by commas.")
-    define_path("include_path", "Directory with YAML files that define further tasks.")
+    define_path("include_path", "Directory with YAML files that define additional tasks.")
     doc = (
         "Number of examples in each prompt. By default, the task sets it; a task that fixes it at 0 ignores this flag."
     )

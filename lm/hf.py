@@ -4,7 +4,7 @@ python -m lm.hf import --model=DIR --workdir=runs/bert          a folder, or org
 python -m lm.hf export --workdir=runs/bert --out=exported       a run directory that was imported or trained here
 python -m lm.hf export --workdir=runs/chat --out=o --adapters   only the LoRA adapters, in the format of peft
 python -m lm.hf inspect --model=DIR                             what it is, and what would be refused
-python -m lm.hf check --model=DIR                               compares with `transformers`, where that is installed
+python -m lm.hf check --model=DIR                               compares with `transformers`, if it is installed
 python -m lm.hf check --model=DIR --workdir=runs/bert           compares a run with a folder, as `transformers` reads it
 
 An imported model is a run directory, which eval.py, lm.generate, lm.predict, lm.data.show and config.init_from use like
@@ -49,7 +49,9 @@ def define_flags() -> None:
     define_path("workdir", "Run directory: the one to create (import), to export, or to compare (check).")
     define_path("out", "export: folder to create.")
     flags.DEFINE_string("family", "", "import: family of the model, if config.json does not name it.")
-    flags.DEFINE_integer("max_length", 0, "import: number of positions; 0 means those of the model.", lower_bound=0)
+    flags.DEFINE_integer(
+        "max_length", 0, "import: maximum number of positions; 0 means the model's own.", lower_bound=0
+    )
     flags.DEFINE_enum(
         "dtype",
         None,

@@ -25,7 +25,7 @@ def texts_until(
 ) -> list[str]:
     """Returns the text that follows each prompt, up to its first stop string, which is not included.
 
-    The generation ends when each row has a stop string, has a stop token, or has `sampler.max_new_tokens` new tokens.
+    Generation ends when each row contains a stop string or a stop token, or has `sampler.max_new_tokens` new tokens.
     A stop string may begin or end within a token. The arguments are those of `Sampler.generate`.
     """
     interval = STEPS_BETWEEN_CHECKS if any(stops) else sampler.max_new_tokens

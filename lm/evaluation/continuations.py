@@ -39,7 +39,7 @@ def rolling_windows(tokens: Tokens, start: int, max_length: int) -> Iterator[tup
     """Yields (context, continuation) pairs that together score each token of a text exactly once.
 
     The continuations are consecutive parts of the text, each with `max_length` tokens except the last one. The first
-    context is the token `start`. Each further context consists of the preceding tokens that the model can read in
+    context is the token `start`. Each later context consists of the preceding tokens that the model can read in
     addition to the continuation. These are the windows of lm-evaluation-harness.
     """
     for begin in range(0, len(tokens), max_length):

@@ -1,4 +1,4 @@
-"""The class with which metrics are declared. Each metric is declared next to the code that computes it."""
+"""The class whose instances declare metrics. Each metric is declared next to the code that computes it."""
 
 from __future__ import annotations
 

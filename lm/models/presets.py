@@ -28,7 +28,7 @@ def preset(name: str) -> Fields:
         try:
             return dict(migrated(parse_json(read_file(config)))["model"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"preset({name!r}): {config} is not that of a run directory ({error}).") from None
+            raise UserError(f"preset({name!r}): {config} is not the config of a run directory ({error}).") from None
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"the known names are {', '.join(sorted(PRESETS))}."

@@ -26,8 +26,7 @@ LONGEST_ANSWER = 512  # default maximum number of tokens in an answer
 class ChatSession:
     """Generates answers to messages, each with all earlier messages as context.
 
-    The descriptions of functions in `tools` are passed to the template unchanged. A tool call is part of the text of an
-    answer.
+    The descriptions of functions in `tools` are passed to the template unchanged. A tool call is part of an answer.
 
     Raises UserError if neither the tokenizer nor the config of the run provides a chat template.
 

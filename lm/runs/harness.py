@@ -5,7 +5,7 @@ answers these requests; `as_language_model` wraps it in the class that the harne
 
 A prompt has the same special tokens as in lm.generate: exactly one BOS token if the tokenizer puts one before each
 text, and otherwise none. Documents never contain special tokens. If a chat template is applied, the harness passes its
-rendered text, in which the names of special tokens stand for the tokens themselves. Texts are used as they are: neither
+rendered text, in which the names of special tokens stand for the tokens themselves. Texts are used unchanged: neither
 the cleaning nor the prefix of the training data is applied.
 """
 

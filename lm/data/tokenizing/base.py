@@ -3,7 +3,7 @@
 Every tokenizer has a token that precedes each document (`start_id`) and a token that follows it (`eos_id`). `encode`
 adds neither of them. Text is never encoded as a BOS token, an EOS token or an extra id: "<s>" in a document is ordinary
 text. Only `encode_rendered` recognises special tokens. Padding is recognised by its segments and weights, not by
-`pad_id`. Thus, a tokenizer without a padding token can use 0 as `pad_id`.
+`pad_id`. Therefore, a tokenizer without a padding token can use 0 as `pad_id`.
 """
 
 from __future__ import annotations
@@ -286,8 +286,8 @@ class Tokenizer(abc.ABC):
         """Returns the parts of a tokenizer.json that gives the ids of `encode` (see `library.build`).
 
         These are the model and, if needed, the normalizer, the pre-tokenizer, the decoder, added tokens, and the steps
-        of the post-processor that add no tokens. `names` are the names of the special tokens by id. Raises UserError
-        with the reason if the format cannot express the tokenizer.
+        of the post-processor that add no tokens. `names` maps the ids of the special tokens to their names. Raises
+        UserError with the reason if the format cannot express the tokenizer.
         """
         raise UserError(f"tokenizer.json cannot express a {self.kind} tokenizer.")
 

@@ -157,7 +157,7 @@ class ChatTemplate:
 
     @functools.cached_property
     def end_ids(self) -> frozenset[int]:
-        """The tokens that end an answer: those of the tokenizer, and the one that the template writes, if any."""
+        """The tokens that end an answer: the tokenizer's end tokens, and the one that the template writes, if any."""
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         found = self.tokenizer.stop_ids
         try:

@@ -1,4 +1,6 @@
-"""Encodes long texts piece by piece, so that memory use depends on the length of a piece, not of the text."""
+"""Encodes long texts piece by piece, so that memory use depends on the length of a piece, not on the length of the
+text.
+"""
 
 from __future__ import annotations
 

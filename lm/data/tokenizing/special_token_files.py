@@ -156,7 +156,7 @@ def _known(token: str, what: str, id_of: Callable[[str], int | None]) -> int:
 def _optional(
     name: str | None, usual: tuple[str, ...], added: Mapping[str, int], id_of: Callable[[str], int | None]
 ) -> int | None:
-    """Returns the id of a named token or, if `name` is None, of the first special added token with a usual name."""
+    """Returns the id of a named token or, if `name` is None, of a special added token with a usual name."""
     if name is not None:
         return id_of(name)
     return next((added[token] for token in usual if token in added), None)

@@ -25,8 +25,7 @@ def num_filters(config: ModelConfig) -> int:
 class Filters(nn.Module):
     """F filters over windows of k = `width` tokens, followed by a ReLU.
 
-    Window t extends from token t - (k - 1) // 2 to
-    token t + k // 2. Beyond the ends of a text, the embeddings are 0.
+    Window t extends from token t - (k - 1) // 2 to token t + k // 2. Beyond the ends of a text, the embeddings are 0.
     """
 
     config: ModelConfig

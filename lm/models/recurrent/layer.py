@@ -157,7 +157,7 @@ class StackOutput(NamedTuple):
 
 
 class RecurrentStack(nn.Module):
-    """Layers on top of each other, with dropout before, between and after them (Zaremba 2014)."""
+    """A stack of layers, with dropout before, between and after them (Zaremba 2014)."""
 
     config: ModelConfig
     num_layers: int
@@ -172,11 +172,11 @@ class RecurrentStack(nn.Module):
         states: tuple[State, ...] | None = None,
         initial: tuple[State, ...] | None = None,
     ) -> tuple[Array, StackOutput]:
-        """Returns the last layer's output after dropout, (B, L, D), and the outputs of all layers before dropout.
+        """Returns the last layer's output after dropout, (B, L, D), and the outputs and states of all layers.
 
         Args:
             states: the state of each layer before the first token, if the tokens continue a text.
-            initial: the states of each layer in which texts start; if None, zeros.
+            initial: for each layer, the states in which texts start; if None, zeros.
         """
         # A locked mask is the same for all tokens of a row (Gal 2016).
         axes = (0,) if self.config.locked_dropout else ()

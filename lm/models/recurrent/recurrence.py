@@ -49,7 +49,7 @@ def recur(
     Args:
         dtype: the data type in which the recurrent matrix multiplication is computed.
         kernel_HG: the recurrent matrix U, float32 (H, G).
-        mask_BH: multiplied by the previous output, elementwise, before U; the same in all steps. If None, it is 1.
+        mask_BH: multiplied by the previous output, elementwise, in every step before U is applied; None means no mask.
         state: the state before the first step.
     """
     return _forward(step, dtype, weights, kernel_HG, mask_BH, steps, state)[0]
