@@ -1,6 +1,4 @@
-"""Encodes long texts piece by piece, so that memory use depends on the length of a piece, not on the length of the
-text.
-"""
+"""Encodes long texts piece by piece, so that memory use depends on the piece length, not the text length."""
 
 from __future__ import annotations
 

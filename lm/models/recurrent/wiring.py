@@ -108,8 +108,7 @@ class RecurrentEncoder(OneStack):
 
 
 class RecurrentEncoderDecoder(Recurrent):
-    """A bidirectional encoder, and a decoder that starts with the encoder's last states (Sutskever 2014, Bahdanau
-    2015).
+    """A bidirectional encoder and a decoder that continues from it (Sutskever 2014, Bahdanau 2015).
 
     In segment i, the decoder starts with the encoder's last states for segment i, with both directions concatenated.
     The decoder's top layer starts with the states of the encoder's top layer. A batch has a source only if the head
