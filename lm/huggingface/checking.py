@@ -1,7 +1,7 @@
-"""Compares an imported model, or the model of a run, with a folder as `transformers` reads it, where that is installed.
+"""Compares an imported model or a run with a model folder loaded by `transformers`, which must be installed.
 
-Compared are the ids of some texts, the parameters (of a run), the vectors of the last layer, the logits of tokens, and
-greedy text.
+The comparison covers the token ids of a few texts, the last-layer vectors, the logits and greedy text, and, for a run,
+the parameters.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from lm.models import build_model
 from lm.models.protocol import Model
 from lm.tasks import task_of
 
-TOLERANCE = 1e-3  # largest difference of logits, in float32 with attention as a plain product
+TOLERANCE = 1e-3  # largest allowed difference, in float32 and without fused attention
 TEXTS = ("The quick brown fox jumps over the lazy dog.", "Grüße, 世界! 12,345 and\na new line", "a")
 TOKENIZER = "tokenizer.json"
 LONGEST = 64  # tokens per text
-NEW_TOKENS = 20  # of greedy text
+NEW_TOKENS = 20  # generated greedily per text
 Line = tuple[str, bool]  # a line of the report, and whether the two models agree
 
 
@@ -52,7 +52,7 @@ class Ours:
 
     @classmethod
     def of_run(cls, config: Config, params: Any, tokenizers: Tokenizers) -> Ours:
-        """Returns the side of a run, which computes in float32 whatever its config says."""
+        """Returns the side of a run. It computes in float32, whatever dtype the config specifies."""
         config = replace_settings(config, {"model.dtype": "float32", "model.attention": "xla"})
         return cls(config, build_model(config.model, task_of(config).head(config), platform="cpu"), params, tokenizers)
 
@@ -68,10 +68,10 @@ class Ours:
 
 
 def lines_of_comparison(folder: Folder, family: str = "", run: Ours | None = None) -> Iterator[Line]:
-    """Yields lines of a report, each with whether the two models agree.
+    """Yields the lines of a report, each with a flag that says whether the two models agree.
 
     Args:
-        run: the model that is compared with the folder; None means the folder, imported.
+        run: the run to compare with the folder; if None, the folder itself is imported and compared.
 
     Raises UserError if `transformers` or PyTorch is not installed, or if the import is refused.
     """
@@ -117,7 +117,7 @@ def _frameworks() -> tuple[Any, Any]:
 
 
 def _line_of_parameters(ours: Any, theirs: Any) -> Line:
-    """Compares the parameters of a run with those of the folder, imported. Those of a trained run differ."""
+    """Compares the parameters of a run with those imported from the folder. After training, they differ."""
     mine, others = flatten_dict(ours), flatten_dict(theirs)
     lacking = sorted("/".join(path) for path in mine.keys() ^ others.keys())
     differences = [
@@ -145,7 +145,7 @@ def _line_of_difference(name: str, ours: np.ndarray, theirs: np.ndarray) -> Line
 
 
 def _values(ours: Ours, model: Any, torch: Any, ids: list[list[int]]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yields (name, ours, theirs) for the vectors of the last layer, and for logits of tokens."""
+    """Yields (name, ours, theirs) for the last-layer vectors and, for some tasks, for the logits."""
     length = max(max(map(len, ids)), 2)
     tokens_BL, real_BL = np.zeros((len(ids), length), np.int32), np.zeros((len(ids), length), bool)
     for row, each in enumerate(ids):
@@ -175,7 +175,10 @@ def _values(ours: Ours, model: Any, torch: Any, ids: list[list[int]]) -> Iterato
 
 
 def _line_of_texts(ours: Ours, model: Any, torch: Any, transformers: Any, ids: list[list[int]]) -> Line:
-    """Compares greedy continuations, or greedy outputs of an encoder-decoder, with the same special tokens."""
+    """Compares greedy continuations, or the greedy outputs of an encoder-decoder.
+
+    Both sides use the same special tokens.
+    """
     vocabulary = vocabulary_of(ours.tokenizers.target)
     if ours.is_pair:
         inputs = [ours.tokenizers.source.source_template.fill(each)[0].tolist() for each in ids]
