@@ -15,7 +15,7 @@ HEAD_BYTES = 512  # enough of a file to recognise its type
 
 
 def mistaken(head: bytes) -> str:
-    """Describes a file that begins with `head` if its content contradicts its name; otherwise, returns ""."""
+    """Describes a file whose start, `head`, shows a Git LFS pointer or an HTML page; otherwise, returns ""."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file itself; run `git lfs pull` in the folder, or download the file again"

@@ -211,7 +211,10 @@ def test_family_is_asked_for_if_it_is_not_known():
         ({"num_attention_heads": 5}, "num_heads=5 does not divide d_model=32"),
         ({"quantization_config": {"bits": 4}}, "quantization_config="),
         ({"is_decoder": True}, "is_decoder=True is not supported"),
-        ({"new_kind_of_norm": True}, "has the field new_kind_of_norm=True, which this family does not know"),
+        (
+            {"new_kind_of_norm": True},
+            "has the field new_kind_of_norm=True, which this family does not know and which may",
+        ),
     ],
 )
 def test_refusals_name_the_field_or_tensor(change, message):

@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5 (Yang 2024): Llama with biases of queries, keys and values. Qwen3 (Yang 2025): norms of them."""
+"""Qwen2 and Qwen2.5 (Yang 2024): Llama with query, key and value biases. Qwen3 (Yang 2025): query and key norms."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ CLASSIFIER = {"classifier.dense": "pooler", "classifier.out_proj": "classifier"}
 
 
 def heads_of(kind: str) -> dict[str, Head]:
-    """Returns the heads of the classes called `kind`For... The bare body's pooler belongs to no head and is kept."""
+    """Returns the heads of the classes whose names begin with `kind`. Bare bodies keep their pooler for the export."""
     return {
         f"{kind}ForMaskedLM": Head("masked", MASKED, bert.MASKED_SETTINGS),
         f"{kind}ForSequenceClassification": Head("classification", CLASSIFIER, {"pooler": True, "pooling": "first"}),

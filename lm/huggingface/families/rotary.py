@@ -48,7 +48,8 @@ def read_scaling(parameters: Mapping[str, Any], longest: int) -> Settings:
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if parameters.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise ValueError(
-            f"rope_parameters: partial_rotary_factor={parameters['partial_rotary_factor']!r} is not supported; supported: 1.0"
+            f"rope_parameters: partial_rotary_factor={parameters['partial_rotary_factor']!r} is not supported; "
+            "supported: 1.0"
         )
     if kind == "default":
         return {"rope_scaling": "none"}
@@ -179,7 +180,7 @@ def layered_rope(
 
 
 def period_of(chosen: list[bool], usual: tuple[int, int]) -> tuple[int, int] | None:
-    """Returns (n, k) such that exactly the layers k, n + k, 2n + k, ... are chosen, `usual` if that fits, or None.
+    """Returns (n, k) if exactly the layers k, n + k, 2n + k, ... are chosen, or None; prefers `usual` if it fits.
 
     If no layer is chosen, n exceeds the number of layers.
     """
