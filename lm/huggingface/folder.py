@@ -132,7 +132,7 @@ def missing_weights(path: Path, source: str) -> str:
     if "adapter_config.json" in names:
         return f"{source} holds only adapters; merge them into their base model first (peft: merge_and_unload)."
     others = [name for name in names if name.endswith(WEIGHT_ENDINGS)]
-    hint = f"; it holds {others[0]!r}; weights with this name are not read" if others else ""
+    hint = f"; it holds {others[0]!r}, but weights with this name are not read" if others else ""
     return f"{source} holds neither {WEIGHTS} nor {INDEX}{hint}."
 
 

@@ -90,7 +90,7 @@ class Generation:
         return type(default)(value)
 
     def read_sampling(self) -> None:
-        """Reads what a decoder follows. The longest text is left to the commands, which have a flag for it."""
+        """Reads the fields that a decoder respects. The maximum length is ignored: commands set it by a flag."""
         self.done |= {"max_length", "max_new_tokens", "do_sample"}
         drawn = self.values.get("do_sample") is True
         found = {name: self.take(name, default) for name, default in SAMPLED.items()}

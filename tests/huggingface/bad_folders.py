@@ -184,8 +184,11 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "huge_shape": (with_header({"a": span(0, 4, (2**62, 4))}, bytes(4)), "has 4 bytes, not 73,786,976"),
     "overlap": (with_header({"a": span(0, 4), "b": span(0, 4)}, bytes(4)), "overlaps another one or follows a gap"),
     "gap": (with_header({"a": span(0, 4), "b": span(8, 12)}, bytes(12)), "overlaps another one or follows a gap"),
-    "no_offsets": (with_header({"a": {"dtype": "F32", "shape": [1]}}, bytes(4)), "has no dtype, shape and offsets"),
-    "not_an_entry": (with_header({"a": 3}), "has no dtype, shape and offsets"),
+    "no_offsets": (
+        with_header({"a": {"dtype": "F32", "shape": [1]}}, bytes(4)),
+        "must have a dtype, a shape and offsets",
+    ),
+    "not_an_entry": (with_header({"a": 3}), "must have a dtype, a shape and offsets"),
     "nan_in_tensor": (with_values(np.nan), "tensor 'model.norm.weight' holds NaN or infinite values"),
     "infinity_in_tensor": (with_values(np.inf), "tensor 'model.norm.weight' holds NaN or infinite values"),
     "negative_infinity_in_tensor": (with_values(-np.inf, np.float16), "holds NaN or infinite values"),
