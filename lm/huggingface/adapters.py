@@ -1,9 +1,9 @@
 """Exports only the LoRA adapters of a run, in peft format, for the published model from which the run started.
 
-peft adds (x A^T) B^T alpha / r to a linear layer. A has shape (r, inputs) and B has shape (outputs, r). This also holds
-for GPT-2, although Hugging Face stores its kernels as (inputs, outputs). If one layer of the published model combines
-several of ours, such as the query, key and value, its A stacks our A matrices vertically, and its B is block-diagonal.
-Its r and alpha are therefore multiples of ours. See https://huggingface.co/docs/peft/developer_guides/checkpoint.
+peft adds (x A^T) B^T alpha / r to a linear layer. A has shape (r, inputs) and B has shape (outputs, r). This holds even
+for GPT-2, whose kernels Hugging Face stores as (inputs, outputs). If one layer of the published model combines several
+of ours, such as the query, key and value, its A stacks our A matrices vertically, and its B is block-diagonal. Its r
+and alpha are therefore multiples of ours. See https://huggingface.co/docs/peft/developer_guides/checkpoint.
 """
 
 from __future__ import annotations
@@ -31,10 +31,14 @@ from lm.huggingface.writing import write_object, write_tensors, writing_folder
 from lm.models.parameters import ADAPTER, merge_adapters, unstack_layers
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."  # of tensor names
+PREFIX = "base_model.model."  # prefix of all tensor names
 MERGED = "export the merged model instead (without --adapters)"
 ADAPTER_SETTINGS = ("lora_rank", "lora_alpha", "lora_targets")
-MAY_DIFFER = (*ADAPTER_SETTINGS, "max_length", "dtype")  # between the run and the published model
+MAY_DIFFER = (
+    *ADAPTER_SETTINGS,
+    "max_length",
+    "dtype",
+)  # in the run and the published model
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,8 @@ def export_adapters(
         imported: the parameters and the model settings right after the import, or None.
         dtype: a key of DTYPES; if empty, float32.
 
-    Raises UserError if the run has no adapters. Also raises it if the run differs from the published model in anything
-    besides the adapters, because the adapters alone would then give different results.
+    Raises UserError if the run has no adapters, or if anything else differs from the published model, because the
+    adapters alone would then give different results.
     """
     if not config.model.lora_rank:
         raise UserError("--adapters: this run has no adapters (config.model.lora_rank is 0); leave out --adapters.")
@@ -124,7 +128,7 @@ def export_adapters(
     chosen = DTYPES[dtype or "float32"]
     tensors = {
         name: array for layer in found.layers for name, array in layer.matrices(leaves, chosen).items()
-    }  # as small as the adapters, so all of them are held at once
+    }  # small, like the adapters, so all are kept in memory at once
     with writing_folder(out) as folder:
         write_object(folder / CONFIG, values)
         infos = {name: TensorInfo(array.shape, array.dtype) for name, array in tensors.items()}

@@ -43,7 +43,7 @@ Line = tuple[str, bool]  # a line of the report, and whether the two models agre
 
 @dataclass(frozen=True)
 class Ours:
-    """Our side of the comparison."""
+    """Our model, one side of the comparison."""
 
     config: Config
     model: Model
@@ -52,7 +52,7 @@ class Ours:
 
     @classmethod
     def of_run(cls, config: Config, params: Any, tokenizers: Tokenizers) -> Ours:
-        """Returns the side of a run. It computes in float32, whatever dtype the config specifies."""
+        """Returns the model of a run, which computes in float32 whatever dtype the config specifies."""
         config = replace_settings(config, {"model.dtype": "float32", "model.attention": "xla"})
         return cls(config, build_model(config.model, task_of(config).head(config), platform="cpu"), params, tokenizers)
 
@@ -91,7 +91,7 @@ def lines_of_comparison(folder: Folder, family: str = "", run: Ours | None = Non
         ids = [tokenizer.encode(text)[:LONGEST] for text in TEXTS]
         expected = [theirs_tokenizer(text, add_special_tokens=False)["input_ids"][:LONGEST] for text in TEXTS]
         same = sum(a == b for a, b in zip(ids, expected, strict=True))
-        yield f"ids: {same} of {len(TEXTS)} texts equal", same == len(TEXTS)
+        yield f"token ids: equal for {same} of {len(TEXTS)} texts", same == len(TEXTS)
         peer = getattr(transformers, published.architecture)
         model, found = peer.from_pretrained(
             path, output_loading_info=True, dtype=torch.float32, attn_implementation="eager"
@@ -111,8 +111,8 @@ def _frameworks() -> tuple[Any, Any]:
         return importlib.import_module("torch"), importlib.import_module("transformers")
     except ImportError as error:
         raise UserError(
-            f"`lm.hf check` needs PyTorch and transformers, but {error.name} is not installed: pip install torch "
-            "transformers (preferably in a separate environment)."
+            f"`lm.hf check` needs PyTorch and transformers, but {error.name} is not installed; run `pip install torch "
+            "transformers`, preferably in a separate environment."
         ) from None
 
 
@@ -128,11 +128,13 @@ def _line_of_parameters(ours: Any, theirs: Any) -> Line:
         if path in mine
     ]
     equal = sum(each == 0 for each in differences)
-    line = f"parameters: {equal} of {len(others)} arrays equal"
+    line = f"parameters: {equal} of {len(others)} arrays are equal"
     if equal < len(differences):
-        line += f" (largest difference {max(differences):.1e}); the run was trained, or comes from another model"
+        line += f" (largest difference {max(differences):.1e}); the run was trained or comes from another model"
     if lacking:
-        line += f"; only one side has {lacking[0]}" + (f" and {len(lacking) - 1} more" if len(lacking) > 1 else "")
+        line += f"; only one of the two has {lacking[0]}" + (
+            f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        )
     return line, equal == len(others) == len(mine)
 
 
@@ -206,7 +208,7 @@ def _line_of_texts(ours: Ours, model: Any, torch: Any, transformers: Any, ids: l
         with torch.no_grad():
             (made,) = model.generate(text, attention_mask=torch.ones_like(text), generation_config=settings).tolist()
         same += made[1 if ours.is_pair else len(row) :] == tokens
-    return f"greedy text: {same} of {len(mine)} texts of up to {number} tokens equal", same == len(mine)
+    return f"greedy text: equal for {same} of {len(mine)} texts of up to {number} tokens", same == len(mine)
 
 
 def _our_texts(ours: Ours, inputs: list[list[int]], vocabulary: Vocabulary, number: int) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Reads the small files of a model folder, and detects files that often take their place after a failed download."""
+"""Reads the small files of a model folder, and detects files left in their place by a failed download."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEAD_BYTES = 512  # enough of a file to recognise its type
 
 
 def mistaken(head: bytes) -> str:
-    """Describes a file whose start, `head`, shows a Git LFS pointer or an HTML page; otherwise, returns ""."""
+    """Returns a description of the problem if a file starts with `head`, or "" if no problem is known."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file itself; run `git lfs pull` in the folder, or download the file again"
@@ -64,7 +64,7 @@ def parse_object(content: bytes, where: str) -> dict[str, Any]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(f"{where}: expected a JSON object, but this is not text in UTF-8.") from None
+        raise UserError(f"{where}: expected a JSON object, but this is not valid UTF-8 text.") from None
     value = parse_json(text, where, finite=True)
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected a JSON object, but got {type(value).__name__}.")

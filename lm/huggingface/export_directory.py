@@ -82,11 +82,11 @@ def _tokenizer_files(
     try:
         files = tokenizer_files(config, tokenizers)
     except UserError as error:
-        return {}, [f"the folder has no tokenizer: {error}"]
+        return {}, [f"the exported folder has no tokenizer: {error}"]
     if not family.own_tokenizer:
         return files, []
     return files, [
-        f"AutoTokenizer of transformers 5 ignores tokenizer.json for {family.name} models; load the tokenizer with "
+        f"AutoTokenizer in transformers 5 ignores tokenizer.json for {family.name} models; load the tokenizer with "
         "PreTrainedTokenizerFast.from_pretrained."
     ]
 

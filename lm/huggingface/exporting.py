@@ -1,8 +1,8 @@
 """Exports the model of a run to a folder in Hugging Face format, which `transformers` and other libraries can load.
 
 If the run was imported, or was initialised from an imported run, the export restores the original tensor names, dtypes,
-other files and config.json, except for the fields that training has changed. Otherwise, the export uses a family whose
-fields can express the run's settings.
+other files and config.json fields, except for the fields that training has changed. Otherwise, the export uses a family
+whose fields can express the run's settings.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def choose_class(config: Config, original: Original | None) -> tuple[Family, str
 
 
 def mismatches(family: Family, model: ModelConfig, original: Values) -> list[str]:
-    """Returns the settings of the model that a family cannot express, each as "setting=value"."""
+    """Returns the model settings that a family cannot express, each as "setting=value"."""
     values = write_values(family.fields, model, original, None)
     try:
         settings = {**family.settings, **read_settings(family.fields, family.neutral, values, family.name)}
@@ -206,7 +206,7 @@ def mismatches(family: Family, model: ModelConfig, original: Values) -> list[str
 
 
 def _explicit(model: ModelConfig) -> ModelConfig:
-    """Replaces attention_bias="default" by the value that it stands for, so that configs can be compared."""
+    """Replaces attention_bias="default" with the value that it stands for, so that configs can be compared."""
     if model.attention_bias != "default":
         return model
     return dataclasses.replace(model, attention_bias="all" if model.use_bias else "none")
@@ -247,9 +247,9 @@ def class_in(family: Family, config: Config, preferred: str) -> str:
             for key, value in own.items()
             if getattr(getattr(config, section), key) != value
         }
-        reason = f"needs {', '.join(sorted(needed))}" if needed else "does not exist in `transformers`"
+        reason = f"needs {', '.join(sorted(needed))}" if needed else "does not exist"
         raise UserError(
-            f"there is no class to export to: a {family.name} model for objective.name={config.objective.name} "
+            f"no `transformers` class fits this run: a {family.name} model for objective.name={config.objective.name} "
             f"{reason}."
         )
     return preferred if preferred in fitting else fitting[0]

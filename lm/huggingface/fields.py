@@ -1,7 +1,7 @@
-"""The fields of config.json <-> the settings of ModelConfig.
+"""Converts between the fields of config.json and the settings of ModelConfig.
 
-Each family lists its fields. Every field of a config.json determines settings of ours, is known to be neutral (it does
-not affect what the model computes), or is refused by name. An absent field has the default value of the family's
+Each family lists its fields. Every field of a config.json determines some of our settings, is known to be neutral (it
+does not affect what the model computes), or is refused by name. An absent field has the default value of the family's
 `transformers` class, which differs between families.
 """
 
@@ -44,7 +44,7 @@ NEUTRAL = frozenset(
 
 @dataclass(frozen=True)
 class Field:
-    """Fields of config.json that together determine some settings.
+    """A group of config.json fields that together determine one or more settings.
 
     Attributes:
         defaults: maps each field to the value that the `transformers` class gives it if it is absent.
@@ -86,7 +86,7 @@ def number(theirs: str, ours: str, default: float | None, *, null: Any = None, l
 
 
 def choice(theirs: str, ours: str, known: Mapping[Any, Any], default: Any) -> Field:
-    """Returns a field whose values are mapped to the values of a setting by `known`."""
+    """Returns a field whose values `known` maps to the values of a setting."""
 
     def read(values: Values) -> Settings:
         value = values[theirs]
@@ -120,7 +120,7 @@ def only(theirs: str, *allowed: Any, absent: Any = None) -> Field:
 
 
 def position_rows(theirs: str, default: int, unused: int = 0) -> Field:
-    """Returns the field for the number of position rows, of which the first `unused` are never read."""
+    """Returns the field for the number of rows in the position table, the first `unused` of which are never read."""
 
     def read(values: Values) -> Settings:
         value = values[theirs]
@@ -132,7 +132,7 @@ def position_rows(theirs: str, default: int, unused: int = 0) -> Field:
 
 
 def gathered(fields: Iterable[Field], *changes: Field) -> tuple[Field, ...]:
-    """Returns `fields`, with those replaced that share a config.json field with one of `changes`."""
+    """Combines `fields` with `changes`. A change replaces all fields that share a config.json field with it."""
     new = {name for each in changes for name in each.defaults}
     return (*(each for each in fields if not new & each.defaults.keys()), *changes)
 

@@ -60,12 +60,12 @@ class SafetensorsFolder(Folder):
         where = self.path / INDEX
         places = read_object(where).get("weight_map")
         if not isinstance(places, dict) or not places:
-            raise UserError(f'{where}: expected an object "weight_map" of tensor names and file names.')
+            raise UserError(f'{where}: expected an object "weight_map" that maps tensor names to file names.')
         self._files = {}
         for name, file in places.items():
             if not isinstance(file, str) or not is_plain(file) or not file.endswith(".safetensors"):
                 raise UserError(
-                    f"{where}: tensor {name!r:.100} is in {file!r:.100}, which is not a file name in the folder."
+                    f"{where}: tensor {name!r:.100} is in {file!r:.100}, which is not the name of a file in the folder."
                 )
             if file not in self._files:
                 self._files[file] = TensorFile(self.path / file)
@@ -127,7 +127,7 @@ def missing_weights(path: Path, source: str) -> str:
         pattern = pickles[0] if len(pickles) == 1 else "pytorch_model-*.bin"
         return (
             f"{source} holds its weights only as {pattern}, which is never unpickled here. If PyTorch is installed, "
-            f'convert it, in that folder: python -c "{CONVERT}" {pattern}'
+            f'convert the weights in that folder: python -c "{CONVERT}" {pattern}'
         )
     if "adapter_config.json" in names:
         return f"{source} holds only adapters; merge them into their base model first (peft: merge_and_unload)."

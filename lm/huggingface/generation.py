@@ -90,7 +90,10 @@ class Generation:
         return type(default)(value)
 
     def read_sampling(self) -> None:
-        """Reads the fields that a decoder respects. The maximum length is ignored: commands set it by a flag."""
+        """Reads the fields that a decoder respects.
+
+        The maximum length is ignored, because each command has a flag for it.
+        """
         self.done |= {"max_length", "max_new_tokens", "do_sample"}
         drawn = self.values.get("do_sample") is True
         found = {name: self.take(name, default) for name, default in SAMPLED.items()}

@@ -1,4 +1,4 @@
-"""Reads Llama-like models from GGUF files, the format of llama.cpp, using the optional package gguf.
+"""Reads Llama-like models from GGUF files, as used by llama.cpp, with the optional package gguf.
 
 A GGUF file contains the model, its settings and its tokenizer. They are presented as a Hugging Face folder with
 config.json, tokenizer.json, tokenizer_config.json, and tensors whose names and layouts are those of LlamaForCausalLM,
@@ -80,12 +80,12 @@ class GgufFolder(Folder):
         try:
             import gguf
         except ImportError:
-            raise UserError(f"{path}: to read a GGUF file, run `pip install gguf`.") from None
+            raise UserError(f"{path}: reading GGUF files requires the package gguf; run `pip install gguf`.") from None
         self._package = gguf
         try:
             reader = gguf.GGUFReader(path)
             metadata = {name: field.contents() for name, field in reader.fields.items()}
-        except Exception as error:  # errors of many kinds
+        except Exception as error:  # the library raises many kinds of errors
             reason = " ".join(str(error).split())[:150]
             raise UserError(f"{path}: this GGUF file is truncated or damaged ({reason}); download it again.") from None
         architecture = metadata.get("general.architecture")
@@ -114,7 +114,7 @@ class GgufFolder(Folder):
         self._generation = ids or None
 
     def _add(self, tensor: Any) -> None:
-        """Adds a tensor under the name that Hugging Face gives it."""
+        """Adds a tensor under its Hugging Face name."""
         found = TENSOR.fullmatch(tensor.name)
         if found is None or found["part"] not in NAMES:
             raise UserError(f"{self.path}: the tensor {tensor.name!r:.80} does not belong to a supported model.")
@@ -204,7 +204,7 @@ class GgufFolder(Folder):
 
 
 def unpermuted(array: np.ndarray, heads: int) -> np.ndarray:
-    """Undoes the reordering by llama.cpp of the rows of a query or key projection, (heads * head_dim, ...).
+    """Undoes llama.cpp's reordering of the rows of a query or key projection, (heads * head_dim, ...).
 
     Within a head, Hugging Face rotates dimension i together with i + head_dim / 2, but llama.cpp rotates 2 i together
     with 2 i + 1 and therefore stores their rows next to each other.

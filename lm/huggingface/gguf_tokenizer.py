@@ -44,7 +44,7 @@ def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]
     for name in (*SPECIAL.values(), "eot"):
         token = metadata.get(f"{PREFIX}{name}_token_id", 0)
         if type(token) is not int or not 0 <= token < len(tokens):
-            raise UserError(f"{where}: {PREFIX}{name}_token_id={token!r:.40} is not a token.")
+            raise UserError(f"{where}: {PREFIX}{name}_token_id={token!r:.40} is not a token id.")
     if kind == "gpt2":
         parts = _byte_pairs(metadata, where)
     elif kind == "llama":

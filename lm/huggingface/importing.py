@@ -1,4 +1,4 @@
-"""Imports a published model: converts a folder to a run directory, which can be used like any other.
+"""Imports a published model: converts its folder to a run directory, which can be used like any other.
 
 Tensors are read one at a time and placed directly on their devices. Data that the model does not use but an export
 needs is kept in the run directory (see provenance.py).
@@ -154,5 +154,5 @@ def describe(published: Published) -> str:
     match = published.match
     more = f" and {len(match.ignored) - 1} more" if len(match.ignored) > 1 else ""
     notes = [f"ignored buffers: {match.ignored[0]}{more}"] if match.ignored else []
-    notes += [f"{len(match.carried)} tensors of other heads kept for the export"] if match.carried else []
+    notes += [f"{len(match.carried)} tensors of other heads are kept for the export"] if match.carried else []
     return "; ".join([f"{published.family.name} ({published.architecture})", *notes, *published.notes])

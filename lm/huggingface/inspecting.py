@@ -36,7 +36,7 @@ def _lines_about_model(published: Published) -> Iterator[str]:
     model, match = published.config.model, published.match
     sizes = f"{model.num_layers} layers of width {model.d_model}, {model.num_heads} heads"
     yield (
-        f"It would become: family {published.family.name}, class {published.architecture}, "
+        f"An import would give: family {published.family.name}, class {published.architecture}, "
         f"objective.name={published.config.objective.name}; {model.family}, {sizes}, vocabulary of "
         f"{model.vocab_size:,}, up to {model.max_length:,} tokens"
     )

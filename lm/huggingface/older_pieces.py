@@ -30,7 +30,7 @@ MORE_LANGUAGES = tuple(
 
 
 def t5(older: Older) -> Tokenizer:
-    """The tokenizer of T5 and mT5 (Raffel 2020). The extra tokens follow the pieces in descending order."""
+    """The tokenizer of T5 and mT5 (Raffel 2020). The extra tokens follow the pieces in reverse order."""
     pieces = older.pieces("spiece.model", UNIGRAM)
     number = older.options.get("extra_ids", 100)
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:

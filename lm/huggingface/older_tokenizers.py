@@ -98,7 +98,7 @@ def converted(content_of: Callable[[str], bytes | None], config: Mapping[str, An
     kind = KINDS.get(name)
     if kind is None or not set(kind.files) <= set(present):
         if name == "MarianTokenizer" or config.get("model_type") == "marian":
-            return {}  # Marian has its own reader
+            return {}  # Marian tokenizers have their own reader
         named = name or f"model_type={config.get('model_type')!r}"
         raise UserError(
             f"{where} has no tokenizer.json, and there is no rule for {named} with {present[0]}; create "

@@ -147,15 +147,15 @@ def _present(folder: Folder, family: Family, module: str, target: str | Place) -
 def labels_of(values: dict[str, Any]) -> tuple[str, ...]:
     """Returns the labels of a classifier in the order of its outputs. Raises ValueError if their numbering is invalid.
 
-    If num_labels differs from the number of labels, it takes precedence, as in `transformers`, and generic names are
-    used, because old files list the two default labels of the class even if num_labels is another number.
+    If num_labels differs from the number of labels, it takes precedence, as in `transformers`, and the labels get
+    generic names: old files list the two default labels of the class even if num_labels is not 2.
     """
     named, number = values.get("id2label"), values.get("num_labels")
     if not named or number not in (None, len(named)):
         return tuple(f"LABEL_{n}" for n in range(number or values.get("_num_labels") or 2))
     numbered = {int(number): str(label) for number, label in named.items()}
     if sorted(numbered) != list(range(len(numbered))) or len(set(numbered.values())) < len(numbered):
-        raise ValueError(f"id2label={named!r:.80} does not number distinct labels from 0")
+        raise ValueError(f"id2label={named!r:.80} must number distinct labels from 0")
     return tuple(numbered[n] for n in range(len(numbered)))
 
 
@@ -255,6 +255,6 @@ def config_for(
     try:
         config = Config.from_dict(values, reset_unread=True)
         generating = replace_settings(config, {f"eval.{name}": value for name, value in generation.items()})
-        return Config.from_dict(generating.to_dict()), notes  # from_dict checks the ranges
+        return Config.from_dict(generating.to_dict()), notes  # from_dict checks the ranges of the values
     except UserError as error:
         raise UserError(f"{folder.source}: {error}") from None

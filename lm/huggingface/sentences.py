@@ -40,13 +40,13 @@ class SentenceVectors:
         if self.unit_length:
             return ()
         return (
-            f"vectors will have length 1, but {MODULES} has no Normalize (lm.predict --pooling={self.pooling} leaves "
-            "vectors unscaled)",
+            f"vectors will have length 1, although {MODULES} has no Normalize module; lm.predict "
+            f"--pooling={self.pooling} leaves them unscaled",
         )
 
 
 def sentence_vectors(folder: Folder) -> SentenceVectors:
-    """Reads the sentence-transformers files of a folder. Raises UserError naming a module if it is not supported."""
+    """Reads the sentence-transformers files of a folder. Raises UserError naming any module that is not supported."""
     listed = folder.content(MODULES)
     if listed is None:
         declared = folder.read_object(f"{POOLING_FOLDER}/config.json")
@@ -92,7 +92,10 @@ def _length(folder: Folder) -> int:
 
 
 def _check_prompt(folder: Folder) -> None:
-    """Refuses a default prompt that would precede every text. Users can add optional prompts themselves."""
+    """Refuses a default prompt that would precede every text.
+
+    Other prompts are optional and are ignored.
+    """
     name = (folder.read_object(PROMPTS) or {}).get("default_prompt_name")
     if name is not None:
         raise UserError(

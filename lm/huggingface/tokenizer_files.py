@@ -34,7 +34,7 @@ def tokenizer_files(config: Config, tokenizers: Tokenizers) -> dict[str, bytes]:
 
 
 def changed_files(config: Config, tokenizer: Tokenizer, values: dict[str, Any] | None) -> dict[str, bytes]:
-    """Returns the files of an imported tokenizer that need to change: those with the chat template, or none.
+    """Returns the files of an imported tokenizer that must be replaced: those with the chat template, or none.
 
     `values` is the content of tokenizer_config.json, or None if there is no such file.
     """

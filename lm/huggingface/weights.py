@@ -41,7 +41,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclasses.dataclass(frozen=True)
 class TensorInfo:
-    """The shape and dtype of a tensor, and the name of the file that contains it."""
+    """The shape and dtype of a tensor, and the name of the file that contains the tensor."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -144,7 +144,7 @@ class TensorWriter:
         info = self._tensors.pop(name)
         assert array.shape == info.shape and array.dtype == info.dtype, (name, array.shape, array.dtype, info)
         self._file.seek(self._start + self._begins[name])
-        # The array may be transposed and must be made contiguous to be written in row-major order.
+        # A transposed array must be made contiguous, or it would be written in column-major order.
         self._file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
     def close(self, *, complete: bool = True) -> None:

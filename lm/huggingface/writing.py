@@ -55,7 +55,7 @@ def write_folder(
 
 @contextmanager
 def writing_folder(out: Path) -> Iterator[Path]:
-    """Yields a temporary folder. At the end of the block, it becomes `out` or, after an exception, is removed.
+    """Yields a temporary folder. At the end of the block, it becomes `out`; if the block raises, it is removed.
 
     Raises UserError if `out` exists or cannot be written.
     """
@@ -67,7 +67,7 @@ def writing_folder(out: Path) -> Iterator[Path]:
 
 
 def write_files(directory: Path, files: Mapping[str, Path | bytes]) -> None:
-    """Writes files, given their contents by relative name, or the paths of files to copy. Raises OSError."""
+    """Writes files. `files` maps relative names to contents or to the paths of files to copy. Raises OSError."""
     for name, content in files.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ def test_family_and_class_of_a_model_trained_here(config, expected):
         (config_of(**{**LLAMA, "norm": "l1norm"}), "the nearest, llama, lacks model.norm='l1norm'"),
         (
             config_of("multiple_choice", **BERT),
-            "a bert model for objective.name=multiple_choice does not exist in `transformers`",
+            "a bert model for objective.name=multiple_choice does not exist",
         ),
         (config_of("classification", **BERT), "a bert model for objective.name=classification needs model.pooler=True"),
     ],

@@ -239,7 +239,7 @@ def test_labels_keep_their_order():
     defaults = {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "num_labels": 3}  # as old files have it
     published, _ = imported(MemoryFolder({**config, **defaults}, arrays))
     assert published.config.data.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
-    with pytest.raises(UserError, match="does not number distinct labels"):
+    with pytest.raises(UserError, match="must number distinct labels"):
         imported(MemoryFolder({**config, "id2label": {"0": "a", "1": "a", "2": "b"}}, arrays))
     with pytest.raises(UserError, match="multi_label_classification"):
         imported(MemoryFolder({**config, "problem_type": "multi_label_classification"}, arrays))

@@ -84,7 +84,7 @@ FIELDS: tuple[Field, ...] = (
     position_rows("max_position_embeddings", 1024),
     choice("scale_embedding", "embedding_scale", {False: 1.0, True: 0.0}, False),
     only("is_encoder_decoder", True),
-    # Options of early `transformers` versions, which must have these values.
+    # Options of early `transformers` versions; only these values are supported.
     only("normalize_before", False),
     only("normalize_embedding", True),
     only("add_final_layer_norm", False),
@@ -105,7 +105,7 @@ GENERATION: Names = {"lm_head": "output", "final_logits_bias": place("output_bia
 
 
 def has_logits_bias(settings: Settings, folder: Any) -> Settings:
-    """Detects the bias of the logits: a buffer that is zero except in Marian, and that old files lack."""
+    """Detects the logits bias, a buffer that old files lack and that is zero in all models but Marian."""
     return {"output_bias": settings["family"] == "encoder_decoder" and "final_logits_bias" in folder.tensors}
 
 

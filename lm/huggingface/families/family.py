@@ -1,4 +1,4 @@
-"""The declaration of a family of published models."""
+"""Declares families of published models, their `transformers` classes and their heads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lm.huggingface.names import Names, Spelling, pattern_of
 
 @dataclass(frozen=True)
 class Convention:
-    """How the classes of `transformers` and config.json represent one of our tasks.
+    """Describes how `transformers` classes and config.json represent one of our tasks.
 
     Attributes:
         heads: the tasks whose heads this task can use; if empty, it uses its own.
@@ -24,7 +24,7 @@ class Convention:
         logits: whether each token has logits that can be compared.
         vectors: whether the task computes text vectors, so that the pooling must be known.
         overlap: the overlap between the windows of a long text, as a fraction of the sequence length.
-        peft: the task_type with which peft does not add a trained head to the adapters, or "".
+        peft: the value of task_type for which peft does not add a trained head to the adapters, or "".
         generates: whether the model generates text according to generation_config.json.
     """
 

@@ -82,7 +82,7 @@ def _read_vocabulary(values: Values) -> Settings:
     if isinstance(size, bool) or not isinstance(size, int):
         raise ValueError(f"vocab_size={size!r} is not a number")
     if other not in (None, size):
-        raise ValueError(f"decoder_vocab_size={other!r} differs from vocab_size={size!r}, which is not supported")
+        raise ValueError(f"decoder_vocab_size={other!r} must equal vocab_size={size!r}")
     return {"vocab_size": size}
 
 

@@ -1,6 +1,7 @@
 """RoBERTa (Liu 2019) and XLM-R (Conneau 2020), with their heads.
 
-The first position is the id of the padding token plus 1, so the rows before it are never read. All tokens have type 0.
+Positions start at the id of the padding token plus 1, so the earlier rows of the table are never read. All tokens have
+type 0.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ CLASSIFIER = {"classifier.dense": "pooler", "classifier.out_proj": "classifier"}
 
 
 def heads_of(kind: str) -> dict[str, Head]:
-    """Returns the heads of the classes whose names begin with `kind`. Bare bodies keep their pooler for the export."""
+    """Returns the heads of the classes whose names begin with `kind`.
+
+    In a bare body, the pooler is unused and kept for the export.
+    """
     return {
         f"{kind}ForMaskedLM": Head("masked", MASKED, bert.MASKED_SETTINGS),
         f"{kind}ForSequenceClassification": Head("classification", CLASSIFIER, {"pooler": True, "pooling": "first"}),

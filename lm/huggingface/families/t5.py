@@ -138,13 +138,13 @@ FAMILY = Family(
     names=names_of,
     heads={"T5ForConditionalGeneration": Head("seq2seq", {"lm_head": "output"})},
     same_class={"T5WithLMHeadModel": "T5ForConditionalGeneration"},  # the class name in the oldest files
-    # A table in the first release of the files that no code reads.
+    # A table that no code reads; only the first release of the files contains it.
     ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
     tie_default=True,
     marks=(r"^decoder\.block\.0\.layer\.0\.SelfAttention\.q\.weight$",),
 )
 
-# mT5 never scales its logits, and its class has other defaults.
+# mT5 never scales its logits, and its class has different defaults.
 MT5 = dataclasses.replace(
     FAMILY,
     name="mt5",
@@ -176,7 +176,7 @@ MT5 = dataclasses.replace(
 
 
 def encoder_of(family: Family, kind: str) -> Family:
-    """Returns a family of only the encoders, which are used as sentence encoders (Ni 2021)."""
+    """Returns the family of encoder-only models, which serve as sentence encoders (Ni 2021)."""
     replaced = {"num_layers", "scale_decoder_outputs", "is_encoder_decoder"}
     classes = next(each.defaults for each in family.fields if "num_layers" in each.defaults)
     return dataclasses.replace(
