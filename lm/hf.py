@@ -46,7 +46,7 @@ COMMANDS = tuple(NEEDED)
 
 def define_flags() -> None:
     define_path("model", "Folder or GGUF file of the published model, or its name on the hub.")
-    define_path("workdir", "Run directory: the one to create (import), to export, or to compare (check).")
+    define_path("workdir", "Run directory to create (import), to export, or to compare (check).")
     define_path("out", "export: folder to create.")
     flags.DEFINE_string("family", "", "import: model family, if config.json does not specify it.")
     flags.DEFINE_integer("max_length", 0, "import: number of positions; 0 means all that the model has.", lower_bound=0)

@@ -34,16 +34,12 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # prefix of all tensor names
 MERGED = "export the merged model instead (without --adapters)"
 ADAPTER_SETTINGS = ("lora_rank", "lora_alpha", "lora_targets")
-MAY_DIFFER = (
-    *ADAPTER_SETTINGS,
-    "max_length",
-    "dtype",
-)  # in the run and the published model
+MAY_DIFFER = (*ADAPTER_SETTINGS, "max_length", "dtype")  # in the run and the published model
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """A linear layer of the published model with an adapter."""
+    """A linear layer of the published model that has an adapter."""
 
     module: str  # the module name in the `transformers` class
     entry: Entry

@@ -15,7 +15,7 @@ HEAD_BYTES = 512  # enough of a file to recognise its type
 
 
 def mistaken(head: bytes) -> str:
-    """Returns a description of the problem if a file starts with `head`, or "" if no problem is known."""
+    """Describes what is wrong with a file that starts with `head`; returns "" if no problem is found."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file itself; run `git lfs pull` in the folder, or download the file again"

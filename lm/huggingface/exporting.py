@@ -1,8 +1,8 @@
 """Exports the model of a run to a folder in Hugging Face format, which `transformers` and other libraries can load.
 
 If the run was imported, or was initialised from an imported run, the export restores the original tensor names, dtypes,
-other files and config.json fields, except for the fields that training has changed. Otherwise, the export uses a family
-whose fields can express the run's settings.
+other files and those config.json fields that training has not changed. Otherwise, the export uses a family whose fields
+can express the run's settings.
 """
 
 from __future__ import annotations

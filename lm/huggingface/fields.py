@@ -64,7 +64,7 @@ class Field:
 
 
 def number(theirs: str, ours: str, default: float | None, *, null: Any = None, least: float = 0) -> Field:
-    """Returns a numeric field that holds the value of a setting. A null field stands for the setting value `null`."""
+    """Returns a numeric field that holds a setting. If the field is null, the setting has the value `null`."""
 
     def read(values: Values) -> Settings:
         value = values[theirs]

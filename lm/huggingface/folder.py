@@ -26,7 +26,7 @@ from lm.huggingface.weights import TensorFile, TensorInfo
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", re.ASCII)  # organisation/name@revision
 RUN_SECTIONS = {"model", "data", "train", "optimizer"}  # in the config.json of a run directory
-# Weight formats that are not read. Exports do not copy them, because they hold the model before any training here.
+# Weight formats that are not read. Exports do not copy them, because they contain the model before training.
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".pkl", ".tflite")
 WEIGHT_ENDINGS = (".safetensors", ".safetensors.index.json", ".bin.index.json", ".gguf", *OTHER_WEIGHTS)
 CONVERT = (

@@ -27,7 +27,7 @@ NEUTRAL = frozenset(
     compile_config disable_compile continuous_batching_config prefill_chunk_size
     """.split()
 )
-# The values, besides null, for which the other fields have no effect.
+# The values, besides null, with which the remaining fields have no effect.
 NO_EFFECT: Mapping[str, Any] = {
     "do_sample": False,
     "early_stopping": False,

@@ -1,4 +1,4 @@
-"""Describes a published model: its architecture, parameter counts and problems for an import. Loads no weights."""
+"""Describes a published model: its architecture, parameter counts and obstacles to an import. Loads no weights."""
 
 from __future__ import annotations
 

@@ -218,7 +218,7 @@ class Match:
 
     names: dict[str, tuple[str, ...]]  # Entry name -> the names of its tensors, which are all equal
     carried: tuple[str, ...]  # tensors of other heads, unused by the model
-    ignored: tuple[str, ...]  # buffers without information of their own
+    ignored: tuple[str, ...]  # buffers that can be recomputed
 
 
 def find(folder: Folder, spelling: Spelling, *names: str) -> str | None:

@@ -69,8 +69,7 @@ def mbart50(older: Older) -> Tokenizer:
 def _fairseq(older: Older, languages: Iterable[str] = ()) -> Tokenizer:
     """Returns a tokenizer with the ids of fairseq.
 
-    Four special tokens come first, followed by the pieces from the fourth one on, the language codes and the mask
-    token.
+    Four special tokens come first, followed by all pieces but the first three, the language codes and the mask token.
     """
     pieces, mask = older.pieces("sentencepiece.bpe.model", UNIGRAM), older.token("mask")
     before, after = [older.token(name) for name in ("bos", "pad", "eos", "unk")], [*languages, mask]

@@ -1,4 +1,4 @@
-"""Recognises a published model: determines its family, its head, our config, and the purpose of each tensor."""
+"""Recognises a published model: determines its family, its head, the matching config and the purpose of each tensor."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def named_class(folder: Folder) -> Any:
 
 
 def choose_architecture(folder: Folder, family: Family) -> str:
-    """Returns the class with which a folder was written. Raises UserError if its head is not supported."""
+    """Returns the `transformers` class of the model in a folder. Raises UserError if its head is not supported."""
     named = named_class(folder)
     if named is not None:
         known = family.same_class.get(named, named)
@@ -163,7 +163,7 @@ def is_tied(folder: Folder, family: Family, head: Head) -> bool:
     """Returns whether the token embedding also serves as the output matrix.
 
     If config.json ties the two but the folder contains different values for them, they are not tied, as in
-    `transformers`. Raises UserError if they are not tied and the folder lacks the output matrix.
+    `transformers`. Raises UserError if the matrices are not tied and the folder lacks the output matrix.
     """
     tied = folder.config.get("tie_word_embeddings", family.tie_default)
     if not any(_output_of(target) for target in head.names.values()):

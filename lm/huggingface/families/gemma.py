@@ -1,7 +1,7 @@
 """Gemma 1, 2 and 3, text only (Gemma Team 2024, 2024, 2025).
 
-Norms multiply their input by 1 + scale, and embeddings are multiplied by sqrt(d_model). Gemma 2 and 3 normalise both
-the input and the output of each sub-layer, and most of their layers have a sliding window.
+Norms multiply the normalised values by 1 + scale, and embeddings are multiplied by sqrt(d_model). Gemma 2 and 3
+normalise both the input and the output of each sub-layer, and most of their layers have a sliding window.
 """
 
 from __future__ import annotations
