@@ -222,5 +222,8 @@ def llama3_factors(theta: float, head_dim: int, factor: float) -> np.ndarray:
 
 
 def decimal(value: Any) -> Any:
-    """Rounds a float to the shortest decimal that denotes the same float32, such as 9.999999747378752e-06 to 1e-05."""
+    """Rounds a float to the shortest decimal of the same float32, such as 9.999999747378752e-06 to 1e-05.
+
+    Keeps other values.
+    """
     return float(str(np.float32(value))) if isinstance(value, float) else value

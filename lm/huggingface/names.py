@@ -230,7 +230,7 @@ def find(folder: Folder, spelling: Spelling, *names: str) -> str | None:
 def match(
     entries: Iterable[Entry], folder: Folder, spelling: Spelling, others: Iterable[str], ignored: Iterable[str]
 ) -> Match:
-    """Assigns every tensor of a folder to a use. Raises UserError if one is missing or unexpected or has a wrong shape.
+    """Determines the use of every tensor in a folder. Raises UserError if one is missing, misshapen or unexpected.
 
     Args:
         others: name patterns of tensors that belong to other heads of the family.

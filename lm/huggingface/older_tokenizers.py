@@ -71,7 +71,7 @@ KINDS = {
 
 
 def converted(content_of: Callable[[str], bytes | None], config: Mapping[str, Any], where: str) -> dict[str, bytes]:
-    """Returns tokenizer.json and a tokenizer_config.json that names all special tokens, or {} without older files.
+    """Returns tokenizer.json and a tokenizer_config.json with all special tokens, or {} if there are no such files.
 
     Args:
         content_of: a function that returns the content of a file in the folder, or None.
