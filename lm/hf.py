@@ -1,15 +1,15 @@
-"""Imports and exports published models in the format of Hugging Face.
+"""Imports and exports published models in Hugging Face format.
 
 python -m lm.hf import --model=DIR --workdir=runs/bert          a folder, or organisation/name@revision on the Hub
 python -m lm.hf export --workdir=runs/bert --out=exported       a run directory that was imported or trained here
-python -m lm.hf export --workdir=runs/chat --out=o --adapters   only the LoRA adapters, in the format of peft
-python -m lm.hf inspect --model=DIR                             what it is, and what would be refused
-python -m lm.hf check --model=DIR                               compares with `transformers`, if it is installed
-python -m lm.hf check --model=DIR --workdir=runs/bert           compares a run with a folder, as `transformers` reads it
+python -m lm.hf export --workdir=runs/chat --out=o --adapters   only the LoRA adapters, in peft format
+python -m lm.hf inspect --model=DIR                             describes the model and what an import would refuse
+python -m lm.hf check --model=DIR                               compares our model with that of `transformers`
+python -m lm.hf check --model=DIR --workdir=runs/bert           compares a run with the model of `transformers`
 
 An imported model is a run directory, which eval.py, lm.generate, lm.predict, lm.data.show and config.init_from use like
-any other. Anything that our models cannot express is refused, with a message that names the field or tensor. Exporting
-an imported model reproduces the original tensors bit for bit.
+any other. Fields and tensors that our models cannot express are refused by name. Exporting an imported model reproduces
+the original tensors bit for bit.
 """
 
 from __future__ import annotations
@@ -45,19 +45,17 @@ COMMANDS = tuple(NEEDED)
 
 
 def define_flags() -> None:
-    define_path("model", "Folder or GGUF file with the published model, or its name on the Hugging Face Hub.")
-    define_path("workdir", "Run directory: the one to create (import), to export, or to compare (check).")
+    define_path("model", "Folder or GGUF file of the published model, or its name on the hub.")
+    define_path("workdir", "Run directory to create (import), to export, or to compare (check).")
     define_path("out", "export: folder to create.")
-    flags.DEFINE_string("family", "", "import: family of the model, if config.json does not name it.")
-    flags.DEFINE_integer(
-        "max_length", 0, "import: maximum number of positions; 0 means the model's own.", lower_bound=0
-    )
+    flags.DEFINE_string("family", "", "import: model family, if config.json does not specify it.")
+    flags.DEFINE_integer("max_length", 0, "import: number of positions; 0 means all that the model has.", lower_bound=0)
     flags.DEFINE_enum(
         "dtype",
         None,
         list(DTYPES),
-        "import: data type of the computation (default float32). export: data type of the tensors (default: that of "
-        "the imported file, or float32).",
+        "import: data type for computation (default: float32). export: data type of the tensors (default: that of the "
+        "imported file, or float32).",
     )
     flags.DEFINE_string("checkpoint", "best", "export and check: best, last or a step number.")
     flags.DEFINE_integer(
@@ -66,9 +64,9 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "adapters",
         False,
-        "export: write only the LoRA adapters, in the format of peft. By default, they are merged into the model.",
+        "export: write only the LoRA adapters, in peft format. By default, they are merged into the model.",
     )
-    flags.DEFINE_float("max_shard_gb", 5.0, "export: maximum size of a file with tensors, in GB.", lower_bound=0.001)
+    flags.DEFINE_float("max_shard_gb", 5.0, "export: maximum size of each weight file, in GB.", lower_bound=0.001)
 
 
 def main() -> int:
@@ -128,7 +126,7 @@ def export_run() -> int:
 
 
 def chosen_step() -> int | Literal["best"] | None:
-    """Returns the step that --checkpoint names, None for the last one, or "best"."""
+    """Returns the step number given by --checkpoint, None for the last checkpoint, or "best"."""
     if FLAGS.checkpoint == "best":
         return "best"
     if FLAGS.checkpoint == "last":

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
 ARGUMENTS = {
     "classify_mr": "mr",
+    "classify_mr_cnn": "mr",
     "minilm_mr": "mr",
     "minilm_wnut17": "wnut17",
     "multi30k_en_de": "raw",

@@ -1,20 +1,20 @@
-"""Published weights and tokenizers in the formats of Hugging Face, in and out.
+"""Imports and exports published weights and tokenizers in Hugging Face formats.
 
     folder.py, writing.py    the files of a folder: config.json, tensors, shards
-    families/                one short declarative file per family of models: fields, names, heads
+    families/                one short declarative file per model family: fields, names, heads
     fields.py                the fields of config.json <-> ModelConfig
     names.py                 tensor names and layouts <-> the parameter tree
-    recognising.py           which family, head, settings and tensors a folder has
+    recognising.py           determines the family, head, settings and tensors of a folder
     sentences.py             the files of sentence-transformers: pooling, length
     generation.py            generation_config.json -> settings in `eval`
     older_tokenizers.py      tokenizer.json from the files of older tokenizers (older_*.py, sentencepiece_files.py)
     importing.py             a folder -> a run directory
     export_directory.py      a run directory -> a folder: which checkpoint, original and tokenizer files
     exporting.py             parameters and settings -> the tensors and config.json of a folder
-    adapters.py              the LoRA adapters of a run -> a folder of peft
-    tokenizer_files.py       the tokenizer of a run that was not imported -> the files of a folder
-    inspecting.py            what a folder holds, and what an import would refuse, without loading weights
-    checking.py              a folder against the same model in `transformers`
+    adapters.py              the LoRA adapters of a run -> a peft folder
+    tokenizer_files.py       the tokenizer of a run that was not imported -> tokenizer files
+    inspecting.py            reports what a folder contains and what an import would refuse, without loading weights
+    checking.py              compares a folder with the same model in `transformers`
 
-Nothing is approximated: a field or tensor that our models cannot express is refused by its name.
+Nothing is approximated: a field or tensor that our models cannot express is refused, and the error names it.
 """

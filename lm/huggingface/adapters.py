@@ -1,9 +1,9 @@
-"""Exports the LoRA adapters of a run alone, in the format of peft, for the published model that the run started from.
+"""Exports only the LoRA adapters of a run, in peft format, for the published model from which the run started.
 
-peft adds (x A^T) B^T alpha / r to a linear layer. A has the shape (r, inputs) and B (outputs, r), also for the layers
-of GPT-2, whose own matrices are (inputs, outputs) there. If a layer of the published model joins several of ours, such
-as the query, key and value, its A holds theirs one below the other, and its B is block-diagonal, so that r and alpha
-are multiples of ours. See https://huggingface.co/docs/peft/developer_guides/checkpoint.
+peft adds (x A^T) B^T alpha / r to a linear layer. A has shape (r, inputs) and B has shape (outputs, r). This holds even
+for GPT-2, whose kernels Hugging Face stores as (inputs, outputs). If one layer of the published model combines several
+of ours, such as the query, key and value, its A stacks our A matrices vertically, and its B is block-diagonal. Its r
+and alpha are therefore multiples of ours. See https://huggingface.co/docs/peft/developer_guides/checkpoint.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from lm.huggingface.writing import write_object, write_tensors, writing_folder
 from lm.models.parameters import ADAPTER, merge_adapters, unstack_layers
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."  # of the names of tensors
+PREFIX = "base_model.model."  # prefix of all tensor names
 MERGED = "export the merged model instead (without --adapters)"
 ADAPTER_SETTINGS = ("lora_rank", "lora_alpha", "lora_targets")
-MAY_DIFFER = (*ADAPTER_SETTINGS, "max_length", "dtype")  # from the settings of the published model
+MAY_DIFFER = (*ADAPTER_SETTINGS, "max_length", "dtype")  # in the run and the published model
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """A linear layer of the published model with an adapter."""
+    """A linear layer of the published model that has an adapter."""
 
-    module: str  # its name in the class of `transformers`
+    module: str  # the module name in the `transformers` class
     entry: Entry
-    slots: tuple[Slot | None, ...]  # of each of our kernels that it joins, or None if that one has no adapter
+    slots: tuple[Slot | None, ...]  # one per kernel of ours in this layer; None if that kernel has no adapter
 
     @property
     def multiple(self) -> int:
-        """The number of adapters, by which our rank and alpha are multiplied."""
+        """The number of adapters in the layer; our rank and alpha are multiplied by it."""
         return sum(slot is not None for slot in self.slots)
 
     def matrices(self, leaves: Mapping[tuple[str, ...], Any], dtype: np.dtype) -> dict[str, np.ndarray]:
-        """Returns A (r, inputs) and B (outputs, r), by their names in the file."""
+        """Returns A, (r, inputs), and B, (outputs, r), keyed by their names in the file."""
 
         def values(slot: Slot, name: str) -> np.ndarray:
             leaf = leaves[*slot.path[:-1], name]
@@ -93,16 +93,16 @@ def export_adapters(
     imported: tuple[Mapping[str, Any], ModelConfig] | None,
     dtype: str = "",
 ) -> str:
-    """Writes a folder that peft loads on the published model. Returns the name of the model's class.
+    """Writes a folder that peft can load on top of the published model. Returns the name of the model class.
 
     Args:
-        params: the parameters of the run, adapters included, stacked or not.
-        original: the folder from which the run was imported, if it was.
-        imported: the parameters and the settings of the run that the import wrote.
+        params: the parameters of the run, including the adapters; their layers may be stacked.
+        original: the folder from which the run was imported, or None.
+        imported: the parameters and the model settings right after the import, or None.
         dtype: a key of DTYPES; if empty, float32.
 
-    Raises UserError if the run has no adapters, or if it differs from the published model in anything else, because
-    the adapters alone would then give other results.
+    Raises UserError if the run has no adapters, or if anything else differs from the published model, because the
+    adapters alone would then give different results.
     """
     if not config.model.lora_rank:
         raise UserError("--adapters: this run has no adapters (config.model.lora_rank is 0); leave out --adapters.")
@@ -112,7 +112,7 @@ def export_adapters(
     if architecture != original.record.architecture:
         raise UserError(
             f"--adapters: the model has become a {architecture}, but {original.record.source} is a "
-            f"{original.record.architecture}, and peft's adapters contain no head; {MERGED}."
+            f"{original.record.architecture}, and peft adapters contain no head; {MERGED}."
         )
     before, settings = imported
     _check_settings(config.model, settings)
@@ -124,7 +124,7 @@ def export_adapters(
     chosen = DTYPES[dtype or "float32"]
     tensors = {
         name: array for layer in found.layers for name, array in layer.matrices(leaves, chosen).items()
-    }  # as small as the adapters, so all of them are held at once
+    }  # small, like the adapters, so all are kept in memory at once
     with writing_folder(out) as folder:
         write_object(folder / CONFIG, values)
         infos = {name: TensorInfo(array.shape, array.dtype) for name, array in tensors.items()}
@@ -141,7 +141,7 @@ def _check_settings(model: ModelConfig, before: ModelConfig) -> None:
         if new != old:
             raise UserError(
                 f"--adapters: config.model.{spec.name}={new!r}, but the imported model has {old!r}, so the adapters "
-                f"alone would give other results; {MERGED}."
+                f"alone would give different results; {MERGED}."
             )
 
 
@@ -157,8 +157,8 @@ def _check_others(params: Mapping[str, Any], before: Mapping[str, Any]) -> None:
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise UserError(
-            f"--adapters: {changed[0]}{more} differ from the imported model, so the adapters alone would give other "
-            f"results; {MERGED}, or train with config.optimizer.freeze={(changed[0].partition('/')[0],)!r}."
+            f"--adapters: {changed[0]}{more} differ from the imported model, so the adapters alone would give "
+            f"different results; {MERGED}, or train with config.optimizer.freeze={(changed[0].partition('/')[0],)!r}."
         )
 
 
@@ -174,7 +174,7 @@ class Layers:
 def adapted_layers(
     family: Family, architecture: str, model: ModelConfig, leaves: Mapping[tuple[str, ...], Any]
 ) -> Layers:
-    """Returns the layers of the published model that have an adapter."""
+    """Returns the layers of the published model that have adapters, and the names of all modules."""
     head = family.heads[architecture]
     others = unflatten_dict({path: leaf for path, leaf in leaves.items() if path[-1] not in ADAPTER})
     layers, modules = [], []
@@ -191,10 +191,10 @@ def adapted_layers(
 
 
 def short_names(chosen: Collection[str], every: Iterable[str]) -> list[str]:
-    """Returns the shortest ends of the names of modules that distinguish those chosen from all others.
+    """Returns the shortest suffixes that distinguish the chosen module names from all others.
 
-    peft compares the ends of names. Where the end of a name also fits others, such as `output.dense` in BERT, the whole
-    name is given, once for each layer.
+    peft matches modules by the suffixes of their names. If a suffix also matches other modules, as `output.dense` does
+    in BERT, the full name is listed for every layer.
     """
     others = set(every) - set(chosen)
     found: dict[str, None] = {}

@@ -1,7 +1,7 @@
-"""Compares an imported model, or the model of a run, with a folder as `transformers` reads it, where that is installed.
+"""Compares an imported model or a run with a model folder loaded by `transformers`, which must be installed.
 
-Compared are the ids of some texts, the parameters (of a run), the vectors of the last layer, the logits of tokens, and
-greedy text.
+The comparison covers the token ids of a few texts, the last-layer vectors, the logits and greedy text, and, for a run,
+the parameters.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from lm.models import build_model
 from lm.models.protocol import Model
 from lm.tasks import task_of
 
-TOLERANCE = 1e-3  # largest difference of logits, in float32 with attention as a plain product
+TOLERANCE = 1e-3  # largest allowed difference, in float32 and without fused attention
 TEXTS = ("The quick brown fox jumps over the lazy dog.", "Grüße, 世界! 12,345 and\na new line", "a")
 TOKENIZER = "tokenizer.json"
 LONGEST = 64  # tokens per text
-NEW_TOKENS = 20  # of greedy text
+NEW_TOKENS = 20  # generated greedily per text
 Line = tuple[str, bool]  # a line of the report, and whether the two models agree
 
 
 @dataclass(frozen=True)
 class Ours:
-    """Our side of the comparison."""
+    """Our model, one side of the comparison."""
 
     config: Config
     model: Model
@@ -52,7 +52,7 @@ class Ours:
 
     @classmethod
     def of_run(cls, config: Config, params: Any, tokenizers: Tokenizers) -> Ours:
-        """Returns the side of a run, which computes in float32 whatever its config says."""
+        """Returns the model of a run, which computes in float32 whatever dtype the config specifies."""
         config = replace_settings(config, {"model.dtype": "float32", "model.attention": "xla"})
         return cls(config, build_model(config.model, task_of(config).head(config), platform="cpu"), params, tokenizers)
 
@@ -68,10 +68,10 @@ class Ours:
 
 
 def lines_of_comparison(folder: Folder, family: str = "", run: Ours | None = None) -> Iterator[Line]:
-    """Yields lines of a report, each with whether the two models agree.
+    """Yields the lines of a report, each with a flag that says whether the two models agree.
 
     Args:
-        run: the model that is compared with the folder; None means the folder, imported.
+        run: the run to compare with the folder; if None, the folder itself is imported and compared.
 
     Raises UserError if `transformers` or PyTorch is not installed, or if the import is refused.
     """
@@ -91,7 +91,7 @@ def lines_of_comparison(folder: Folder, family: str = "", run: Ours | None = Non
         ids = [tokenizer.encode(text)[:LONGEST] for text in TEXTS]
         expected = [theirs_tokenizer(text, add_special_tokens=False)["input_ids"][:LONGEST] for text in TEXTS]
         same = sum(a == b for a, b in zip(ids, expected, strict=True))
-        yield f"ids: {same} of {len(TEXTS)} texts equal", same == len(TEXTS)
+        yield f"token ids: equal for {same} of {len(TEXTS)} texts", same == len(TEXTS)
         peer = getattr(transformers, published.architecture)
         model, found = peer.from_pretrained(
             path, output_loading_info=True, dtype=torch.float32, attn_implementation="eager"
@@ -111,13 +111,13 @@ def _frameworks() -> tuple[Any, Any]:
         return importlib.import_module("torch"), importlib.import_module("transformers")
     except ImportError as error:
         raise UserError(
-            f"`lm.hf check` needs PyTorch and transformers, but {error.name} is not installed: pip install torch "
-            "transformers (preferably in a separate environment)."
+            f"`lm.hf check` needs PyTorch and transformers, but {error.name} is not installed; run `pip install torch "
+            "transformers`, preferably in a separate environment."
         ) from None
 
 
 def _line_of_parameters(ours: Any, theirs: Any) -> Line:
-    """Compares the parameters of a run with those of the folder, imported. Those of a trained run differ."""
+    """Compares the parameters of a run with those imported from the folder. After training, they differ."""
     mine, others = flatten_dict(ours), flatten_dict(theirs)
     lacking = sorted("/".join(path) for path in mine.keys() ^ others.keys())
     differences = [
@@ -128,11 +128,13 @@ def _line_of_parameters(ours: Any, theirs: Any) -> Line:
         if path in mine
     ]
     equal = sum(each == 0 for each in differences)
-    line = f"parameters: {equal} of {len(others)} arrays equal"
+    line = f"parameters: {equal} of {len(others)} arrays are equal"
     if equal < len(differences):
-        line += f" (largest difference {max(differences):.1e}); the run was trained, or comes from another model"
+        line += f" (largest difference {max(differences):.1e}); the run was trained or comes from another model"
     if lacking:
-        line += f"; only one side has {lacking[0]}" + (f" and {len(lacking) - 1} more" if len(lacking) > 1 else "")
+        line += f"; only one of the two has {lacking[0]}" + (
+            f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        )
     return line, equal == len(others) == len(mine)
 
 
@@ -145,7 +147,7 @@ def _line_of_difference(name: str, ours: np.ndarray, theirs: np.ndarray) -> Line
 
 
 def _values(ours: Ours, model: Any, torch: Any, ids: list[list[int]]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yields (name, ours, theirs) for the vectors of the last layer, and for logits of tokens."""
+    """Yields (name, ours, theirs) for the last-layer vectors and, for some tasks, for the logits."""
     length = max(max(map(len, ids)), 2)
     tokens_BL, real_BL = np.zeros((len(ids), length), np.int32), np.zeros((len(ids), length), bool)
     for row, each in enumerate(ids):
@@ -175,7 +177,10 @@ def _values(ours: Ours, model: Any, torch: Any, ids: list[list[int]]) -> Iterato
 
 
 def _line_of_texts(ours: Ours, model: Any, torch: Any, transformers: Any, ids: list[list[int]]) -> Line:
-    """Compares greedy continuations, or greedy outputs of an encoder-decoder, with the same special tokens."""
+    """Compares greedy continuations, or the greedy outputs of an encoder-decoder.
+
+    Both sides use the same special tokens.
+    """
     vocabulary = vocabulary_of(ours.tokenizers.target)
     if ours.is_pair:
         inputs = [ours.tokenizers.source.source_template.fill(each)[0].tolist() for each in ids]
@@ -203,7 +208,7 @@ def _line_of_texts(ours: Ours, model: Any, torch: Any, transformers: Any, ids: l
         with torch.no_grad():
             (made,) = model.generate(text, attention_mask=torch.ones_like(text), generation_config=settings).tolist()
         same += made[1 if ours.is_pair else len(row) :] == tokens
-    return f"greedy text: {same} of {len(mine)} texts of up to {number} tokens equal", same == len(mine)
+    return f"greedy text: equal for {same} of {len(mine)} texts of up to {number} tokens", same == len(mine)
 
 
 def _our_texts(ours: Ours, inputs: list[list[int]], vocabulary: Vocabulary, number: int) -> list[list[int]]:

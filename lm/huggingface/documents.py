@@ -1,4 +1,4 @@
-"""Reads the small files of a model folder, and recognises the files that are often there in place of the right ones."""
+"""Reads the small files of a model folder, and detects files left in their place by a failed download."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from lm.data.reading.records import parse_json
 from lm.errors import UserError
 from lm.files import read_file
 
-HEAD_BYTES = 512  # of a file, enough to recognise what it is
+HEAD_BYTES = 512  # enough of a file to recognise its type
 
 
 def mistaken(head: bytes) -> str:
-    """Returns what a file is that begins with `head` and that is not what its name says, or "" if nothing is known."""
+    """Describes what is wrong with a file that starts with `head`; returns "" if no problem is found."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file itself; run `git lfs pull` in the folder, or download the file again"
     if start.startswith((b"<!doctype html", b"<html")):
-        return "is an HTML page, perhaps of a failed download; download the file itself"
+        return "is an HTML page, perhaps from a failed download; download the file itself"
     return ""
 
 
 def read_head(path: Path) -> bytes:
-    """Returns the first HEAD_BYTES of a file, under the conditions of `read_content`."""
+    """Returns the first HEAD_BYTES bytes of a file. Raises the same errors as `read_content`."""
     try:
-        # A named pipe must not block.
+        # O_NONBLOCK keeps a named pipe from blocking.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise UserError(f"{path} cannot be read: it is not a regular file.")
@@ -53,18 +53,18 @@ def read_content(path: Path) -> bytes:
 def read_object(path: Path) -> dict[str, Any]:
     """Returns the JSON object in a file.
 
-    Raises UserError if the file cannot be read or holds anything else, a name that occurs twice in an object, or the
-    numbers NaN or Infinity.
+    Raises UserError if the file cannot be read, holds anything but a JSON object, repeats a name within an object, or
+    contains NaN or Infinity.
     """
     return parse_object(read_content(path), str(path))
 
 
 def parse_object(content: bytes, where: str) -> dict[str, Any]:
-    """Parses a JSON object in UTF-8, under the conditions of `read_object`."""
+    """Parses a UTF-8 JSON object. Raises UserError if `read_object` would reject its content."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(f"{where}: expected a JSON object, but this is not text in UTF-8.") from None
+        raise UserError(f"{where}: expected a JSON object, but this is not valid UTF-8 text.") from None
     value = parse_json(text, where, finite=True)
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected a JSON object, but got {type(value).__name__}.")

@@ -29,15 +29,16 @@ def export_directory(
     dtype: str = "",
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> tuple[str, list[str]]:
-    """Writes a folder for a run. Returns the name of the class in `transformers` and notes for the user.
+    """Exports a run to a model folder. Returns the name of the `transformers` class and notes for the user.
 
     Args:
-        step: a step number, None (the newest) or "best".
-        average: the number of checkpoints to average, of which `step` is the last.
-        adapters: whether to write only the LoRA adapters, in the format of peft; otherwise, they are merged.
-        dtype: a key of DTYPES; if empty, the dtypes of the original, or float32.
+        step: a step number, "best", or None for the newest checkpoint.
+        average: the number of checkpoints to average, ending with `step`.
+        adapters: whether to write only the LoRA adapters, in peft format; otherwise, they are merged into the model.
+        dtype: a key of DTYPES; if empty, the dtypes of the original folder or, without one, float32.
 
-    Raises UserError if the run cannot be read or expressed, or if `out` exists or cannot be written.
+    Raises UserError if the run cannot be read, if no published model family can express it, or if `out` exists or
+    cannot be written.
     """
     check_out(out)
     directory = RunDirectory.existing(root)
@@ -65,7 +66,7 @@ def restore(directory: RunDirectory, config: Config, step: int | Literal["best"]
 
 
 def _imported(directory: RunDirectory) -> tuple[Any, ModelConfig]:
-    """Returns the parameters and the settings of a run as the import wrote it."""
+    """Returns the parameters and the model settings that the import wrote."""
     config = directory.load_config()
     with directory.open_checkpoints(config) as checkpoints:
         return checkpoints.restore_params(None, STEP)[0], config.model
@@ -74,24 +75,24 @@ def _imported(directory: RunDirectory) -> tuple[Any, ModelConfig]:
 def _tokenizer_files(
     config: Config, tokenizers: Tokenizers, original: Original | None
 ) -> tuple[Mapping[str, bytes], list[str]]:
-    """Returns the tokenizer files to write, besides those of the original folder, and notes for the user."""
+    """Returns the tokenizer files to write in addition to those of the original folder, and notes for the user."""
     if original is not None:
         return changed_files(config, tokenizers.target, original.tokenizer_config), []
     family, _ = choose_class(config, None)
     try:
         files = tokenizer_files(config, tokenizers)
     except UserError as error:
-        return {}, [f"the folder has no tokenizer: {error}"]
+        return {}, [f"the exported folder has no tokenizer: {error}"]
     if not family.own_tokenizer:
         return files, []
     return files, [
-        f"AutoTokenizer of transformers 5 ignores tokenizer.json for {family.name} models; load the tokenizer with "
+        f"AutoTokenizer in transformers 5 ignores tokenizer.json for {family.name} models; load the tokenizer with "
         "PreTrainedTokenizerFast.from_pretrained."
     ]
 
 
 def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int]:
-    """Returns the fields of config.json that name special tokens."""
+    """Returns the config.json fields that hold the ids of special tokens."""
     ids = {"eos_token_id": tokenizer.eos_id}
     if tokenizer.is_special(tokenizer.pad_id):
         ids["pad_token_id"] = tokenizer.pad_id
@@ -100,6 +101,6 @@ def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int]:
     if config.model.family == "encoder":
         ids |= {"cls_token_id": tokenizer.start_id, "sep_token_id": tokenizer.eos_id}
     if config.model.family == "encoder_decoder":
-        # A decoder that reads the text shifted right starts with its last token.
+        # With shift_decoder, the decoder starts with EOS, the last token of the text.
         ids["decoder_start_token_id"] = tokenizer.eos_id if config.model.shift_decoder else tokenizer.decoder_start_id
     return ids

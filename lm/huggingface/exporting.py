@@ -1,7 +1,8 @@
-"""Exports a run: its model becomes a folder of Hugging Face, which `transformers` and others load.
+"""Exports the model of a run to a folder in Hugging Face format, which `transformers` and other libraries can load.
 
-A run that was imported, or initialised from one that was, gets back the names, dtypes, other files and all fields of
-config.json that training has not changed. Any other run gets the family whose fields can express its settings.
+If the run was imported, or was initialised from an imported run, the export restores the original tensor names, dtypes,
+other files and those config.json fields that training has not changed. Otherwise, the export uses a family whose fields
+can express the run's settings.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from lm.huggingface.weights import TensorInfo
 from lm.huggingface.writing import MAX_SHARD_BYTES, write_folder
 
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-DTYPE_FIELDS = ("dtype", "torch_dtype")  # the spellings of `transformers` 5 and 4
+DTYPE_FIELDS = ("dtype", "torch_dtype")  # the names in `transformers` 5 and 4
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,15 @@ def export(
     dtype: str = "",
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> str:
-    """Writes a folder. Returns the name of the class in `transformers`.
+    """Writes a model folder. Returns the name of the `transformers` class.
 
     Args:
-        params: the parameters, stacked or not.
-        original: the folder from which the run was imported, if it was.
-        tokenizer_files: the files of the tokenizer that the original lacks, or that have changed since.
-        special_ids: fields of config.json such as pad_token_id, for a run that was not imported. The padding token is
-            also added to a class that needs it to find the last token of a text.
-        dtype: a key of DTYPES; if empty, the dtypes of the original, or float32.
+        params: the parameters; their layers may be stacked.
+        original: the folder from which the run was imported, or None.
+        tokenizer_files: tokenizer files that the original folder lacks or that have changed since the import.
+        special_ids: config.json fields such as pad_token_id, written if the run was not imported. pad_token_id is also
+            written for a new class that needs it to find the last token of a text.
+        dtype: a key of DTYPES; if empty, the dtypes of the original folder or, without one, float32.
 
     Raises UserError, naming the setting, if no family can express the model.
     """
@@ -121,7 +122,7 @@ def _dtype_of(original: Original | None, kept: tuple[str, ...] | None, dtype: st
     dtypes = original.record.dtypes
     if kept:
         return dtypes[kept[0]]
-    return max(set(dtypes.values()), key=list(dtypes.values()).count)  # of a new head
+    return max(set(dtypes.values()), key=list(dtypes.values()).count)  # for a new head, the most common dtype
 
 
 def _arrays(
@@ -145,7 +146,10 @@ def _arrays(
 
 
 def to_host(array: Any, dtype: np.dtype) -> np.ndarray:
-    """Returns an array converted to another dtype, part by part. `np.asarray` would keep a copy in a sharded array."""
+    """Copies an array to the host, converting it to `dtype` shard by shard.
+
+    `np.asarray` would leave a cached copy of its result in the sharded array.
+    """
     if isinstance(array, np.ndarray):
         return array.astype(dtype)
     converted = np.empty(array.shape, dtype)
@@ -159,37 +163,47 @@ def to_host(array: Any, dtype: np.dtype) -> np.ndarray:
 
 
 def choose_class(config: Config, original: Original | None) -> tuple[Family, str]:
-    """Returns the family and the class for a model. Raises UserError, naming a setting, if there is none."""
+    """Returns the family and the class for a model. If there is none, raises UserError naming a setting."""
     if original is not None:
         family = FAMILIES[original.record.family]
-        if problems := mismatches(family, config.model, original.config):
+        try:
+            problems = mismatches(family, config.model, original.config)
+        except UserError as error:
+            problems = [str(error).rstrip(".")]
+        if problems:
             raise UserError(f"{family.name} models cannot express {problems[0]}; restore this setting.")
         return family, class_in(family, config, original.record.architecture)
     lacking: dict[str, list[str]] = {}
     refusals = []
     for family in FAMILIES.values():
-        if family.settings.get("family") == config.model.family:
+        if family.settings.get("family") != config.model.family:
+            continue
+        try:
             lacking[family.name] = mismatches(family, config.model, {})
-            if not lacking[family.name]:
-                try:
-                    return family, class_in(family, config, "")
-                except UserError as error:
-                    refusals.append(error)
+        except UserError:  # no field of this family can hold one of the settings
+            continue
+        if not lacking[family.name]:
+            try:
+                return family, class_in(family, config, "")
+            except UserError as error:
+                refusals.append(error)
     if refusals:
         raise refusals[0]
+    if not lacking:
+        raise UserError("no published model family can express this model.")
     name, problems = min(lacking.items(), key=lambda item: len(item[1]))
     raise UserError(
-        f"no family of published models can express this model; the nearest, {name}, lacks {', '.join(problems)}."
+        f"no published model family can express this model; the nearest, {name}, lacks {', '.join(problems)}."
     )
 
 
 def mismatches(family: Family, model: ModelConfig, original: Values) -> list[str]:
-    """Returns the settings of the model that a family cannot express, each as "setting=value"."""
+    """Returns the model settings that a family cannot express, each as "setting=value".
+
+    Raises UserError if a field of the family cannot hold the value of a setting.
+    """
     values = write_values(family.fields, model, original, None)
-    try:
-        settings = {**family.settings, **read_settings(family.fields, family.neutral, values, family.name)}
-    except UserError as error:
-        return [str(error).rstrip(".")]
+    settings = {**family.settings, **read_settings(family.fields, family.neutral, values, family.name)}
     found, model = _explicit(resolved(settings)), _explicit(model)
     by_field = {name for each in family.fields for name in each.ours}
     free = {"tie_embeddings", "max_length", "vocab_multiple", "dtype", *({"pooling"} - by_field), *family.free} | {
@@ -202,7 +216,7 @@ def mismatches(family: Family, model: ModelConfig, original: Values) -> list[str
 
 
 def _explicit(model: ModelConfig) -> ModelConfig:
-    """Returns the settings without `default`, for a comparison of what they mean."""
+    """Replaces attention_bias="default" with the value that it stands for, so that configs can be compared."""
     if model.attention_bias != "default":
         return model
     return dataclasses.replace(model, attention_bias="all" if model.use_bias else "none")
@@ -220,7 +234,7 @@ def resolved(settings: Mapping[str, Any]) -> ModelConfig:
 
 
 def class_in(family: Family, config: Config, preferred: str) -> str:
-    """Returns the class of the family with the head of the run's task. Raises UserError if there is none."""
+    """Returns the class of the family that has the head for the run's task. Raises UserError if there is none."""
     objectives = convention(config.objective.name).heads or (config.objective.name,)
     candidates = {name: head for name, head in family.heads.items() if head.objective in objectives}
 
@@ -243,9 +257,9 @@ def class_in(family: Family, config: Config, preferred: str) -> str:
             for key, value in own.items()
             if getattr(getattr(config, section), key) != value
         }
-        reason = f"needs {', '.join(sorted(needed))}" if needed else "does not exist there"
+        reason = f"needs {', '.join(sorted(needed))}" if needed else "does not exist"
         raise UserError(
-            f"there is no class to export to: a {family.name} model for objective.name={config.objective.name} "
+            f"no `transformers` class fits this run: a {family.name} model for objective.name={config.objective.name} "
             f"{reason}."
         )
     return preferred if preferred in fitting else fitting[0]
@@ -259,14 +273,14 @@ def config_json(
     dtype: str,
     special_ids: Mapping[str, int],
 ) -> Values:
-    """Returns the content of config.json: that of the original with what has changed, or a new one."""
+    """Returns the content of config.json: the original updated with the changed settings, or a new one."""
     before = None
     if original:
         settings = {**family.settings, **read_settings(family.fields, family.neutral, original.config, "config.json")}
         before = dataclasses.replace(resolved(settings), max_length=settings.get("max_length", config.model.max_length))
     model = config.model
     if before is not None and model.max_length < before.max_length:
-        model = dataclasses.replace(model, max_length=before.max_length)  # imported with fewer positions
+        model = dataclasses.replace(model, max_length=before.max_length)  # the import kept fewer positions
     values = write_values(family.fields, model, original.config if original else {}, before)
     values.setdefault("model_type", family.model_types[0])
     if original is None:
@@ -291,5 +305,5 @@ def config_json(
     if dtype or not original:
         values |= dict.fromkeys(DTYPE_FIELDS, dtype or "float32")
     elif "dtype" in values:
-        values.setdefault("torch_dtype", values["dtype"])  # for version 4
+        values.setdefault("torch_dtype", values["dtype"])  # for `transformers` 4
     return values

@@ -1,8 +1,8 @@
-"""The fields of config.json <-> the settings of ModelConfig.
+"""Converts between the fields of config.json and the settings of ModelConfig.
 
-Each family lists its fields. Every field of a config.json is consumed (it determines settings of ours), known to be
-neutral (it does not affect what the model computes), or refused by name. A field that is absent has the default of the
-family's class in `transformers`, which differs between families.
+Each family lists its fields. Every field of a config.json determines some of our settings, is known to be neutral (it
+does not affect what the model computes), or is refused by name. An absent field has the default value of the family's
+`transformers` class, which differs between families.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from lm.errors import UserError
 Settings = dict[str, Any]  # settings of ModelConfig
 Values = dict[str, Any]  # fields of config.json
 
-# Fields of any model that do not affect what the model computes: bookkeeping, training, and defaults of generation,
-# which generation_config.json replaces. The tensors, too, tell whether embeddings are tied (see recognising.py).
+# Fields that do not affect what a model computes: bookkeeping, training settings, and generation defaults, which
+# generation_config.json replaces. tie_word_embeddings is read separately (see recognising.py).
 NEUTRAL = frozenset(
     """
     _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path _num_labels architectures
@@ -44,15 +44,15 @@ NEUTRAL = frozenset(
 
 @dataclass(frozen=True)
 class Field:
-    """Fields of config.json that together determine some settings.
+    """A group of config.json fields that together determine one or more settings.
 
     Attributes:
-        defaults: the fields, with the values that the class in `transformers` gives them if they are absent.
+        defaults: maps each field to the value that the `transformers` class gives it if it is absent.
         ours: the names of the settings that the fields determine.
-        read: computes the settings from the values of the fields. Raises ValueError with the reason for a refusal.
-        write: computes the fields from a config; fields that need not be written are left out.
-        reads: further fields, with their defaults, on which the settings depend.
-        older: those of the fields that version 4 of `transformers` needs because it ignores the others.
+        read: computes the settings from the field values, or raises ValueError with the reason for a refusal.
+        write: computes the fields from a ModelConfig; it omits fields that need not be written.
+        reads: maps other fields on which the settings depend to their defaults.
+        older: the fields that `transformers` 4 needs because it ignores the others.
     """
 
     defaults: Mapping[str, Any]
@@ -64,7 +64,7 @@ class Field:
 
 
 def number(theirs: str, ours: str, default: float | None, *, null: Any = None, least: float = 0) -> Field:
-    """Returns a field whose value is the value of a setting. `null` is the setting's value if the field is null."""
+    """Returns a numeric field that holds a setting. If the field is null, the setting has the value `null`."""
 
     def read(values: Values) -> Settings:
         value = values[theirs]
@@ -75,7 +75,7 @@ def number(theirs: str, ours: str, default: float | None, *, null: Any = None, l
         if value != value or value in (float("inf"), -float("inf")) or value < least:
             raise ValueError(f"{theirs}={value!r} is out of range")
         if value == null:
-            raise ValueError(f"{theirs}={value!r} is not supported; null turns it off")
+            raise ValueError(f"{theirs}={value!r} is not supported; to turn it off, use null")
         return {ours: value}
 
     def write(model: ModelConfig) -> Values:
@@ -86,7 +86,7 @@ def number(theirs: str, ours: str, default: float | None, *, null: Any = None, l
 
 
 def choice(theirs: str, ours: str, known: Mapping[Any, Any], default: Any) -> Field:
-    """Returns a field whose possible values stand for values of a setting."""
+    """Returns a field whose values `known` maps to the values of a setting."""
 
     def read(values: Values) -> Settings:
         value = values[theirs]
@@ -102,39 +102,42 @@ def choice(theirs: str, ours: str, known: Mapping[Any, Any], default: Any) -> Fi
 
 
 def only(theirs: str, *allowed: Any, absent: Any = None) -> Field:
-    """Returns a field that must have one of the allowed values, the first of which is also its default."""
+    """Returns a field that must have one of the allowed values.
+
+    Its default is `absent` or, without it, the first value.
+    """
     default = allowed[0] if absent is None else absent
 
     def read(values: Values) -> Settings:
         value = values[theirs]
-        # A bool equals an int, but means something else.
+        # The types must match, because True == 1.
         if not any(value == each and type(value) is type(each) for each in allowed):
             named = " or ".join(map(repr, allowed))
-            raise ValueError(f"{theirs}={value!r} is not supported, only {named}")
+            raise ValueError(f"{theirs}={value!r} is not supported; supported: {named}")
         return {}
 
     return Field({theirs: default}, (), read, lambda _: {} if default in allowed else {theirs: allowed[0]})
 
 
 def position_rows(theirs: str, default: int, unused: int = 0) -> Field:
-    """Returns the field with the number of positions, of which the first `unused` rows of the table are never read."""
+    """Returns the field for the number of rows in the position table, the first `unused` of which are never read."""
 
     def read(values: Values) -> Settings:
         value = values[theirs]
         if isinstance(value, bool) or not isinstance(value, int) or value <= unused:
-            raise ValueError(f"{theirs}={value!r} is not a number of positions")
+            raise ValueError(f"{theirs}={value!r} is not a valid number of positions")
         return {"max_length": value - unused}
 
     return Field({theirs: default}, ("max_length",), read, lambda model: {theirs: model.max_length + unused})
 
 
 def gathered(fields: Iterable[Field], *changes: Field) -> tuple[Field, ...]:
-    """Returns the fields, of which those in `changes` replace others that have a field of config.json in common."""
+    """Combines `fields` with `changes`. A change replaces all fields that share a config.json field with it."""
     new = {name for each in changes for name in each.defaults}
     return (*(each for each in fields if not new & each.defaults.keys()), *changes)
 
 
-# Refused for all families.
+# Features that are refused for all families.
 GENERIC = (
     only("quantization_config", None),
     only("pruned_heads", None, {}),
@@ -147,11 +150,11 @@ GENERIC = (
 
 
 def read_settings(fields: Iterable[Field], neutral: Collection[str], config: Values, where: str) -> Settings:
-    """Returns the settings of ModelConfig that a config.json determines. Raises UserError naming a refused field.
+    """Returns the ModelConfig settings that a config.json determines. Raises UserError if a field is refused.
 
     Args:
         neutral: the names of the family's fields that do not affect what the model computes.
-        where: the folder, for messages.
+        where: the folder, for error messages.
     """
     fields = gathered(GENERIC, *fields)
     settings: Settings = {}
@@ -159,8 +162,8 @@ def read_settings(fields: Iterable[Field], neutral: Collection[str], config: Val
     if unknown := sorted(name for name in config.keys() - known if config[name] is not None):
         name = unknown[0]
         raise UserError(
-            f"{where}: config.json has the field {name}={config[name]!r:.60}, which this family does not know, so the "
-            "model may compute something else; remove the field if it has no effect."
+            f"{where}: config.json has the field {name}={config[name]!r:.60}, which this family does not know and "
+            "which may change what the model computes; remove the field if it has no effect."
         )
     for each in fields:
         values = {name: config.get(name, default) for name, default in {**each.reads, **each.defaults}.items()}
@@ -175,12 +178,12 @@ def read_settings(fields: Iterable[Field], neutral: Collection[str], config: Val
 def write_values(
     fields: Iterable[Field], model: ModelConfig, original: Mapping[str, Any], before: ModelConfig | None
 ) -> Values:
-    """Returns the fields of a config.json for a model.
+    """Returns the config.json fields for a model.
 
     Args:
-        original: the config.json from which the model was imported; its fields are kept unless a setting has changed.
-            If it was written by version 5 of `transformers`, the fields that version 4 needs are added.
-        before: the settings that `original` stands for, or None if there is no original.
+        original: the config.json from which the model was imported. Its fields are kept unless a setting has changed.
+            If `transformers` 5 wrote it, the fields that version 4 needs are added.
+        before: the settings that correspond to `original`, or None if there is no original.
     """
     values = dict(original)
     for each in fields:

@@ -1,7 +1,7 @@
-"""Opens model folders: safetensors, one GGUF file, or a model of the hub.
+"""Opens published models: safetensors folders, GGUF files and models on the hub.
 
-Everything but the values of the tensors is checked. No code from a folder is run, and no pickle is read. Links are
-followed, because in the cache of the hub every file is one.
+Everything except the tensor values is checked. Code from a folder is never run, and pickles are never read. Links are
+followed, because every file in the hub cache is a link.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lm.huggingface.weights import TensorFile, TensorInfo
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", re.ASCII)  # organisation/name@revision
 RUN_SECTIONS = {"model", "data", "train", "optimizer"}  # in the config.json of a run directory
-# Formats of weights that are not read. They hold the model before any training here, so they are not copied either.
+# Weight formats that are not read. Exports do not copy them, because they contain the model before training.
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".pkl", ".tflite")
 WEIGHT_ENDINGS = (".safetensors", ".safetensors.index.json", ".bin.index.json", ".gguf", *OTHER_WEIGHTS)
 CONVERT = (
@@ -36,7 +36,7 @@ CONVERT = (
 
 
 class SafetensorsFolder(Folder):
-    """A folder with model.safetensors, or with shards and model.safetensors.index.json."""
+    """A folder that contains model.safetensors, or shards and model.safetensors.index.json."""
 
     def __init__(self, path: Path, source: str) -> None:
         self.path, self.source = path, source
@@ -60,12 +60,12 @@ class SafetensorsFolder(Folder):
         where = self.path / INDEX
         places = read_object(where).get("weight_map")
         if not isinstance(places, dict) or not places:
-            raise UserError(f'{where}: expected an object "weight_map" of tensor names and file names.')
+            raise UserError(f'{where}: expected an object "weight_map" that maps tensor names to file names.')
         self._files = {}
         for name, file in places.items():
             if not isinstance(file, str) or not is_plain(file) or not file.endswith(".safetensors"):
                 raise UserError(
-                    f"{where}: tensor {name!r:.100} is in {file!r:.100}, which is no file name in the folder."
+                    f"{where}: tensor {name!r:.100} is in {file!r:.100}, which is not the name of a file in the folder."
                 )
             if file not in self._files:
                 self._files[file] = TensorFile(self.path / file)
@@ -74,7 +74,9 @@ class SafetensorsFolder(Folder):
         for file, opened in self._files.items():
             for name in opened.tensors:
                 if places.get(name) != file:
-                    raise UserError(f"{self.path / file} holds the tensor {name!r:.100}, but {INDEX} does not say so.")
+                    raise UserError(
+                        f"{self.path / file} holds the tensor {name!r:.100}, but {INDEX} does not list it there."
+                    )
         return {name: self._files[file].tensors[name] for name, file in places.items()}
 
     def _read(self, name: str) -> np.ndarray:
@@ -87,16 +89,16 @@ class SafetensorsFolder(Folder):
 
 
 def open_folder(path: Path | str) -> Folder:
-    """Opens a model folder, a GGUF file, or a model of the hub, written as organisation/name or .../name@revision.
+    """Opens a model folder, a GGUF file, or a model on the hub (organisation/name or organisation/name@revision).
 
-    Raises UserError if there is none or if it is incomplete, damaged or of another format.
+    Raises UserError if the model does not exist, is incomplete or damaged, or has another format.
     """
     source, found = str(path), expanded(path)
     if not os.path.lexists(found):
         if HUB_NAME.fullmatch(source):
             return SafetensorsFolder(hub.download(source), source)
         raise UserError(
-            f"{source}: there is no such folder; name a folder with {CONFIG}, or a model of the hub as "
+            f"{source}: there is no such folder; name a folder with {CONFIG}, or a model on the hub as "
             "organisation/name."
         )
     if not found.is_dir():
@@ -113,29 +115,29 @@ def open_folder(path: Path | str) -> Folder:
 
 
 def is_plain(name: str) -> bool:
-    """Returns whether a name, perhaps from an untrusted file, is that of a file directly in a folder."""
+    """Returns whether a name, which may come from an untrusted file, is a bare file name without folders."""
     return name == PurePosixPath(name).name and name not in (".", "..") and not re.search(r"[\\\0]", name)
 
 
 def missing_weights(path: Path, source: str) -> str:
-    """Returns the message about a folder that holds neither model.safetensors nor an index."""
+    """Returns the error message for a folder that contains neither model.safetensors nor an index."""
     names = sorted(each.name for each in path.iterdir())
     pickles = [name for name in names if re.fullmatch(r"pytorch_model(-\d+-of-\d+)?\.bin", name)]
     if pickles:
         pattern = pickles[0] if len(pickles) == 1 else "pytorch_model-*.bin"
         return (
-            f"{source} holds its weights only as {pattern}, which is never unpickled here. Where torch is installed, "
-            f'convert it, in that folder: python -c "{CONVERT}" {pattern}'
+            f"{source} holds its weights only as {pattern}, which is never unpickled here. If PyTorch is installed, "
+            f'convert the weights in that folder: python -c "{CONVERT}" {pattern}'
         )
     if "adapter_config.json" in names:
-        return f"{source} holds adapters only; merge them into their base model first (peft: merge_and_unload)."
+        return f"{source} holds only adapters; merge them into their base model first (peft: merge_and_unload)."
     others = [name for name in names if name.endswith(WEIGHT_ENDINGS)]
-    hint = f"; it holds {others[0]!r}, which is not read under this name" if others else ""
+    hint = f"; it holds {others[0]!r}, but weights with this name are not read" if others else ""
     return f"{source} holds neither {WEIGHTS} nor {INDEX}{hint}."
 
 
 def other_files(path: Path) -> dict[str, Path]:
-    """Returns the regular files below a folder, but for weights, the two configs and hidden folders, by name."""
+    """Returns the regular files below a folder by relative name, except weights, the two configs and hidden folders."""
     found = {}
     for directory, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

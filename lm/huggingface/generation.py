@@ -1,7 +1,7 @@
-"""How a published model generates: generation_config.json, or in older folders config.json -> settings in `eval`.
+"""Maps generation_config.json, or config.json in older folders, to the generation settings in config.eval.
 
-A decoder of ours draws tokens, and an encoder-decoder searches with beams. Each field is consumed, known to be neutral,
-or listed as one that is not followed. Absent fields have the defaults of `transformers`, which decodes greedily.
+Our decoders sample tokens, and our encoder-decoders use beam search. Each field determines a setting, is known to be
+neutral, or is reported as ignored. Absent fields have the defaults of `transformers`, which decodes greedily.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 from lm.errors import UserError
 from lm.huggingface.base import CONFIG, GENERATION_CONFIG, Folder
 
-# Which tokens begin, end and pad a text; the tokenizer reads these fields (see special_token_files.py).
+# The tokens that begin, end and pad a text. The tokenizer reads these fields (see special_token_files.py).
 TOKENS = frozenset("bos_token_id eos_token_id pad_token_id decoder_start_token_id forced_bos_token_id".split())
-# Fields that change neither which tokens may come nor how probable they are: bookkeeping, caches, outputs, and
-# speculation, which is exact.
+# Fields that affect neither the possible tokens nor their probabilities: bookkeeping, caches, outputs, and speculative
+# decoding, which is exact.
 NEUTRAL = frozenset(
     """
     transformers_version _from_model_config _commit_hash use_cache cache_implementation cache_config max_cache_len
@@ -27,7 +27,7 @@ NEUTRAL = frozenset(
     compile_config disable_compile continuous_batching_config prefill_chunk_size
     """.split()
 )
-# The values with which all other fields have no effect, besides null.
+# The values, besides null, with which the remaining fields have no effect.
 NO_EFFECT: Mapping[str, Any] = {
     "do_sample": False,
     "early_stopping": False,
@@ -59,19 +59,19 @@ OTHERS = """
     penalty_alpha dola_layers constraints force_words_ids top_h
 """.split()
 STATED = frozenset(NO_EFFECT) | frozenset(OTHERS)
-SAMPLED = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0}  # defaults of `transformers`
+SAMPLED = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0}  # the defaults in `transformers`
 LONGEST_LIST = 300  # characters
 
 
 @dataclass
 class Generation:
-    """What a folder says about generation, read field by field.
+    """The generation settings of a folder, read field by field.
 
     Attributes:
-        values: the fields.
-        where: the file, for messages.
-        settings: settings by their dotted names below config.eval.
-        done: the names of the fields that were consumed.
+        values: the fields and their values.
+        where: the file, for error messages.
+        settings: our settings by dotted name, relative to config.eval.
+        done: the names of the fields that have been handled.
     """
 
     values: Mapping[str, Any]
@@ -80,7 +80,7 @@ class Generation:
     done: set[str] = field(default_factory=set)
 
     def take(self, name: str, default: float) -> Any:
-        """Returns the number in a field. Raises UserError if it is none."""
+        """Returns the number in a field. Raises UserError if the value is not a number."""
         self.done.add(name)
         value = self.values.get(name)
         if value is None:
@@ -90,7 +90,10 @@ class Generation:
         return type(default)(value)
 
     def read_sampling(self) -> None:
-        """Reads what a decoder follows. The longest text is left to the commands, which have a flag for it."""
+        """Reads the fields that a decoder respects.
+
+        The maximum length is ignored, because each command has a flag for it.
+        """
         self.done |= {"max_length", "max_new_tokens", "do_sample"}
         drawn = self.values.get("do_sample") is True
         found = {name: self.take(name, default) for name, default in SAMPLED.items()}
@@ -99,9 +102,9 @@ class Generation:
         self.settings = {f"sampling.{name}": value for name, value in self.settings.items()}
 
     def read_search(self, longest: int) -> None:
-        """Reads what an encoder-decoder of at most `longest` positions follows.
+        """Reads the fields that an encoder-decoder with `longest` positions respects.
 
-        Lengths of `transformers` include the token from which the decoder starts.
+        min_length and max_length in `transformers` include the decoder's start token.
         """
         settings = {
             "num_beams": self.take("num_beams", 1),
@@ -124,7 +127,7 @@ class Generation:
         self.settings = {f"generation.{name}": value for name, value in settings.items()}
 
     def read_excluded(self) -> None:
-        """Marks lists of excluded tokens as consumed if they hold only tokens that we never choose (as in Marian)."""
+        """Marks lists of excluded tokens as handled if they contain only tokens that we never choose (as in Marian)."""
         ends = self.values.get("eos_token_id")
         never = {self.values.get(name) for name in ("bos_token_id", "pad_token_id")}
         never -= set(ends) if isinstance(ends, list) else {ends}
@@ -136,14 +139,14 @@ class Generation:
                     self.done.add(name)
 
     def not_followed(self) -> tuple[str, ...]:
-        """Returns a line with the fields that have an effect in `transformers` but not here, if there are any."""
+        """Returns a line that lists the fields that have an effect only in `transformers`, if there are any."""
         left = {name: self.values[name] for name in sorted(self.values.keys() - self.done - TOKENS - NEUTRAL)}
         kept = [f"{name}={value!r:.60}" for name, value in left.items() if value not in (None, NO_EFFECT.get(name))]
-        return (f"not followed when it generates: {', '.join(kept):.{LONGEST_LIST}}",) if kept else ()
+        return (f"ignored generation settings: {', '.join(kept):.{LONGEST_LIST}}",) if kept else ()
 
 
 def generation_of(folder: Folder, family: str, longest: int) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Returns settings by their dotted names below config.eval, and notes about what is not followed.
+    """Returns our settings by dotted name, relative to config.eval, and notes about fields that are ignored.
 
     Args:
         family: the value of model.family.

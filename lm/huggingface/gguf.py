@@ -1,8 +1,8 @@
-"""Reads GGUF files of Llama-like models, the format of llama.cpp, with the optional package gguf.
+"""Reads Llama-like models from GGUF files, as used by llama.cpp, with the optional package gguf.
 
-Such a file holds the model, its settings and its tokenizer. They are presented as a folder of Hugging Face, with
-config.json, the tensors under the names and in the layouts of LlamaForCausalLM, Qwen2ForCausalLM or Qwen3ForCausalLM,
-tokenizer.json and tokenizer_config.json. Quantised tensors are expanded to float32.
+A GGUF file contains the model, its settings and its tokenizer. They are presented as a Hugging Face folder with
+config.json, tokenizer.json, tokenizer_config.json, and tensors whose names and layouts are those of LlamaForCausalLM,
+Qwen2ForCausalLM or Qwen3ForCausalLM. Quantised tensors are dequantised to float32.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from lm.huggingface.documents import read_head
 from lm.huggingface.gguf_tokenizer import special_ids, tokenizer_files
 from lm.huggingface.weights import TensorInfo
 
-# The architectures that are read, each with the class that has the same tensors.
+# Maps the supported architectures to the classes with the same tensors.
 CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-PERMUTED = "llama"  # llama.cpp stores its queries and keys for rotary embeddings of neighbouring dimensions
+PERMUTED = "llama"  # the architecture whose query and key rows llama.cpp reorders
 EXACT = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 QUANTISED = ("Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
 NAMES = {
@@ -43,11 +43,11 @@ NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 TENSOR = re.compile(r"(blk\.(?P<layer>\d+)\.)?(?P<part>\w+)\.(?P<kind>weight|bias)")
-ROPE_FACTORS = "rope_freqs.weight"  # by which each rotary frequency is divided; Llama 3.1 and newer
-# Settings of Llama 3.1 to 3.3, where only `factor` varies; GGUF files hold the result, not these numbers.
+ROPE_FACTORS = "rope_freqs.weight"  # the divisors of the rotary frequencies in Llama 3.1 and later
+# The settings of Llama 3.1 to 3.3, which differ only in `factor`. GGUF files store the result, not these values.
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 LLAMA3_FACTORS = (8.0, 32.0)
-# The settings that are read. All others must have the value given in NEUTRAL.
+# The settings that are read, in FIELDS, OTHERS and SCALING. All others must have the values in NEUTRAL.
 FIELDS = {
     "block_count": "num_hidden_layers",
     "context_length": "max_position_embeddings",
@@ -70,27 +70,34 @@ class GgufFolder(Folder):
     """A GGUF file, presented as a folder."""
 
     def __init__(self, path: Path, source: str) -> None:
-        """Reads everything but the tensors. Raises UserError if the file is damaged or its model is not supported."""
+        """Reads everything except the tensors.
+
+        Raises UserError if the file is damaged or its model is not supported.
+        """
         self.path, self.source = path, source
         if not read_head(path).startswith(b"GGUF"):
             raise UserError(f"{path}: this is not a GGUF file, or it is damaged; download it again.")
         try:
             import gguf
         except ImportError:
-            raise UserError(f"{path}: to read a GGUF file, run `pip install gguf`.") from None
+            raise UserError(f"{path}: reading GGUF files requires the package gguf; run `pip install gguf`.") from None
         self._package = gguf
         try:
             reader = gguf.GGUFReader(path)
             metadata = {name: field.contents() for name, field in reader.fields.items()}
-        except Exception as error:  # of many kinds
+        except Exception as error:  # the library raises many kinds of errors
             reason = " ".join(str(error).split())[:150]
             raise UserError(f"{path}: this GGUF file is truncated or damaged ({reason}); download it again.") from None
         architecture = metadata.get("general.architecture")
         if architecture not in CLASSES:
             known = ", ".join(CLASSES)
-            raise UserError(f"{path}: the architecture {architecture!r:.40} is not supported in GGUF ({known} are).")
+            raise UserError(
+                f"{path}: the architecture {architecture!r:.40} is not supported in GGUF; supported: {known}."
+            )
         if metadata.get("split.count", 1) > 1:
-            raise UserError(f"{path} is one part of a divided GGUF file; merge them with llama.cpp's llama-gguf-split.")
+            raise UserError(
+                f"{path} is one part of a split GGUF file; merge the parts with llama.cpp's llama-gguf-split."
+            )
         self._permuted = architecture == PERMUTED
         self._tensors: dict[str, Any] = {}
         self.tensors: dict[str, TensorInfo] = {}
@@ -107,16 +114,16 @@ class GgufFolder(Folder):
         self._generation = ids or None
 
     def _add(self, tensor: Any) -> None:
-        """Adds a tensor under the name that Hugging Face gives it."""
+        """Adds a tensor under its Hugging Face name."""
         found = TENSOR.fullmatch(tensor.name)
         if found is None or found["part"] not in NAMES:
-            raise UserError(
-                f"{self.path}: the tensor {tensor.name!r:.80} does not belong to a model that is supported."
-            )
+            raise UserError(f"{self.path}: the tensor {tensor.name!r:.80} does not belong to a supported model.")
         kind = tensor.tensor_type.name
         if kind not in (*EXACT, *QUANTISED):
             supported = ", ".join((*EXACT, *QUANTISED))
-            raise UserError(f"{self.path}: tensor {tensor.name!r} has the type {kind}, not one of {supported}.")
+            raise UserError(
+                f"{self.path}: tensor {tensor.name!r} has the unsupported type {kind}; supported: {supported}."
+            )
         layer = "" if found["layer"] is None else f"model.layers.{found['layer']}."
         name = f"{layer}{NAMES[found['part']]}.{found['kind']}"
         shape = tuple(int(size) for size in reversed(tensor.shape))
@@ -139,7 +146,7 @@ class GgufFolder(Folder):
         return self._generation
 
     def _config(self, architecture: str, metadata: Mapping[str, Any], factors: np.ndarray | None) -> dict[str, Any]:
-        """Returns the content of config.json. Raises UserError for a setting that is missing or not supported."""
+        """Returns the content of config.json. Raises UserError if a setting is missing or not supported."""
         settings = {
             name.removeprefix(f"{architecture}."): decimal(value)
             for name, value in metadata.items()
@@ -152,7 +159,7 @@ class GgufFolder(Folder):
                 raise UserError(f"{self.path}: the setting {architecture}.{name}={value!r:.60} is not supported.")
         for name in FIELDS:
             if type(settings.get(name)) is not (float if name.endswith("epsilon") else int):
-                raise UserError(f"{self.path}: the setting {architecture}.{name} is missing or not a number.")
+                raise UserError(f"{self.path}: the setting {architecture}.{name} is missing or is not a number.")
         config: dict[str, Any] = {"model_type": architecture, "architectures": [CLASSES[architecture]]}
         config |= {field: settings[name] for name, field in FIELDS.items()}
         embedding = self.tensors.get("model.embed_tokens.weight")
@@ -161,7 +168,7 @@ class GgufFolder(Folder):
         head_dim = settings.get("attention.key_length", config["hidden_size"] // max(1, config["num_attention_heads"]))
         for name in ("attention.value_length", "rope.dimension_count"):
             if settings.get(name, head_dim) != head_dim:
-                problem = f"{architecture}.{name}={settings[name]} differs from the size of a head, {head_dim}"
+                problem = f"{architecture}.{name}={settings[name]} differs from the head size, {head_dim}"
                 raise UserError(f"{self.path}: {problem}; this is not supported.")
         config |= {
             "vocab_size": embedding.shape[0],
@@ -197,17 +204,17 @@ class GgufFolder(Folder):
 
 
 def unpermuted(array: np.ndarray, heads: int) -> np.ndarray:
-    """Restores the order of the rows of a query or key projection, (heads * head_dim, ...), that llama.cpp changed.
+    """Undoes llama.cpp's reordering of the rows of a query or key projection, (heads * head_dim, ...).
 
-    Hugging Face rotates dimension i of a head with i + head_dim / 2. llama.cpp rotates 2 i with 2 i + 1, and stores
-    these rows side by side.
+    Within a head, Hugging Face rotates dimension i together with i + head_dim / 2, but llama.cpp rotates 2 i together
+    with 2 i + 1 and therefore stores their rows next to each other.
     """
     pairs = array.shape[0] // heads // 2
     return array.reshape(heads, pairs, 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
 
 
 def llama3_factors(theta: float, head_dim: int, factor: float) -> np.ndarray:
-    """Returns the divisors of the rotary frequencies of Llama 3.1 to 3.3: (head_dim / 2,)."""
+    """Returns the divisors of the rotary frequencies in Llama 3.1 to 3.3, of shape (head_dim / 2,)."""
     wavelengths = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
     low, high, original = LLAMA3.values()
     smooth = np.clip((original / wavelengths - low) / (high - low), 0, 1)
@@ -215,5 +222,8 @@ def llama3_factors(theta: float, head_dim: int, factor: float) -> np.ndarray:
 
 
 def decimal(value: Any) -> Any:
-    """Returns the shortest decimal of a float32, such as 1e-05 for 9.999999747378752e-06; other values unchanged."""
+    """Rounds a float to the shortest decimal of the same float32, such as 9.999999747378752e-06 to 1e-05.
+
+    Keeps other values.
+    """
     return float(str(np.float32(value))) if isinstance(value, float) else value

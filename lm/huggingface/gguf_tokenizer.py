@@ -1,8 +1,8 @@
 """Builds tokenizer.json and tokenizer_config.json from the metadata of a GGUF file.
 
-llama.cpp names the rules that divide a text before the merges (`tokenizer.ggml.pre`) instead of storing them. The
-names of which the rules are known here are in PRE_TOKENIZERS; all others are refused, because wrong rules would give
-other tokens without an error.
+Instead of the rules that split a text before the merges, llama.cpp stores only their name (`tokenizer.ggml.pre`).
+PRE_TOKENIZERS lists the names whose rules are known here. All others are refused, because wrong rules would silently
+produce different tokens.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from lm.errors import UserError
 
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # tokenizer.ggml.token_type
 PREFIX = "tokenizer.ggml."
-SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # the names in transformers and GGUF
+SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # names in `transformers` -> names in GGUF
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 WORDS = rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|%s| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
-# Maps tokenizer.ggml.pre to the pre-tokenizers, the normalizer, and whether a whole word that is a token skips merges.
+# Maps tokenizer.ggml.pre to the pre-tokenizers, the normalizer, and whether words that are tokens skip the merges.
 PRE_TOKENIZERS: dict[str, tuple[list[dict[str, Any]], dict[str, str] | None, bool]] = {
     "gpt-2": ([byte_level(True)], None, False),
     "smollm": ([{"type": "Digits", "individual_digits": True}, byte_level(True)], None, False),
@@ -31,26 +31,26 @@ PRE_TOKENIZERS: dict[str, tuple[list[dict[str, Any]], dict[str, str] | None, boo
 
 
 def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
-    """Returns the content of tokenizer.json and tokenizer_config.json, or nothing if there is no tokenizer.
+    """Returns the contents of tokenizer.json and tokenizer_config.json, or an empty dict if there is no tokenizer.
 
-    Raises UserError if the tokenizer is of an unknown kind.
+    Raises UserError if the tokenizer is damaged or its type is unknown.
     """
     kind = metadata.get(f"{PREFIX}model")
     if kind is None:
         return {}
     tokens, types = metadata.get(f"{PREFIX}tokens", []), metadata.get(f"{PREFIX}token_type", [])
     if not tokens or not isinstance(tokens[0], str) or len(types) != len(tokens):
-        raise UserError(f"{where}: the tokenizer has no tokens, or not one type for each.")
+        raise UserError(f"{where}: the tokenizer must have tokens and one type for each token.")
     for name in (*SPECIAL.values(), "eot"):
         token = metadata.get(f"{PREFIX}{name}_token_id", 0)
         if type(token) is not int or not 0 <= token < len(tokens):
-            raise UserError(f"{where}: {PREFIX}{name}_token_id={token!r:.40} is no token.")
+            raise UserError(f"{where}: {PREFIX}{name}_token_id={token!r:.40} is not a token id.")
     if kind == "gpt2":
         parts = _byte_pairs(metadata, where)
     elif kind == "llama":
         parts = _sentencepiece(metadata, where)
     else:
-        raise UserError(f"{where}: the kind of tokenizer {kind!r:.40} is not supported (gpt2 and llama are).")
+        raise UserError(f"{where}: the tokenizer type {kind!r:.40} is not supported; supported: gpt2, llama.")
     added = [
         added_token(content, token, special=types[token] != USER_DEFINED)
         for token, content in enumerate(tokens)
@@ -79,25 +79,25 @@ def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]
 
 
 def special_ids(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields of special tokens in config.json. Several tokens may end a text."""
+    """Returns the config.json fields for special tokens. There may be several EOS tokens."""
     ids = {f"{name}_token_id": metadata.get(f"{PREFIX}{SPECIAL[name]}_token_id") for name in ("bos", "eos", "pad")}
     found: dict[str, Any] = {name: token for name, token in ids.items() if token is not None}
-    turn = metadata.get(f"{PREFIX}eot_token_id")  # the end of a turn in a chat
+    turn = metadata.get(f"{PREFIX}eot_token_id")  # the end-of-turn token of chats
     if turn is not None and turn != found.get("eos_token_id", turn):
         found["eos_token_id"] = [found["eos_token_id"], turn]
     return found
 
 
 def _byte_pairs(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Returns the parts of tokenizer.json for byte-level BPE with its merges."""
+    """Returns the parts of tokenizer.json for byte-level BPE with the stored merges."""
     pre = metadata.get(f"{PREFIX}pre")
     if pre not in PRE_TOKENIZERS:
         known = ", ".join(PRE_TOKENIZERS)
-        raise UserError(f"{where}: the pre-tokenizer {pre!r:.40} is not supported in GGUF ({known} are).")
+        raise UserError(f"{where}: the pre-tokenizer {pre!r:.40} is not supported in GGUF; supported: {known}.")
     steps, normalizer, ignore_merges = PRE_TOKENIZERS[pre]
     merges = [str(merge).split(" ") for merge in metadata.get(f"{PREFIX}merges", ())]
     if any(len(merge) != 2 for merge in merges):
-        raise UserError(f"{where}: the tokenizer joins something else than two tokens; its merges are damaged.")
+        raise UserError(f"{where}: each merge of the tokenizer must join two tokens; its merges are damaged.")
     return {
         "normalizer": normalizer,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps} if len(steps) > 1 else steps[0],
@@ -107,10 +107,10 @@ def _byte_pairs(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _sentencepiece(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Returns the parts of tokenizer.json for SentencePiece's BPE, whose merges follow from the scores."""
+    """Returns the parts of tokenizer.json for SentencePiece BPE. Its merges are derived from the scores."""
     tokens, scores = metadata[f"{PREFIX}tokens"], metadata.get(f"{PREFIX}scores", [])
     if len(scores) != len(tokens):
-        raise UserError(f"{where}: the tokenizer has not one score for each token.")
+        raise UserError(f"{where}: the tokenizer must have one score for each token.")
     space = "\u2581"
     prefix = metadata.get(f"{PREFIX}add_space_prefix", True)
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": space}
@@ -141,6 +141,6 @@ def _ids(tokens: Sequence[str]) -> dict[str, int]:
 
 
 def _before_each(token: str, index: int) -> dict[str, Any]:
-    """Returns a post-processor that puts a token in front of each text."""
+    """Returns a post-processor that prepends a token to each text."""
     two = Template((index, TEXT, index, TEXT), (0, 0, 1, 1))
     return template_of(Template.of_one(index, TEXT), two, {index: token})

@@ -1,7 +1,7 @@
-"""Imports a published model: a folder becomes a run directory, which other commands use like any other.
+"""Imports a published model: converts its folder to a run directory, which can be used like any other.
 
-The tensors are read one at a time, each to the devices that hold a part of it. What the model does not use, but an
-export needs, is kept in the run directory (see provenance.py).
+Tensors are read one at a time and placed directly on their devices. Data that the model does not use but an export
+needs is kept in the run directory (see provenance.py).
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from lm.runs.evaluate import choose_mesh
 from lm.runs.fingerprint import recorded_settings
 from lm.training.state import abstract_state
 
-STEP = 0  # of the only checkpoint
+STEP = 0  # the step of the only checkpoint
 
 
 def import_folder(folder: Folder, published: Published, workdir: Path) -> None:
-    """Writes a run directory for a recognised folder. Raises UserError if it exists or a file is damaged."""
+    """Writes a run directory for a recognised folder. Raises UserError if `workdir` exists or a file is damaged."""
     if os.path.lexists(workdir):
         raise UserError(f"--workdir={workdir} already exists; choose a new name.")
     tokenizer = read_tokenizer(folder, published.config.model.vocab_size)
@@ -63,7 +63,7 @@ def import_folder(folder: Folder, published: Published, workdir: Path) -> None:
 
 
 def load_params(folder: Folder, published: Published) -> dict[str, Any]:
-    """Returns the parameters, float32, on the devices of the mesh that suits them."""
+    """Returns the float32 parameters, placed on the devices of a suitable mesh."""
     mesh = choose_mesh(published.config)
     abstract = flatten_dict(abstract_state(published.config, published.model, optax.identity(), mesh).params)
     leaves: dict[tuple[str, ...], jax.Array] = {}
@@ -77,7 +77,7 @@ def load_params(folder: Folder, published: Published) -> dict[str, Any]:
                 done += 1
                 if report is not None:
                     report(done, total)
-        for module in published.family.unstored:  # norms, whose scale is 1
+        for module in published.family.unstored:  # norms, which get a scale of 1
             for slot in slots_of(unflatten_dict(abstract)).get(module, {}).values():
                 _put(leaves, slot, np.ones(slot.shape, np.float32), abstract[slot.path])
     return unflatten_dict(leaves)
@@ -104,7 +104,7 @@ def _put(leaves: dict[tuple[str, ...], jax.Array], slot: Slot, part: np.ndarray,
 
 @functools.cache
 def _zeros(shape: tuple[int, ...], sharding: Any) -> Callable[[], jax.Array]:
-    """Returns a program that makes an array of zeros. Compiling it takes longer than running it."""
+    """Returns a compiled function that creates an array of zeros. It is cached because compiling it is slow."""
     return jax.jit(lambda: jnp.zeros(shape, jnp.float32), out_shardings=sharding)
 
 
@@ -134,9 +134,9 @@ def write_provenance(folder: Folder, published: Published, directory: Path) -> N
 
 
 def read_tokenizer(folder: Folder, rows: int) -> Tokenizer:
-    """Returns the tokenizer of a folder, with its special tokens. Raises UserError if there is none that we can read.
+    """Returns the tokenizer of a folder with its special tokens. Raises UserError if there is no readable tokenizer.
 
-    `rows` is the number of rows in the embedding; special tokens without a row cannot be used.
+    `rows` is the number of embedding rows; special tokens without a row cannot be used.
     """
 
     made = {CONFIG: json.dumps(folder.config).encode()}
@@ -150,9 +150,9 @@ def read_tokenizer(folder: Folder, rows: int) -> Tokenizer:
 
 
 def describe(published: Published) -> str:
-    """Returns a line about an import, for the user."""
+    """Returns a one-line summary of an import for the user."""
     match = published.match
     more = f" and {len(match.ignored) - 1} more" if len(match.ignored) > 1 else ""
     notes = [f"ignored buffers: {match.ignored[0]}{more}"] if match.ignored else []
-    notes += [f"{len(match.carried)} tensors of other heads kept for the export"] if match.carried else []
+    notes += [f"{len(match.carried)} tensors of other heads are kept for the export"] if match.carried else []
     return "; ".join([f"{published.family.name} ({published.architecture})", *notes, *published.notes])

@@ -1,4 +1,4 @@
-"""Describes a published model: what it is, its parameters by part, and what an import would refuse. Loads nothing."""
+"""Describes a published model: its architecture, parameter counts and obstacles to an import. Loads no weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN_FIELDS = ("model_type", "architectures")
 
 
 def lines_about(folder: Folder, family: str = "") -> Iterator[str]:
-    """Yields the lines of a report about a folder. What would be refused is the last line."""
+    """Yields the lines of a report about a folder. If an import would be refused, the last line gives the reason."""
     fields = ", ".join(f"{name}={folder.config[name]!r}" for name in SHOWN_FIELDS if name in folder.config)
     yield f"{folder.source}: {fields or 'config.json names neither a model_type nor architectures'}"
     total = sum(math.prod(info.shape) for info in folder.tensors.values())
@@ -36,7 +36,7 @@ def _lines_about_model(published: Published) -> Iterator[str]:
     model, match = published.config.model, published.match
     sizes = f"{model.num_layers} layers of width {model.d_model}, {model.num_heads} heads"
     yield (
-        f"It would become: family {published.family.name}, class {published.architecture}, "
+        f"An import would give: family {published.family.name}, class {published.architecture}, "
         f"objective.name={published.config.objective.name}; {model.family}, {sizes}, vocabulary of "
         f"{model.vocab_size:,}, up to {model.max_length:,} tokens"
     )
@@ -51,7 +51,7 @@ def _lines_about_model(published: Published) -> Iterator[str]:
 
 
 def parameters_by_part(tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
-    """Returns the number of values by part of the model, with all layers together."""
+    """Returns the number of parameters in each part of the model, summed over the layers."""
     parts: dict[str, int] = {}
     for name, info in tensors.items():
         part = re.sub(r"\.\d+\.", ".*.", name).rpartition(".")[0] or name

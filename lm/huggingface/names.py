@@ -1,7 +1,7 @@
-"""Names and layouts of tensors <-> our parameters.
+"""Converts between our parameters and the named tensors of published models.
 
-A family maps names of modules in its files to our modules. Each parameter of a module is one tensor: `kernel` (stored
-transposed, as in nn.Linear), `scale` and `embedding` are called "weight" there, and `bias` is called "bias".
+A family maps the module names in its files to our modules. Each parameter of a module is one tensor. In the files,
+`kernel` (transposed, as in nn.Linear), `scale` and `embedding` are called "weight", and `bias` is called "bias".
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from lm.errors import UserError
 from lm.huggingface.folder import Folder
 from lm.models.parameters import LAYER_PREFIX, STACK_NAME
 
-LAYER = "{n}"  # in names: the index of a layer
+LAYER = "{n}"  # stands for the index of a layer in names
 SUFFIXES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
-OLD_SUFFIXES = ((".weight", ".gamma"), (".bias", ".beta"))  # of norms, before 2019
-CHUNK_ROWS = 1024  # number of rows that are compared at once
+OLD_SUFFIXES = ((".weight", ".gamma"), (".bias", ".beta"))  # used for norms before 2019
+CHUNK_ROWS = 1024  # the number of rows compared at a time
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the tensors of one module of a file go.
+    """Describes how the tensors of one module in a file correspond to our modules.
 
     Attributes:
-        modules: our modules. If there are several, the tensor holds their outputs one after another.
-        also: other modules that hold the same tensors, as the files may name them.
-        skip: the number of rows at the beginning of a table that no model reads.
-        partial: whether a table may have more rows than ours. The other rows are kept for the export.
-        inputs_first: whether kernels are stored as (inputs, outputs), as ours, and not transposed.
-        whole: whether the name is that of the tensor, without a suffix.
-        flat: whether the tensor of a `whole` name has one dimension; otherwise, it has two, of which the first is 1.
+        modules: our modules. If there are several, the tensor concatenates their outputs.
+        also: other modules whose tensors, if a file contains them, must be equal to these.
+        skip: the number of rows at the start of a table that no model reads.
+        partial: whether a table may have more rows than ours. The extra rows are kept for the export.
+        inputs_first: whether kernels are stored as (inputs, outputs), like ours, rather than transposed.
+        whole: whether the module name is already the full tensor name, so that no suffix is added.
+        flat: whether a tensor with a `whole` name has one dimension; otherwise, its shape is (1, size).
     """
 
     modules: tuple[str, ...]
@@ -53,16 +53,16 @@ def place(*modules: str, **options: Any) -> Place:
     return Place(modules, **options)
 
 
-Names = Mapping[str, "str | Place"]  # module of the file -> module of ours
+Names = Mapping[str, "str | Place"]  # module in the file -> our module
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One of our parameters, or one layer of a parameter that is stacked over the layers."""
+    """One of our parameters, or one layer of a parameter that stacks all layers."""
 
     path: tuple[str, ...]
     layer: int | None
-    shape: tuple[int, ...]  # without the axis of layers
+    shape: tuple[int, ...]  # without the layer axis
 
     @property
     def outputs(self) -> int:
@@ -71,13 +71,13 @@ class Slot:
 
     @property
     def inputs(self) -> int:
-        """The number of leading dimensions that are inputs; only `out` has two, the heads and their size."""
+        """The number of leading input dimensions. Only `out` has two: the heads and their size."""
         return 0 if self.path[-1] != "kernel" else 2 if self.path[-2] == "out" and len(self.shape) == 3 else 1
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a file, and the parameters that it holds."""
+    """One tensor of a file and the parameters that it contains."""
 
     name: str
     slots: tuple[Slot, ...]
@@ -90,7 +90,7 @@ class Entry:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape in the file, without the rows of a table that no model reads."""
+        """The shape in the file, not counting the extra rows of a `partial` table."""
         (first, *_), outputs = self.slots, sum(slot.outputs for slot in self.slots)
         if first.path[-1] == "kernel":
             inputs = math.prod(first.shape[: first.inputs])
@@ -122,7 +122,7 @@ class Entry:
         return [part.reshape(slot.shape) for part, slot in zip(parts, self.slots, strict=True)]
 
     def unused(self, array: np.ndarray) -> np.ndarray | None:
-        """Returns the rows of a table that `split` leaves out, in order, or None if there are none."""
+        """Returns the table rows that `split` omits, in order, or None if there are none."""
         if self.slots[0].path[-1] != "embedding" or len(array) == self.slots[0].shape[0]:
             return None
         end = self.place.skip + self.slots[0].shape[0]
@@ -142,7 +142,7 @@ class Entry:
 
 
 def slots_of(params: Any) -> dict[str, dict[str, Slot]]:
-    """Returns the slots of a parameter tree, by module as in the unrolled model, such as layer_0/attention/query."""
+    """Returns the slots of a parameter tree by module name in the unrolled model, such as layer_0/attention/query."""
     slots: dict[str, dict[str, Slot]] = {}
     for path, leaf in flatten_dict(params).items():
         if STACK_NAME in path:
@@ -156,16 +156,16 @@ def slots_of(params: Any) -> dict[str, dict[str, Slot]]:
 
 
 def entries_of(names: Names, params: Any, unstored: Sequence[str] = ()) -> list[Entry]:
-    """Returns the tensors of the file for a tree of parameters, real or abstract. Modules that it lacks are left out.
+    """Returns the entries of a file for a parameter tree, real or abstract, omitting modules that the tree lacks.
 
     Files have no tensors for the modules in `unstored`.
 
-    Raises AssertionError if a parameter has no name, as the settings of a family must not allow that.
+    Raises AssertionError if a parameter has no name; the settings of a family must rule this out.
     """
     slots, found = slots_of(params), []
     slots = {module: leaves for module, leaves in slots.items() if module not in unstored}
     depth = 1 + max((int(n) for module in slots for n in re.findall(rf"{LAYER_PREFIX}(\d+)", module)), default=-1)
-    # All tensors of a layer come together, as in the published files.
+    # The tensors of a layer are kept together, as in the published files.
     groups = itertools.groupby(names.items(), lambda item: LAYER in item[0])
     for repeated, group in ((key, list(each)) for key, each in groups):
         for n, (module, target) in itertools.product(range(depth) if repeated else (0,), group):
@@ -190,18 +190,18 @@ def entries_of(names: Names, params: Any, unstored: Sequence[str] = ()) -> list[
 
 @dataclass(frozen=True)
 class Spelling:
-    """How files may spell names: with a prefix for the body, which files of a bare body lack.
+    """The possible spellings of names: with a prefix for the body or, in files of a bare body, without it.
 
     Attributes:
-        prefix: the prefix in the names of the family.
-        others: prefixes that files may have in its place.
+        prefix: the prefix that the family itself uses.
+        others: prefixes that files may use instead.
     """
 
     prefix: str = ""
     others: tuple[str, ...] = ("",)
 
     def variants(self, name: str) -> Iterator[str]:
-        """Yields the spellings of a name, the family's own first."""
+        """Yields the possible spellings of a name, starting with the family's own."""
         whole = [name]
         if self.prefix and name.startswith(self.prefix):
             whole += [other + name.removeprefix(self.prefix) for other in self.others]
@@ -214,15 +214,15 @@ class Spelling:
 
 @dataclass(frozen=True)
 class Match:
-    """The tensors of a file, assigned to what they are for."""
+    """The tensors of a folder, grouped by their use."""
 
-    names: dict[str, tuple[str, ...]]  # name of an Entry -> the names of its equal tensors in the file
-    carried: tuple[str, ...]  # tensors of other heads, which the model does not use
-    ignored: tuple[str, ...]  # buffers that hold nothing of their own
+    names: dict[str, tuple[str, ...]]  # Entry name -> the names of its tensors, which are all equal
+    carried: tuple[str, ...]  # tensors of other heads, unused by the model
+    ignored: tuple[str, ...]  # buffers that can be recomputed
 
 
 def find(folder: Folder, spelling: Spelling, *names: str) -> str | None:
-    """Returns the first spelling of one of the names that the folder has, or None."""
+    """Returns the first spelling of any of the names that exists in the folder, or None."""
     every = (variant for name in names for variant in spelling.variants(name))
     return next((name for name in every if name in folder.tensors), None)
 
@@ -230,11 +230,11 @@ def find(folder: Folder, spelling: Spelling, *names: str) -> str | None:
 def match(
     entries: Iterable[Entry], folder: Folder, spelling: Spelling, others: Iterable[str], ignored: Iterable[str]
 ) -> Match:
-    """Assigns every tensor of a folder. Raises UserError for one that is missing, misshapen or unexpected.
+    """Determines the use of every tensor in a folder. Raises UserError if one is missing, misshapen or unexpected.
 
     Args:
-        others: patterns of the names of tensors that belong to other heads of the family.
-        ignored: patterns of the names of buffers.
+        others: name patterns of tensors that belong to other heads of the family.
+        ignored: name patterns of buffers.
     """
     names: dict[str, tuple[str, ...]] = {}
     others, ignored = tuple(others), tuple(ignored)
@@ -242,13 +242,13 @@ def match(
         every = [variant for name in (entry.name, *entry.also) for variant in spelling.variants(name)]
         found = tuple(dict.fromkeys(name for name in every if name in folder.tensors))
         if not found:
-            raise UserError(f"{folder.source} lacks the tensor {entry.name!r}, which the model in config.json has.")
+            raise UserError(f"{folder.source} lacks the tensor {entry.name!r}, which config.json requires.")
         for name in found:
             entry.check_shape(folder.tensors[name].shape, folder.source, name)
         for other in found[1:]:
             if not same_values(folder, found[0], other):
                 raise UserError(
-                    f"{folder.source}: the tensors {found[0]!r} and {other!r} differ, but should be the same."
+                    f"{folder.source}: the tensors {found[0]!r} and {other!r} differ, but should be identical."
                 )
         names[entry.name] = found
     rest = folder.tensors.keys() - {name for found in names.values() for name in found}
@@ -263,7 +263,7 @@ def match(
 
 
 def same_values(folder: Folder, first: str, second: str) -> bool:
-    """Returns whether two tensors of a folder are equal, comparing a few rows at a time."""
+    """Returns whether two tensors of a folder are equal. Compares CHUNK_ROWS rows at a time."""
     a, b = folder.read(first), folder.read(second)
     if a.shape != b.shape:
         return False

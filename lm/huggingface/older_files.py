@@ -1,4 +1,4 @@
-"""What the rules for older tokenizers share: the files, the options and the special tokens."""
+"""Code shared by the builders of older tokenizers: files, options and special tokens."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Older:
     """The files of one tokenizer.
 
     Attributes:
-        content: returns the content of a file that exists.
-        options: tokenizer_config.json, to which special_tokens_map.json is added.
-        usual: the special tokens that the class has by default, by names such as "eos_token".
-        where: the folder, for messages.
+        content: a function that returns the content of an existing file.
+        options: the merged contents of tokenizer_config.json and special_tokens_map.json.
+        usual: maps names such as "eos_token" to the default special tokens of the class.
+        where: the folder, for error messages.
     """
 
     content: Callable[[str], bytes]
@@ -30,11 +30,11 @@ class Older:
 
     @property
     def names(self) -> dict[str, str]:
-        """The special tokens by their names."""
+        """The special tokens by name, such as "eos_token"."""
         return {name: self._text(self.options.get(name)) or token for name, token in self.usual.items()}
 
     def token(self, name: str) -> str:
-        """Returns the special token that the option `name`_token names."""
+        """Returns the special token given by the option {name}_token."""
         return self.names[f"{name}_token"]
 
     @staticmethod
@@ -43,34 +43,34 @@ class Older:
         return value if isinstance(value, str) else ""
 
     def stated(self, name: str) -> bool | None:
-        """Returns an option that is true or false, or None if it is null or absent. Raises UserError otherwise."""
+        """Returns a Boolean option, or None if it is null or absent. Raises UserError if it has another type."""
         value = self.options.get(name)
         if value is not None and not isinstance(value, bool):
             raise UserError(f"{self.where}/tokenizer_config.json: {name}={value!r} is neither true nor false.")
         return value
 
     def flag(self, name: str, default: bool) -> bool:
-        """Returns an option, or the default if it is null or absent. Raises UserError if it is no bool."""
+        """Returns a Boolean option, or the default if it is null or absent. Raises UserError if it has another type."""
         value = self.stated(name)
         return default if value is None else value
 
     def pieces(self, name: str, algorithm: str) -> PieceFile:
-        """Reads a SentencePiece model. Raises UserError if it was trained with another algorithm."""
+        """Reads a SentencePiece model. Raises UserError if it was not trained with `algorithm`."""
         found = PieceFile.parse(self.content(name))
         if found.algorithm != algorithm:
-            raise UserError(f"{self.where}/{name} holds a {found.algorithm} model, not {algorithm} as in this family.")
+            raise UserError(f"{self.where}/{name} holds a {found.algorithm} model, but this family uses {algorithm}.")
         return found
 
 
 def add_special(tokenizer: Tokenizer, contents: Iterable[str], mask: str = "") -> None:
-    """Marks tokens of the vocabulary as special. Raises ValueError if one is missing."""
+    """Marks tokens of the vocabulary as special. Raises ValueError if the vocabulary lacks a token."""
     for content in dict.fromkeys(contents):
         with_id(tokenizer, content)
         tokenizer.add_special_tokens([AddedToken(content, lstrip=content == mask, normalized=False, special=True)])
 
 
 def add_listed(tokenizer: Tokenizer, listed: Mapping[str, Any]) -> None:
-    """Adds the tokens of `added_tokens_decoder`. Raises ValueError if one cannot have the listed id."""
+    """Adds the tokens in `added_tokens_decoder`. Raises ValueError if a token cannot have its listed id."""
     for number, values in sorted((int(number), values) for number, values in listed.items()):
         flags = {name: bool(values.get(name)) for name in ("single_word", "lstrip", "rstrip", "normalized")}
         token = AddedToken(values["content"], **flags, special=bool(values.get("special")))
@@ -88,7 +88,7 @@ def with_id(tokenizer: Tokenizer, token: str) -> tuple[str, int]:
 
 
 def frame(tokenizer: Tokenizer, one: list[str], two: list[str]) -> None:
-    """Sets the templates of one text and of two texts; "$A" and "$B" stand for texts, and ":1" for the token type."""
+    """Sets the templates for one text and for two. "$A" and "$B" stand for the texts, and ":1" for token type 1."""
     special = {part.partition(":")[0] for part in (*one, *two) if not part.startswith("$")}
     ids = [with_id(tokenizer, token) for token in sorted(special)]
     tokenizer.post_processor = processors.TemplateProcessing(single=one, pair=two, special_tokens=ids)

@@ -1,4 +1,4 @@
-"""Tokenizers from SentencePiece models (Kudo 2018): unigram (T5, XLM-R, mBART, ALBERT) and BPE (Llama)."""
+"""Builds tokenizers from SentencePiece models (Kudo 2018): unigram (T5, XLM-R, mBART, ALBERT) and BPE (Llama)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lm.huggingface.older_files import Older, add_special, frame
 from lm.huggingface.sentencepiece_files import BPE, UNIGRAM, PieceFile
 
 SPACE = "\u2581"
-# The codes of languages in the order of their ids.
+# The language codes, in the order of their ids.
 LANGUAGES = tuple(
     """
     ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT lv_LV my_MM ne_NP nl_XX
@@ -30,11 +30,11 @@ MORE_LANGUAGES = tuple(
 
 
 def t5(older: Older) -> Tokenizer:
-    """The tokenizer of T5 and mT5 (Raffel 2020). The extra ids follow the pieces, the last one first."""
+    """The tokenizer of T5 and mT5 (Raffel 2020). The extra tokens follow the pieces in reverse order."""
     pieces = older.pieces("spiece.model", UNIGRAM)
     number = older.options.get("extra_ids", 100)
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-        raise UserError(f"{older.where}/tokenizer_config.json: extra_ids={number!r} is not a number of tokens.")
+        raise UserError(f"{older.where}/tokenizer_config.json: extra_ids={number!r} is not a valid number of tokens.")
     extra = [f"<extra_id_{n}>" for n in range(number - 1, -1, -1)]
     tokenizer = _unigram(pieces, [*pieces.scored, *((token, 0.0) for token in extra)], pieces.unknown)
     add_special(tokenizer, [*older.names.values(), *reversed(extra)])
@@ -52,14 +52,14 @@ def xlm_roberta(older: Older) -> Tokenizer:
 
 
 def mbart(older: Older) -> Tokenizer:
-    """The tokenizer of mBART (Liu 2020). The language of a source, `src_lang`, follows it."""
+    """The tokenizer of mBART (Liu 2020). The language of a source text, `src_lang`, follows the text."""
     tokenizer, last, language = _fairseq(older, LANGUAGES), older.token("eos"), _source_language(older, LANGUAGES)
     frame(tokenizer, ["$A", last, language], ["$A", "$B", last, language])
     return tokenizer
 
 
 def mbart50(older: Older) -> Tokenizer:
-    """The tokenizer of mBART-50 (Tang 2020). The language of a source, `src_lang`, precedes it."""
+    """The tokenizer of mBART-50 (Tang 2020). The language of a source text, `src_lang`, precedes the text."""
     languages = LANGUAGES + MORE_LANGUAGES
     tokenizer, last, language = _fairseq(older, languages), older.token("eos"), _source_language(older, languages)
     frame(tokenizer, [language, "$A", last], [language, "$A", "$B", last])
@@ -69,7 +69,7 @@ def mbart50(older: Older) -> Tokenizer:
 def _fairseq(older: Older, languages: Iterable[str] = ()) -> Tokenizer:
     """Returns a tokenizer with the ids of fairseq.
 
-    Four special tokens come first, then the pieces from the fourth one on, the codes of languages and the mask token.
+    Four special tokens come first, followed by all pieces but the first three, the language codes and the mask token.
     """
     pieces, mask = older.pieces("sentencepiece.bpe.model", UNIGRAM), older.token("mask")
     before, after = [older.token(name) for name in ("bos", "pad", "eos", "unk")], [*languages, mask]
@@ -82,14 +82,16 @@ def _fairseq(older: Older, languages: Iterable[str] = ()) -> Tokenizer:
 def _source_language(older: Older, known: Iterable[str]) -> str:
     language = older.options.get("src_lang") or "en_XX"
     if language not in known:
-        raise UserError(f"{older.where}/tokenizer_config.json: src_lang={language!r} is no language of this tokenizer.")
+        raise UserError(
+            f"{older.where}/tokenizer_config.json: src_lang={language!r} is not a language of this tokenizer."
+        )
     return language
 
 
 def albert(older: Older) -> Tokenizer:
     """The tokenizer of ALBERT (Lan 2020)."""
     pieces = older.pieces("spiece.model", UNIGRAM)
-    # The original code splits a digit from a comma after it.
+    # The original code separates a digit from the comma that follows it.
     vocabulary = [
         (piece, score - 100 if len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit() else score)
         for piece, score in pieces.scored
@@ -115,8 +117,8 @@ def _unigram(
     """Returns a tokenizer with the pieces in `vocabulary`.
 
     Args:
-        before: normalizers that precede those of the file.
-        strips: whether white space at the end of a text is dropped, and several spaces become one U+2581.
+        before: normalizers that are applied before those of the file.
+        strips: whether trailing white space is removed and several spaces become one U+2581.
     """
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=unknown, byte_fallback=False))
     steps = [*before, *([normalizers.Precompiled(pieces.charsmap)] if pieces.charsmap else [])]
@@ -130,7 +132,7 @@ def _unigram(
 
 
 def llama(older: Older) -> Tokenizer:
-    """The tokenizer of Llama 1 and 2 and of Mistral 7B. A GGUF file holds the same values, so its code builds it."""
+    """The tokenizer of Llama 1 and 2 and Mistral 7B. GGUF files contain the same data, so the GGUF code builds it."""
     pieces, prefix = older.pieces("tokenizer.model", BPE), older.flag("add_prefix_space", True)
     ids = {piece: number for number, (piece, _) in enumerate(pieces.scored)}
     if missing := [token for token in older.names.values() if token not in ids]:
@@ -150,7 +152,7 @@ def llama(older: Older) -> Tokenizer:
     }
     files = tokenizer_files({f"{PREFIX}{name}": value for name, value in metadata.items()}, older.where)
     parts = json.loads(files["tokenizer.json"])
-    if not older.flag("legacy", True):  # a space precedes the whole text, but not what follows a special token
+    if not older.flag("legacy", True):  # a space is added before the text, but not after special tokens
         scheme = {"prepend_scheme": "first" if prefix else "never", "split": False}
         parts |= {"normalizer": None, "pre_tokenizer": {"type": "Metaspace", "replacement": SPACE, **scheme}}
     return Tokenizer.from_str(json.dumps(parts))

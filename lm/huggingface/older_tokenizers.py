@@ -1,12 +1,12 @@
-"""Builds tokenizer.json for a folder that holds only the files of older tokenizers.
+"""Builds tokenizer.json for a folder that contains only the files of an older tokenizer.
 
     vocab.txt                                    BERT, DistilBERT, ELECTRA: word pieces
     vocab.json, merges.txt                       GPT-2, RoBERTa, BART: byte-level BPE
     spiece.model, sentencepiece.bpe.model        T5, mT5, ALBERT, XLM-R, mBART: SentencePiece, unigram
     tokenizer.model                              Llama 1 and 2, Mistral: SentencePiece, BPE
 
-The rules are those of the converters in `transformers`, with which the published files of this form were written.
-Tokenizers of other classes are refused by the name of the class.
+The rules are those of the converters in `transformers`, which also wrote the published tokenizer.json files. Other
+tokenizer classes are refused, and the error names the class.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ ANGLED = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 
 @dataclass(frozen=True)
 class Kind:
-    """A class of tokenizers in `transformers`.
+    """A tokenizer class of `transformers`.
 
     Attributes:
-        model_types: the values of model_type for which it is the default.
-        files: the files from which it is built.
-        build: builds the tokenizer.
-        usual: the special tokens that the class has by default.
+        model_types: the values of model_type for which the class is the default.
+        files: the files from which the tokenizer is built.
+        build: a function that builds the tokenizer.
+        usual: the default special tokens of the class by name.
     """
 
     model_types: tuple[str, ...]
@@ -63,7 +63,7 @@ KINDS = {
     "MT5Tokenizer": Kind(("mt5",), *_T5),
     "AlbertTokenizer": Kind(("albert",), ("spiece.model",), older_pieces.albert, _ALBERT),
     "XLMRobertaTokenizer": Kind(("xlm-roberta",), ("sentencepiece.bpe.model",), older_pieces.xlm_roberta, _ROBERTA),
-    # Both have model_type="mbart", so the class must be named.
+    # mBART and mBART-50 both have model_type="mbart", so the files must name the class.
     "MBartTokenizer": Kind((), ("sentencepiece.bpe.model",), older_pieces.mbart, _ROBERTA),
     "MBart50Tokenizer": Kind((), ("sentencepiece.bpe.model",), older_pieces.mbart50, _ROBERTA),
     "LlamaTokenizer": Kind(("llama", "mistral"), ("tokenizer.model",), older_pieces.llama, ANGLED),
@@ -71,14 +71,14 @@ KINDS = {
 
 
 def converted(content_of: Callable[[str], bytes | None], config: Mapping[str, Any], where: str) -> dict[str, bytes]:
-    """Returns tokenizer.json and a tokenizer_config.json that names all special tokens, or nothing without such files.
+    """Returns tokenizer.json and a tokenizer_config.json with all special tokens, or {} if there are no such files.
 
     Args:
-        content_of: returns the content of a file of the folder, or None.
-        config: config.json.
-        where: the folder, for messages.
+        content_of: a function that returns the content of a file in the folder, or None.
+        config: the content of config.json.
+        where: the folder, for error messages.
 
-    Raises UserError if a file is damaged, or if there is no rule for the class of the tokenizer.
+    Raises UserError if a file is damaged or there is no rule for the tokenizer class.
     """
 
     def read(name: str) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def converted(content_of: Callable[[str], bytes | None], config: Mapping[str, An
         try:
             found = {} if content is None else parse_json(content)
         except ValueError as error:
-            raise UserError(f"{where}/{name}: cannot be read ({error}); correct or remove the file.") from error
+            raise UserError(f"{where}/{name} cannot be read ({error}); correct or remove the file.") from error
         return found if isinstance(found, dict) else {}
 
     present = [name for kind in KINDS.values() for name in kind.files if content_of(name) is not None]
@@ -98,11 +98,11 @@ def converted(content_of: Callable[[str], bytes | None], config: Mapping[str, An
     kind = KINDS.get(name)
     if kind is None or not set(kind.files) <= set(present):
         if name == "MarianTokenizer" or config.get("model_type") == "marian":
-            return {}  # which has a reader of its own
+            return {}  # Marian tokenizers have their own reader
         named = name or f"model_type={config.get('model_type')!r}"
         raise UserError(
-            f"{where} has no tokenizer.json, and there is no rule for {named} with {present[0]}; write the file with "
-            "AutoTokenizer.from_pretrained(...).save_pretrained(...) of the transformers library."
+            f"{where} has no tokenizer.json, and there is no rule for {named} with {present[0]}; create "
+            "tokenizer.json with AutoTokenizer.from_pretrained(...).save_pretrained(...) from the transformers library."
         )
     older = Older(lambda name: content_of(name) or b"", options, kind.usual, where)
     try:

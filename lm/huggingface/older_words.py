@@ -1,4 +1,4 @@
-"""Tokenizers from vocab.txt (word pieces), or from vocab.json and merges.txt (byte-level BPE)."""
+"""Builds tokenizers from vocab.txt (WordPiece), or from vocab.json and merges.txt (byte-level BPE)."""
 
 from __future__ import annotations
 

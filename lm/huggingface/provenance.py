@@ -1,8 +1,8 @@
-"""The directory `huggingface/` of an imported run, which keeps parts of the published folder for the export.
+"""The `huggingface/` directory of an imported run, which keeps parts of the published folder for the export.
 
-files/                 the files that we do not interpret, config.json and generation_config.json, byte for byte
+files/                 config.json, generation_config.json and, byte for byte, the files that we do not interpret
 record.json            the family, the class, and the names and dtypes of the tensors
-carried.safetensors    tensors and rows of tables that the model does not use, for the export
+carried.safetensors    tensors and table rows that the model does not use
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ FORMAT = 1
 class Record:
     """How the tensors of an imported folder are named and stored."""
 
-    source: str  # the folder or the name on the hub
+    source: str  # the path of the folder or its name on the hub
     family: str
-    architecture: str  # the class in `transformers`
-    names: dict[str, tuple[str, ...]]  # the family's name of a tensor -> its names in the folder
-    dtypes: dict[str, np.dtype]  # name in the folder -> dtype
+    architecture: str  # the `transformers` class
+    names: dict[str, tuple[str, ...]]  # tensor name in the family -> its names in the folder
+    dtypes: dict[str, np.dtype]  # tensor name in the folder -> dtype
 
     def write(self, directory: Path) -> None:
         values = dataclasses.asdict(self) | {"format": FORMAT}
@@ -64,7 +64,7 @@ def write_carried(directory: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_carried(directory: Path) -> dict[str, np.ndarray]:
-    """Returns the carried tensors, memory-mapped. Raises UserError if the file is damaged."""
+    """Returns the carried tensors as memory-mapped arrays. Raises UserError if the file is damaged."""
     path = directory / CARRIED
     if not path.exists():
         return {}
@@ -73,10 +73,10 @@ def read_carried(directory: Path) -> dict[str, np.ndarray]:
 
 
 def provenance_of(root: Path, config: Config, load: Any) -> Path | None:
-    """Returns the directory that describes the import of a run, or of the run from which it was initialised.
+    """Returns the `huggingface/` directory of a run or, failing that, of the run from which it was initialised.
 
     Args:
-        load: a function from a run directory to its config.
+        load: a function that returns the config of a run directory.
     """
     seen: set[Path] = set()
     while root.resolve() not in seen:

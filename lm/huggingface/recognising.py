@@ -1,4 +1,4 @@
-"""Recognises a published model: its family, its head, our config for it, and what each tensor of its files is for."""
+"""Recognises a published model: determines its family, its head, the matching config and the purpose of each tensor."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from lm.models import build_model
 from lm.models.protocol import Model
 from lm.tasks import task_of
 
-DEFAULT_LENGTH = 512  # tokens per row, unless the model's positions end earlier
+DEFAULT_LENGTH = 512  # tokens per row, unless the model has fewer positions
 EMBEDDING = "token_embedding"
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published model as one of ours."""
+    """A published model, expressed as one of our models."""
 
     family: Family
-    architecture: str  # the class in `transformers`, a key of family.heads
+    architecture: str  # the `transformers` class, a key of family.heads
     config: Config  # without the tokenizer and training data
     model: Model
     entries: list[Entry]
     match: Match
-    notes: tuple[str, ...] = ()  # what the run will not do as the folder says, for the user
+    notes: tuple[str, ...] = ()  # for the user, about settings of the folder that the run ignores
 
     @property
     def head(self) -> Head:
@@ -47,12 +47,12 @@ class Published:
 
 
 def recognise(folder: Folder, family_name: str = "", max_length: int = 0, dtype: str = "float32") -> Published:
-    """Returns our model for a folder, of which only the headers and tied matrices are read.
+    """Returns our model for a folder. Reads only headers and tied matrices.
 
     Args:
         family_name: a key of FAMILIES; if empty, config.json determines the family.
-        max_length: the number of positions; 0 means all of them.
-        dtype: the data type of the computation.
+        max_length: the number of positions; 0 means all that the model has.
+        dtype: the data type used for computation.
 
     Raises UserError, naming the field or tensor, if the folder is inconsistent or our models cannot express it.
     """
@@ -87,8 +87,7 @@ def choose_family(folder: Folder, name: str) -> Family:
         fitting = [each for each in FAMILIES.values() if each.marks and all(_has(folder, mark) for mark in each.marks)]
         if len(fitting) != 1:
             raise UserError(
-                f"{folder.source}: config.json has no model_type; name the family with --family, one of "
-                f"{', '.join(FAMILIES)}."
+                f"{folder.source}: config.json has no model_type; set --family to one of {', '.join(FAMILIES)}."
             )
         return fitting[0]
     fitting = [each for each in FAMILIES.values() if kind in each.model_types]
@@ -113,7 +112,7 @@ def named_class(folder: Folder) -> Any:
 
 
 def choose_architecture(folder: Folder, family: Family) -> str:
-    """Returns the class with which a folder was written. Raises UserError if its head is not supported."""
+    """Returns the `transformers` class of the model in a folder. Raises UserError if its head is not supported."""
     named = named_class(folder)
     if named is not None:
         known = family.same_class.get(named, named)
@@ -132,7 +131,7 @@ def choose_architecture(folder: Folder, family: Family) -> str:
                 if not _output_of(target)
             )
         }
-        known = max(present, key=lambda name: present[name])  # the first one if there are several
+        known = max(present, key=lambda name: present[name])  # the first if there is a tie
     if convention(family.heads[known].objective).problem_type:
         problem = folder.config.get("problem_type")
         if problem == "multi_label_classification":
@@ -146,25 +145,25 @@ def _present(folder: Folder, family: Family, module: str, target: str | Place) -
 
 
 def labels_of(values: dict[str, Any]) -> tuple[str, ...]:
-    """Returns the labels of a classifier in the order of its outputs. Raises ValueError if they are not numbered.
+    """Returns the labels of a classifier in the order of its outputs. Raises ValueError if their numbering is invalid.
 
-    If `num_labels` is another number than that of the labels, it counts, as in `transformers`, and the labels have no
-    names: old files hold the two labels of the class default beside it.
+    If num_labels differs from the number of labels, it takes precedence, as in `transformers`, and the labels get
+    generic names: old files list the two default labels of the class even if num_labels is not 2.
     """
     named, number = values.get("id2label"), values.get("num_labels")
     if not named or number not in (None, len(named)):
         return tuple(f"LABEL_{n}" for n in range(number or values.get("_num_labels") or 2))
     numbered = {int(number): str(label) for number, label in named.items()}
     if sorted(numbered) != list(range(len(numbered))) or len(set(numbered.values())) < len(numbered):
-        raise ValueError(f"id2label={named!r:.80} does not number different labels from 0")
+        raise ValueError(f"id2label={named!r:.80} must number distinct labels from 0")
     return tuple(numbered[n] for n in range(len(numbered)))
 
 
 def is_tied(folder: Folder, family: Family, head: Head) -> bool:
-    """Returns whether the token embedding is the output matrix, which the tensors decide.
+    """Returns whether the token embedding also serves as the output matrix.
 
-    If config.json ties the two, but the folder holds two different ones, they are not tied; `transformers` does the
-    same. Raises UserError if they are not tied and the folder lacks the output matrix.
+    If config.json ties the two but the folder contains different values for them, they are not tied, as in
+    `transformers`. Raises UserError if the matrices are not tied and the folder lacks the output matrix.
     """
     tied = folder.config.get("tie_word_embeddings", family.tie_default)
     if not any(_output_of(target) for target in head.names.values()):
@@ -195,7 +194,10 @@ def _embedding_names(family: Family) -> list[str]:
 
 
 def names_for(family: Family, model: ModelConfig, head: Head) -> dict[str, Any]:
-    """Returns the names of all modules. If the output matrix is tied, its name is another one of the embedding."""
+    """Maps all module names to our modules.
+
+    If the output matrix is tied, its name becomes an alias of the embedding.
+    """
     names = {**(family.names(model) if callable(family.names) else family.names), **head.names}
     outputs = [module for module, target in names.items() if _output_of(target)]
     if not model.tie_embeddings or not outputs:
@@ -213,9 +215,9 @@ def names_for(family: Family, model: ModelConfig, head: Head) -> dict[str, Any]:
 def config_for(
     folder: Folder, head: Head, settings: Settings, max_length: int, dtype: str
 ) -> tuple[Config, tuple[str, ...]]:
-    """Returns the config of a run with this model, and notes on what the run will not do as the folder says.
+    """Returns the config of a run with this model, and notes about settings of the folder that the run ignores.
 
-    Raises UserError if our settings do not allow the model.
+    Raises UserError if our config cannot express the model.
     """
     longest = settings.get("max_length", 0)
     if max_length and longest and max_length > longest and settings.get("positions") == "learned":
@@ -253,6 +255,6 @@ def config_for(
     try:
         config = Config.from_dict(values, reset_unread=True)
         generating = replace_settings(config, {f"eval.{name}": value for name, value in generation.items()})
-        return Config.from_dict(generating.to_dict()), notes  # which checks their ranges
+        return Config.from_dict(generating.to_dict()), notes  # from_dict checks the ranges of the values
     except UserError as error:
         raise UserError(f"{folder.source}: {error}") from None

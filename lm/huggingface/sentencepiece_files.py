@@ -1,7 +1,8 @@
-"""Reads the parts of a SentencePiece model file that conversions need, some of which the library does not return.
+"""Reads those parts of a SentencePiece model file that conversions need. The library does not expose all of them.
 
-The file is a message of Protocol Buffers (sentencepiece_model.proto). A field is a key, `number * 8 + wire type`, and a
-value; the wire types are 0 (variable-length integer), 1 (8 bytes), 2 (a length and that many bytes) and 5 (4 bytes).
+The file is a Protocol Buffers message (sentencepiece_model.proto). A field consists of a key, `number * 8 + wire type`,
+and a value. The wire types are 0 (variable-length integer), 1 (8 bytes), 2 (a length and that many bytes) and 5 (4
+bytes).
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any
 
 UNIGRAM, BPE = "unigram", "bpe"
 ALGORITHMS = {1: UNIGRAM, 2: BPE, 3: "word", 4: "char"}
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # types of pieces
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # piece types
 PIECE, TRAINER, NORMALIZER = 1, 2, 3  # fields of the file
-MODEL_TYPE, CHARSMAP = 3, 2  # fields of these two messages
+MODEL_TYPE, CHARSMAP = 3, 2  # fields of the trainer and normalizer messages
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class PieceFile:
         scored: the pieces and their scores, in the order of their ids.
         types: the type of each piece.
         unknown: the id of the unknown piece.
-        charsmap: the compiled rules that replace characters; b"" if there are none.
+        charsmap: the compiled rules for replacing characters, or b"" if there are none.
     """
 
     algorithm: str
@@ -51,13 +52,13 @@ class PieceFile:
             trainer, normalizer = (dict(_fields(each)) for each in specs.values())
             unknown = types.index(UNKNOWN)
         except (AttributeError, TypeError, struct.error) as error:
-            raise ValueError(f"it is no SentencePiece model ({error})") from None
+            raise ValueError(f"it is not a SentencePiece model ({error})") from None
         algorithm = ALGORITHMS.get(trainer.get(MODEL_TYPE, 1), "unknown")
         return cls(algorithm, scored, types, unknown, bytes(normalizer.get(CHARSMAP, b"")))
 
     @property
     def added(self) -> list[tuple[str, bool]]:
-        """The pieces that are matched before anything else, and whether they are special."""
+        """The pieces that are matched before all others, each with whether it is special."""
         return [
             (piece, kind == CONTROL)
             for (piece, _), kind in zip(self.scored, self.types, strict=True)
@@ -66,7 +67,7 @@ class PieceFile:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Yields the number and the value of each field. Raises ValueError if the message is cut off."""
+    """Yields the number and the value of each field. Raises ValueError if the message is truncated."""
     position = 0
 
     def integer() -> int:
@@ -74,7 +75,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
         value = shift = 0
         while True:
             if position >= len(message):
-                raise ValueError("the file is cut off")
+                raise ValueError("the file is truncated")
             byte = message[position]
             position += 1
             value |= (byte & 127) << shift
@@ -91,8 +92,8 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
         if wire == 2:
             size = integer()
         elif wire not in (1, 5):
-            raise ValueError(f"it has a field of the unknown wire type {wire}")
+            raise ValueError(f"it has a field with the unknown wire type {wire}")
         if position + size > len(message):
-            raise ValueError("the file is cut off")
+            raise ValueError("the file is truncated")
         yield number, message[position : position + size]
         position += size

@@ -1,6 +1,6 @@
-"""Reads how a model turns a text into a vector, which the library sentence-transformers stores in files of its own.
+"""Reads how a model maps a text to a vector, as recorded in the files of the sentence-transformers library.
 
-`modules.json` lists the modules that follow each other: the Transformer, a pooling and perhaps a scaling to length 1.
+modules.json lists the modules in order: the Transformer, the pooling and, optionally, scaling to length 1.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from lm.huggingface.base import Folder
 MODULES = "modules.json"
 LENGTHS = "sentence_bert_config.json"
 PROMPTS = "config_sentence_transformers.json"
-POOLING_FOLDER = "1_Pooling"  # in a folder without modules.json
+POOLING_FOLDER = "1_Pooling"  # for a folder without modules.json
 POOLINGS = {
     "pooling_mode_cls_token": "first",
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_lasttoken": "last",
-    "cls": "first",  # new files name the mode
+    "cls": "first",  # in newer files
     "mean": "mean",
     "lasttoken": "last",
 }
@@ -28,25 +28,25 @@ POOLINGS = {
 
 @dataclass(frozen=True)
 class SentenceVectors:
-    """How a text becomes a vector. Empty values are not stated by the folder."""
+    """How a text is mapped to a vector. An empty string or 0 means that the folder does not specify the value."""
 
     pooling: str = ""  # a value of model.pooling
-    length: int = 0  # number of tokens after which a text is cut
-    unit_length: bool = True  # whether vectors are scaled to length 1, which contrastive models of ours always do
+    length: int = 0  # the number of tokens to which a text is truncated
+    unit_length: bool = True  # whether vectors are scaled to length 1, as our contrastive models always do
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What differs from sentence-transformers, for the user."""
+        """Notes for the user about differences from sentence-transformers."""
         if self.unit_length:
             return ()
         return (
-            f"vectors will have length 1, but {MODULES} has no Normalize (lm.predict --pooling={self.pooling} gives "
-            "vectors as they are)",
+            f"vectors will have length 1, although {MODULES} has no Normalize module; lm.predict "
+            f"--pooling={self.pooling} leaves them unscaled",
         )
 
 
 def sentence_vectors(folder: Folder) -> SentenceVectors:
-    """Returns what the files of sentence-transformers say. Raises UserError, naming a module, if we cannot do it."""
+    """Reads the sentence-transformers files of a folder. Raises UserError naming any module that is not supported."""
     listed = folder.content(MODULES)
     if listed is None:
         declared = folder.read_object(f"{POOLING_FOLDER}/config.json")
@@ -59,8 +59,8 @@ def sentence_vectors(folder: Folder) -> SentenceVectors:
     kinds = [kind for kind, _ in modules]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         unknown = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
-        named = f"the module {unknown[0]}" if unknown else f"the order {', '.join(kinds) or 'of no modules'}"
-        raise UserError(f"{where}: {named} is not supported, only Transformer, Pooling and perhaps Normalize.")
+        named = f"the module {unknown[0]}" if unknown else f"the order {', '.join(kinds) or '(no modules)'}"
+        raise UserError(f"{where}: {named} is not supported; supported: Transformer, Pooling, optionally Normalize.")
     path = modules[1][1]
     declared = folder.read_object(f"{path}/config.json")
     if declared is None:
@@ -85,14 +85,17 @@ def _length(folder: Folder) -> int:
     values = folder.read_object(LENGTHS) or {}
     where, length = f"{folder.source}: {LENGTHS}", values.get("max_seq_length")
     if values.get("do_lower_case"):
-        raise UserError(f"{where}: do_lower_case=True is not supported; lower-case the texts, and remove the field.")
+        raise UserError(f"{where}: do_lower_case=True is not supported; lowercase the texts, and remove the field.")
     if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 3):
-        raise UserError(f"{where}: max_seq_length={length!r} is not a number of tokens.")
+        raise UserError(f"{where}: max_seq_length={length!r} is not a valid number of tokens.")
     return length or 0
 
 
 def _check_prompt(folder: Folder) -> None:
-    """Refuses a prompt that is put before all texts. Prompts that a caller may choose are left to lm.predict."""
+    """Refuses a default prompt that would precede every text.
+
+    Other prompts are optional and are ignored.
+    """
     name = (folder.read_object(PROMPTS) or {}).get("default_prompt_name")
     if name is not None:
         raise UserError(

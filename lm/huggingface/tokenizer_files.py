@@ -1,4 +1,4 @@
-"""The tokenizer files of an exported run that was not imported, or whose tokenizer is not that of the import."""
+"""Writes the tokenizer files of an exported run that was not imported or whose tokenizer has changed since."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ FILE = "tokenizer.json"
 
 
 def tokenizer_files(config: Config, tokenizers: Tokenizers) -> dict[str, bytes]:
-    """Returns the files from which AutoTokenizer of `transformers` loads the tokenizer of a run, by name.
+    """Returns the files, by name, from which AutoTokenizer in `transformers` can load the tokenizer of a run.
 
-    Raises UserError with the reason if the format cannot express the tokenizer.
+    Raises UserError with the reason if the file format cannot express the tokenizer.
     """
     if config.data.separate_vocabularies:
-        raise UserError("the run has a vocabulary for each side, and tokenizer.json only holds one.")
+        raise UserError("the run has separate source and target vocabularies, but tokenizer.json can hold only one.")
     tokenizer = tokenizers.target
     values = tokenizer_config(config, tokenizer)
     files = {**tokenizer.own_files()} or {FILE: library.build(tokenizer, *templates(config, tokenizer))}
     template = chat_template(config, tokenizer)
     if template:
-        values["chat_template"] = template  # where version 4 of the library reads it
+        values["chat_template"] = template  # where `transformers` 4 reads it
         files[CHAT_TEMPLATE] = template.encode()
     return files | {NAMES: library.encoded(values)}
 
 
 def changed_files(config: Config, tokenizer: Tokenizer, values: dict[str, Any] | None) -> dict[str, bytes]:
-    """Returns the files of an imported tokenizer that the run has changed: those with the chat template, or none.
+    """Returns the files of an imported tokenizer that must be replaced: those with the chat template, or none.
 
     `values` is the content of tokenizer_config.json, or None if there is no such file.
     """
@@ -48,9 +48,9 @@ def changed_files(config: Config, tokenizer: Tokenizer, values: dict[str, Any] |
 
 
 def templates(config: Config, tokenizer: Tokenizer) -> tuple[Template, Template]:
-    """Returns the special tokens around one text and around two texts, as the run's task reads them.
+    """Returns the templates that add special tokens to one text and to two texts, as the run's task does.
 
-    The text of a decoder that writes is a prompt, which the model continues, so no token follows it.
+    For a decoder that generates text, the text is a prompt to continue, so no special token follows it.
     """
     special = tokenizer.special_tokens
     if config.model.family == "encoder_decoder":
@@ -88,7 +88,7 @@ def tokenizer_config(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def chat_template(config: Config, tokenizer: Tokenizer) -> str:
-    """Returns the template that the run learnt from, or that of the tokenizer, or "" if there is none."""
+    """Returns the chat template used in training, or that of the tokenizer, or "" if there is none."""
     if not (config.data.chat_template or tokenizer.chat_template):
         return ""
     return ChatTemplate(tokenizer, config.data.chat_template).text

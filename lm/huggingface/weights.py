@@ -1,8 +1,8 @@
-"""Reads single tensors of safetensors files, and writes such files.
+"""Reads single tensors from safetensors files, and writes safetensors files.
 
-A file holds the length of its header (8 bytes, little-endian), the header as JSON, {name: {"dtype", "shape",
-"data_offsets": [begin, end]}} with offsets counted from the end of the header, and the values in row-major order. The
-format has no code in it; see https://github.com/huggingface/safetensors.
+A file starts with the length of its header (8 bytes, little-endian). The header is JSON of the form {name: {"dtype",
+"shape", "data_offsets": [begin, end]}}, with offsets relative to the end of the header. The values follow in row-major
+order. The format cannot contain code; see https://github.com/huggingface/safetensors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lm.errors import UserError
 from lm.huggingface.documents import parse_object, read_head
 
 LARGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
-ALIGNMENT = 8  # bytes; the header is padded with spaces to a multiple
+ALIGNMENT = 8  # bytes; the header is padded with spaces to a multiple of this
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -41,7 +41,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclasses.dataclass(frozen=True)
 class TensorInfo:
-    """The shape and dtype of a tensor, and the name of the file in the folder that holds it."""
+    """The shape and dtype of a tensor, and the name of the file that contains the tensor."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -53,13 +53,13 @@ class TensorInfo:
 
 
 class TensorFile:
-    """A safetensors file. Its tensors are mapped into memory one by one, and no mapping outlives its tensor."""
+    """A safetensors file. Tensors are memory-mapped individually, and no mapping outlives its tensor."""
 
     def __init__(self, path: Path) -> None:
         """Reads the header. Raises UserError if the file cannot be read, is damaged or has an unsupported dtype."""
         self.path = path
         self.tensors: dict[str, TensorInfo] = {}
-        self._begins: dict[str, int] = {}  # from the start of the file
+        self._begins: dict[str, int] = {}  # offsets from the start of the file
         head = read_head(path)
         length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else LARGEST_HEADER
         with open(path, "rb") as file:
@@ -73,7 +73,7 @@ class TensorFile:
         self._read_header(parse_object(header, f"{path}, header"), 8 + length, size)
 
     def _read_header(self, header: Mapping[str, Any], start: int, size: int) -> None:
-        """Checks the entries of the header, whose values begin at byte `start` of the file with `size` bytes."""
+        """Reads and checks the header entries. The values start at byte `start` of a file of `size` bytes."""
         spans = []
         for name, entry in header.items():
             if name == "__metadata__":
@@ -82,13 +82,15 @@ class TensorFile:
             try:
                 kind, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
             except (TypeError, KeyError, ValueError):
-                raise UserError(f"{where} has no dtype, shape and offsets; download the file again.") from None
+                raise UserError(f"{where} must have a dtype, a shape and offsets; download the file again.") from None
             if not isinstance(kind, str) or kind not in DTYPES:
                 raise UserError(
-                    f"{where} has the dtype {kind!r:.40}, which is not supported ({', '.join(DTYPES)} are)."
+                    f"{where} has the dtype {kind!r:.40}, which is not supported; supported: {', '.join(DTYPES)}."
                 )
             if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in [*shape, begin, end]):
-                raise UserError(f"{where} has the invalid shape {shape!r:.80} or offsets; download the file again.")
+                raise UserError(
+                    f"{where} has the invalid shape {shape!r:.80} or invalid offsets; download the file again."
+                )
             info = TensorInfo(tuple(shape), DTYPES[kind], self.path.name)
             if end - begin != info.nbytes:
                 raise UserError(f"{where} of shape {shape} has {end - begin:,} bytes, not {info.nbytes:,}.")
@@ -116,7 +118,7 @@ class TensorFile:
 
 
 class TensorWriter:
-    """Writes one safetensors file whose shapes are known in advance; the values may come in any order."""
+    """Writes one safetensors file. The shapes must be known in advance, but values may be written in any order."""
 
     def __init__(self, path: Path, tensors: Mapping[str, TensorInfo]) -> None:
         """Creates the file and writes its header. Raises OSError."""
@@ -124,7 +126,7 @@ class TensorWriter:
         self._begins: dict[str, int] = {}
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
-        # The widest dtypes come first, as in the safetensors library, so that every tensor is aligned.
+        # As in the safetensors library, the widest dtypes come first, so that every tensor is aligned.
         for name in sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name)):
             info = tensors[name]
             begin, end = end, end + info.nbytes
@@ -138,21 +140,21 @@ class TensorWriter:
         self._file.truncate(self._start + end)
 
     def write(self, name: str, array: np.ndarray) -> None:
-        """Writes the values of a tensor, once for each tensor. Raises OSError."""
+        """Writes the values of a tensor. Call it exactly once per tensor. Raises OSError."""
         info = self._tensors.pop(name)
         assert array.shape == info.shape and array.dtype == info.dtype, (name, array.shape, array.dtype, info)
         self._file.seek(self._start + self._begins[name])
-        # A transposed array would be written in the order of its memory if it were not made contiguous.
+        # A transposed array must be made contiguous, or it would be written in column-major order.
         self._file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
     def close(self, *, complete: bool = True) -> None:
-        """Closes the file. If it is meant to be complete, every tensor must have been written."""
+        """Closes the file. If `complete`, asserts that every tensor has been written."""
         self._file.close()
         assert not (complete and self._tensors), f"not written: {list(self._tensors)[:5]}"
 
 
 def split(tensors: Mapping[str, TensorInfo], max_bytes: int) -> list[list[str]]:
-    """Divides tensors, in their order, into shards of at most `max_bytes` bytes, or of one larger tensor."""
+    """Divides tensors, in order, into shards of at most `max_bytes` bytes; a larger tensor gets a shard of its own."""
     shards: list[list[str]] = []
     used = 0
     for name, info in tensors.items():
@@ -165,7 +167,7 @@ def split(tensors: Mapping[str, TensorInfo], max_bytes: int) -> list[list[str]]:
 
 
 def shard_names(number: int) -> Sequence[str]:
-    """Returns the file names of a model in `number` shards."""
+    """Returns the file names of a model that consists of `number` shards."""
     if number == 1:
         return ["model.safetensors"]
     return [f"model-{index:05}-of-{number:05}.safetensors" for index in range(1, number + 1)]

@@ -1,4 +1,4 @@
-"""Writes model folders, whole or not at all, one tensor at a time."""
+"""Writes model folders atomically, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def write_folder(
     files: Mapping[str, Path | bytes],
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Writes a model folder, which must not exist, and which appears only when it is complete.
+    """Writes a model folder, which must not exist yet and appears only when it is complete.
 
     Args:
-      out: The folder, the value of the flag --out.
+      out: The folder to create, the value of --out.
       config: The content of config.json.
-      generation_config: The content of generation_config.json, or None for no such file.
+      generation_config: The content of generation_config.json, or None to omit the file.
       tensors: The shape and dtype of every tensor. Shards follow this order.
-      arrays: The values of every tensor, in any order. Only one array is held at a time.
-      files: Other files by relative name: their content, or a file to copy byte for byte, as in `Folder.other_files`.
-      max_shard_bytes: Size limit of a file; only a single larger tensor exceeds it.
+      arrays: The values of every tensor by name, in any order. Only one array is held in memory at a time.
+      files: Other files by relative name: their contents, or the paths of files to copy, as in `Folder.other_files`.
+      max_shard_bytes: Size limit of a file, exceeded only if a single tensor is larger than the limit.
 
-    On a terminal, a progress line is shown. Raises UserError if `out` exists or cannot be written.
+    Shows a progress line on a terminal. Raises UserError if `out` exists or cannot be written.
     """
     with writing_folder(out) as folder:
         write_files(folder, files)
@@ -55,7 +55,7 @@ def write_folder(
 
 @contextmanager
 def writing_folder(out: Path) -> Iterator[Path]:
-    """Yields a temporary folder, which becomes `out` at the end of the block, or is removed if the block raises.
+    """Yields a temporary folder. At the end of the block, it becomes `out`; if the block raises, it is removed.
 
     Raises UserError if `out` exists or cannot be written.
     """
@@ -67,7 +67,7 @@ def writing_folder(out: Path) -> Iterator[Path]:
 
 
 def write_files(directory: Path, files: Mapping[str, Path | bytes]) -> None:
-    """Writes files by relative name: the given contents, or byte-for-byte copies. Raises OSError."""
+    """Writes files. `files` maps relative names to contents or to the paths of files to copy. Raises OSError."""
     for name, content in files.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def write_files(directory: Path, files: Mapping[str, Path | bytes]) -> None:
 
 
 def check_out(out: Path) -> None:
-    """Raises UserError if the folder to create exists already."""
+    """Raises UserError if the folder to create already exists."""
     if os.path.lexists(out):
         raise UserError(f"--out={out} already exists; choose a new name.")
 
@@ -99,7 +99,7 @@ def _write_weights(
 def write_tensors(
     folder: Path, files: Mapping[str, Mapping[str, TensorInfo]], arrays: Iterable[tuple[str, np.ndarray]]
 ) -> None:
-    """Writes safetensors files, given the tensors of each file by its name. The arrays may come in any order."""
+    """Writes safetensors files. `files` maps file names to their tensors; the arrays may come in any order."""
     places = {name: file for file, tensors in files.items() for name in tensors}
     writers: dict[str, TensorWriter] = {}
     complete = False

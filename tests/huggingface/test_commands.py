@@ -93,8 +93,8 @@ def test_tuned_model_is_exported_with_its_new_head(command, tmp_path):
     assert config["id2label"] == {"0": "bad", "1": "good"} and config["label2id"] == {"bad": 0, "good": 1}
     run = f"--workdir={tmp_path}/tuned"
     found = command("-m", "lm.hf", "check", f"--model={tmp_path}/out", run)
-    assert "ids: 3 of 3 texts equal" in found and "all tensors found" in found and "DIFFERENT" not in found
-    assert "parameters: 25 of 25 arrays equal\n" in found
+    assert "token ids: equal for 3 of 3 texts" in found and "all tensors found" in found and "DIFFERENT" not in found
+    assert "parameters: 25 of 25 arrays are equal\n" in found
 
 
 @pytest.mark.parametrize("name", ["llama", "bart"])
@@ -105,10 +105,10 @@ def test_run_gives_the_texts_of_the_folder(name, tmp_path):
     ours = Ours.of_folder(folder, recognise(folder))
     lines = dict(lines_of_comparison(folder, run=ours))
     assert all(lines.values()) and any(line.startswith("logits") for line in lines), lines
-    assert "greedy text: 3 of 3 texts of up to 20 tokens equal" in lines
+    assert "greedy text: equal for 3 of 3 texts of up to 20 tokens" in lines
     ours.params["token_embedding"]["embedding"] = ours.params["token_embedding"]["embedding"].at[:8].mul(-3.0)
     lines = dict(lines_of_comparison(folder, run=ours))
-    assert "the run was trained, or comes from another model" in " ".join(lines)
+    assert "the run was trained or comes from another model" in " ".join(lines)
     assert [line.partition(":")[0] for line, same in lines.items() if not same] == [
         *("parameters", "vectors of the last layer", "logits", "greedy text")
     ]

@@ -37,7 +37,10 @@ def test_family_and_class_of_a_model_trained_here(config, expected):
     [
         (config_of(family="decoder"), "the nearest, .*, lacks model."),
         (config_of(**{**LLAMA, "norm": "l1norm"}), "the nearest, llama, lacks model.norm='l1norm'"),
-        (config_of("multiple_choice", **BERT), "a bert model for objective.name=multiple_choice does not exist there"),
+        (
+            config_of("multiple_choice", **BERT),
+            "a bert model for objective.name=multiple_choice does not exist",
+        ),
         (config_of("classification", **BERT), "a bert model for objective.name=classification needs model.pooler=True"),
     ],
 )

@@ -66,7 +66,7 @@ def test_pickle_is_converted_by_the_command_in_the_message(tmp_path):
     tied = torch.arange(6.0).reshape(3, 2)
     for number, tensors in enumerate([{"a": tied, "b": tied}, {"c": tied.T.to(torch.bfloat16)}], start=1):
         torch.save(tensors, folder / f"pytorch_model-0000{number}-of-00002.bin")
-    command = refusal(folder).partition("convert it, in that folder: ")[2]
+    command = refusal(folder).partition("convert the weights in that folder: ")[2]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     subprocess.run(command, shell=True, check=True, cwd=folder, env=environment)
     found = open_folder(folder)

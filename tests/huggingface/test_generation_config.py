@@ -49,7 +49,7 @@ def test_beams_of_an_encoder_decoder():
     expected = {"num_beams": 4, "length_penalty": 2.0, "no_repeat_ngram": 3, "min_new_tokens": 55, "exact": False}
     expected["max_new_tokens"] = 141
     assert settings == {f"generation.{name}": value for name, value in expected.items()}
-    assert notes == ("not followed when it generates: early_stopping=True, forced_eos_token_id=2",)
+    assert notes == ("ignored generation settings: early_stopping=True, forced_eos_token_id=2",)
     assert pair({**BART, "early_stopping": "never", "forced_eos_token_id": None})[0]["generation.exact"] is True
     assert pair({**BART, "max_new_tokens": 70, "min_new_tokens": 9})[0]["generation.max_new_tokens"] == 70
     assert pair({**BART, "max_length": 5000})[0]["generation.max_new_tokens"] == 1023
@@ -95,7 +95,7 @@ def test_import_puts_them_into_the_config_of_the_run():
     folder.config |= {"do_sample": True, "temperature": 0.5, "num_beams": 2}
     published = imported(folder)[0]
     assert (published.config.eval.sampling.temperature, published.config.eval.sampling.top_k) == (0.5, 50)
-    assert published.notes == ("not followed when it generates: num_beams=2",)
+    assert published.notes == ("ignored generation settings: num_beams=2",)
     two_sided = folder_of(build(*MODELS["t5"]))
     two_sided.config |= {"num_beams": 3, "length_penalty": 0.5, "max_length": 30}
     generation = imported(two_sided)[0].config.eval.generation

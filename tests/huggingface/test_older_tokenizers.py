@@ -157,7 +157,7 @@ def test_mbart_with_codes_of_languages(name, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": f"{name}Tokenizer", "src_lang": "xx_XX"})
     )
-    with pytest.raises(UserError, match="src_lang='xx_XX' is no language"):
+    with pytest.raises(UserError, match="src_lang='xx_XX' is not a language"):
         ours(tmp_path, "mbart")
 
 

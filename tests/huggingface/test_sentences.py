@@ -38,7 +38,7 @@ def test_pooling_length_and_scaling_are_read():
     assert (found.pooling, found.length, found.unit_length, found.notes) == ("mean", 256, True, ())
     found = sentence_vectors(files(TRANSFORMER, POOLING, pooling={"pooling_mode_cls_token": True}))
     assert (found.pooling, found.length, found.unit_length) == ("first", 0, False)
-    assert "has no Normalize (lm.predict --pooling=first" in found.notes[0]
+    assert "has no Normalize module; lm.predict --pooling=first" in found.notes[0]
     assert sentence_vectors(files(TRANSFORMER, POOLING, pooling={"pooling_mode": "lasttoken"})).pooling == "last"
 
 

@@ -149,7 +149,7 @@ def test_tokenizer_of_another_model_is_used_unchanged(tmp_path):
 def test_what_the_format_cannot_express_is_refused():
     config = config_of("encoder_decoder", "seq2seq")
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, separate_vocabularies=True))
-    with pytest.raises(UserError, match="a vocabulary for each side"):
+    with pytest.raises(UserError, match="separate source and target vocabularies"):
         tokenizer_files(config, Tokenizers(trained("bpe"), trained("bpe")))
     model = io.BytesIO()  # changes the text before it is split
     sentencepiece.SentencePieceTrainer.train(

@@ -5,7 +5,7 @@ import pytest
 
 from lm.config import Config, defaults, source
 from lm.errors import UserError
-from lm.huggingface.exporting import mismatch, resolved
+from lm.huggingface.exporting import mismatches, resolved
 from lm.huggingface.families import FAMILIES
 from lm.models import build_model
 from lm.models.presets import PRESETS, preset
@@ -83,7 +83,7 @@ def test_a_published_family_can_express_a_preset(name):
     family = name.split("_")[0]
     values = preset(name)
     model = resolved({**values, "vocab_size": values.get("vocab_size") or 1})
-    assert mismatch(FAMILIES[FAMILY_OF.get(family, family)], model, {}) == ""
+    assert mismatches(FAMILIES[FAMILY_OF.get(family, family)], model, {}) == []
 
 
 def test_a_preset_is_a_copy():

@@ -201,7 +201,7 @@ def compares(node: ast.AST, aliases: set[str]) -> bool:
         return is_name(node.subject, aliases) or any(map(names_task, patterns))
     if isinstance(node, ast.Subscript):
         registry = isinstance(node.value, ast.Name) and node.value.id == "TASKS"
-        registry = registry or "lm.tasks.TASKS" in ast.unparse(node.value)
+        registry = registry or ast.unparse(node.value) in ("entries('lm.tasks.TASKS')", "entries(TASKS)")
         return is_name(node.slice, aliases) and not registry
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         looked_up = node.func.attr in ("get", "pop", "setdefault", "index", "count", "__contains__", "__getitem__")

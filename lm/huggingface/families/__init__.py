@@ -1,4 +1,4 @@
-"""The families of published models. To add one, write one file and add one line here."""
+"""The families of published models. To add a family, write one file and add one line here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ALBERT (Lan 2020): BERT with narrow embeddings, and one layer that is applied many times."""
+"""ALBERT (Lan 2020): BERT with narrow embeddings and a single layer that is applied repeatedly."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ FAMILY = Family(
         "AlbertForQuestionAnswering": Head("span_qa", {"qa_outputs": "span"}),
         "AlbertModel": Head("contrastive"),
     },
-    # The head for the order of sentences is kept for the export.
+    # The sentence-order head is kept for the export.
     same_class={"AlbertForPreTraining": "AlbertForMaskedLM"},
     kept={"sop_classifier.classifier": "next_sentence"},
     spelling=Spelling("albert."),

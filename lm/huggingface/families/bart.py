@@ -1,4 +1,4 @@
-"""BART (Lewis 2020): positions from row 2 of a learned table, norms after the residual sums."""
+"""BART (Lewis 2020): learned positions, starting at row 2 of their table, and norms after the residual sums."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from lm.huggingface.fields import Field, Settings, Values, choice, number, only,
 from lm.huggingface.names import Names, Spelling, place
 
 ACTIVATIONS = {**bert.ACTIVATIONS, "silu": "silu", "swish": "silu", "quick_gelu": "quick_gelu"}
-UNUSED_ROWS = 2  # of the position tables, beyond max_position_embeddings
+UNUSED_ROWS = 2  # rows that a position table has in addition to max_position_embeddings
 
 
 def equal_sides(what: str, ours: str, default: int) -> Field:
-    """Returns the fields encoder_WHAT and decoder_WHAT, which must be equal."""
+    """Returns the fields encoder_{what} and decoder_{what}, whose values must be equal."""
     names = f"encoder_{what}", f"decoder_{what}"
 
     def read(values: Values) -> Settings:
         first, second = (values[name] for name in names)
         if isinstance(first, bool) or not isinstance(first, int) or first != second:
-            raise ValueError(f"{names[0]}={first!r} and {names[1]}={second!r} must be equal numbers")
+            raise ValueError(f"{names[0]}={first!r} and {names[1]}={second!r} must be the same number")
         return {ours: first}
 
     return Field(dict.fromkeys(names, default), (ours,), read, lambda model: dict.fromkeys(names, getattr(model, ours)))
@@ -30,7 +30,7 @@ def equal_sides(what: str, ours: str, default: int) -> Field:
 def _read_layers(values: Values) -> Settings:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r} is not a number of layers")
+            raise ValueError(f"{name}={value!r} is not a valid number of layers")
     if values["num_hidden_layers"] not in (values["encoder_layers"], values["decoder_layers"]):
         raise ValueError(f"num_hidden_layers={values['num_hidden_layers']!r} contradicts encoder_layers")
     return {"num_encoder_layers": values["encoder_layers"], "num_layers": values["decoder_layers"]}
@@ -51,7 +51,7 @@ def layers(default: int) -> Field:
 
 
 def names_of(embeddings: bool = True, norm_embeddings: bool = True, final_norm: bool = False) -> dict[str, Any]:
-    """Returns the names of modules that BART and its relatives share."""
+    """Returns the module names that BART and its relatives share."""
     names: dict[str, Any] = {
         "model.shared": place("token_embedding", also=("model.encoder.embed_tokens", "model.decoder.embed_tokens"))
     }
@@ -84,7 +84,7 @@ FIELDS: tuple[Field, ...] = (
     position_rows("max_position_embeddings", 1024),
     choice("scale_embedding", "embedding_scale", {False: 1.0, True: 0.0}, False),
     only("is_encoder_decoder", True),
-    # Variants that only the first code knew.
+    # Options of early `transformers` versions; only these values are supported.
     only("normalize_before", False),
     only("normalize_embedding", True),
     only("add_final_layer_norm", False),
@@ -105,7 +105,7 @@ GENERATION: Names = {"lm_head": "output", "final_logits_bias": place("output_bia
 
 
 def has_logits_bias(settings: Settings, folder: Any) -> Settings:
-    """The bias of the logits is a buffer, which old files lack; Marian's holds values, the others' zeros."""
+    """Detects the logits bias, a buffer that old files lack and that is zero in all models but Marian."""
     return {"output_bias": settings["family"] == "encoder_decoder" and "final_logits_bias" in folder.tensors}
 
 
@@ -118,7 +118,7 @@ FAMILY = Family(
     names=names_of(),
     heads={
         "BartForConditionalGeneration": Head("seq2seq", GENERATION),
-        # The decoder reads the text shifted right; the vector of its last token, </s>, is classified.
+        # The decoder reads the text shifted right; its vector for the last token, </s>, is classified.
         "BartForSequenceClassification": Head(
             "classification",
             {"classification_head.dense": "pooler", "classification_head.out_proj": "classifier"},
@@ -129,7 +129,7 @@ FAMILY = Family(
     same_class={"BartModel": "BartForConditionalGeneration"},
     adapt=(has_logits_bias,),
     free=frozenset({"output_bias"}),
-    spelling=Spelling("model."),  # files of BartModel, such as bart-base, lack it
+    spelling=Spelling("model."),  # BartModel files, such as bart-base, lack this prefix
     ignored=(r"(model\.)?(encoder|decoder)\.version",),
     tie_default=True,
 )

@@ -1,4 +1,4 @@
-"""BERT (Devlin 2019) and models of its class, such as MiniLM, with their heads."""
+"""BERT (Devlin 2019) and other models that use its class, such as MiniLM, with their heads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIELDS: tuple[Field, ...] = (
     position_rows("max_position_embeddings", 512),
     number("type_vocab_size", "token_types", 2, least=1),
     number("layer_norm_eps", "norm_epsilon", 1e-12),
-    # `transformers` 5 ignores other values without a word.
+    # `transformers` 5 silently ignores other values.
     only("position_embedding_type", "absolute"),
     only("embedding_size", None),
 )
@@ -40,7 +40,7 @@ SETTINGS = {
 
 
 def layers_of(body: str) -> dict[str, str]:
-    """Returns the names of the layers of a body such as "bert"."""
+    """Returns the module names of the layers of a body such as "bert"."""
     theirs, ours = f"{body}.encoder.layer.{{n}}", "layer_{n}"
     return {
         f"{theirs}.attention.self.query": f"{ours}/attention/query",
@@ -69,13 +69,13 @@ MASKED: Names = {
     "cls.predictions.decoder": "output",
 }
 MASKED_SETTINGS = {"head_transform": True, "output_bias": True}
-NO_POOLER = {"pooler": False}  # which a classifier of tokens could have here, but not there
+NO_POOLER = {"pooler": False}  # our token classifiers could have a pooler, but those of `transformers` have none
 
 
 def check_head_activation(settings: Settings, folder: Any) -> Settings:
-    """The heads of ELECTRA and RoBERTa for masked tokens always have the exact GELU, ours the layers' activation."""
+    """Refuses other activations: the masked-token heads of ELECTRA and RoBERTa always use the exact GELU."""
     if settings.get("head_transform") and settings["activation"] != "gelu":
-        raise UserError(f"{folder.source}: config.json: hidden_act must be 'gelu' for the head for masked tokens.")
+        raise UserError(f"{folder.source}: config.json: hidden_act must be 'gelu' for the masked-token head.")
     return {}
 
 

@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh 2019): BERT without token types and pooler, and with a ReLU before its classifier."""
+"""DistilBERT (Sanh 2019): BERT without token types or a pooler, and with a ReLU before the classifier."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NAMES: Names = {
 MASKED: Names = {
     "vocab_transform": "head_product",
     "vocab_layer_norm": "head_norm",
-    # The matrix is tied to the embedding, but the bias is stored under its name.
+    # The output matrix is tied to the embedding, but the bias is stored under the name of the output layer.
     "vocab_projector": "output",
     "vocab_projector.bias": place("output_bias", whole=True, flat=True),
 }
@@ -43,7 +43,7 @@ FAMILY = Family(
     model_types=("distilbert",),
     settings={**SETTINGS, "norm_epsilon": 1e-12},
     fields=FIELDS,
-    # The table of positions is stored whether or not it was sinusoidal at first.
+    # The position table is stored whether or not it was initialised with sinusoids.
     neutral=frozenset({"sinusoidal_pos_embds", "qa_dropout", "seq_classif_dropout"}),
     names=NAMES,
     heads={

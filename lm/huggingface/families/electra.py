@@ -1,4 +1,4 @@
-"""ELECTRA (Clark 2020): BERT, in its small size with narrow embeddings. The discriminator's own head is not used."""
+"""ELECTRA (Clark 2020): BERT with narrow embeddings in the small size. The discriminator's own head is not used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lm.huggingface.names import Names, Spelling, place
 def _read_width(values: Values) -> Settings:
     width, size = values["embedding_size"], values["hidden_size"]
     if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-        raise ValueError(f"embedding_size={width!r} is not a number of features")
+        raise ValueError(f"embedding_size={width!r} is not a valid number of features")
     return {"embedding_width": 0 if width == size else width}
 
 
@@ -62,7 +62,7 @@ FAMILY = Family(
         "ElectraForQuestionAnswering": Head("span_qa", {"qa_outputs": "span"}),
         "ElectraModel": Head("contrastive"),
     },
-    # The published discriminators become bare bodies; their own head is kept for the export.
+    # Published discriminators are imported as bare bodies; their heads are kept for the export.
     same_class={"ElectraForPreTraining": "ElectraModel"},
     kept={"discriminator_predictions.dense": "", "discriminator_predictions.dense_prediction": ""},
     spelling=Spelling("electra."),

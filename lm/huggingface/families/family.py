@@ -1,4 +1,4 @@
-"""The declaration of a family of published models."""
+"""Declares families of published models, their `transformers` classes and their heads."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from lm.huggingface.names import Names, Spelling, pattern_of
 
 @dataclass(frozen=True)
 class Convention:
-    """Describes how one of our tasks appears in the classes of `transformers` and in config.json.
+    """Describes how `transformers` classes and config.json represent one of our tasks.
 
     Attributes:
-        heads: the tasks whose heads serve this one; none for the task itself.
+        heads: the tasks whose heads this task can use; if empty, it uses its own.
         labels: whether id2label lists the labels.
-        problem_type: the value of the field with this name; "" if there is none.
-        logits: whether the logits of each token can be compared.
-        vectors: whether the result is the vector of a text, so that the pooling must be known.
-        overlap: the overlap of the parts of a long text, as a share of the sequence length.
-        peft: the value of task_type with which peft adds no trained head to the adapters, or "".
-        generates: whether the model generates text, as generation_config.json says.
+        problem_type: the value of the problem_type field, or "" if there is none.
+        logits: whether each token has logits that can be compared.
+        vectors: whether the task computes text vectors, so that the pooling must be known.
+        overlap: the overlap between the windows of a long text, as a fraction of the sequence length.
+        peft: the value of task_type for which peft does not add a trained head to the adapters, or "".
+        generates: whether the model generates text according to generation_config.json.
     """
 
     heads: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class Convention:
     generates: bool = False
 
 
-REGRESSION = "regression"  # of one number; a classifier of `transformers` with one output
+REGRESSION = "regression"  # of one number; in `transformers`, a classifier with one output
 CONVENTIONS = {
     "causal": Convention(logits=True, generates=True, peft="CAUSAL_LM"),
     "seq2seq": Convention(logits=True, generates=True, peft="SEQ_2_SEQ_LM"),
@@ -58,12 +58,12 @@ def convention(objective: str) -> Convention:
 
 @dataclass(frozen=True)
 class Head:
-    """A class of `transformers` with a head, such as BertForMaskedLM.
+    """A `transformers` class with a head, such as BertForMaskedLM.
 
     Attributes:
-        objective: the task of ours (objective.name) with this head.
-        names: the names of the head's modules.
-        settings: the settings of ModelConfig that the head needs.
+        objective: the name of our task (objective.name) that has this head.
+        names: maps the module names of the head to our modules.
+        settings: the ModelConfig settings that the head needs.
         objective_settings: other settings of the objective, such as next_sentence.
     """
 
@@ -78,24 +78,24 @@ class Family:
     """A family of published models.
 
     Attributes:
-        name: the name for --family.
-        model_types: the values of model_type in config.json; the first one is written.
-        settings: the settings of ModelConfig that all models of the family share.
-        fields: the fields of config.json that determine further settings or are refused.
-        names: the names of the body's modules. A function gets the model's settings.
-        heads: the classes of `transformers`, the one for the bare body included.
-        kept: further modules that files may hold and no head uses; their tensors are kept for the export.
-        computed: tensors that files hold although they follow from the settings.
-        neutral: the fields of config.json that do not affect what the model computes.
-        spelling: the prefixes of names.
-        ignored: patterns of the names of buffers, which are not read.
-        tie_default: the class default of tie_word_embeddings.
+        name: the value of --family that selects this family.
+        model_types: the values of model_type in config.json; exports write the first one.
+        settings: the ModelConfig settings that all models of the family share.
+        fields: the config.json fields that determine further settings or are refused.
+        names: maps the module names of the body to our modules; if a function, it takes the ModelConfig.
+        heads: the `transformers` classes by name, including the one for the bare body.
+        kept: other modules that files may contain but no head uses; their tensors are kept for the export.
+        computed: tensors that files contain although they can be computed from the settings.
+        neutral: the config.json fields that do not affect what the model computes.
+        spelling: the prefixes of tensor names.
+        ignored: name patterns of buffers, which are not read.
+        tie_default: the default value of tie_word_embeddings in `transformers`.
         adapt: functions that derive further settings from the settings and the tensors of a folder.
-        free: settings that `adapt` determines.
-        unstored: modules of ours that files lack because the model does not use them.
-        same_class: further names of the classes in `heads`.
-        own_tokenizer: whether AutoTokenizer of `transformers` 5 ignores the rules in tokenizer.json for these models.
-        marks: patterns of names, all of which a folder without model_type must have to belong to the family.
+        free: the settings that `adapt` determines.
+        unstored: our modules that files lack because the published model does not use them.
+        same_class: maps alternative class names to the names in `heads`.
+        own_tokenizer: whether AutoTokenizer in `transformers` 5 ignores the rules in tokenizer.json for this family.
+        marks: tensor name patterns; a folder without model_type belongs to the family only if it matches all of them.
     """
 
     name: str
@@ -118,7 +118,7 @@ class Family:
     marks: tuple[str, ...] = ()
 
     def names_of_other_heads(self, head: Head) -> Iterator[str]:
-        """Yields patterns of the names of tensors that other heads use."""
+        """Yields name patterns of the tensors that other heads use."""
         for names in (self.kept, *(other.names for other in self.heads.values())):
             for module, target in names.items():
                 if module not in head.names:

@@ -1,7 +1,7 @@
 """Gemma 1, 2 and 3, text only (Gemma Team 2024, 2024, 2025).
 
-Norms multiply by 1 + scale, and embeddings are multiplied by sqrt(d_model). Gemma 2 and 3 normalise the input and the
-output of each sub-layer, and have a sliding window in most layers.
+Norms multiply the normalised values by 1 + scale, and embeddings are multiplied by sqrt(d_model). Gemma 2 and 3
+normalise both the input and the output of each sub-layer, and most of their layers have a sliding window.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SETTINGS = {**llama.SETTINGS, "norm_unit_offset": True, "embedding_scale": 0.0}
 
 
 def _read_activation(values: Values) -> Settings:
-    """Old files have hidden_act="gelu" but mean the tanh form, which hidden_activation names."""
+    """Old files have hidden_act="gelu" but mean the tanh approximation, which hidden_activation states explicitly."""
     chosen = values["hidden_activation"]
     if chosen is None:
         chosen = values["hidden_act"]
@@ -125,7 +125,7 @@ GEMMA3 = dataclasses.replace(
         windows((6, 5), 4096, 26),
         layered_rope(1_000_000.0, 10_000.0, 131072),
         number("final_logit_softcapping", "logits_softcap", None, null=0.0),
-        only("attn_logit_softcapping", None),  # which `transformers` does not apply
+        only("attn_logit_softcapping", None),  # because `transformers` does not apply it
     ),
     neutral=GEMMA.neutral | {"hidden_act", "cache_implementation"},
     names={

@@ -1,4 +1,4 @@
-"""GPT-2 (Radford 2019): openai-community/gpt2*, and models of its class."""
+"""GPT-2 (Radford 2019): openai-community/gpt2* and other models that use its class."""
 
 from __future__ import annotations
 

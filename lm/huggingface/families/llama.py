@@ -1,4 +1,4 @@
-"""Llama 1 and 2 (Touvron 2023), Llama 3 (Grattafiori 2024) and models of its class, such as SmolLM2 and TinyLlama."""
+"""Llama 1 and 2 (Touvron 2023), Llama 3 (Grattafiori 2024) and models that use its class, such as SmolLM2."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ GATED = {
 
 
 def biases(attention: bool = False, mlp: bool | None = False) -> Field:
-    """Returns the fields of biases. The arguments are the class defaults; `mlp` is None if there is no such field."""
+    """Returns the fields for biases.
+
+    The arguments are the class defaults; if `mlp` is None, there is no mlp_bias field.
+    """
 
     def read(values: Values) -> Settings:
         for name, value in values.items():
             if not isinstance(value, bool):
-                raise ValueError(f"{name}={value!r} is not true or false")
+                raise ValueError(f"{name}={value!r} must be true or false")
         of_mlp = values.get("mlp_bias", False)
         return {"use_bias": of_mlp, "attention_bias": "all" if values["attention_bias"] else "none"}
 
@@ -76,11 +79,11 @@ TOKENS = Head("tagging", {"score": "classifier"}, {"classifier_bias": True})
 
 
 def heads_of(kind: str, text: str = "", tokens: bool = True) -> dict[str, Head]:
-    """Returns the heads of a family whose classes are called Llama..., Mistral... or the like.
+    """Returns the heads of a family whose class names begin with `kind`, such as "Llama".
 
     Args:
-        text: follows the name of the family in all classes but ...ForCausalLM.
-        tokens: whether there is a class for the classification of tokens.
+        text: inserted after `kind` in all class names except that of ForCausalLM.
+        tokens: whether there is a class for token classification.
     """
     return {
         f"{kind}ForCausalLM": Head("causal", {"lm_head": "output"}),

@@ -1,6 +1,6 @@
 """Relatives of BART: mBART (Liu 2020), Pegasus (Zhang 2020), Marian (Junczys-Dowmunt 2018), M2M-100, NLLB (Fan 2021).
 
-They differ in where norms are, and in how positions are encoded.
+They differ in the placement of norms and the encoding of positions.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from lm.huggingface.families import bart
 from lm.huggingface.families.family import Head
 from lm.huggingface.fields import Field, Settings, Values, choice, gathered, only, position_rows
 
-# Variants that only the first code knew, with the values that these families have.
+# Options of early `transformers` versions, with the values that these families have.
 _FIRST = ("normalize_before", "normalize_embedding", "add_final_layer_norm", "static_position_embeddings")
 _COMMON = tuple(each for each in bart.FIELDS if not {*_FIRST, "extra_pos_embeddings"} & each.defaults.keys())
 _NEUTRAL = bart.FAMILY.neutral | {"extra_pos_embeddings"}
 _PRE = {"norm_position": "pre"}
 _SINUSOIDAL = {"positions": "sinusoidal", "norm_embeddings": False}
-TOLERANCE = 0.01  # of sinusoids, which some files hold in bfloat16
+TOLERANCE = 0.01  # for sinusoids, because some files store them in bfloat16
 
 
 def _first(*values: bool) -> tuple[Field, ...]:
@@ -30,7 +30,7 @@ def _first(*values: bool) -> tuple[Field, ...]:
 
 
 def _sinusoids(rows: int, width: int) -> np.ndarray:
-    """Returns the table of positions, float32 (rows, width): sines, then cosines."""
+    """Returns the position table, float32 (rows, width), with all sines before all cosines."""
     half = width // 2
     angles = np.arange(rows)[:, None] * np.exp(-np.log(10_000.0) * np.arange(half) / half)
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
@@ -42,13 +42,13 @@ def _tables(model: ModelConfig) -> dict[str, np.ndarray]:
 
 
 def _check_sinusoids(settings: Settings, folder: Any) -> Settings:
-    """Raises UserError if stored positions are not the sinusoids that we compute."""
+    """Raises UserError if a stored position table differs from the sinusoids that we compute."""
     for tower in ("encoder", "decoder"):
         name = f"model.{tower}.embed_positions.weight"
         if name in folder.tensors:
             table = np.asarray(folder.read(name), np.float32)
             if np.abs(table - _sinusoids(*table.shape)).max() > TOLERANCE:
-                raise UserError(f"{folder.source}: the tensor {name!r} does not hold sinusoids, as it should.")
+                raise UserError(f"{folder.source}: the tensor {name!r} should contain sinusoids, but does not.")
     return {}
 
 
@@ -82,7 +82,7 @@ def _read_vocabulary(values: Values) -> Settings:
     if isinstance(size, bool) or not isinstance(size, int):
         raise ValueError(f"vocab_size={size!r} is not a number")
     if other not in (None, size):
-        raise ValueError(f"decoder_vocab_size={other!r} differs from vocab_size={size!r}, which is not supported")
+        raise ValueError(f"decoder_vocab_size={other!r} must equal vocab_size={size!r}")
     return {"vocab_size": size}
 
 
@@ -109,9 +109,7 @@ MARIAN = dataclasses.replace(
 
 def _read_positions(values: Values) -> Settings:
     if values["pad_token_id"] != 1:
-        raise ValueError(
-            f"pad_token_id={values['pad_token_id']!r} is not supported, only 1, from which positions count"
-        )
+        raise ValueError(f"pad_token_id={values['pad_token_id']!r} is not supported; supported: 1")
     return {"sinusoid_offset": 2}
 
 

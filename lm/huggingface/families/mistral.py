@@ -1,4 +1,4 @@
-"""Mistral 7B (Jiang 2023) and models of its class: Llama with a sliding window."""
+"""Mistral 7B (Jiang 2023) and other models that use its class: Llama with a sliding window."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LONGEST = 4096 * 32
 
 
 def window(default: int | None) -> Field:
-    """Returns the field of a window in all layers. Both count the token itself; null means none."""
+    """Returns the field for a window in all layers. The window includes the token itself; null means no window."""
 
     def read(values: Values) -> Settings:
         size = values["sliding_window"]
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise ValueError(f"sliding_window={size!r} is not a number of tokens")
+            raise ValueError(f"sliding_window={size!r} is not a valid number of tokens")
         return {"window": size or 0}
 
     def write(model: ModelConfig) -> Values:

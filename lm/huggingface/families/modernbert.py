@@ -1,4 +1,4 @@
-"""ModernBERT (Warner 2024): rotary positions, a sliding window in two of three layers, no norm before the first one."""
+"""ModernBERT (Warner 2024): rotary positions, a window in two of every three layers, no norm before the first."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIELDS: tuple[Field, ...] = (
     only("classifier_bias", False),
     only("classifier_activation", "gelu"),
     choice("classifier_pooling", "pooling", {"cls": "first", "mean": "mean"}, "cls"),
-    # Theirs counts the tokens on both sides, ours those on one side and the token itself.
+    # Their window spans both sides of the token; ours counts one side and the token itself.
     windows(
         (3, 0),
         128,

@@ -1,4 +1,4 @@
-"""OLMo 2 and OLMo 3 (OLMo Team 2024, 2025): norms of the outputs of sub-layers, and of whole queries and keys."""
+"""OLMo 2 and OLMo 3 (OLMo Team 2024, 2025): norms of sub-layer outputs, and of queries and keys across all heads."""
 
 from __future__ import annotations
 

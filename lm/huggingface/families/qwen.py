@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5 (Yang 2024): Llama with biases of queries, keys and values. Qwen3 (Yang 2025): norms of them."""
+"""Qwen2 and Qwen2.5 (Yang 2024): Llama with query, key and value biases. Qwen3 (Yang 2025): query and key norms."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ LONGEST = 32768
 
 
 def _read_window(values: Values) -> Settings:
-    """Refuses windows, which these models have only from one layer on."""
+    """Refuses sliding windows, because these models use them only from a certain layer onwards."""
     if values["use_sliding_window"] not in (False, None):
-        raise ValueError(f"use_sliding_window={values['use_sliding_window']!r} is not supported, only False")
+        raise ValueError(f"use_sliding_window={values['use_sliding_window']!r} is not supported; supported: False")
     types = values["layer_types"]
     if types is not None and set(types) != {FULL}:
-        raise ValueError(f"layer_types={types!r:.80} is not supported, only {FULL}")
+        raise ValueError(f"layer_types={types!r:.80} is not supported; supported: {FULL}")
     if types is not None and len(types) != values["num_hidden_layers"]:
-        raise ValueError(f"layer_types={types!r:.80} does not have num_hidden_layers elements")
+        raise ValueError(f"layer_types={types!r:.80} must have num_hidden_layers elements")
     return {}
 
 

@@ -1,6 +1,7 @@
 """RoBERTa (Liu 2019) and XLM-R (Conneau 2020), with their heads.
 
-Positions begin after the padding token's id, so the first rows of the table are never read. All tokens have type 0.
+Positions start at the id of the padding token plus 1, so the earlier rows of the table are never read. All tokens have
+type 0.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from lm.huggingface.families.family import Family, Head
 from lm.huggingface.fields import Field, Settings, Values, gathered, only
 from lm.huggingface.names import Names, Spelling, place
 
-PAD = 1  # the padding token of all published models
+PAD = 1  # the id of the padding token in all published models
 
 
 def _read_positions(values: Values) -> Settings:
     pad, rows = values["pad_token_id"], values["max_position_embeddings"]
     if pad != PAD:
-        raise ValueError(f"pad_token_id={pad!r} is not supported, only {PAD}, from which positions are counted")
+        raise ValueError(f"pad_token_id={pad!r} is not supported; supported: {PAD}")
     if isinstance(rows, bool) or not isinstance(rows, int) or rows < PAD + 2:
-        raise ValueError(f"max_position_embeddings={rows!r} is not a number of positions")
+        raise ValueError(f"max_position_embeddings={rows!r} is not a valid number of positions")
     return {"max_length": rows - PAD - 1}
 
 
@@ -32,7 +33,7 @@ def _write_positions(model: ModelConfig) -> Values:
 def _read_types(values: Values) -> Settings:
     types = values["type_vocab_size"]
     if isinstance(types, bool) or not isinstance(types, int) or types < 1:
-        raise ValueError(f"type_vocab_size={types!r} is not supported, only 1 or more")
+        raise ValueError(f"type_vocab_size={types!r} is not supported; supported: 1 or more")
     return {"token_types": 1}
 
 
@@ -59,7 +60,10 @@ CLASSIFIER = {"classifier.dense": "pooler", "classifier.out_proj": "classifier"}
 
 
 def heads_of(kind: str) -> dict[str, Head]:
-    """Returns the heads of the classes called `kind`For... The bare body's pooler belongs to no head and is kept."""
+    """Returns the heads of the classes whose names begin with `kind`.
+
+    In a bare body, the pooler is unused and kept for the export.
+    """
     return {
         f"{kind}ForMaskedLM": Head("masked", MASKED, bert.MASKED_SETTINGS),
         f"{kind}ForSequenceClassification": Head("classification", CLASSIFIER, {"pooler": True, "pooling": "first"}),

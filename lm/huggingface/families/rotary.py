@@ -1,7 +1,7 @@
-"""Fields that families with rotary positions share: frequencies, their scaling, and patterns of layers.
+"""The config.json fields shared by families with rotary positions: frequencies, their scaling and layer patterns.
 
-Files of `transformers` 4 have rope_theta and rope_scaling; those of version 5 have rope_parameters, with one entry per
-kind of layer if the kinds differ. An export writes both spellings, because version 4 ignores the new one silently.
+`transformers` 4 writes rope_theta and rope_scaling. Version 5 writes rope_parameters, with one entry per kind of layer
+if they differ. An export writes both forms, because version 4 silently ignores rope_parameters.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lm.config import ModelConfig
 from lm.huggingface.fields import Field, Settings, Values
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-# Our settings of each kind of scaling, by the names in config.json.
+# Maps the field names of each kind of scaling to our settings.
 SCALED = {
     "linear": {"factor": "rope_factor"},
     "llama3": {
@@ -44,11 +44,12 @@ def read_number(values: Mapping[str, Any], name: str, default: Any = None) -> fl
 
 
 def read_scaling(parameters: Mapping[str, Any], longest: int) -> Settings:
-    """Returns the settings for the parameters of one kind of layer. `longest` is max_position_embeddings."""
+    """Returns our settings for the RoPE parameters of one kind of layer. `longest` is max_position_embeddings."""
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if parameters.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise ValueError(
-            f"rope_parameters: partial_rotary_factor={parameters['partial_rotary_factor']!r} is not supported, only 1.0"
+            f"rope_parameters: partial_rotary_factor={parameters['partial_rotary_factor']!r} is not supported; "
+            "supported: 1.0"
         )
     if kind == "default":
         return {"rope_scaling": "none"}
@@ -72,7 +73,7 @@ def read_scaling(parameters: Mapping[str, Any], longest: int) -> Settings:
 
 
 def _attention_factor(parameters: Mapping[str, Any], factor: float) -> float:
-    """Returns YaRN's factor of cosines and sines; 0 stands for 0.1 ln(factor) + 1."""
+    """Returns the factor by which YaRN multiplies cosines and sines; 0 stands for 0.1 ln(factor) + 1."""
     if parameters.get("attention_factor") is not None:
         return float(read_number(parameters, "attention_factor"))
     if not (parameters.get("mscale") and parameters.get("mscale_all_dim")):
@@ -85,7 +86,7 @@ def _attention_factor(parameters: Mapping[str, Any], factor: float) -> float:
 
 
 def write_scaling(model: ModelConfig) -> Values:
-    """Returns the parameters of the scaling, without rope_theta."""
+    """Returns the scaling parameters without rope_theta."""
     if model.rope_scaling == "none":
         return {"rope_type": "default"}
     values = {theirs: getattr(model, ours) for theirs, ours in SCALED[model.rope_scaling].items()}
@@ -95,19 +96,19 @@ def write_scaling(model: ModelConfig) -> Values:
 
 
 def rope(theta: float, longest: int, *, some_windows: bool = False) -> Field:
-    """Returns the fields of rotary positions that are the same in all layers.
+    """Returns the fields for rotary positions that are the same in all layers.
 
     Args:
         theta: the class default of rope_theta.
         longest: the class default of max_position_embeddings.
-        some_windows: whether only some layers have a window; the scaling applies to these layers, too.
+        some_windows: whether only some layers have a window. The scaling applies to all layers.
     """
 
     def read(values: Values) -> Settings:
-        # If a file has both, rope_scaling wins over rope_parameters, and nested values win over others.
+        # If a file has both, rope_scaling takes precedence over rope_parameters, and nested values over top-level ones.
         parameters = dict(values["rope_scaling"] or values["rope_parameters"] or {})
         if SLIDING in parameters or FULL in parameters:
-            raise ValueError("rope_parameters differ between layers, which is not supported for this family")
+            raise ValueError("rope_parameters that differ between layers are not supported for this family")
         if values["partial_rotary_factor"] is not None:
             parameters.setdefault("partial_rotary_factor", values["partial_rotary_factor"])
         settings = read_scaling(parameters, values["max_position_embeddings"])
@@ -136,18 +137,18 @@ def layered_rope(
     *,
     scales_local: bool = False,
 ) -> Field:
-    """Returns the fields of rotary positions that differ between layers with and without a window.
+    """Returns the fields for rotary positions that differ between layers with and without a window.
 
     Args:
-        theta, local_theta: the class defaults; the local one is that of all layers if it is None.
-        names: the fields of version 4 for the two.
-        scales_local: whether rope_scaling of version 4 also applies to layers with a window.
+        theta, local_theta: the class defaults. If local_theta is None, all layers use theta.
+        names: the names of the two fields in `transformers` 4.
+        scales_local: whether rope_scaling in `transformers` 4 also applies to layers with a window.
     """
 
     def read(values: Values) -> Settings:
         old, new = values["rope_scaling"], values["rope_parameters"] or {}
         if new and not (FULL in new or SLIDING in new):
-            raise ValueError(f"rope_parameters={new!r:.80} must have {FULL} and {SLIDING}")
+            raise ValueError(f"rope_parameters={new!r:.80} must have the keys {FULL} and {SLIDING}")
         full, local = dict(new.get(FULL) or {}), dict(new.get(SLIDING) or {})
         full |= old or {}
         local |= (old or {}) if scales_local else {}
@@ -155,7 +156,7 @@ def layered_rope(
         settings = read_scaling(full, values["max_position_embeddings"])
         of_local = read_scaling(local, values["max_position_embeddings"])
         if of_local["rope_scaling"] != "none" and of_local != settings:
-            raise ValueError(f"rope_parameters: {SLIDING} is scaled otherwise than {FULL}, which is not supported")
+            raise ValueError(f"rope_parameters: scaling {SLIDING} differently from {FULL} is not supported")
         default = common if local_theta is None else values[names[1]]
         return settings | {
             "rope_scaling_local": of_local["rope_scaling"] != "none",
@@ -179,7 +180,7 @@ def layered_rope(
 
 
 def period_of(chosen: list[bool], usual: tuple[int, int]) -> tuple[int, int] | None:
-    """Returns (n, k) such that exactly the layers k, n + k, 2n + k, ... are chosen, `usual` if that fits, or None.
+    """Returns (n, k) if exactly the layers k, n + k, 2n + k, ... are chosen, or None; prefers `usual` if it fits.
 
     If no layer is chosen, n exceeds the number of layers.
     """
@@ -200,13 +201,13 @@ def windows(
     to_ours: Callable[[int], int] = lambda window: window,
     to_theirs: Callable[[int], int] = lambda window: window,
 ) -> Field:
-    """Returns the fields of sliding windows in some layers: layer_types, or the period in files of version 4.
+    """Returns the fields for sliding windows in some layers: layer_types or, in `transformers` 4, the period.
 
     Args:
-        usual: every how many layers there is one without a window, and the number of the first one.
+        usual: the period of the layers without a window, and the index of the first such layer.
         default, layers: the class defaults of the window and of num_hidden_layers.
-        name, period: the names of the fields of the window and the period.
-        to_ours, to_theirs: conversions of the size of the window.
+        name, period: the names of the fields for the window and the period.
+        to_ours, to_theirs: functions that convert the window size.
     """
 
     def read(values: Values) -> Settings:
@@ -217,10 +218,10 @@ def windows(
         if types is None:
             types = [FULL if n % every == start else SLIDING for n in range(count)]
         if len(types) != count or set(types) - {FULL, SLIDING}:
-            raise ValueError(f"layer_types={types!r:.80} does not have {count} times {FULL} or {SLIDING}")
+            raise ValueError(f"layer_types={types!r:.80} must have {count} elements, each {FULL} or {SLIDING}")
         pattern = period_of([each == FULL for each in types], (every, start))
         if pattern is None:
-            raise ValueError(f"layer_types={types!r:.120} is not periodic, which is not supported")
+            raise ValueError(f"layer_types={types!r:.120} is not supported because it is not periodic")
         if window is None or set(types) == {FULL}:
             return {"window": 0, "global_every": 0, "global_offset": 0}
         size = to_ours(int(read_number(values, name)))

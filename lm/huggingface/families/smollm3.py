@@ -13,19 +13,19 @@ LONGEST = 32768
 
 
 def _read_nope(values: Values) -> Settings:
-    """In no_rope_layers, 1 marks a layer that HAS rotary positions."""
+    """Reads which layers have no rotary positions. In no_rope_layers, 1 marks a layer that HAS them."""
     count, interval, listed = values["num_hidden_layers"], values["no_rope_layer_interval"], values["no_rope_layers"]
     if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-        raise ValueError(f"no_rope_layer_interval={interval!r} is not a number of layers")
+        raise ValueError(f"no_rope_layer_interval={interval!r} is not a valid number of layers")
     if listed is None:
         listed = [int((n + 1) % interval != 0) for n in range(count)]
     if len(listed) != count or set(listed) - {0, 1}:
-        raise ValueError(f"no_rope_layers={listed!r:.80} does not have {count} times 0 or 1")
+        raise ValueError(f"no_rope_layers={listed!r:.80} must have {count} elements, each 0 or 1")
     if all(listed):
         return {"nope_every": 0, "nope_offset": 0}
     pattern = period_of([not each for each in listed], (interval, interval - 1))
     if pattern is None:
-        raise ValueError(f"no_rope_layers={listed!r:.120} is not periodic, which is not supported")
+        raise ValueError(f"no_rope_layers={listed!r:.120} is not supported because it is not periodic")
     return {"nope_every": pattern[0], "nope_offset": pattern[1]}
 
 

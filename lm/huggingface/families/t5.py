@@ -10,7 +10,7 @@ from lm.huggingface.families.family import Family, Head
 from lm.huggingface.fields import Field, Settings, Values, gathered, number, only
 from lm.huggingface.names import place
 
-# The form of feed_forward_proj: an activation, or "gated-" and an activation.
+# feed_forward_proj is an activation, optionally prefixed with "gated-".
 MLPS = {
     "relu": "relu",
     "gelu": "gelu",
@@ -26,7 +26,7 @@ def _read_layers(values: Values) -> Settings:
     layers["num_decoder_layers"] = layers["num_decoder_layers"] or layers["num_layers"]
     for name, value in layers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r} is not a number of layers")
+            raise ValueError(f"{name}={value!r} is not a valid number of layers")
     return {"num_encoder_layers": layers["num_layers"], "num_layers": layers["num_decoder_layers"]}
 
 
@@ -40,7 +40,7 @@ def _read_mlp(values: Values) -> Settings:
         raise ValueError(f"feed_forward_proj={kind!r} is not supported; supported: {', '.join(MLPS)}")
     gated, _, function = kind.rpartition("-")
     function = "gelu_new" if kind == "gated-gelu" else function
-    # Files also have these two fields, which follow from the first one.
+    # Files also have these two fields, which follow from feed_forward_proj.
     for name, expected in (("dense_act_fn", function), ("is_gated_act", bool(gated))):
         if values[name] not in (None, expected):
             raise ValueError(f"{name}={values[name]!r} contradicts feed_forward_proj={kind!r}")
@@ -57,11 +57,11 @@ def _write_mlp(model: ModelConfig) -> Values:
 
 
 def _read_scale(values: Values) -> Settings:
-    """T5 1.0 divides the logits by sqrt(d_model), which old files express by tied embeddings."""
+    """T5 1.0 divides the logits by sqrt(d_model); old files indicate this by tying the embeddings."""
     scaled, tied = values["scale_decoder_outputs"], values["tie_word_embeddings"]
     for name, value in values.items():
         if value is not None and not isinstance(value, bool):
-            raise ValueError(f"{name}={value!r} is not true or false")
+            raise ValueError(f"{name}={value!r} must be true or false")
     return {"scale_logits": scaled if scaled is not None else tied is not False}
 
 
@@ -98,7 +98,7 @@ FIELDS: tuple[Field, ...] = (
 
 
 def names_of(model: ModelConfig) -> dict[str, Any]:
-    """Returns the names of modules. In the published files, wi_0 is the input of the activation, and wi_1 is linear."""
+    """Returns the module names. In the published files, wi_0 feeds the activation, and wi_1 is the linear branch."""
     towers = {"encoder": ""} if model.family == "encoder" else {"encoder": "encoder/", "decoder": "decoder/"}
     names: dict[str, Any] = {"shared": place("token_embedding", also=tuple(f"{each}.embed_tokens" for each in towers))}
     for tower, prefix in towers.items():
@@ -137,14 +137,14 @@ FAMILY = Family(
     neutral=frozenset({"n_positions", "output_past"}),
     names=names_of,
     heads={"T5ForConditionalGeneration": Head("seq2seq", {"lm_head": "output"})},
-    same_class={"T5WithLMHeadModel": "T5ForConditionalGeneration"},  # in the oldest files
-    # A table that the first release of the files held, and that no code reads.
+    same_class={"T5WithLMHeadModel": "T5ForConditionalGeneration"},  # the class name in the oldest files
+    # A table that no code reads; only the first release of the files contains it.
     ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
     tie_default=True,
     marks=(r"^decoder\.block\.0\.layer\.0\.SelfAttention\.q\.weight$",),
 )
 
-# mT5 never scales its logits, and its class has other defaults.
+# mT5 never scales its logits, and its class has different defaults.
 MT5 = dataclasses.replace(
     FAMILY,
     name="mt5",
@@ -176,7 +176,7 @@ MT5 = dataclasses.replace(
 
 
 def encoder_of(family: Family, kind: str) -> Family:
-    """Returns the family of the encoders alone, which serve as sentence encoders (Ni 2021)."""
+    """Returns the family of encoder-only models, which serve as sentence encoders (Ni 2021)."""
     replaced = {"num_layers", "scale_decoder_outputs", "is_encoder_decoder"}
     classes = next(each.defaults for each in family.fields if "num_layers" in each.defaults)
     return dataclasses.replace(
