@@ -212,7 +212,7 @@ def test_other_classes_and_damaged_files_are_refused(tmp_path):
             converted(content, {"model_type": model_type}, "FOLDER")
         return str(caught.value)
 
-    assert "no rule for model_type='pegasus' with spiece.model; write the file" in refusal(
+    assert "no rule for model_type='pegasus' with spiece.model; create tokenizer.json" in refusal(
         "pegasus", spiece__model=b"x"
     )
     assert "there is no rule for BertJapaneseTokenizer with vocab.txt" in refusal(

@@ -40,8 +40,8 @@ def test_model_settings_that_may_differ_in_another_config_for_evaluation(by_effe
     harmless = by_effect["nothing"] | by_effect["updates"] | by_effect["storage"]
     assert {name for name in harmless if name.startswith("model.")} == names(
         "model",
-        "attention attention_dropout dropout embedding_std init_residual_scaling init_std max_length remat scan_layers "
-        "vocab_multiple",
+        "attention attention_dropout dropout embedding_std init_residual_scaling init_std locked_dropout max_length "
+        "recurrent_dropout recurrent_dropout_of remat scan_layers vocab_multiple",
     )
 
 
@@ -70,7 +70,7 @@ def test_settings_that_decide_shapes(by_effect):
     special = {name: found for name, each in fields.items() if (found := each.metadata.get("parameters"))}
     shapes = {name.removeprefix("model.") for name in by_effect["shapes"] - {"objective.name"}}
     assert shapes - set(special) == set(
-        "num_layers num_encoder_layers d_model num_heads num_kv_heads head_dim d_ff".split()
+        "architecture num_layers num_encoder_layers d_model num_heads num_kv_heads head_dim d_ff cell filter_widths".split()
     )
     decided = defaultdict(set)
     for name, parameters in special.items():
@@ -85,6 +85,10 @@ def test_settings_that_decide_shapes(by_effect):
         "embedding_norm": {"embedding_width"},
         "embedding_projection": {"embedding_width"},
         "output_projection": {"embedding_width"},
+        "input_norm": {"cell_norm"},
+        "recurrent_norm": {"cell_norm"},
+        "state_norm": {"cell_norm"},
+        "source_attention": {"source_attention"},
         "shared_layer": {"share_layers"},
         "output": {"vocab_size", "tie_embeddings", "embedding_width"},
         "output_bias": {"vocab_size", "output_bias"},
