@@ -84,7 +84,7 @@ def main() -> int:
 
 
 def _check(options: Options) -> None:
-    """Raises UserError for flags that are invalid for any run directory."""
+    """Raises UserError for flags that are invalid whatever the run directory."""
     if options.split.partition("/")[0] not in SPLITS:
         raise UserError(f"--split={options.split}: use one of {', '.join(SPLITS)}, or SPLIT/SOURCE.")
     if options.text and (options.config is not None or options.split != "valid"):

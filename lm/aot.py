@@ -41,7 +41,10 @@ def main() -> int:
 
 
 def absent_devices(topology: str, num_slices: int = 1, gpu_target: str = "") -> tuple[list[Any], str]:
-    """Returns the devices and platform of a topology. Raises UserError if the compiler is missing or rejects it."""
+    """Returns the devices and platform of a topology.
+
+    Raises UserError if the compiler is missing or rejects the topology.
+    """
     family, _, shape = topology.partition(":")
     if not re.fullmatch(r"\d+(x\d+)*", shape):
         raise UserError(f"--topology must have the form v5e:8x8 (TPU) or cuda:1x8 (hosts x GPUs), not {topology}.")
@@ -63,7 +66,7 @@ def absent_devices(topology: str, num_slices: int = 1, gpu_target: str = "") -> 
         description = topologies.get_topology_desc(platform=platform, **options)
     except Exception as error:  # the type of the error depends on the plug-in
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--topology={topology}: the {platform} compiler rejects it ({reason}).") from error
+        raise UserError(f"--topology={topology}: the {platform} compiler rejects this topology ({reason}).") from error
     return list(description.devices), {"cuda": "gpu"}.get(platform, platform)
 
 

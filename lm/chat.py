@@ -1,16 +1,16 @@
-"""Talks with a chat model in a terminal.
+"""Lets the user chat with a model in a terminal.
 
 python -m lm.chat --workdir=runs/tuned --system="Be brief." --temperature=0.7
 
 Messages are rendered with the tokenizer's chat template or with the template set by data.chat_template. An answer is
-printed while it is generated and ends at a stop token of the model. The model reads the whole conversation. If it
-becomes too long, the oldest turns are left out, and a note says so.
+printed while it is generated and ends at a stop token of the model. The model reads the whole conversation. If the
+conversation becomes too long, the oldest turns are left out, and a note says so.
 
 --tools=FILE names a JSON file with a list of tools, which are passed to the chat template unchanged. A tool call is
 shown as text; no tool is run.
 
 /reset starts a new conversation; /exit or Ctrl-D ends the command. Ctrl-C ends an answer. In a terminal, control
-characters in an answer are escaped. If standard input is not a terminal, each line of it is a message.
+characters in an answer are escaped. If standard input is not a terminal, each of its lines is a message.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def main() -> int:
     directory = RunDirectory.existing(Path(FLAGS.workdir))
     config = directory.load_config()
     if not task_of(config).writes_text:
-        raise UserError(f"--workdir={FLAGS.workdir}: a model with objective.name={config.objective.name} cannot chat.")
+        raise UserError(
+            f"--workdir={FLAGS.workdir}: a model with objective.name={config.objective.name} cannot be used for chat."
+        )
     sampling = Sampling.of(config.eval.sampling, {name: FLAGS[name].value for name in docs(SamplingConfig)})
     options: dict[str, Any] = {name: FLAGS[name].value for name in ("step", "average", "max_new_tokens", "seed")}
     generator = Generator(directory, config, num_samples=1, batch_size=None, **options)
@@ -90,7 +92,9 @@ def read_tools(path: str) -> list[dict[str, Any]]:
     try:
         tools = parse_json(read_file(expanded(path)))
     except (OSError, ValueError) as error:
-        raise UserError(f"--tools={path}: cannot be read ({error}); name a JSON file with a list of tools.") from error
+        raise UserError(
+            f"--tools={path}: the file cannot be read ({error}); name a JSON file with a list of tools."
+        ) from error
     if not isinstance(tools, list) or not tools or not all(isinstance(tool, dict) for tool in tools):
         raise UserError(f"--tools={path}: the file must hold a list of objects, each of which describes a tool.")
     return tools
@@ -103,7 +107,7 @@ def read_message(prompt: str) -> str | None:
     except EOFError:
         return None
     except UnicodeDecodeError as error:
-        raise UserError(f"the standard input is not valid UTF-8 ({error.reason}).") from error
+        raise UserError(f"standard input is not valid UTF-8 ({error.reason}).") from error
 
 
 def print_answer(session: ChatSession, text: str) -> None:

@@ -5,9 +5,9 @@ python -m lm.compare --workdir=runs/a,runs/b --split=test             also compa
 python -m lm.compare --predictions=a.jsonl,b.jsonl                    compares other files in the same format
 
 Uses paired bootstrap resampling (Koehn 2004): each resample draws examples with replacement and scores all systems on
-them. The p-value is the probability that chance alone causes a difference from the first system at least as large as
-the observed one; below 0.05, the difference is usually called significant. All systems must have been evaluated on the
-same examples.
+them. The p-value is the probability that chance alone would cause a difference from the first system at least as large
+as the observed one; below 0.05, the difference is usually called significant. All systems must have been evaluated on
+the same examples.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def _read(kind: type[Predictions], lines: Sequence[Any], config: Config | None) 
 
 
 def check_same(paths: Sequence[Path], systems: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
-    """Raises UserError unless the attributes `names` of the examples, in order, are the same for all systems."""
+    """Raises UserError unless all systems agree, example by example, on the attributes listed in `names`."""
     for path, examples in zip(paths[1:], systems[1:], strict=True):
         if len(examples) != len(systems[0]):
             problem = f"{path} has {len(examples):,} examples, but {paths[0]} has {len(systems[0]):,}"
@@ -254,7 +254,7 @@ def main() -> int:
     if FLAGS.split.partition("/")[0] not in SPLITS:
         raise UserError(f"--split={FLAGS.split}: use one of {', '.join(SPLITS)}, or SPLIT/SOURCE.")
     if files and FLAGS["split"].present:
-        raise UserError("--split applies only to --workdir; omit it.")
+        raise UserError("--split is valid only with --workdir; omit it.")
     if files and FLAGS["step"].present:
         raise UserError("--step has no effect, because --predictions names the files; omit it.")
     if FLAGS["bleu_tokenize"].present and "bleu" not in (metrics or ["bleu"]):
@@ -265,7 +265,7 @@ def main() -> int:
     found = [read_system(path, config) for path, config in zip(paths, known, strict=True)]
     if len({type(each) for each in found}) > 1:
         names = ", ".join(map(str, paths))
-        raise UserError(f"{names} hold predictions of different kinds; compare systems of one task.")
+        raise UserError(f"{names} hold predictions of different kinds; compare systems that perform the same task.")
     labelled = [each for each in found if each is not None]
     if labelled:
         count, (scores, signatures) = len(labelled[0].raw), label_scores(paths, labelled, metrics)
@@ -306,7 +306,7 @@ def label_scores(
         raise UserError("--bleu_tokenize applies only to text predictions; omit it.")
     for name in metrics or ():
         if name not in values[0]:
-            raise UserError(f"--metric={name}: the predictions in {paths[0]} have only {', '.join(values[0])}.")
+            raise UserError(f"--metric={name}: the predictions in {paths[0]} support only {', '.join(values[0])}.")
     for path, each in zip(paths, values, strict=True):
         if each.keys() != values[0].keys() or not all(map(math.isfinite, each.values())):
             raise UserError(f"{path}: not all metrics can be computed (a score is missing or the model has diverged).")

@@ -312,9 +312,9 @@ def test_predictions_that_cannot_be_compared_are_refused(command, tmp_path, chan
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--metric=bleu", "--metric=bleu: the predictions in .* have only accuracy, f1_macro"),
+        ("--metric=bleu", "--metric=bleu: the predictions in .* support only accuracy, f1_macro"),
         ("--bleu_tokenize=char", "--bleu_tokenize applies only to text predictions"),
-        ("--split=test", "--split applies only to --workdir"),
+        ("--split=test", "--split is valid only with --workdir"),
     ],
 )
 def test_flags_that_do_not_fit_labels_are_refused(command, tmp_path, flag, message):

@@ -153,7 +153,10 @@ class Checkpoints:
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
     def best(self) -> int | None:
-        """Returns the best step by `settings.best_metric`, or None if no step has it. Ties go to the newest step."""
+        """Returns the step that is best by `settings.best_metric`, or None if no step has this metric.
+
+        Ties go to the newest step.
+        """
         return next(iter(best_first(self.steps(), self._metrics_of, self._settings)), None)
 
     def record(self, step: int) -> dict[str, Any]:
@@ -211,8 +214,8 @@ class Checkpoints:
     ) -> tuple[Any, list[int]]:
         """Returns the mean parameters of the `count` latest checkpoints up to step `last`, and their steps.
 
-        See Vaswani 2017, section 6.1. At most two parameter trees are in memory. Raises UserError if there are too few
-        checkpoints or if one is damaged.
+        See Vaswani 2017, section 6.1. At most two parameter trees are in memory at a time. Raises UserError if there
+        are too few checkpoints or if one is damaged.
         """
         for attempt in range(ATTEMPTS):
             steps = [step for step in reading.agreed(self.steps()) if last is None or step <= last]
@@ -306,7 +309,10 @@ class Checkpoints:
             self._manager.reload()
 
     def _metrics_of(self, step: int) -> dict[str, float]:
-        """Returns the metrics of a step, even during the save of that step. Raises the same errors as `read_record`."""
+        """Returns the metrics of a step, even while that step is being saved.
+
+        Raises the same errors as `read_record`.
+        """
         if self._saving is not None and self._saving[0] == step:
             return self._saving[1]
         return reading.read_record(self.directory / str(step))["metrics"]

@@ -52,7 +52,10 @@ class Damage(Exception):
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
-    """Returns the JSON record of a checkpoint. Raises Damage, or UserError if newer code wrote the record."""
+    """Returns the JSON record of a checkpoint.
+
+    Raises Damage if the record is damaged, or UserError if newer code wrote it.
+    """
     path = checkpoint / "record" / "metadata"
     stored = parse_json(read_file(path))
     if not isinstance(stored, dict) or stored.get("sha256") != json_hash(stored.get("content")):
@@ -114,7 +117,7 @@ def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, part
 
 
 def _in_parts(abstract: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Divides a nested dict of abstract arrays into parts of at most PART_BYTES, or of a single larger array."""
+    """Divides a nested dict of abstract arrays into parts of at most PART_BYTES; a larger array is one part."""
     part: dict[tuple[str, ...], Any] = {}
     size = 0
     for path, leaf in flatten_dict(abstract).items():
@@ -162,7 +165,7 @@ def first_line(error: BaseException) -> str:
 
 
 def machine_trouble(error: BaseException) -> str:
-    """Returns the system error that the text of `error` names, or "" if there is none."""
+    """Returns the system error named in the message of `error`, or "" if there is none."""
     return next((each for each in MACHINE_TROUBLES if each in str(error)), "")
 
 
