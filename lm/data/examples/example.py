@@ -63,7 +63,10 @@ class Examples(abc.ABC):
 
     @property
     def text(self) -> dict[str, int]:
-        """Text counts of all targets (see `token_store`). `bytes` and `words` are 0 unless all tokens are targets."""
+        """The text counts of all targets (see `token_store`).
+
+        `bytes` and `words` are 0 unless all tokens are targets.
+        """
         counts = self.store.counts
         return {"documents": counts["documents"], "bytes": 0, "words": 0, "unknown": counts["unknown"]}
 
