@@ -19,7 +19,7 @@ from lm.data.tokenizing.special_tokens import SpecialTokens
 
 @dataclass(frozen=True)
 class Example:
-    """One or more segments of a row, which cannot attend to each other. `lm.batch.Batch` explains the arrays."""
+    """One or more segments of a row; segments cannot attend to each other. `lm.batch.Batch` explains the arrays."""
 
     tokens_T: np.ndarray  # int32: the input of the decoder, or of the only stack if there is no decoder
     targets_T: np.ndarray  # int32, or float32 for regression
@@ -133,6 +133,6 @@ class ChunkExamples(Examples):
 
 
 def numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the group of each item and the item's index in the group, int64 (E,) each, for groups of these sizes."""
+    """Returns, for items in groups of these sizes, each item's group and its index in that group, int64 (E,) each."""
     group_E = np.repeat(np.arange(len(counts)), counts)
     return group_E, np.arange(len(group_E)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -80,7 +80,7 @@ class Field:
 
 
 class FieldList(Field):
-    """Several fields, separated by commas, that hold alternative texts, such as several translations of one sentence.
+    """A comma-separated list of fields that hold alternative texts, such as several translations of one sentence.
 
     Empty and missing texts are omitted. If no text remains, the result is one empty text.
     """
@@ -198,7 +198,7 @@ def as_number(value: Any, name: str, where: str) -> str:
     else:
         text = "" if value is None else str(value)
     if not text:
-        raise UserError(f"{where}: field {name!r} holds no number.")
+        raise UserError(f"{where}: field {name!r} does not hold a number.")
     if not NUMBER.fullmatch(text) or not math.isfinite(float(text)):
         raise UserError(f"{where}: {text!r:.40} is not a finite number; regression requires finite numbers.")
     if abs(float(text)) > LARGEST:
