@@ -5,7 +5,8 @@ a row in a given order. An example that would exceed a capacity starts a new row
 one row, is kept whole, and attends to no other example. The segments on each side of a row are numbered from 1.
 
 For causal language modelling, all documents are joined into one stream, in which each has the form
-`[bos] tokens [eos]`. A row is a window of this stream and is determined by its start offset. Each part of a document in the window is an example.
+`[bos] tokens [eos]`. A row is a window of this stream and is determined by its start offset. Each part of a document
+in the window is an example.
 
 The training rows of a data source are the rows of epoch 0, followed by the rows of epoch 1, and so on. Element i of the
 mixture of all sources depends only on (seed, i). Row r of the global batch of step s is element s * batch_size + r.
