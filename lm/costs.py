@@ -77,7 +77,10 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Estimated bytes per device. Parameters and optimizer state follow from the shapes; the rest is approximate."""
+    """Estimated bytes per device.
+
+    The values for parameters and optimizer state are computed from array shapes; the other values are approximate.
+    """
 
     parameters: int  # float32 parameters, including their moving average if there is one
     optimizer: int
@@ -94,7 +97,7 @@ class MemoryEstimate:
 def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int]) -> MemoryEstimate:
     """Estimates the memory per device on a mesh {"data": ..., "fsdp": ..., "tensor": ...}.
 
-    The estimate helps in choosing a batch size. `python -m lm.aot` compiles the step and prints the exact number.
+    The estimate helps in choosing a batch size. `python -m lm.aot` compiles the step and prints its exact memory use.
     """
     fsdp, tensor = mesh["fsdp"], mesh["tensor"]
     lengths = config.data.sequence_length, config.data.source_length

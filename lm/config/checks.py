@@ -45,7 +45,7 @@ def check(given: Any, config: Any, task: Any) -> None:
 
 
 def unread(registry: Mapping[str, Any], chosen: str) -> list[tuple[str, Any]]:
-    """Returns (dotted name, default) for every setting that only other entries of a registry read."""
+    """Returns (dotted name, default) for each setting that other entries of the registry read but `chosen` does not."""
     known = {setting for each in registry.values() for setting in each.settings}
     return [(setting, default_of(setting)) for setting in sorted(known - registry[chosen].settings)]
 

@@ -70,8 +70,8 @@ def run(main: Callable[[], int], *, outlives_output: bool = False) -> None:
     """Parses the command line, calls `main` and exits with the status that it returns.
 
     A UserError or a system error is printed as one line on stderr, and the exit status is 1. Any other exception is a
-    bug, so its traceback is printed. If a reader such as `head` closes the standard output, the command ends with
-    status 0; if `outlives_output` is true, it first finishes its work.
+    bug, so its traceback is printed. If a reader of standard output, such as `head`, closes the pipe, the command exits
+    with status 0; if `outlives_output` is true, it finishes its work first.
     """
     _open_streams(outlives_output)
     try:

@@ -146,9 +146,9 @@ class BlockSettings:
 class ModelConfig(
     ConvolutionalSettings, RecurrentSettings, HeadSettings, BlockSettings, PositionSettings, SizeSettings
 ):
-    """Settings of the model. If 0 stands for a derived value, the help text of the option says so.
+    """Settings of the model. If 0 stands for a derived value, the setting's help text says so.
 
-    A dataclass lists the fields of its last base first.
+    A dataclass lists the fields of its last base class first.
     """
 
     lora_rank: int = option(0, minimum=0, parameters=("lora_a", "lora_b"))

@@ -59,7 +59,7 @@ def option(
             that affects "shapes" may concern any parameter.
         needs: the conditions under which the setting has an effect, such as "document=separator" (see `unused.py`).
         read_by: another setting of the section, which selects a registry entry. The new setting has an effect only if
-            the `reads` of that entry include it.
+            it is listed in that entry's `reads`.
     """
     affects = affects or ("shapes" if parameters else "")
     assert affects in ("", *EFFECTS), affects

@@ -16,7 +16,10 @@ from lm.config.schema import entries
 
 
 def unused(config: Any) -> list[str]:
-    """Returns one line per setting that was changed without effect. Derived values must not have been filled in yet."""
+    """Returns one line for each setting that was changed but has no effect.
+
+    Must be called before derived values are filled in.
+    """
     return list(_unused_in(config, config, "config"))
 
 
@@ -41,9 +44,10 @@ def _unused_in(section: Any, config: Any, path: str) -> Iterator[str]:
 
 
 def _is_met(need: str, section: Any, config: Any) -> bool:
-    """Returns whether a condition "name=value", "name" (neither empty nor 0) or "no name" (empty or 0) holds.
+    """Returns whether a condition on a setting holds.
 
-    A name without a dot refers to a setting of the same section.
+    The condition "name=value" requires this value, "name" a value that is neither empty nor 0, and "no name" a value
+    that is empty or 0. A name without a dot refers to a setting of the same section.
     """
     name, equals, value = need.removeprefix("no ").partition("=")
     found = attrgetter(name)(config if "." in name else section)

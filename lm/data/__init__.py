@@ -1,4 +1,4 @@
-"""The data pipeline, from files to batches. Each row depends only on the config and its index.
+"""The data pipeline, from files to batches. Each row depends only on the config and the row's index.
 
 A document passes through the following steps, each implemented by one sub-package:
 

@@ -42,7 +42,7 @@ class EpochCache(Generic[T]):
         return {"_values": {}}
 
     def get(self, epoch: int, make: Callable[[int], T]) -> T:
-        """Returns the value of an epoch, calling `make(epoch)` if the value is not cached."""
+        """Returns the value for an epoch, calling `make(epoch)` if the value is not cached."""
         if epoch not in self._values:
             self._values = dict([*self._values.items()][-1:]) | {epoch: make(epoch)}
         return self._values[epoch]

@@ -28,7 +28,7 @@ class AnswerTokens(Tokens):
 
     questions: Ragged  # X rows
     contexts: Ragged  # U rows
-    offsets_N2: np.ndarray  # int32: character offsets of each context token, excluding leading and trailing white space
+    offsets_N2: np.ndarray  # int32: character offsets of each context token, excluding leading and trailing whitespace
     context_of_X: np.ndarray  # int64: index of each question's context
 
     @classmethod
@@ -97,7 +97,7 @@ class AnswerExamples(LabelledExamples):
         return UNKNOWN, UNKNOWN
 
     def offsets(self, index: int) -> np.ndarray:
-        """Returns each context token's character offsets, excluding leading and trailing white space, int64 (T, 2).
+        """Returns each context token's character offsets, excluding leading and trailing whitespace, int64 (T, 2).
 
         Tokens outside the context have offsets (-1, -1). Tokens i to j span context[offsets[i, 0] : offsets[j, 1]].
         """
@@ -107,11 +107,11 @@ class AnswerExamples(LabelledExamples):
         return offsets_T2
 
     def most_context(self, index: int) -> np.ndarray:
-        """Returns whether this window gives each token more context than any other window does, bool (T,).
+        """Returns, for each token, whether this window gives it more context than any other window does, bool (T,).
 
         As in the code of Devlin 2019, windows are compared by a score: the number of context tokens to the left or to
         the right of the token, whichever is smaller, plus 0.01 times the size of the window. Ties go to the first
-        window. The result is False for tokens outside the context.
+        window. The value is False for tokens outside the context.
         """
         example = self.example_of[index]
         capacity, stride = int(self._capacity_X[example]), int(self._stride_X[example])
@@ -144,7 +144,7 @@ class AnswerExamples(LabelledExamples):
 
 
 def trimmed(text: str, begin: int, end: int) -> tuple[int, int]:
-    """Returns the offsets of text[begin:end].strip(), or (begin, end) if text[begin:end] is all white space."""
+    """Returns the offsets of text[begin:end].strip(), or (begin, end) if text[begin:end] is only whitespace."""
     part = text[begin:end]
     if not part or part.isspace():
         return begin, end

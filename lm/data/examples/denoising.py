@@ -97,7 +97,7 @@ class Denoiser(abc.ABC):
     def longest_chunk(self, source_length: int, target_length: int) -> int:
         """Returns the largest L such that all chunks of at most L tokens fit in a row.
 
-        For span corruption, this is T5's rule: with a density of 15 % and a mean span of 3, chunks may have up to 568
+        For span corruption, this is T5's rule: with a density of 15% and a mean span of 3, chunks may have up to 568
         tokens if rows have 512 source tokens. Raises UserError if no chunk fits.
         """
         lengths = np.arange(2, source_length + target_length + 1)  # the longest possible chunk fills both sides

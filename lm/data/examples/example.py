@@ -19,7 +19,7 @@ from lm.data.tokenizing.special_tokens import SpecialTokens
 
 @dataclass(frozen=True)
 class Example:
-    """One or more segments of a row, which cannot attend to each other. `lm.batch.Batch` explains the arrays."""
+    """One or more segments of a row; segments cannot attend to each other. `lm.batch.Batch` explains the arrays."""
 
     tokens_T: np.ndarray  # int32: the input of the decoder, or of the only stack if there is no decoder
     targets_T: np.ndarray  # int32, or float32 for regression
@@ -63,7 +63,10 @@ class Examples(abc.ABC):
 
     @property
     def text(self) -> dict[str, int]:
-        """Text counts of all targets (see `token_store`). `bytes` and `words` are 0 unless all tokens are targets."""
+        """The text counts of all targets (see `token_store`).
+
+        `bytes` and `words` are 0 unless all tokens are targets.
+        """
         counts = self.store.counts
         return {"documents": counts["documents"], "bytes": 0, "words": 0, "unknown": counts["unknown"]}
 
@@ -130,6 +133,6 @@ class ChunkExamples(Examples):
 
 
 def numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the group of each item and the item's index in the group, int64 (E,) each, for groups of these sizes."""
+    """Returns, for items in groups of these sizes, each item's group and its index in that group, int64 (E,) each."""
     group_E = np.repeat(np.arange(len(counts)), counts)
     return group_E, np.arange(len(group_E)) - np.repeat(np.cumsum(counts) - counts, counts)

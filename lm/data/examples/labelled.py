@@ -33,7 +33,7 @@ _UNSPACED = ((0x2E80, 0x9FFF), (0xF900, 0xFAFF), (0xFE30, 0xFE4F), (0xFF00, 0xFF
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows of different lengths in two flat arrays, which are cheap to send to another process."""
+    """Rows of different lengths, stored as two flat arrays, which are cheap to send to another process."""
 
     flat_N: np.ndarray  # int32: all rows, concatenated
     starts: np.ndarray  # the first index of each row, and the total length, int64 (rows + 1,)
@@ -72,7 +72,7 @@ class Tokens:
 
 
 class LabelledExamples(Examples):
-    """Base class for the examples of all labelled tasks. Pickling omits the texts of the store."""
+    """Base class for the examples of all labelled tasks. The texts in the store are not pickled."""
 
     example_of: np.ndarray  # int64 (E,): index of the raw example from which each example is made
 
@@ -127,7 +127,10 @@ def label_weights(config: Config, store: ExampleStore, train: bool) -> np.ndarra
 
 
 def label_numbers(labels: Sequence[str], config: Config) -> np.ndarray:
-    """Returns the index of each label in data.labels, int32. `example_store.check_labels` has checked the labels."""
+    """Returns the index of each label in data.labels, int32.
+
+    The labels must already have been checked by `example_store.check_labels`.
+    """
     numbers = {label: number for number, label in enumerate(config.data.labels)}
     return np.array([numbers[label] for label in labels], np.int32)
 

@@ -24,13 +24,13 @@ MaskedText = tuple[np.ndarray, np.ndarray, np.ndarray]  # int32 inputs, int32 ta
 class Masking:
     """Masks max(1, round(density * n)) tokens of the text (halves are rounded to even), but never special tokens.
 
-    Each masked token is independently replaced by the mask (80 %) or a random token (10 %), or left unchanged (10 %).
+    Each masked token is independently replaced by the mask (80%) or a random token (10%), or left unchanged (10%).
 
     If `word_starts` is given, whole words are masked, as in BERT's later release. Words are tried in random order. A
-    word is masked unless the total would exceed max(1, round(density * n)). Fewer tokens may therefore be masked. If no
-    word fits, one of the shortest words is masked. A word begins at a token for which `word_starts` is True, or at the
-    first token of the text, and ends before the next such token. Special tokens do not end words: if [SEP] splits a
-    word, both parts are masked or neither is. Raises UserError if no token starts a word.
+    word is masked unless the total would exceed max(1, round(density * n)), so the total may be smaller than this
+    number. If no word fits, one of the shortest words is masked. A word begins at a token for which `word_starts` is
+    True, or at the first token of the text, and ends before the next such token. Special tokens do not end words: if
+    [SEP] splits a word, either both parts are masked or neither is. Raises UserError if no token starts a word.
 
     Args:
         text_ids: the token ids from which random replacements are drawn uniformly, int32. The mask token is excluded.
@@ -40,7 +40,7 @@ class Masking:
     def __init__(self, density: float, mask_id: int, text_ids: np.ndarray, word_starts: np.ndarray | None = None):
         if word_starts is not None and not word_starts.any():
             raise UserError(
-                "config.objective.whole_words: no token of this vocabulary begins with white space or is marked as the "
+                "config.objective.whole_words: no token of this vocabulary begins with whitespace or is marked as the "
                 "beginning of a word, so words cannot be recognised; set whole_words to False."
             )
         self._density, self._mask_id, self._word_starts = density, mask_id, word_starts
@@ -93,9 +93,10 @@ def choose_words(starts_n: np.ndarray, wanted: int, rng: np.random.Generator) ->
 
 
 class MaskedExamples(ChunkExamples):
-    """Examples made from one chunk between special tokens: at most `length` tokens, some of which are masked.
+    """Examples that each consist of one chunk, enclosed in special tokens, with some of its tokens masked.
 
-    Unless whole words are masked, `sizes` includes the number of masked tokens.
+    An example has at most `length` tokens, including the special tokens. Unless whole words are masked, `sizes`
+    includes the number of masked tokens.
     """
 
     _least = 1  # minimum number of tokens per chunk
@@ -106,7 +107,7 @@ class MaskedExamples(ChunkExamples):
         longest = length - self._added
         if longest < self._least:
             raise UserError(
-                f"config.data.sequence_length: rows of {length} tokens are too short for text between special "
+                f"config.data.sequence_length: rows of {length} tokens are too short to hold text and special "
                 "tokens; increase data.sequence_length."
             )
         super().__init__(store, longest, self._least, seed, name)
@@ -131,7 +132,7 @@ class MaskedExamples(ChunkExamples):
 
 
 class _Pairs(NamedTuple):
-    """The random choices of an epoch, as arrays (E,)."""
+    """The random choices of an epoch, as (E,) arrays."""
 
     follows_E: np.ndarray  # bool
     cut_E: np.ndarray  # number of tokens in A
@@ -140,13 +141,13 @@ class _Pairs(NamedTuple):
 
 
 class NextSentenceExamples(MaskedExamples):
-    """Examples made from two texts, A and B, between special tokens.
+    """Examples that each consist of two texts, A and B, to which special tokens are added.
 
     The first token has weight 0 and target 1 if B follows A, otherwise 0. Both labels have probability 1/2. A is the
     part of a chunk before a random index. B is either the rest of the chunk or the same number of consecutive tokens
     from another document (fewer if that document is shorter). To choose that document, a token is drawn uniformly from
-    all documents except the document of A. Each document therefore serves as B about equally often under both labels,
-    and B is rarely short enough to reveal the label. Raises UserError if there is only one document.
+    all documents except the one that contains A. Each document therefore serves as B about equally often under both
+    labels, and B is rarely short enough to reveal the label. Raises UserError if there is only one document.
     """
 
     _least = 2

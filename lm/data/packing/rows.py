@@ -4,8 +4,9 @@ A row has one or more capacities: the maximum numbers of tokens, source tokens a
 a row in a given order. An example that would exceed a capacity starts a new row (next-fit). Each example is in exactly
 one row, is kept whole, and attends to no other example. The segments on each side of a row are numbered from 1.
 
-For causal language modelling, all documents form one stream, each as `[bos] tokens [eos]`. A row is a window of this
-stream and is determined by its start offset. Each part of a document in the window is an example.
+For causal language modelling, all documents are joined into one stream, in which each has the form
+`[bos] tokens [eos]`. A row is a window of this stream and is determined by its start offset. Each part of a document
+in the window is an example.
 
 The training rows of a data source are the rows of epoch 0, followed by the rows of epoch 1, and so on. Element i of the
 mixture of all sources depends only on (seed, i). Row r of the global batch of step s is element s * batch_size + r.
@@ -69,7 +70,7 @@ class RowLayout:
         return tuple(each for each in (self.length, self.source_length, self.max_masked) if each)
 
     def lay_out(self, rows: Sequence[Sequence[Example]]) -> Batch:
-        """Arranges rows of examples in NumPy arrays (R, length) and (R, source_length). Empty rows are all padding."""
+        """Arranges rows of examples in (R, length) and (R, source_length) arrays. Empty rows are all padding."""
         examples = [example for row in rows for example in row]
         segments = [[n for each in row for n in each.segments or (len(each.tokens_T),)] for row in rows]
         side = _Side([each.tokens_T for each in examples], segments, self.length)
@@ -112,7 +113,7 @@ class _Side:
         self.segments = self.spread([nth_E[segment_T] + 1])  # segment 0 is padding
 
     def spread(self, values: Sequence[np.ndarray], dtype: Any = np.int32) -> np.ndarray:
-        """Arranges one value per token in rows (R, length), with 0 where there is no token."""
+        """Arranges one value per token in an (R, length) array, with 0 where there is no token."""
         flat = np.zeros(self._shape[0] * self._shape[1], dtype)
         flat[self._flat_index_T] = np.concatenate([np.zeros(0, np.int32), *values])
         return flat.reshape(self._shape)
@@ -121,8 +122,8 @@ class _Side:
 class PackedRows:
     """Rows of examples that are shuffled and packed anew in each epoch.
 
-    The number of rows in an epoch is known only after packing, so starting at a late step packs all earlier epochs once
-    (about a second for five million examples). Resuming has no other cost.
+    The number of rows in an epoch is known only after packing, so resuming at a step requires packing all earlier
+    epochs once (about a second for five million examples). Resuming has no other cost.
     """
 
     kind = "packed row"  # what a row is called in messages

@@ -188,7 +188,7 @@ class Columns:
 
 
 def _word_column(config: SourceConfig) -> str:
-    """Returns the number or name of the word column, or "" if `field` has its default."""
+    """Returns the number or name of the word column, or "" if `field` has its default value."""
     return config.field if config.field != SourceConfig.field else ""
 
 
@@ -224,7 +224,7 @@ def _counts_up(rows: Sequence[list[str]], header: int) -> bool:
 
 
 def _columns(line: str) -> list[str]:
-    """Splits a line at tabs or spaces, and drops trailing empty columns. Other white space is part of the words."""
+    """Splits a line at tabs or spaces, and drops trailing empty columns. Other whitespace is part of the words."""
     if not line.strip():
         return []
     if "\t" in line:

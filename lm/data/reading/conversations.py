@@ -39,7 +39,7 @@ class Conversation:
 
     @property
     def key(self) -> str:
-        """The texts before the first answer: conversations with the same beginning end up in the same subset."""
+        """The text before the first answer. Conversations that share this text end up in the same subset."""
         roles = [message["role"] for message in self.messages]
         return "\n".join(map(text_of, self.messages[: roles.index("assistant")]))
 
@@ -131,7 +131,7 @@ class ConversationReader(Reader):
             try:
                 tools = json.loads(tools)
             except ValueError as error:
-                raise UserError(f"{where}: field 'tools' is a string, but not valid JSON ({error}).") from error
+                raise UserError(f"{where}: field 'tools' is a string that is not valid JSON ({error}).") from error
         listed = [] if is_missing(tools) or tools == "" else as_list(_plain(tools), "tools", where)
         if any(not isinstance(tool, Mapping) for tool in listed):
             raise UserError(f"{where}: field 'tools' should hold a list of objects that describe the tools.")

@@ -1,8 +1,8 @@
 """The embedded corpus: Python's own documentation, which needs no download.
 
 Each document is one topic of the language reference (`pydoc_data.topics`), or about one page of docstrings from one
-standard-library module. Modules are read with `ast` and not imported. A Python installation always yields the same
-documents in the same order.
+standard-library module. Modules are parsed with `ast` and are not imported. A given Python installation always yields
+the same documents in the same order.
 """
 
 from __future__ import annotations
@@ -69,7 +69,10 @@ def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
 
 
 def _pages(docstrings: Iterator[str]) -> Iterator[str]:
-    """Joins consecutive docstrings into pages of at most PAGE_CHARACTERS. A longer docstring is a page of its own."""
+    """Joins consecutive docstrings into pages of at most PAGE_CHARACTERS characters.
+
+    A longer docstring is a page of its own.
+    """
     page: list[str] = []
     for text in docstrings:
         if page and sum(map(len, page)) + len(text) > PAGE_CHARACTERS:

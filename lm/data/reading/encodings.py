@@ -105,7 +105,7 @@ def byte_position(error: UnicodeDecodeError, fed: int, line: int, codec: str) ->
 
 @contextlib.contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Converts errors raised while reading a file into UserError."""
+    """Converts errors raised while reading a file into UserErrors."""
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -115,7 +115,7 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 def marks_in(path: Path) -> int:
-    """Returns the largest number of UTF-8 byte-order marks that begin a line: 0, 1 or, for any larger number, 2.
+    """Returns the largest number of UTF-8 byte-order marks found at the start of any line, but at most 2.
 
     In a `.gz` file, only the first line is checked.
     """
@@ -131,10 +131,11 @@ def marks_in(path: Path) -> int:
 
 
 def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
-    """Returns a list with a note about the lines with bytes over 127, which are misread if the encoding is wrong.
+    """Returns a list with a note about lines that contain bytes above 127, which are misread if the encoding is wrong.
 
     The list is empty for ASCII and UTF encodings, because invalid bytes raise an error, and for encodings in which LF
-    is a different byte, because the lines cannot be counted before decoding. `choose_codec` has checked the encoding.
+    is a different byte, because the lines cannot be counted before decoding. The encoding must already have been
+    checked by `choose_codec`.
     """
     name = codecs.lookup(encoding).name
     if name == "ascii" or name.startswith("utf-") or "\n".encode(name) != b"\n":
@@ -149,13 +150,13 @@ def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
 
 
 def refuse_unless_file(path: Path) -> None:
-    """Raises UserError if the path leads to a named pipe, a socket or a device, because reading it may never end.
+    """Raises UserError if the path refers to a named pipe, a socket or a device, because reading it may never end.
 
     Standard input and the pipes of process substitution have no path of their own, so they are accepted.
     """
     target = path.resolve()
     if target.exists() and not target.is_file() and not target.is_dir() and str(path) != "/dev/stdin":
-        raise UserError(f"{path} is a named pipe, a socket or a device; copy its content to a file and name that file.")
+        raise UserError(f"{path} is a named pipe, a socket or a device; copy its contents to a file and use that file.")
 
 
 def open_binary(path: Path) -> Any:

@@ -80,7 +80,7 @@ class Field:
 
 
 class FieldList(Field):
-    """Several fields, separated by commas, that hold alternative texts, such as several translations of one sentence.
+    """A comma-separated list of fields that hold alternative texts, such as several translations of one sentence.
 
     Empty and missing texts are omitted. If no text remains, the result is one empty text.
     """
@@ -145,7 +145,7 @@ def is_missing(value: Any) -> bool:
 
 
 def as_text(value: Any, name: str, where: str) -> str:
-    """Returns a value as text. Lone surrogates, which JSON can express but UTF-8 cannot, become U+FFFD."""
+    """Returns a value as text. Lone surrogates, which JSON can represent but UTF-8 cannot, become U+FFFD."""
     if isinstance(value, bytes):
         try:
             value = value.decode("utf-8")
@@ -198,7 +198,7 @@ def as_number(value: Any, name: str, where: str) -> str:
     else:
         text = "" if value is None else str(value)
     if not text:
-        raise UserError(f"{where}: field {name!r} holds no number.")
+        raise UserError(f"{where}: field {name!r} does not hold a number.")
     if not NUMBER.fullmatch(text) or not math.isfinite(float(text)):
         raise UserError(f"{where}: {text!r:.40} is not a finite number; regression requires finite numbers.")
     if abs(float(text)) > LARGEST:
@@ -210,9 +210,9 @@ def as_number(value: Any, name: str, where: str) -> str:
 def label_text(value: Any, name: str, where: str) -> str:
     """Returns a label as text, or "" if it is null or NaN.
 
-    Labels of equal value become the same text: numbers are written without exponents, trailing zeros after the decimal
-    point are dropped (even if the value is text), and booleans are written in lower case. Texts such as "01", "+1" or
-    "1e0" may be codes and are kept.
+    Labels of equal value become the same string: numbers are written without exponents, trailing zeros after the
+    decimal point are dropped (even if the value is a string), and booleans are written in lower case. Strings such as
+    "01", "+1" or "1e0" are left unchanged because they may be codes.
     """
     value = _scalar(value)
     if is_missing(value):
@@ -232,14 +232,14 @@ def label_text(value: Any, name: str, where: str) -> str:
 
 
 def _without_zeros(text: str) -> str:
-    """Returns the text or, if it is a plain decimal number, the shortest plain decimal of equal value."""
+    """Returns the string or, if it is a plain decimal number, the shortest plain decimal of equal value."""
     if "." in text and _PLAIN.fullmatch(text):
         text = text.rstrip("0").removesuffix(".")
     return "0" if text == "-0" else text
 
 
 def label_type(value: Any) -> str:
-    """Returns the type of a valid label: "booleans", "integers", "decimals" (also for the text "1.0") or "texts"."""
+    """Returns the type of a valid label: "booleans", "integers", "decimals" (also for the string "1.0") or "texts"."""
     value = _scalar(value)
     if isinstance(value, (bytes, str)):
         written = as_text(value, "", "").strip()

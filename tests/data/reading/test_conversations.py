@@ -117,7 +117,7 @@ def test_arguments_in_json_texts_are_noted(tmp_path):
             {"messages": [assistant("", tool_calls=[{"x": 1}])]},
             "message 1: tool_calls must hold objects, each with the name",
         ),
-        ({"messages": [user("a"), assistant("b")], "tools": "{"}, "field 'tools' is a string, but not valid JSON"),
+        ({"messages": [user("a"), assistant("b")], "tools": "{"}, "field 'tools' is a string that is not valid JSON"),
         ({"messages": [user("a"), assistant("b")], "tools": ["f"]}, "field 'tools' should hold a list of objects"),
         (
             {"text": "a"},

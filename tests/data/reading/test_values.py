@@ -178,7 +178,7 @@ def test_numbers_are_the_same_in_every_format(open_as, kind):
         ("1_000", "'1_000' is not a finite number"),
         ("3,5", "'3,5' is not a finite number"),
         ("٣", "is not a finite number"),
-        ("", "holds no number"),
+        ("", "does not hold a number"),
     ],
 )
 def test_unusable_numbers_are_refused_in_every_format(open_as, kind, value, message):
