@@ -119,7 +119,7 @@ class TabSeparated(FileFormat):
         elif example:
             raise UserError(
                 f"{path}: the {found}; use {csv_format}, which removes the quotation marks and also reads tabs. If the "
-                "marks belong to the text, convert it to JSON lines."
+                "marks belong to the text, convert the file to JSON lines."
             )
 
 

@@ -86,7 +86,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, path: Path, content: bytes, config: TokenizerConfig) -> Tokenizer:
-        """Returns the tokenizer of a published folder, with the special tokens of the files beside `path`."""
+        """Returns the tokenizer of a published folder, with the special tokens named by the files beside `path`."""
         return cls.from_files(content, files_beside(path), config.bos_token, config.eos_token)
 
     @classmethod

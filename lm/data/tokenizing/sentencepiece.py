@@ -170,7 +170,7 @@ class SentencePieceTokenizer(Tokenizer):
 
         In the library, a unigram model finds all its pieces in a text, including those that stand for special tokens or
         bytes. A very low score prevents this, as long as other pieces spell the same text. The library adds scores in
-        64-bit arithmetic, and SentencePiece adds them in 32-bit arithmetic. Therefore, ids may differ if two
+        64-bit arithmetic, whereas SentencePiece uses 32-bit arithmetic. Therefore, ids may differ if two
         segmentations of a text have the same score, as in "aaaaa" = "aa" + "aaa" = "aaa" + "aa", or if a line has
         thousands of characters.
         """
