@@ -66,7 +66,7 @@ def records(case, number, seed):
 
 
 def written(path, examples, labels=True):
-    """Writes examples in the format that the ending of the path names, with or without labels."""
+    """Writes examples in the format that the path's extension implies, with or without labels."""
     names = [name for name in examples[0] if labels or name != "label"]
     match path.suffix:
         case ".jsonl":
@@ -266,7 +266,7 @@ def test_input_is_never_overwritten(runs, refused, tmp_path):
         (("--input=x", "--text=x"), "give either --input=FILE"),
         (("--input=/nowhere.txt",), "/nowhere.txt: there is no such file"),
         (("--input=/tmp",), "/tmp is a directory; select its files with a glob"),
-        (("--input={odd}",), "odd.dat: the file name ends in none of .txt .jsonl"),
+        (("--input={odd}",), "odd.dat: the file name has none of the extensions .txt .jsonl"),
         (("--text=x", "--step=first"), "--step=first: use best, latest or a step number"),
         (("--text=x", "--step=7"), "7"),
         (("--text=x", "--layer=1"), "--layer applies only to vectors; give --pooling=first|last|mean|max too."),

@@ -26,7 +26,7 @@ def test_ids_and_texts_equal_transformers(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Recommended")
 def test_exported_files_are_those_of_the_published_class(tmp_path):
-    """tokenizer.json cannot express the tokenizer, so its own three files are written."""
+    """tokenizer.json cannot represent the tokenizer, so its own three files are written."""
     (tmp_path / "in").mkdir()
     target = load(write(tmp_path / "in"))
     values = {"data": {"sequence_length": 16}, "model": {"family": "encoder_decoder"}, "objective": {"name": "seq2seq"}}

@@ -156,5 +156,5 @@ def test_what_the_format_cannot_express_is_refused():
         sentence_iterator=iter(WORDS), model_writer=model, vocab_size=300, minloglevel=2, hard_vocab_limit=False
     )
     tokenizer = SentencePieceTokenizer(model.getvalue())
-    with pytest.raises(UserError, match="cannot express it exactly; it would give different ids for"):
+    with pytest.raises(UserError, match="cannot represent this tokenizer exactly; ids would differ for"):
         library.build(tokenizer, tokenizer.text_template, tokenizer.pair_template)

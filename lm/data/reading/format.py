@@ -92,7 +92,7 @@ class Format(abc.ABC):
         """Returns the settings and hashes that determine the records and fields, excluding file locations."""
 
     def notes(self) -> list[str]:
-        """Returns notes for the user about the files. Must be called after the last record was read."""
+        """Returns notes for the user about the files. Must be called after the last record has been read."""
         return []
 
 
@@ -216,8 +216,8 @@ class Files:
     def hashes(self, *, is_text: bool = True) -> list[str]:
         """For each file, returns a string with a hash of its content.
 
-        The string also states whether the file is compressed and whether it has (repeated) byte-order marks, which
-        earlier versions treated as text.
+        The string also states whether the file is compressed and whether it has byte-order marks, single or
+        repeated, which earlier versions treated as text.
         """
         hashes = []
         for path in self.found:
@@ -229,11 +229,11 @@ class Files:
 
 
 class TextFile:
-    """The text of an open file, which can be read only once: in `blocks`, `lines`, lines `with_ends`, or as a whole.
+    """The text of an open file, readable only once: as `blocks`, as `lines`, as lines `with_ends` or as a whole.
 
     Only the settings `encoding` and `longest_line` of `config` are used. Reading raises UserError if bytes are invalid
     in the encoding or a line is too long. The message gives the position. Lone surrogates, which some encodings can
-    express but UTF-8 cannot, become U+FFFD.
+    represent but UTF-8 cannot, become U+FFFD.
     """
 
     def __init__(self, path: Path, binary: Any, config: SourceConfig):

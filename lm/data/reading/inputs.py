@@ -35,7 +35,7 @@ class TextInput(Reader):
 
 
 class WordInput(Reader):
-    """Reads sentences, given as lists of words or as texts whose words are separated by white space."""
+    """Reads sentences, given as lists of words or as texts whose words are separated by whitespace."""
 
     kind = "words"
     roles: ClassVar = {"words": "field"}
@@ -85,14 +85,14 @@ def given_text(config: SourceConfig, reader: type[Reader], text: str) -> Any:
 
 
 def format_of(path: str) -> str:
-    """Infers the format from the ending of a file name. Raises UserError if the ending is unknown."""
+    """Infers the format from a file name's extension. Raises UserError if the extension is unknown."""
     name = path.lower().removesuffix(".gz")
     for kind in FORMAT_NAMES:
         if name.endswith(tuple(FORMATS[kind].endings)):
             return kind
     raise UserError(
-        f"--input={path}: the file name ends in none of {_endings(FORMAT_NAMES)}; set --format to one of "
-        f"{', '.join(FORMAT_NAMES)}."
+        f"--input={path}: the file name has none of the extensions {_endings(FORMAT_NAMES)}; set --format to "
+        f"one of {', '.join(FORMAT_NAMES)}."
     )
 
 
@@ -106,7 +106,7 @@ def input_source(
     """Returns a data source for new inputs. In a text file, each line is a document.
 
     Settings such as field names are copied from the training data unless they are `given`. Raises UserError if a copied
-    setting differs between the training data sources, or if the format cannot hold the pairs that the model reads.
+    setting differs between the training data sources, or if the format cannot represent the pairs that the model reads.
     """
     sources = [source for source in train.values() if source.weight > 0]
     as_in_training = {*FORMATS[kind].settings} - OF_TARGETS

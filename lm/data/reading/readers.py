@@ -55,7 +55,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A text or a pair of texts, with a label. For regression, the label is a number written as text."""
+    """A text or a pair of texts, with a label. For regression, the label is a number written as a string."""
 
     text: str
     pair: str | None
@@ -163,10 +163,10 @@ class ClassReader(Reader):
         yield from super().iterate()
 
     def label(self, value: Any, name: str, where: str) -> str:
-        """Returns a label as text.
+        """Returns a label as a string.
 
         If there are no label names, raises UserError for a mix of booleans and numbers, because true and 1 differ as
-        text.
+        strings.
         """
         label = as_label(value, self.config.label_names, name, where)
         self._types[label_type(value)] += 1
@@ -265,7 +265,7 @@ class TagReader(ClassReader):
 
 
 class QuestionReader(Reader):
-    """Reads questions from records in the format of SQuAD. Each answer has the fields text and answer_start.
+    """Reads questions from records in SQuAD format. Each answer has the fields text and answer_start.
 
     Texts are left unchanged, because answer_start is a character offset in the context (-1 if unknown). Answers that
     the context does not contain at answer_start are kept for scoring but are never training targets (`notes_on`). If a

@@ -119,15 +119,15 @@ class TabSeparated(FileFormat):
         elif example:
             raise UserError(
                 f"{path}: the {found}; use {csv_format}, which removes the quotation marks and also reads tabs. If the "
-                "marks belong to the text, convert it to JSON lines."
+                "marks belong to the text, convert the file to JSON lines."
             )
 
 
 def _is_header(values: Sequence[str], names: Sequence[str], needed: Sequence[int]) -> bool:
     """Returns whether a row repeats the column names.
 
-    Every needed column, and at least two columns in all, must contain their own names, because a single match may be a
-    coincidence.
+    Each needed column must contain its own name. At least two columns in total must do so, because a single match may
+    be a coincidence.
     """
     columns, cells = ([each.strip().casefold() for each in row] for row in (names, values))
     same = [cell == column for cell, column in zip(cells, columns, strict=False)]
@@ -162,7 +162,7 @@ class Quotes:
                 self._doubled = self._doubled or value * ('"' in value[1:-1])
 
     def evidence(self) -> str:
-        """Returns a value that proves (or, if there is a `stray` value, suggests) that the file is quoted, or ""."""
+        """Returns a value that proves (or, if there is a `stray` value, suggests) that values are quoted, or ""."""
         if self._rows < 2:
             return ""
         return self._doubled or next((self._examples[each] for each in self._examples if each not in self._plain), "")
@@ -252,7 +252,7 @@ class Parquet(FileFormat):
 def _as_records(batch: Any, where: str, before: int) -> list[Record]:
     """Returns the rows of a batch as records. `before` is the number of rows in earlier batches.
 
-    Raises UserError if a text is not valid UTF-8.
+    Raises UserError if a string is not valid UTF-8.
     """
     try:
         records = batch.to_pylist()
@@ -275,7 +275,7 @@ def _as_records(batch: Any, where: str, before: int) -> list[Record]:
 def _in_own_width(value: Any, kind: Any) -> Any:
     """Converts float16 and float32 numbers in a value to NumPy numbers.
 
-    NumPy prints the shortest text that restores the number at its own precision, such as 0.1, not 0.10000000149011612.
+    NumPy prints the shortest string that restores the number at its own precision, e.g. 0.1, not 0.10000000149011612.
     """
     from pyarrow import types
 

@@ -64,8 +64,8 @@ class Text(FileFormat):
         self._targets = Files(config.target_path) if config.target_path else None
         if self._targets and (sources := len(self.files.found)) != (targets := len(self._targets.found)):
             raise UserError(
-                f"{config.path} has {sources} files, but {config.target_path} has {targets}; files are paired in the "
-                "order of their names."
+                f"{config.path} has {sources} files, but {config.target_path} has {targets}; files are paired in "
+                "order of file name."
             )
 
     def identity(self) -> list[str]:

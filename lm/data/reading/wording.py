@@ -31,12 +31,12 @@ class Wording:
         return f"{setting}={value!r}" if self.flags is None else f"{self.name(setting)}={value}"
 
     def omit(self, value: str = "") -> str:
-        """Returns the advice for a setting that must keep its default, which `value` describes."""
+        """Returns the advice for a setting that must keep its default value, which is described by `value`."""
         return f"leave it {value or 'empty'}" if self.flags is None else "omit it"
 
 
 class InputSource(SourceConfig):
-    """A data source for new inputs, which the flags of lm.predict describe."""
+    """A data source for new inputs, described by the flags of lm.predict."""
 
     wording = Wording(
         "set --encoding to {}", f"{SPLIT} (for text, see --document)", {"kind": "format", "path": "input"}
@@ -44,7 +44,7 @@ class InputSource(SourceConfig):
 
 
 class TextSource(SourceConfig):
-    """Text files that a flag names, such as eval.py's --text. They are read with default settings."""
+    """Text files named by a flag, such as eval.py's --text. They are read with the default settings."""
 
     wording = Wording("convert it from {} to UTF-8 first", SPLIT)
 

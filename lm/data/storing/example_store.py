@@ -65,7 +65,7 @@ def build(
     encode: Callable[[Sequence[Any], Tokenizer], Any],
     identity: Sequence[str],
 ) -> ExampleStore | None:
-    """Builds the store for one data source in a split, or returns None if the split has no example from this source.
+    """Builds the store for one data source in a split, or returns None if the split has no examples from it.
 
     `identity` lists everything that determines the examples and tokens except the source, tokenizer and subset.
     """

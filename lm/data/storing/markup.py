@@ -66,7 +66,7 @@ def strip_html(text: str) -> str:
     """Removes tags, comments, scripts and styles from a text, and decodes character references.
 
     Where only a tag separates two words, the tag of a block element or <br> becomes a line break, and the tag of a
-    table cell, an image or a form element becomes a space. Inline tags are simply removed. Existing white space is
+    table cell, an image or a form element becomes a space. Inline tags are simply removed. Existing whitespace is
     kept.
     """
     if "<" not in text and "&" not in text:
@@ -80,12 +80,12 @@ def strip_html(text: str) -> str:
             stand_in = next(each for each in map(chr, range(0xE000, 0x110000)) if each not in content)
             content, originals[ord(stand_in)] = content.replace(char, stand_in), char
     parser = etree.HTMLParser(target=_Words(originals), huge_tree=True)
-    parser.feed(f"<body><span>{content}")  # inside an open element, leading white space counts as content
+    parser.feed(f"<body><span>{content}")  # inside an open element, leading whitespace counts as content
     return parser.close()
 
 
 def _decoded(match: re.Match[str]) -> str:
-    """Decodes a character reference; returns it unchanged if it refers to no character."""
+    """Decodes a character reference; returns it unchanged if it does not refer to a character."""
     name = match["reference"]
     return html.unescape(match[0]) if name.startswith("#") or f"{name};" in html5 else match[0]
 
@@ -183,7 +183,7 @@ _LINE_ENDS = frozenset("\r\v\f\x1c\x1d\x1e\x85")
 def strip_control(text: str) -> str:
     """Removes all control characters except newline and tab.
 
-    Between two characters that are not white space, a run of control characters becomes a line break if it contains a
+    Between two characters that are not whitespace, a run of control characters becomes a line break if it contains a
     line or page separator, and a space otherwise, because some control characters separate fields or words.
     """
 

@@ -30,7 +30,7 @@ from lm.errors import UserError
 HASHES = 1 << 64
 FINEST = 10**6  # largest denominator of a subset bound, so that bounds with up to six decimals are exact
 
-# A match can only start where white space starts, so the search takes linear time.
+# A match can only start where whitespace starts, so the search takes linear time.
 _TRAILING_SPACE = re.compile(r"(?<![^\S\n])[^\S\n]++$", re.MULTILINE)
 _EMPTY_LINES = re.compile(r"\n{3,}")
 
@@ -125,7 +125,7 @@ class SplitSource:
 
     @property
     def spelled_subset(self) -> str:
-        """A text that identifies the subset. Fingerprints of runs contain this text, so its format must not change."""
+        """A string that identifies the subset. Fingerprints of runs contain it, so its format must not change."""
         bounds = self.config.part if self.side == "all" else (self.subset.low, self.subset.high)
         return f"{[str(each) for each in bounds]} {self.data.fold} {self.data.folds}"
 
@@ -133,7 +133,7 @@ class SplitSource:
 def split_sources(data: DataConfig, split: str) -> list[SplitSource]:
     """Returns the data sources of a split ("train", "valid" or "test"), sorted by name.
 
-    If `valid` names no source, the validation examples are held out from `train`. Training omits sources of weight 0.
+    If `valid` names no source, the validation examples are held out from `train`. Training omits sources with weight 0.
     """
     held_out = split != "test" and not data.valid
     section = "train" if held_out else split
@@ -250,7 +250,7 @@ class Cleaner:
 
 
 class PairCleaner(Cleaner):
-    """Cleans both sides of a pair. Only the source and first reference determine whether the pair is dropped."""
+    """Cleans both sides of a pair. Only the source and the first reference determine whether the pair is dropped."""
 
     reasons = ("too_short", "too_long", "ratio", "identical", "source_script", "target_script", "duplicate")
     train_only = True

@@ -6,7 +6,7 @@ of each document's text) and `manifest.json`. The name of the directory is a has
 content, so a store may be missing but is never outdated.
 
 Counts in the manifest: `bytes` is the UTF-8 size of the cleaned text; `words` is the number of words separated by
-white space plus the number of line breaks (the convention of WikiText's published perplexities); `unknown` is the
+whitespace plus the number of line breaks (the convention of WikiText's published perplexities); `unknown` is the
 number of unknown tokens, whose text cannot be recovered; `changed` is the number of documents that differ from the
 text decoded from their tokens.
 """
@@ -102,7 +102,7 @@ class TokenStore:
         return self.hashes, self.hashes
 
     def document(self, index: int) -> np.ndarray:
-        """Returns the tokens of a document, including the first and last token, which are special."""
+        """Returns the tokens of a document, including the first and last ones, which are special."""
         end = self.starts[index + 1] if index + 1 < self.num_documents else self.num_tokens
         return self.tokens[self.starts[index] : end]
 
@@ -256,7 +256,7 @@ def _build(
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str], dtype: str) -> tuple[list[np.ndarray], int]:
-    """Returns the tokens of each document, as stored, and the number of changed documents (see above)."""
+    """Returns the tokens of each document, as stored, and the number of documents that decoding does not restore."""
     start, eos = [tokenizer.start_id], [tokenizer.eos_id]
     if max(map(len, texts)) <= PIECE:
         encoded = tokenizer.encode_batch(texts)
@@ -274,15 +274,15 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], dtype: str) -> tuple[lis
 
 
 def count_changed(tokenizer: Tokenizer, texts: Sequence[str], encoded: Sequence[list[int]]) -> int:
-    """Counts the texts that differ from the text decoded from their ids, as returned by `encode_batch`.
+    """Counts the texts that decoding does not restore. `encoded` holds their ids, as returned by `encode_batch`.
 
-    If encoding loses case, white space or unknown words, the tokens' probability is not the probability of the text.
+    If encoding loses case, whitespace or unknown words, the probability of the tokens is not that of the text.
     """
     return sum(text != found for text, found in zip(texts, tokenizer.decode_each(encoded), strict=True))
 
 
 def _count_words(text: str) -> int:
-    """Counts the words separated by white space, in pieces, so that no list of all words is built."""
+    """Counts the words separated by whitespace, piece by piece, to avoid building a list of all words."""
     count = 0
     for begin in range(0, len(text), PIECE):
         joined = begin > 0 and not (text[begin].isspace() or text[begin - 1].isspace())

@@ -60,7 +60,7 @@ class Tokenizer(abc.ABC):
 
     @classmethod
     def load(cls, path: Path, content: bytes, config: TokenizerConfig) -> Tokenizer:
-        """Returns a tokenizer from the content of the file that config.path names.
+        """Returns a tokenizer from the content of the file named by config.path.
 
         Raises an error if the content is invalid.
         """
@@ -159,9 +159,9 @@ class Tokenizer(abc.ABC):
         return self.encode_batch([text])[0]
 
     def encode_spelled(self, text: str) -> list[int]:
-        """Encodes a source text. Each <extra_id_N> in the text is encoded as the token of this name, as in T5.
+        """Encodes a source text. Each <extra_id_N> in the text is encoded as the token with this name, as in T5.
 
-        White space before <extra_id_N> belongs to the masked word and is dropped. Raises UserError if the tokenizer
+        Whitespace before <extra_id_N> belongs to the masked word and is dropped. Raises UserError if the tokenizer
         lacks one of the extra ids.
         """
         first, *rest = EXTRA_ID.split(text)
@@ -269,8 +269,8 @@ class Tokenizer(abc.ABC):
     def word_starts(self) -> np.ndarray:
         """bool (vocab_size,): whether each token begins a new word. The first token of a text always begins a word.
 
-        In most vocabularies, white space belongs to the word that follows it, so tokens with leading white space begin
-        a word. WordPiece tokens contain no white space. Tokens without the continuation prefix begin a word.
+        In most vocabularies, whitespace belongs to the word that follows it, so tokens with leading whitespace begin
+        a word. WordPiece tokens contain no whitespace. Tokens without the continuation prefix begin a word.
         """
         tokens = range(self.vocab_size)
         return np.array([(self._is_text(i) or i == self.unk_id) and self._starts_word(i) for i in tokens], bool)
@@ -279,17 +279,17 @@ class Tokenizer(abc.ABC):
         return self._piece(token)[:1].isspace()
 
     def own_files(self) -> Mapping[str, bytes]:
-        """Returns the files that the `transformers` class named by `published_class`, if any, reads."""
+        """Returns the files, if any, that the `transformers` class named by `published_class` reads."""
         return {}
 
     def library_parts(self, names: Mapping[int, str]) -> Mapping[str, Any]:
-        """Returns the parts of a tokenizer.json that gives the ids of `encode` (see `library.build`).
+        """Returns the parts of a tokenizer.json file that yields the same ids as `encode` (see `library.build`).
 
         These are the model and, if needed, the normalizer, the pre-tokenizer, the decoder, added tokens, and the steps
         of the post-processor that add no tokens. `names` maps the ids of the special tokens to their names. Raises
-        UserError with the reason if the format cannot express the tokenizer.
+        UserError with the reason if the format cannot represent the tokenizer.
         """
-        raise UserError(f"tokenizer.json cannot express a {self.kind} tokenizer.")
+        raise UserError(f"tokenizer.json cannot represent a {self.kind} tokenizer.")
 
     @abc.abstractmethod
     def _content(self) -> bytes:
@@ -300,7 +300,7 @@ class Tokenizer(abc.ABC):
         return cls(content, **options)  # type: ignore[call-arg]
 
     def _options(self) -> dict[str, Any]:
-        """Returns the JSON values that `_from_content` needs, besides the file, to restore the tokenizer."""
+        """Returns the JSON values that `_from_content` needs, in addition to the file, to restore the tokenizer."""
         # "extra_ids" is omitted if it is 0, so that fingerprints from before this setting existed stay valid.
         return {"extra_ids": self.extra_ids} if self.extra_ids else {}
 

@@ -1,12 +1,12 @@
 """Renders conversations with the Jinja template of a chat model, and finds the tokens of the answers.
 
 A template may come from the internet, so it runs in Jinja's sandbox and only receives plain JSON values. The
-environment matches `apply_chat_template` in transformers, for which published templates are written. In both, no BOS
-token is added, because a template writes its own.
+Jinja environment is set up as in transformers' `apply_chat_template`, for which published templates are written. No BOS
+token is added there or here, because a template writes its own.
 
 The answers are the assistant's messages. Their tokens are found by character offsets in one encoding of the whole
-rendered text: encoding the parts separately would yield other tokens at their boundaries. If the template marks
-generated text with `{% generation %}`, the marked spans are the answers. Most published templates have no marks; in
+rendered text: encoding the parts separately would yield different tokens at their boundaries. If the template marks
+generated text with `{% generation %}`, the marked spans are the answers. Most published templates lack such marks; in
 these, an answer extends from the end of the generation prompt, such as `<|im_start|>assistant` and a line break, to the
 first special token after the text of the answer, such as `<|im_end|>`, inclusive.
 """
@@ -116,7 +116,7 @@ class ChatTemplate:
         return self._encode(self.render(messages, tools, prompt=True), messages, tools, prompt=True)[0]
 
     def fitted_prompt(self, messages: Sequence[Message], tools: Tools, limit: int) -> tuple[list[int], int]:
-        """Returns `prompt_ids` without the oldest turns, so that there are at most `limit` tokens, if possible.
+        """Returns `prompt_ids`, omitting the oldest turns as needed to leave at most `limit` tokens, if possible.
 
         A turn begins with a user message. The system prompt and the last turn are always kept. Also returns the number
         of messages that were left out.

@@ -36,7 +36,7 @@ class HuggingFaceTokenizer(Tokenizer):
     needs_file = True
     reads = ("bos_token", "eos_token")
 
-    # White space appears in tokens literally, as SentencePiece's U+2581, or as byte tokens.
+    # Whitespace appears in tokens literally, as SentencePiece's U+2581, or as byte tokens.
     SPACES = (*" \t\n\v\f\r\u2581", *(f"<0x{byte:02X}>" for byte in b"\t\n\v\f\r "))
     BYTE_LEVEL_SPACES = tuple("\u0109\u010a\u010b\u010c\u010d\u0120")  # bytes 9 to 13 and 32
 
@@ -53,8 +53,8 @@ class HuggingFaceTokenizer(Tokenizer):
         Args:
             content: the content of tokenizer.json.
             special: the special tokens as JSON. If omitted, the special tokens are read from tokenizer.json alone.
-            bos_token: the BOS token, for run directories written before special tokens were stored. Their texts have
-                the form `bos text eos`, where eos is `eos_token`.
+            bos_token: the BOS token, for run directories written before special tokens were stored. In such
+                runs, texts have the form `bos text eos`, where eos is `eos_token`.
             rows: the number of rows in a published model's embedding, if some of the tokenizer's ids have no row.
         """
         self._json = content
@@ -86,7 +86,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, path: Path, content: bytes, config: TokenizerConfig) -> Tokenizer:
-        """Returns the tokenizer of a published folder, with the special tokens of the files beside `path`."""
+        """Returns the tokenizer of a published folder, with the special tokens named by the files beside `path`."""
         return cls.from_files(content, files_beside(path), config.bos_token, config.eos_token)
 
     @classmethod
@@ -215,7 +215,7 @@ def _library_tokenizer(content: bytes) -> Any:
 
 @contextlib.contextmanager
 def _library_errors(problem: str) -> Iterator[None]:
-    """Converts errors of the library to UserError, such as an unknown token that is missing from the vocabulary."""
+    """Converts the library's errors, such as a missing unknown token, to UserError."""
     try:
         yield
     except BaseException as error:  # a Rust panic is not an Exception

@@ -76,7 +76,7 @@ def added_token(name: str, token: int, *, special: bool = True) -> dict[str, Any
 
 
 def template_of(one: Template, two: Template, names: Mapping[int, str]) -> dict[str, Any]:
-    """Returns the post-processor that puts special tokens around one text and around two texts."""
+    """Returns the post-processor that adds special tokens to a single text and to a pair of texts."""
 
     def steps(template: Template) -> Iterator[dict[str, Any]]:
         texts = iter("AB")
@@ -123,9 +123,9 @@ def special_names(tokenizer: Tokenizer) -> dict[int, str]:
 
 
 def build(tokenizer: Tokenizer, one: Template, two: Template) -> bytes:
-    """Returns the content of tokenizer.json for a tokenizer, with the templates for one text and for two texts.
+    """Returns the content of tokenizer.json for a tokenizer, with templates for single texts and pairs.
 
-    Raises UserError with the reason if the format cannot express the tokenizer.
+    Raises UserError with the reason if the format cannot represent the tokenizer.
     """
     import tokenizers
 
@@ -160,5 +160,7 @@ def build(tokenizer: Tokenizer, one: Template, two: Template) -> bytes:
     texts = [*PROBES, "".join(pieces[:200]), *pieces]
     for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
         if library.encode(text, add_special_tokens=False).ids != ids:
-            raise UserError(f"tokenizer.json cannot express it exactly; it would give different ids for {text!r:.60}.")
+            raise UserError(
+                f"tokenizer.json cannot represent this tokenizer exactly; ids would differ for {text!r:.60}."
+            )
     return content

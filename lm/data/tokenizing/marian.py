@@ -22,10 +22,10 @@ _CODE = re.compile(r">>.*?<<")  # names the target language of a multilingual mo
 
 
 class MarianTokenizer(Tokenizer):
-    """A tokenizer that splits text with the SentencePiece model of a side and looks up the pieces in vocab.json.
+    """A tokenizer that splits text with the SentencePiece model of its side and looks up the pieces in vocab.json.
 
-    `for_sources` is the tokenizer of sources. In models with several target languages, a source starts with a language
-    code, such as ">>fra<<", which becomes the token of this name, as in the published tokenizer.
+    `for_sources` is the tokenizer for sources. In models with several target languages, a source starts with a language
+    code, such as ">>fra<<", which becomes the token with this name, as in the published tokenizer.
     """
 
     kind = "marian"

@@ -9,7 +9,7 @@ from lm.data.tokenizing.base import Tokenizer
 
 PIECE = 1 << 20  # characters
 SEARCHED = 1 << 14  # number of characters at the end of a piece that are searched for a gap
-_GAP = re.compile(r"(?<=[^\W\d_])[ \n](?=[^\W\d_])")  # the white space between two words
+_GAP = re.compile(r"(?<=[^\W\d_])[ \n](?=[^\W\d_])")  # the whitespace between two words
 # A tokenizer encodes words independently if encoding the parts of each probe jointly or separately gives equal ids.
 _PROBES = (("the", " end"), ("a", "\nb"), ("Ein Wort", " und"), ("мир", " и"), ("x, y", " z"))
 
@@ -18,7 +18,7 @@ def encode_long(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], bo
     """Yields the ids of each piece of a text and whether decoding these ids fails to restore the piece.
 
     The concatenated ids equal the ids of the whole text. There is one exception: if the tokenizer `cuts_anywhere`, a
-    very long word may be cut after every PIECE characters. If a tokenizer neither `cuts_anywhere` nor encodes words
+    very long word may be split after every PIECE characters. If a tokenizer neither `cuts_anywhere` nor encodes words
     independently, the whole text is one piece.
     """
     if tokenizer.cuts_anywhere:
@@ -41,8 +41,8 @@ def encode_long(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], bo
 def cut(text: str, *, anywhere: bool = False) -> Iterator[str]:
     """Splits a text into consecutive pieces, between two words if possible.
 
-    A piece has at most PIECE characters if there is a gap near its end. Otherwise, the piece extends to the next gap.
-    If `anywhere` is true, the text is instead cut after exactly PIECE characters.
+    A piece has at most PIECE characters if there is a gap near its end. Otherwise, the piece extends to the next gap
+    or, if `anywhere` is true, has exactly PIECE characters.
     """
     begin = 0
     while (end := begin + PIECE) < len(text):

@@ -102,7 +102,7 @@ class SentencePieceTokenizer(Tokenizer):
         return self._processor.encode(list(texts), out_type=str)
 
     def _cut(self, text: str) -> list[str]:
-        """Splits text at boundary characters. Returns texts and these characters alternately; both ends are texts."""
+        """Splits text at boundary characters. Returns these characters between the texts that they separate."""
         return re.split("([\n\u2581])", text) if self._joints else [text]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
@@ -166,11 +166,11 @@ class SentencePieceTokenizer(Tokenizer):
         return names | ({self.pad_id: "<pad>"} if self._processor.pad_id() >= 0 else {})
 
     def library_parts(self, names: Mapping[int, str]) -> dict[str, Any]:
-        """See the base class. Pieces contain spaces instead of U+2581, so that U+2581 in a text becomes bytes, as here.
+        """See the base class. Pieces contain spaces instead of U+2581, so that U+2581 in a text becomes bytes.
 
         In the library, a unigram model finds all its pieces in a text, including those that stand for special tokens or
         bytes. A very low score prevents this, as long as other pieces spell the same text. The library adds scores in
-        64-bit arithmetic, and SentencePiece adds them in 32-bit arithmetic. Therefore, ids may differ if two
+        64-bit arithmetic, whereas SentencePiece uses 32-bit arithmetic. Therefore, ids may differ if two
         segmentations of a text have the same score, as in "aaaaa" = "aa" + "aaa" = "aaa" + "aa", or if a line has
         thousands of characters.
         """
@@ -184,7 +184,9 @@ class SentencePieceTokenizer(Tokenizer):
                     pieces[token] = pieces[token].replace("\u2581", " ")
         spelled = {piece: score for piece, score in zip(pieces, scores, strict=True) if score > LEAST_SCORE}
         if missing := {character for piece in spelled for character in piece} - spelled.keys():
-            raise UserError(f"its SentencePiece model has no piece {min(missing)!r}, but longer ones that contain it.")
+            raise UserError(
+                f"the SentencePiece model lacks the piece {min(missing)!r} but has longer pieces that contain it."
+            )
         space = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
         decoders: list[dict[str, Any]] = [
             *([] if self._joints else [space]),
@@ -265,11 +267,11 @@ def split_texts(texts: Iterable[str]) -> Iterator[str]:
 
 
 def cut_after_words(lines: Iterable[str]) -> Iterator[str]:
-    """Cuts lines after every second occurrence of each word, so that the unigram trainer considers all repeated words.
+    """Splits lines after every second occurrence of each word, so that the unigram trainer considers all repeated ones.
 
     In some releases (0.2.1 and 0.2.3), the trainer considers only substrings that are followed by at least two
     different characters. This excludes most words of a text in which every word is followed by a space. The end of a
-    line counts as a character. Cutting has no other effect, because no piece spans more than one word.
+    line counts as a character. Splitting has no other effect, because no piece spans more than one word.
     """
     odd: set[str] = set()  # words with an odd number of occurrences so far
     for line in lines:
