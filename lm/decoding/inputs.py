@@ -20,7 +20,10 @@ SMALLEST_SOURCE = 8
 
 
 def check_settings(settings: Any, *rules: tuple[str, bool, str]) -> None:
-    """Raises UserError for the first broken rule. A rule is (setting, whether its value is valid, valid values)."""
+    """Raises UserError for the first rule that is violated.
+
+    A rule is (setting, whether its value is valid, valid values).
+    """
     for name, holds, rule in rules:
         if not holds:
             raise UserError(f"{name}={getattr(settings, name)!r} is invalid; it must be {rule}.")

@@ -181,14 +181,14 @@ def _rouge_caution(references: References, tokens: Tokenisation) -> str:
 
 
 def _exact_match(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
-    """Returns 1 if the prediction equals one of its references (ignoring surrounding white space), otherwise 0."""
+    """Returns 1 if the prediction equals one of its references (ignoring surrounding whitespace), otherwise 0."""
     return [(prediction.strip() in {each.strip() for each in references}, 1)]
 
 
 def _word_errors(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
     """Counts the word edits (insertions, deletions and substitutions) and the words in the reference.
 
-    Words are separated by white space. The reference with the fewest edits is used; ties go to the longest reference.
+    Words are separated by whitespace. The reference with the fewest edits is used; ties go to the longest reference.
     """
     from rapidfuzz.distance import Levenshtein
 
