@@ -133,7 +133,7 @@ def storing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"{path} cannot be written: {error.strerror or error}. The previous content is intact; free some space "
-            "or grant access, then run again."
+            "or grant access, then run the command again."
         ) from error
 
 

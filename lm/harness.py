@@ -8,8 +8,8 @@ Decoders and encoder-decoders are supported. Tasks come with the package, and mo
 Hugging Face Hub. --include_path names a directory with YAML files that define additional tasks, whose data may be local
 files.
 
-A table of the scores is printed, and all results are written as JSON together with the run, the step and the settings.
-By default, the file is eval/STEP/harness-TASKS.json in the run directory.
+A table of the scores is printed, and all results are written to a JSON file, together with the run, the step and the
+settings. By default, this file is eval/STEP/harness-TASKS.json in the run directory.
 """
 
 from __future__ import annotations

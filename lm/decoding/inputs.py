@@ -40,7 +40,7 @@ def rows_for_mesh(rows: int) -> int:
 
 
 def source_bucket(length: int) -> int:
-    """Rounds the length of a source up to the next value in 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, ..."""
+    """Rounds the length of a source up to the next value in the series 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, ..."""
     power = max(SMALLEST_SOURCE, 1 << max(length - 1, 0).bit_length())
     return power * 3 // 4 if power >= 4 * SMALLEST_SOURCE and length <= power * 3 // 4 else power
 

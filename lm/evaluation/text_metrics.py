@@ -98,7 +98,8 @@ def reference_streams(references: References) -> list[list[str | None]]:
 def percentages(counts: Mapping[str, np.ndarray], indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
     """Returns each sum of numerators as a percentage of the sum of denominators (0 / 0 is 0; x / 0 is 100).
 
-    `counts` is the result of `CountedMetric.counts`. Only the examples with the given indices, which may repeat, count.
+    `counts` is the result of `CountedMetric.counts`. Only examples with the given indices, which may repeat, are
+    included.
     """
     sums = {name: counts_E2[indices_E].sum(axis=0).tolist() for name, counts_E2 in counts.items()}
     return {name: 100 * float(part / whole if whole else part > 0) for name, (part, whole) in sums.items()}

@@ -78,7 +78,7 @@ def special_tokens(
         tokenizer: the content of tokenizer.json.
         files: the files beside it (see `read_files`).
         bos_token, eos_token: the tokens to use instead of the BOS and EOS tokens in the files. If either is given,
-            texts are framed as by our own tokenizers (`bos text eos`), not as specified by the post-processor.
+            texts are framed as in our own tokenizers (`bos text eos`), not as specified by the post-processor.
 
     Raises ValueError if the files contradict each other or name no EOS token.
     """

@@ -23,7 +23,7 @@ WHITE_SPACE = "".join(f"\\x{{{code:x}}}" for code in range(sys.maxunicode + 1) i
 
 
 class VocabularyTokenizer(Tokenizer):
-    """Base class for tokenizers whose vocabulary, saved as JSON, consists of four special tokens and some strings."""
+    """Base class for tokenizers with four special tokens and a list of strings as their vocabulary, saved as JSON."""
 
     unk_id = UNK
 
