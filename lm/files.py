@@ -95,8 +95,8 @@ def remove_temporaries() -> None:
 def remove_leftovers(directory: Path, name: str = "") -> None:
     """Removes the temporary files and directories left by killed processes: all of them, or those for one `name`.
 
-    A process on another machine that shares the file system is not recognised as running. The removal of its temporary
-    file makes that process fail, but damages nothing.
+    A process on another machine that shares the file system is not recognised as running. Removing the temporary
+    file of such a process makes that process fail, but damages nothing.
     """
     for each in directory.iterdir() if directory.is_dir() else ():
         is_directory = each.is_dir() and not each.is_symlink()
@@ -133,7 +133,7 @@ def storing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"{path} cannot be written: {error.strerror or error}. The previous content is intact; free some space "
-            "or grant access, then run again."
+            "or grant access, then run the command again."
         ) from error
 
 

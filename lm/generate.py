@@ -3,15 +3,15 @@
 python -m lm.generate --workdir=runs/quickstart --prompt="Once upon a time" --temperature=0.8 --top_p=0.95
 python -m lm.generate --workdir=runs/multi30k_en_de --input=test.en --output=test.de --num_beams=5
 
-If there is only one continuation, it is printed while it is generated. The sampling flags apply in the order documented
-in lm/decoding/sampling.py. The same flags always produce the same text. On a terminal, control characters are escaped.
+If there is only one continuation, it is printed as it is generated. The sampling flags apply in the order documented in
+lm/decoding/sampling.py. The same flags always produce the same text. On a terminal, control characters are escaped.
 
 An encoder-decoder reads each line of --input, or each --prompt, as a source, and writes one output line per source, in
 the same order. Sources are cleaned and prefixed as in training. An empty source produces an empty output. By default,
 outputs come from beam search with the settings in eval.generation, which --num_beams and the other beam-search flags
 override. With --temperature but without --num_beams, outputs are sampled. Line breaks within an output become spaces.
 If a source has several outputs, each of them is a line with three tab-separated columns: source index, score (or sample
-index), text. The file --output is created only when all outputs are complete. Models trained on span corruption, UL2 or
+index), text. The --output file is created only once all outputs are complete. Models trained on span corruption, UL2 or
 infilling read and write <extra_id_0>, <extra_id_1>, ... as tokens: --prompt="Thank you <extra_id_0> me to your party".
 A UL2 source starts with the token of its mode: <extra_id_100> (R), <extra_id_101> (S) or <extra_id_102> (X).
 
@@ -150,7 +150,10 @@ def write_outputs(generator: Generator, sampling: Sampling) -> None:
         report_unused_sampling(sampling)
     else:
         report_unused(("seed",), "beam search involves no randomness")
-        refuse((*SAMPLING, "num_samples"), "applies only to sampling; give --temperature too, and no beam-search flag.")
+        refuse(
+            (*SAMPLING, "num_samples"),
+            "applies only to sampling; give --temperature too, and omit all beam-search flags.",
+        )
         # The flags override the settings in eval.generation.
         names = [each.name for each in dataclasses.fields(BeamSettings)]
         values: dict[str, Any] = {name: getattr(generator.config.eval.generation, name, None) for name in names}

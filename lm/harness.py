@@ -8,8 +8,8 @@ Decoders and encoder-decoders are supported. Tasks come with the package, and mo
 Hugging Face Hub. --include_path names a directory with YAML files that define additional tasks, whose data may be local
 files.
 
-The table is printed, and all results are written as JSON together with the run, the step and the settings. By default,
-the file is eval/STEP/harness-TASKS.json in the run directory.
+A table of the scores is printed, and all results are written to a JSON file, together with the run, the step and the
+settings. By default, this file is eval/STEP/harness-TASKS.json in the run directory.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def check_installed() -> None:
 
 
 def read_gen_kwargs(text: str | None) -> dict[str, Any] | None:
-    """Returns the settings in a text such as "max_gen_toks=64,top_k=5". Raises UserError if one is invalid."""
+    """Parses settings from a string such as "max_gen_toks=64,top_k=5". Raises UserError if one is invalid."""
     from lm_eval.utils import simple_parse_args_string
 
     if text is None:
@@ -124,7 +124,7 @@ def read_gen_kwargs(text: str | None) -> dict[str, Any] | None:
 
 
 def load_tasks(names: list[str], include_path: str | None) -> tuple[Any, list[Any]]:
-    """Returns the harness's task manager and the tasks and groups with these names, with their data.
+    """Returns the harness's task manager and the tasks and groups with these names, including their data.
 
     Raises UserError if a task is unknown, or if its definition or its data cannot be read.
     """
@@ -132,7 +132,9 @@ def load_tasks(names: list[str], include_path: str | None) -> tuple[Any, list[An
 
     folder = None if include_path is None else expanded(include_path)
     if folder is not None and not folder.is_dir():
-        raise UserError(f"--include_path={include_path} is not a directory; name one with YAML files of tasks.")
+        raise UserError(
+            f"--include_path={include_path} is not a directory; name one that contains the YAML files of tasks."
+        )
     try:
         # Reading the definitions of all tasks of the package takes 20 seconds.
         manager = TaskManager(include_path=folder, include_defaults=False)

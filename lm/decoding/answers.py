@@ -29,7 +29,7 @@ def chat_vocabulary(template: ChatTemplate) -> Vocabulary:
 
 @dataclass(frozen=True)
 class AnswerWriter:
-    """Writes answers: a decoder greedily, an encoder-decoder by beam search.
+    """Generates answers: greedily with a decoder, or by beam search with an encoder-decoder.
 
     Conversations that are too long lose their oldest turns, as in lm.chat.
     """

@@ -20,7 +20,10 @@ SMALLEST_SOURCE = 8
 
 
 def check_settings(settings: Any, *rules: tuple[str, bool, str]) -> None:
-    """Raises UserError for the first broken rule. A rule is (setting, whether its value is valid, valid values)."""
+    """Raises UserError for the first rule that is violated.
+
+    A rule is (setting, whether its value is valid, valid values).
+    """
     for name, holds, rule in rules:
         if not holds:
             raise UserError(f"{name}={getattr(settings, name)!r} is invalid; it must be {rule}.")
@@ -37,7 +40,7 @@ def rows_for_mesh(rows: int) -> int:
 
 
 def source_bucket(length: int) -> int:
-    """Rounds the length of a source up to the next value in 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, ..."""
+    """Rounds the length of a source up to the next value in the series 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, ..."""
     power = max(SMALLEST_SOURCE, 1 << max(length - 1, 0).bit_length())
     return power * 3 // 4 if power >= 4 * SMALLEST_SOURCE and length <= power * 3 // 4 else power
 

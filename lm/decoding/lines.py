@@ -67,7 +67,7 @@ def visible(text: str) -> str:
 
 
 def show(text: str) -> None:
-    """Prints text at once, without a line ending. If stdout is a terminal, control characters are escaped."""
+    """Prints text immediately, without a line ending. If stdout is a terminal, control characters are escaped."""
     print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
 
 

@@ -103,7 +103,7 @@ class Sampling:
 
     @classmethod
     def of(cls, settings: SamplingConfig, changes: Mapping[str, Any]) -> Self:
-        """Returns the settings of a config with the changes that are not None. Raises UserError if one is invalid."""
+        """Applies the changes that are not None to the settings of a config. Raises UserError if one is invalid."""
         found = dataclasses.asdict(settings) | {name: value for name, value in changes.items() if value is not None}
         sampling = cls(**found)
         sampling.check()

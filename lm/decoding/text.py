@@ -70,7 +70,7 @@ def sample_many(
 
 
 def stream_text(sampler: Sampler, tokenizer: Tokenizer, prompt: Sequence[int], seed: int) -> Iterator[str]:
-    """Yields the continuation of one prompt, as in `sample_many`, piece by piece, each as soon as its text is final."""
+    """Yields the continuation of one prompt, as in `sample_many`, in pieces, each as soon as its text is final."""
     tokens = sampler.stream(prompt, row_keys(seed, np.zeros(1), np.zeros(1))[0])
     return text_parts(tokenizer, tokens, prompt)
 

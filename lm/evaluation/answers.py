@@ -2,7 +2,7 @@
 
 Both metrics are in percent. For SQuAD and CMRC 2018, the metrics agree with the official scripts.
 
-E is the number of questions, T the number of tokens per window, and A the maximum length of an answer in tokens.
+E is the number of questions, T is the number of tokens per window, and A is the maximum number of tokens in an answer.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def best_answer(
     An answer lies in the context of a single window and has at most `max_answer_tokens` tokens. Only the window that
     gives the answer's first token the most context is considered. All pairs of start and end tokens are tried, whereas
     the published code tries only the 20 best of each. Ties go to the first window, then to the earliest start, then to
-    the earliest end. White space around the answer is removed.
+    the earliest end. Whitespace around the answer is removed.
 
     If `may_lack` is true (SQuAD 2.0), "no answer" is returned unless an answer has a higher score. The score of "no
     answer" is the sum of the start and end scores of a window's first token, minimised over all windows.
@@ -113,17 +113,17 @@ def answer_scores(
 ) -> np.ndarray:
     """Scores each prediction against its references, float64 (E, 2).
 
-    The columns are the highest exact match (0 or 1) and the highest F1 (0 to 1) that any reference gives.
+    The columns are the highest exact match (0 or 1) and the highest F1 (0 to 1) over all references.
 
     `rules` is a key of RULES:
 
-    - squad (Rajpurkar 2016): case, ASCII punctuation, the articles a, an and the, and extra white space are ignored.
+    - squad (Rajpurkar 2016): case, ASCII punctuation, the articles a, an and the, and extra whitespace are ignored.
       F1 compares the texts as bags of words.
     - cmrc, for Chinese (CMRC 2018; Cui 2019): case and `CMRC_PUNCTUATION` are ignored. F1 is based on the
       longest contiguous sequence of tokens that both texts contain. Each Chinese character is a token; NLTK's
       tokenizer splits other text into words. The official script may treat a full stop within Latin text differently,
       because it first splits the text into sentences with a model that must be downloaded.
-    - characters, for other scripts without spaces, such as Japanese and Thai: case, all punctuation and white space
+    - characters, for other scripts without spaces, such as Japanese and Thai: case, all punctuation and whitespace
       are ignored. F1 compares bags of tokens. As in MLQA (Lewis 2020), the tokens are single characters in scripts
       without spaces, and words in all other scripts.
 

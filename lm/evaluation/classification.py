@@ -2,7 +2,7 @@
 
 They are computed with scikit-learn and SciPy, which are slow to import and are therefore imported on first use.
 
-E is the number of examples, and C the number of labels.
+E is the number of examples, and C is the number of labels.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> 
 
     The prediction is the most probable label; ties go to the first label. The definitions follow scikit-learn.
 
-    `f1_macro` is the mean F1 over all labels that occur as a true or predicted label; it is 0 for a label that is never
-    predicted correctly. `f1_micro` pools the counts of all labels and equals the accuracy. `mcc` is the Matthews
-    correlation coefficient, from -1 to 1 (Matthews 1975; Gorodkin 2004 for more than two labels). MCC is 0 if all
-    predictions, or all true labels, are the same. All metrics are NaN if a probability is not finite.
+    `f1_macro` is the mean F1 over all labels that occur as a true or predicted label; the F1 of a label that
+    is never predicted correctly is 0. `f1_micro` pools the counts of all labels and equals the accuracy. `mcc` is the
+    Matthews correlation coefficient, from -1 to 1 (Matthews 1975; Gorodkin 2004 for more than two labels). MCC is 0 if
+    all predictions, or all true labels, are the same. All metrics are NaN if a probability is not finite.
     """
     assert len(gold_E) == len(probabilities_EC) > 0, (gold_E.shape, probabilities_EC.shape)
     if not np.isfinite(probabilities_EC).all():
@@ -69,12 +69,12 @@ def calibration_error(correct_E: np.ndarray, confidence_E: np.ndarray) -> float:
 
 
 def confusion_counts(gold_E: np.ndarray, predicted_E: np.ndarray, num_labels: int) -> np.ndarray:
-    """Returns the confusion matrix, int64 (C, C): how often label r (row) was predicted as label c (column)."""
+    """Returns the confusion matrix, int64 (C, C). Entry [r, c] is how often label r was predicted as label c."""
     return np.bincount(gold_E * num_labels + predicted_E, minlength=num_labels**2).reshape(num_labels, num_labels)
 
 
 def regression_metrics(gold_E: np.ndarray, predicted_E: np.ndarray) -> dict[str, float]:
-    """Computes NUMBER_METRICS. All are NaN if a prediction is not finite.
+    """Computes NUMBER_METRICS. All metrics are NaN if a prediction is not finite.
 
     The correlations, from -1 to 1, are 0 if all predictions or all labels are the same.
     """

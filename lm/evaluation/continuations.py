@@ -84,7 +84,7 @@ class ContinuationScorer:
         continuation alone is too long for the model.
 
         Args:
-            report: called with (rows done, total rows) after each batch.
+            report: a function called with (rows done, total rows) after each batch.
         """
         scores = [Score(0.0, True)] * len(pairs)
         numbers_of: dict[_Row, list[int]] = defaultdict(list)

@@ -4,7 +4,7 @@ Each resample consists of E examples drawn with replacement. The interval of a m
 97.5th percentile of the metric over the resamples. The interval reflects the random choice of the evaluated examples,
 not the randomness of training.
 
-E is the number of examples, and S the number of resamples.
+E is the number of examples, and S is the number of resamples.
 """
 
 from __future__ import annotations

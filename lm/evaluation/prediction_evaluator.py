@@ -1,6 +1,7 @@
 """The evaluator of labelled tasks, which compares the predictions for a split with the true labels.
 
-E is the number of raw examples, R the number of rows in a batch, L the length of a row, and C the number of labels.
+E is the number of raw examples, R is the number of rows in a batch, L is the length of a row, and C is the number of
+labels.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ class PredictionEvaluator(RowEvaluator):
         return "examples", len(self.whole.raw)
 
     def intervals(self) -> dict[str, Interval]:
-        """Computes 95 % confidence intervals for the metrics of the last evaluation from eval.bootstrap resamples."""
+        """Computes 95% confidence intervals for the metrics of the last evaluation from eval.bootstrap resamples."""
         samples, seed, size = self._config.eval.bootstrap, self._config.seed, len(self.whole.raw)
         return intervals(self.whole.metrics, size, samples=samples, seed=seed) if samples else {}
 

@@ -24,7 +24,7 @@ class Example:
 
 
 def write_predictions(path: Path, examples: Sequence[Example]) -> None:
-    """Writes one JSON object per example. `references` is omitted if there is only one."""
+    """Writes one JSON object per example. `references` is omitted if there is only one reference."""
 
     def line(each: Example) -> dict[str, Any]:
         several = {"references": each.references} if len(each.references) > 1 else {}

@@ -101,7 +101,7 @@ class RowEvaluator(Evaluator):
         return "rows", self.num_rows
 
     def _batches(self, params: Any, source: str) -> Iterator[Scored]:
-        """Yields the results of each batch. Sums are float32 within a batch, and float64 over batches."""
+        """Yields the results of each batch. Sums use float32 within a batch and float64 across batches."""
         rows, row_ids = self._rows[source], self._row_ids[source]
         # A row id equal to the number of rows stands for a padding row, whose weights are 0.
         padded = np.pad(row_ids, (0, -len(row_ids) % self.batch_size), constant_values=rows.num_rows)
@@ -127,8 +127,8 @@ class RowEvaluator(Evaluator):
 class TokenEvaluator(RowEvaluator):
     """Computes metrics such as loss, perplexity and accuracy from sums over the target tokens.
 
-    `missing` maps each metric that cannot be computed from given sums to the reason. `signatures` maps metrics that can
-    be defined in several ways to the definitions used.
+    `missing` maps each metric that cannot be computed from the given sums to the reason. `signatures` maps metrics that
+    can be defined in several ways to the definitions used.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ class Scheme:
     mirrored: bool = False  # whether that class reads the tags of a sentence in reverse order
 
     def is_broken(self, first: str, second: str) -> bool:
-        """Returns whether two adjacent tags contradict the scheme. O stands for the start and the end of a sentence."""
+        """Returns whether two adjacent tags violate the scheme. O stands for the start and the end of a sentence."""
         same_type = first[2:] == second[2:]
         may_follow = second[0] not in self.after or (same_type and first[0] in self.after[second[0]])
         may_precede = first[0] not in self.before or (same_type and second[0] in self.before[first[0]])
@@ -47,7 +47,7 @@ class Scheme:
     def entities(self, tags: Sequence[str]) -> set[tuple[int, int, str]]:
         """Returns (index of the first word, exclusive end, type) for each entity of a sentence.
 
-        As in the strict mode of seqeval, tags that contradict the scheme form no entity.
+        As in the strict mode of seqeval, tags that violate the scheme form no entity.
         """
         from seqeval import scheme as schemes
 
@@ -82,13 +82,13 @@ def fitting_schemes(labels: Iterable[str]) -> list[str]:
 
 
 def count_broken(sentences: Sequence[Sequence[str]], names: Iterable[str]) -> dict[str, int]:
-    """For each of the given SCHEMES, counts the pairs of adjacent tags that contradict it."""
+    """For each of the given SCHEMES, counts the pairs of adjacent tags that violate it."""
     pairs = Counter(pair for tags in sentences for pair in itertools.pairwise(("O", *tags, "O")))
     return {name: sum(count for pair, count in pairs.items() if SCHEMES[name].is_broken(*pair)) for name in names}
 
 
 def infer_schemes(sentences: Sequence[Sequence[str]], labels: Iterable[str]) -> tuple[str, ...]:
-    """Returns the SCHEMES that the sentences contradict least, among those that have all prefixes of the labels.
+    """Returns the SCHEMES that the sentences violate least, among those that have all prefixes of the labels.
 
     The most common scheme comes first; other schemes are returned only if they find different entities. If no scheme
     has all prefixes of the labels, the result is NO_SCHEME.
@@ -115,10 +115,10 @@ def scheme_signature(sentences: Sequence[Sequence[str]], scheme: str) -> str:
     count, least = broken[scheme], broken[inferred[0]]
     notes = [scheme]
     if count:
-        notes.append(f"{count:,} of {sum(map(len, sentences)):,} tags contradict the scheme, so entities may be lost")
+        notes.append(f"{count:,} of {sum(map(len, sentences)):,} tags violate the scheme, so entities may be lost")
     if count > least:
         notes.append(
-            f"{inferred[0]} fits better ({least:,} contradict it); if it is the right scheme, set eval.tag_scheme to it"
+            f"{inferred[0]} fits better ({least:,} violate it); if it is the right scheme, set eval.tag_scheme to it"
         )
     elif scheme in inferred and len(inferred) > 1:
         notes.append(f"{' and '.join(inferred)} fit equally well; choose one with eval.tag_scheme")
@@ -146,9 +146,9 @@ def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
     """Counts the correct, predicted and gold entities of each sentence, int64 (E, 3).
 
     As in the strict mode of seqeval, an entity is correct if its first word, last word and type are all correct. Gold
-    or predicted tags that contradict the `scheme` (a key of SCHEMES) form no entity. In IOB2, for example, an I- tag
+    or predicted tags that violate the `scheme` (a key of SCHEMES) form no entity. In IOB2, for example, an I- tag
     counts as O unless it follows a B- or I- tag of the same type. In BMES and similar schemes, the tags of an entity
-    without an end count as O.
+    without an end tag count as O.
     """
     counts = np.zeros((len(gold), 3), np.int64)
     for number, pair in enumerate(zip(gold, predicted, strict=True)):

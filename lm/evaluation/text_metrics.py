@@ -98,7 +98,8 @@ def reference_streams(references: References) -> list[list[str | None]]:
 def percentages(counts: Mapping[str, np.ndarray], indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
     """Returns each sum of numerators as a percentage of the sum of denominators (0 / 0 is 0; x / 0 is 100).
 
-    `counts` is the result of `CountedMetric.counts`. Only the examples with the given indices, which may repeat, count.
+    `counts` is the result of `CountedMetric.counts`. Only examples with the given indices, which may repeat, are
+    included.
     """
     sums = {name: counts_E2[indices_E].sum(axis=0).tolist() for name, counts_E2 in counts.items()}
     return {name: 100 * float(part / whole if whole else part > 0) for name, (part, whole) in sums.items()}
@@ -181,14 +182,14 @@ def _rouge_caution(references: References, tokens: Tokenisation) -> str:
 
 
 def _exact_match(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
-    """Returns 1 if the prediction equals one of its references (ignoring surrounding white space), otherwise 0."""
+    """Returns 1 if the prediction equals one of its references (ignoring surrounding whitespace), otherwise 0."""
     return [(prediction.strip() in {each.strip() for each in references}, 1)]
 
 
 def _word_errors(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
     """Counts the word edits (insertions, deletions and substitutions) and the words in the reference.
 
-    Words are separated by white space. The reference with the fewest edits is used; ties go to the longest reference.
+    Words are separated by whitespace. The reference with the fewest edits is used; ties go to the longest reference.
     """
     from rapidfuzz.distance import Levenshtein
 

@@ -51,7 +51,7 @@ class Sums:
     pair_correct: float = 0.0
     pairs: float = 0.0
     bytes: float = 0  # the length of the text in UTF-8
-    words: float = 0  # as in WikiText: separated by white space, and the end of a line counts as a word
+    words: float = 0  # as in WikiText: separated by whitespace, and the end of a line counts as a word
     unknown: float = 0  # unknown tokens, which stand for text that the tokenizer cannot encode
     changed: float = 0  # documents that encoding and decoding do not restore exactly
 
@@ -121,7 +121,7 @@ def contrastive_metrics(sums: Sums) -> dict[str, float]:
 
 
 def xz_bits_per_byte(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> float:
-    """Computes the bits per UTF-8 byte that `xz -9` needs for all documents of a split, including its headers."""
+    """Computes the bits per UTF-8 byte that `xz -9` needs for all documents of a split, including the xz headers."""
     compressor, size, packed = lzma.LZMACompressor(preset=9), 0, 0
     for store in stores.values():
         for start, end in itertools.pairwise([*store.starts, store.num_tokens]):

@@ -72,7 +72,7 @@ class Tokenisation:
     def rouge(self, text: str) -> str:
         """Converts a text to lower case and puts spaces between the tokens that ROUGE counts, line by line.
 
-        The rouge-score package keeps only a-z and 0-9, so `lm.evaluation.scripts` splits all text except English.
+        The rouge-score package keeps only a-z and 0-9, so `lm.evaluation.scripts` splits all non-English text.
         """
         lines = text.lower().split("\n")
         if self.is_ascii:

@@ -60,7 +60,7 @@ def test_right_predictions_have_every_entity_by_the_inferred_scheme(sentences, s
 def test_scheme_that_is_not_that_of_the_data_is_reported():
     _, signature = scored({"s": tagged(IOB1)}, tag_scheme="IOB2")
     assert signature == (
-        "IOB2; 4 of 13 tags contradict the scheme, so entities may be lost; IOB1 fits better (0 contradict it); if it "
+        "IOB2; 4 of 13 tags violate the scheme, so entities may be lost; IOB1 fits better (0 violate it); if it "
         "is the right scheme, set eval.tag_scheme to it"
     )
 
@@ -68,7 +68,7 @@ def test_scheme_that_is_not_that_of_the_data_is_reported():
 def test_all_data_sources_of_a_split_determine_the_scheme():
     few = tagged(["O", "B-PER O"])
     found, signature = scored({"a": few, "b": tagged(IOB1 * 3)})
-    assert signature.startswith("IOB1; 1 of 42 tags contradict the scheme") and found["valid/b/entity_f1"] == 1
+    assert signature.startswith("IOB1; 1 of 42 tags violate the scheme") and found["valid/b/entity_f1"] == 1
     assert found["valid/a/entity_recall"] == 0, "its tag spells no entity by the scheme of most of the data"
 
 
@@ -80,7 +80,7 @@ def test_all_splits_determine_the_scheme_of_a_run():
         return task_of(config).resolve_splits(config, stores).eval.tag_scheme
 
     assert resolved(config, train=IOB1, valid=["O"]) == "IOB1"
-    assert resolved(config, train=["B-PER O I-PER"], valid=["O"]) == "IOB2", "as many tags contradict IOB1"
+    assert resolved(config, train=["B-PER O I-PER"], valid=["O"]) == "IOB2", "as many tags violate IOB1"
     assert resolved(config, train=["B-PER O I-PER"], valid=IOB1) == "IOB1"
     named = {name: replace_settings(config, {"eval.tag_scheme": name}) for name in ("IOB2", "BIO", "BIOES", "IOE2")}
     assert resolved(named["IOB2"], train=IOB1) == resolved(named["BIO"], train=IOB1) == "IOB2"

@@ -106,7 +106,7 @@ def test_tags_read_by_their_own_scheme_have_no_remark_and_by_another_one_they_do
     others = [name for name, each in SCHEMES.items() if name != scheme and each.prefixes == SCHEMES[scheme].prefixes]
     for other in others:
         remark = scheme_signature(tagged, other)
-        assert "contradict the scheme, so entities may be lost" in remark and f"{scheme} fits better (0 " in remark
+        assert "violate the scheme, so entities may be lost" in remark and f"{scheme} fits better (0 " in remark
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_small_and_ambiguous_data(tagged, schemes):
 def test_doubts_are_said():
     ambiguous = ["B-x O I-x".split()]
     assert scheme_signature(ambiguous, "IOB2") == (
-        "IOB2; 1 of 3 tags contradict the scheme, so entities may be lost; IOB2 and IOB1 fit equally well; "
+        "IOB2; 1 of 3 tags violate the scheme, so entities may be lost; IOB2 and IOB1 fit equally well; "
         "choose one with eval.tag_scheme"
     )
     assert scheme_signature([["I-x", "O"]], "IOB1").endswith("adjacent entities of the same type count as one")

@@ -60,7 +60,7 @@ def read_files(content_of: Callable[[str], bytes | None], where: str) -> dict[st
 
 
 def files_beside(path: Path) -> dict[str, Any]:
-    """Returns the files that describe special tokens in the folder of another file (see `read_files`)."""
+    """Reads the files that describe special tokens from the folder of another file (see `read_files`)."""
 
     def content_of(name: str) -> bytes | None:
         other = path.with_name(name)
@@ -78,7 +78,7 @@ def special_tokens(
         tokenizer: the content of tokenizer.json.
         files: the files beside it (see `read_files`).
         bos_token, eos_token: the tokens to use instead of the BOS and EOS tokens in the files. If either is given,
-            texts are framed as by our own tokenizers (`bos text eos`), not as specified by the post-processor.
+            texts are framed as in our own tokenizers (`bos text eos`), not as specified by the post-processor.
 
     Raises ValueError if the files contradict each other or name no EOS token.
     """
@@ -99,7 +99,7 @@ def special_tokens(
     usual = pairs[:1] if NAMES not in files else []
 
     def named(*keys: str) -> int | None:
-        """Returns the id of the token under the first key that the files contain, or None if they contain no key."""
+        """Returns the id of the token under the first key that the files contain, or None if they contain none."""
         for key in keys:
             if key in names:
                 return _known(names[key], f"the {key}", id_of)
@@ -156,7 +156,7 @@ def _known(token: str, what: str, id_of: Callable[[str], int | None]) -> int:
 def _optional(
     name: str | None, usual: tuple[str, ...], added: Mapping[str, int], id_of: Callable[[str], int | None]
 ) -> int | None:
-    """Returns the id of a named token or, if `name` is None, of a special added token with a usual name."""
+    """Returns the id of a named token or, if `name` is None, of a special added token with a standard name."""
     if name is not None:
         return id_of(name)
     return next((added[token] for token in usual if token in added), None)

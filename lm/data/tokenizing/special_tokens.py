@@ -15,7 +15,7 @@ TEXT = -1  # stands for a text among the token ids of a template
 
 @dataclass(frozen=True)
 class Template:
-    """The special tokens around one or two texts, each represented by TEXT, and the token type of each entry."""
+    """A sequence of special tokens and one or two placeholders (TEXT) for texts, with a token type for each entry."""
 
     ids: tuple[int, ...]
     types: tuple[int, ...]
@@ -117,7 +117,8 @@ class SpecialTokens:
     def for_target(self) -> Template:
         """The template for a target. In the decoder's input, `decoder_start` precedes the target.
 
-        The forced first token, such as the code of the target language, replaces the tokens before a source.
+        If the first token is forced, for example to be the code of the target language, a target starts with this token
+        instead of the tokens that precede a source.
         """
         before, _ = self._around
         return Template.of_one(*(before if self.forced_first is None else (self.forced_first,)), TEXT, self.eos)

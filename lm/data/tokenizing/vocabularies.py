@@ -23,7 +23,7 @@ WHITE_SPACE = "".join(f"\\x{{{code:x}}}" for code in range(sys.maxunicode + 1) i
 
 
 class VocabularyTokenizer(Tokenizer):
-    """Base class for tokenizers whose vocabulary is four special tokens and a list of strings, saved as JSON."""
+    """Base class for tokenizers with four special tokens and a list of strings as their vocabulary, saved as JSON."""
 
     unk_id = UNK
 
@@ -117,7 +117,7 @@ class WordTokenizer(VocabularyTokenizer):
 
     def library_parts(self, names: Mapping[int, str]) -> dict[str, Any]:
         model = {"type": "WordLevel", "vocab": self._ids_in_library(names), "unk_token": names[UNK]}
-        # The library's definition of white space differs from Python's.
+        # The library's definition of whitespace differs from Python's.
         return {"model": model, "pre_tokenizer": library.split(f"[{WHITE_SPACE}]+", "Removed")}
 
     def _decode(self, ids: list[int]) -> str:
