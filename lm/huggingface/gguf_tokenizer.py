@@ -1,6 +1,6 @@
 """Builds tokenizer.json and tokenizer_config.json from the metadata of a GGUF file.
 
-Instead of the rules that split a text before the merges, llama.cpp stores only their name (`tokenizer.ggml.pre`).
+A GGUF file gives only the name of the rules that split a text before the merges are applied (`tokenizer.ggml.pre`).
 PRE_TOKENIZERS lists the names whose rules are known here. All others are refused, because wrong rules would silently
 produce different tokens.
 """

@@ -99,7 +99,7 @@ class Convolutional(Network):
 
     @nn.nowrap
     def token_vectors(self, variables: Any, batch: Batch, layer: int) -> Array:
-        """Returns the embeddings of the tokens, which have model.embedding_width features, or the vectors of texts."""
+        """Returns the token embeddings (layer 0) or the vectors of the tokens' texts (layer 1)."""
         assert layer in (0, 1), layer
         if layer == 0:
             embedding_VE = variables["params"]["token_embedding"]["embedding"]
