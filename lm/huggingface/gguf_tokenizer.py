@@ -97,7 +97,7 @@ def _byte_pairs(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
     steps, normalizer, ignore_merges = PRE_TOKENIZERS[pre]
     merges = [str(merge).split(" ") for merge in metadata.get(f"{PREFIX}merges", ())]
     if any(len(merge) != 2 for merge in merges):
-        raise UserError(f"{where}: each merge of the tokenizer must join two tokens; its merges are damaged.")
+        raise UserError(f"{where}: each merge of the tokenizer must join two tokens; the merges are damaged.")
     return {
         "normalizer": normalizer,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps} if len(steps) > 1 else steps[0],

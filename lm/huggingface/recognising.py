@@ -147,8 +147,8 @@ def _present(folder: Folder, family: Family, module: str, target: str | Place) -
 def labels_of(values: dict[str, Any]) -> tuple[str, ...]:
     """Returns the labels of a classifier in the order of its outputs. Raises ValueError if their numbering is invalid.
 
-    If num_labels differs from the number of labels, it takes precedence, as in `transformers`, and the labels get
-    generic names: old files list the two default labels of the class even if num_labels is not 2.
+    If num_labels differs from the number of listed labels, it takes precedence, as in `transformers`, and the labels
+    get generic names: old files list the two default labels of the class even if num_labels is not 2.
     """
     named, number = values.get("id2label"), values.get("num_labels")
     if not named or number not in (None, len(named)):

@@ -124,7 +124,7 @@ class Convolutional(Network):
 
     @nn.nowrap
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
-        """Estimates the bytes kept per row: embeddings, terms and sums of all filters, and the maxima, in float32."""
+        """Estimates the bytes per row for the embeddings, all filters' terms and sums, and the maxima, in float32."""
         config = self.config
         features = (sum(config.filter_widths) + 3 * len(config.filter_widths)) * num_filters(config)
         return 4.0 * length * (embedding_width(config) + features)
