@@ -4,12 +4,12 @@ python -m lm.hf import --model=DIR --workdir=runs/bert          a folder, or org
 python -m lm.hf export --workdir=runs/bert --out=exported       a run directory that was imported or trained here
 python -m lm.hf export --workdir=runs/chat --out=o --adapters   only the LoRA adapters, in peft format
 python -m lm.hf inspect --model=DIR                             describes the model and what an import would refuse
-python -m lm.hf check --model=DIR                               compares our model with that of `transformers`
-python -m lm.hf check --model=DIR --workdir=runs/bert           compares a run with the model of `transformers`
+python -m lm.hf check --model=DIR                               compares our model with the one in `transformers`
+python -m lm.hf check --model=DIR --workdir=runs/bert           compares a run with the model in `transformers`
 
 An imported model is a run directory, which eval.py, lm.generate, lm.predict, lm.data.show and config.init_from use like
-any other. Fields and tensors that our models cannot express are refused by name. Exporting an imported model reproduces
-the original tensors bit for bit.
+any other. Fields and tensors that our models cannot represent are refused, and the error names them. Exporting an
+imported model reproduces the original tensors bit for bit.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def export_run() -> int:
 
 
 def chosen_step() -> int | Literal["best"] | None:
-    """Returns the step number given by --checkpoint, None for the last checkpoint, or "best"."""
+    """Returns the checkpoint given by --checkpoint: a step number, "best", or None for the last one."""
     if FLAGS.checkpoint == "best":
         return "best"
     if FLAGS.checkpoint == "last":

@@ -44,7 +44,7 @@ def main() -> int:
     if FLAGS.workdir is None:
         raise UserError("--workdir is missing; name the run directory of a model with adapters.")
     if FLAGS.output is None and FLAGS.adapters is None:
-        raise UserError("give a run directory to create with --output, or a file to write with --adapters.")
+        raise UserError("name the run directory to create (--output) or the file to write (--adapters).")
     directory = RunDirectory.existing(Path(FLAGS.workdir))
     config = directory.load_config()
     if config.model.lora_rank == 0:

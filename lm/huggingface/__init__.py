@@ -16,5 +16,5 @@
     inspecting.py            reports what a folder contains and what an import would refuse, without loading weights
     checking.py              compares a folder with the same model in `transformers`
 
-Nothing is approximated: a field or tensor that our models cannot express is refused, and the error names it.
+Nothing is approximated: a field or tensor that our models cannot represent is refused, and the error names it.
 """

@@ -157,8 +157,9 @@ def _check_others(params: Mapping[str, Any], before: Mapping[str, Any]) -> None:
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise UserError(
-            f"--adapters: {changed[0]}{more} differ from the imported model, so the adapters alone would give "
-            f"different results; {MERGED}, or train with config.optimizer.freeze={(changed[0].partition('/')[0],)!r}."
+            f"--adapters: the run differs from the imported model in {changed[0]}{more}, so the adapters alone would "
+            f"give different results; {MERGED}, or train with "
+            f"config.optimizer.freeze={(changed[0].partition('/')[0],)!r}."
         )
 
 

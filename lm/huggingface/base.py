@@ -30,7 +30,7 @@ class Folder(abc.ABC):
     other_files: Mapping[str, Path | bytes]
 
     def read(self, name: str) -> np.ndarray:
-        """Returns a tensor in its own dtype, memory-mapped where possible and read-only.
+        """Returns a read-only tensor in its own dtype, memory-mapped where possible.
 
         Raises KeyError for an unknown name, and UserError if the tensor contains NaN or infinite values.
         """

@@ -1,7 +1,7 @@
 """Compares an imported model or a run with a model folder loaded by `transformers`, which must be installed.
 
-The comparison covers the token ids of a few texts, the last-layer vectors, the logits and greedy text, and, for a run,
-the parameters.
+The comparison covers the token ids of a few texts, the last-layer vectors, the logits, greedily generated text
+and, for a run, the parameters.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Ours:
 
     @classmethod
     def of_run(cls, config: Config, params: Any, tokenizers: Tokenizers) -> Ours:
-        """Returns the model of a run, which computes in float32 whatever dtype the config specifies."""
+        """Returns a run's model, which computes in float32 regardless of the dtype that the config specifies."""
         config = replace_settings(config, {"model.dtype": "float32", "model.attention": "xla"})
         return cls(config, build_model(config.model, task_of(config).head(config), platform="cpu"), params, tokenizers)
 

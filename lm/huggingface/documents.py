@@ -60,7 +60,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def parse_object(content: bytes, where: str) -> dict[str, Any]:
-    """Parses a UTF-8 JSON object. Raises UserError if `read_object` would reject its content."""
+    """Parses a UTF-8 JSON object. Raises UserError if `read_object` would reject the content."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:

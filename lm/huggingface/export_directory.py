@@ -37,7 +37,7 @@ def export_directory(
         adapters: whether to write only the LoRA adapters, in peft format; otherwise, they are merged into the model.
         dtype: a key of DTYPES; if empty, the dtypes of the original folder or, without one, float32.
 
-    Raises UserError if the run cannot be read, if no published model family can express it, or if `out` exists or
+    Raises UserError if the run cannot be read, if no published model family can represent it, or if `out` exists or
     cannot be written.
     """
     check_out(out)

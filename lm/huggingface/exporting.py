@@ -2,7 +2,7 @@
 
 If the run was imported, or was initialised from an imported run, the export restores the original tensor names, dtypes,
 other files and those config.json fields that training has not changed. Otherwise, the export uses a family whose fields
-can express the run's settings.
+can represent the run's settings.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def export(
             written for a new class that needs it to find the last token of a text.
         dtype: a key of DTYPES; if empty, the dtypes of the original folder or, without one, float32.
 
-    Raises UserError, naming the setting, if no family can express the model.
+    Raises UserError, naming the setting, if no family can represent the model.
     """
     family, architecture = choose_class(config, original)
     head = family.heads[architecture]
@@ -163,7 +163,7 @@ def to_host(array: Any, dtype: np.dtype) -> np.ndarray:
 
 
 def choose_class(config: Config, original: Original | None) -> tuple[Family, str]:
-    """Returns the family and the class for a model. If there is none, raises UserError naming a setting."""
+    """Returns the family and the class for a model. Raises UserError with the reason if there is none."""
     if original is not None:
         family = FAMILIES[original.record.family]
         try:
@@ -171,7 +171,7 @@ def choose_class(config: Config, original: Original | None) -> tuple[Family, str
         except UserError as error:
             problems = [str(error).rstrip(".")]
         if problems:
-            raise UserError(f"{family.name} models cannot express {problems[0]}; restore this setting.")
+            raise UserError(f"{family.name} models cannot represent {problems[0]}; restore this setting.")
         return family, class_in(family, config, original.record.architecture)
     lacking: dict[str, list[str]] = {}
     refusals = []
@@ -190,15 +190,15 @@ def choose_class(config: Config, original: Original | None) -> tuple[Family, str
     if refusals:
         raise refusals[0]
     if not lacking:
-        raise UserError("no published model family can express this model.")
+        raise UserError("no published model family can represent this model.")
     name, problems = min(lacking.items(), key=lambda item: len(item[1]))
     raise UserError(
-        f"no published model family can express this model; the nearest, {name}, lacks {', '.join(problems)}."
+        f"no published model family can represent this model; the nearest, {name}, lacks {', '.join(problems)}."
     )
 
 
 def mismatches(family: Family, model: ModelConfig, original: Values) -> list[str]:
-    """Returns the model settings that a family cannot express, each as "setting=value".
+    """Returns the model settings that a family cannot represent, each as "setting=value".
 
     Raises UserError if a field of the family cannot hold the value of a setting.
     """

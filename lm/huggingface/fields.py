@@ -1,8 +1,8 @@
 """Converts between the fields of config.json and the settings of ModelConfig.
 
 Each family lists its fields. Every field of a config.json determines some of our settings, is known to be neutral (it
-does not affect what the model computes), or is refused by name. An absent field has the default value of the family's
-`transformers` class, which differs between families.
+does not affect what the model computes), or is refused, and the error names it. An absent field has the default value
+from the family's `transformers` class; these defaults differ between families.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Field:
 
 
 def number(theirs: str, ours: str, default: float | None, *, null: Any = None, least: float = 0) -> Field:
-    """Returns a numeric field that holds a setting. If the field is null, the setting has the value `null`."""
+    """Returns a numeric field that holds a setting. If the field is null, the setting takes the value of `null`."""
 
     def read(values: Values) -> Settings:
         value = values[theirs]
@@ -132,7 +132,10 @@ def position_rows(theirs: str, default: int, unused: int = 0) -> Field:
 
 
 def gathered(fields: Iterable[Field], *changes: Field) -> tuple[Field, ...]:
-    """Combines `fields` with `changes`. A change replaces all fields that share a config.json field with it."""
+    """Combines two lists of fields.
+
+    A field in `changes` replaces every field in `fields` that maps to the same config.json field.
+    """
     new = {name for each in changes for name in each.defaults}
     return (*(each for each in fields if not new & each.defaults.keys()), *changes)
 
@@ -181,8 +184,8 @@ def write_values(
     """Returns the config.json fields for a model.
 
     Args:
-        original: the config.json from which the model was imported. Its fields are kept unless a setting has changed.
-            If `transformers` 5 wrote it, the fields that version 4 needs are added.
+        original: the config.json from which the model was imported. A field is kept unless a setting that
+            it determines has changed. If `transformers` 5 wrote this file, the fields that version 4 needs are added.
         before: the settings that correspond to `original`, or None if there is no original.
     """
     values = dict(original)

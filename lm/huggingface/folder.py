@@ -137,7 +137,10 @@ def missing_weights(path: Path, source: str) -> str:
 
 
 def other_files(path: Path) -> dict[str, Path]:
-    """Returns the regular files below a folder by relative name, except weights, the two configs and hidden folders."""
+    """Returns the regular files below a folder, keyed by relative name.
+
+    Weights, the two configs and the contents of hidden folders are omitted.
+    """
     found = {}
     for directory, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -139,7 +139,7 @@ class Generation:
                     self.done.add(name)
 
     def not_followed(self) -> tuple[str, ...]:
-        """Returns a line that lists the fields that have an effect only in `transformers`, if there are any."""
+        """Returns a line listing the fields that have an effect only in `transformers`, or () if there are none."""
         left = {name: self.values[name] for name in sorted(self.values.keys() - self.done - TOKENS - NEUTRAL)}
         kept = [f"{name}={value!r:.60}" for name, value in left.items() if value not in (None, NO_EFFECT.get(name))]
         return (f"ignored generation settings: {', '.join(kept):.{LONGEST_LIST}}",) if kept else ()

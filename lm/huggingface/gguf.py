@@ -204,7 +204,7 @@ class GgufFolder(Folder):
 
 
 def unpermuted(array: np.ndarray, heads: int) -> np.ndarray:
-    """Undoes llama.cpp's reordering of the rows of a query or key projection, (heads * head_dim, ...).
+    """Undoes llama.cpp's reordering of the rows of a query or key projection of shape (heads * head_dim, ...).
 
     Within a head, Hugging Face rotates dimension i together with i + head_dim / 2, but llama.cpp rotates 2 i together
     with 2 i + 1 and therefore stores their rows next to each other.
@@ -222,8 +222,8 @@ def llama3_factors(theta: float, head_dim: int, factor: float) -> np.ndarray:
 
 
 def decimal(value: Any) -> Any:
-    """Rounds a float to the shortest decimal of the same float32, such as 9.999999747378752e-06 to 1e-05.
+    """Rounds a float to the shortest decimal with the same float32 value; 9.999999747378752e-06 becomes 1e-05.
 
-    Keeps other values.
+    Other values are returned unchanged.
     """
     return float(str(np.float32(value))) if isinstance(value, float) else value

@@ -1,6 +1,6 @@
 """Builds tokenizer.json and tokenizer_config.json from the metadata of a GGUF file.
 
-Instead of the rules that split a text before the merges, llama.cpp stores only their name (`tokenizer.ggml.pre`).
+A GGUF file gives only the name of the rules that split a text before the merges are applied (`tokenizer.ggml.pre`).
 PRE_TOKENIZERS lists the names whose rules are known here. All others are refused, because wrong rules would silently
 produce different tokens.
 """
@@ -97,7 +97,7 @@ def _byte_pairs(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
     steps, normalizer, ignore_merges = PRE_TOKENIZERS[pre]
     merges = [str(merge).split(" ") for merge in metadata.get(f"{PREFIX}merges", ())]
     if any(len(merge) != 2 for merge in merges):
-        raise UserError(f"{where}: each merge of the tokenizer must join two tokens; its merges are damaged.")
+        raise UserError(f"{where}: each merge of the tokenizer must join two tokens; the merges are damaged.")
     return {
         "normalizer": normalizer,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps} if len(steps) > 1 else steps[0],

@@ -35,6 +35,6 @@ def download(name: str) -> Path:
     except Exception as error:  # errors without a common base class: names, access, network, disk
         reason = " ".join(str(error).split())[:250] or type(error).__name__
         raise UserError(
-            f"{name}: there is no such folder, and it cannot be downloaded from the hub ({reason}). Check the name, "
-            "the network, and, if access to the model is restricted, that you have run `hf auth login`."
+            f"{name}: there is no such folder, and it cannot be downloaded from the hub ({reason}). Check the name "
+            "and the network connection; if access to the model is restricted, run `hf auth login`."
         ) from None

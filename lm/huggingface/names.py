@@ -33,7 +33,7 @@ class Place:
     Attributes:
         modules: our modules. If there are several, the tensor concatenates their outputs.
         also: other modules whose tensors, if a file contains them, must be equal to these.
-        skip: the number of rows at the start of a table that no model reads.
+        skip: the number of leading table rows that no model reads.
         partial: whether a table may have more rows than ours. The extra rows are kept for the export.
         inputs_first: whether kernels are stored as (inputs, outputs), like ours, rather than transposed.
         whole: whether the module name is already the full tensor name, so that no suffix is added.
@@ -230,7 +230,9 @@ def find(folder: Folder, spelling: Spelling, *names: str) -> str | None:
 def match(
     entries: Iterable[Entry], folder: Folder, spelling: Spelling, others: Iterable[str], ignored: Iterable[str]
 ) -> Match:
-    """Determines the use of every tensor in a folder. Raises UserError if one is missing, misshapen or unexpected.
+    """Determines the use of every tensor in a folder.
+
+    Raises UserError if a tensor is missing or unexpected, or has the wrong shape.
 
     Args:
         others: name patterns of tensors that belong to other heads of the family.

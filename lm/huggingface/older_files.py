@@ -55,7 +55,7 @@ class Older:
         return default if value is None else value
 
     def pieces(self, name: str, algorithm: str) -> PieceFile:
-        """Reads a SentencePiece model. Raises UserError if it was not trained with `algorithm`."""
+        """Reads a SentencePiece model. Raises UserError if the model does not use `algorithm`."""
         found = PieceFile.parse(self.content(name))
         if found.algorithm != algorithm:
             raise UserError(f"{self.where}/{name} holds a {found.algorithm} model, but this family uses {algorithm}.")

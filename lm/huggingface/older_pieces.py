@@ -52,14 +52,14 @@ def xlm_roberta(older: Older) -> Tokenizer:
 
 
 def mbart(older: Older) -> Tokenizer:
-    """The tokenizer of mBART (Liu 2020). The language of a source text, `src_lang`, follows the text."""
+    """The tokenizer of mBART (Liu 2020). The language token, `src_lang`, follows the source text."""
     tokenizer, last, language = _fairseq(older, LANGUAGES), older.token("eos"), _source_language(older, LANGUAGES)
     frame(tokenizer, ["$A", last, language], ["$A", "$B", last, language])
     return tokenizer
 
 
 def mbart50(older: Older) -> Tokenizer:
-    """The tokenizer of mBART-50 (Tang 2020). The language of a source text, `src_lang`, precedes the text."""
+    """The tokenizer of mBART-50 (Tang 2020). The language token, `src_lang`, precedes the source text."""
     languages = LANGUAGES + MORE_LANGUAGES
     tokenizer, last, language = _fairseq(older, languages), older.token("eos"), _source_language(older, languages)
     frame(tokenizer, [language, "$A", last], [language, "$A", "$B", last])
@@ -67,7 +67,7 @@ def mbart50(older: Older) -> Tokenizer:
 
 
 def _fairseq(older: Older, languages: Iterable[str] = ()) -> Tokenizer:
-    """Returns a tokenizer with the ids of fairseq.
+    """Returns a tokenizer with fairseq's ids.
 
     Four special tokens come first, followed by all pieces but the first three, the language codes and the mask token.
     """
@@ -118,7 +118,7 @@ def _unigram(
 
     Args:
         before: normalizers that are applied before those of the file.
-        strips: whether trailing white space is removed and several spaces become one U+2581.
+        strips: whether to remove trailing whitespace and replace each run of spaces with one U+2581.
     """
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=unknown, byte_fallback=False))
     steps = [*before, *([normalizers.Precompiled(pieces.charsmap)] if pieces.charsmap else [])]
@@ -132,7 +132,10 @@ def _unigram(
 
 
 def llama(older: Older) -> Tokenizer:
-    """The tokenizer of Llama 1 and 2 and Mistral 7B. GGUF files contain the same data, so the GGUF code builds it."""
+    """The tokenizer of Llama 1 and 2 and Mistral 7B.
+
+    GGUF files contain the same data, so the GGUF code builds this tokenizer.
+    """
     pieces, prefix = older.pieces("tokenizer.model", BPE), older.flag("add_prefix_space", True)
     ids = {piece: number for number, (piece, _) in enumerate(pieces.scored)}
     if missing := [token for token in older.names.values() if token not in ids]:

@@ -31,7 +31,7 @@ EMBEDDING = "token_embedding"
 
 @dataclass(frozen=True)
 class Published:
-    """A published model, expressed as one of our models."""
+    """A published model, represented as one of our models."""
 
     family: Family
     architecture: str  # the `transformers` class, a key of family.heads
@@ -54,7 +54,7 @@ def recognise(folder: Folder, family_name: str = "", max_length: int = 0, dtype:
         max_length: the number of positions; 0 means all that the model has.
         dtype: the data type used for computation.
 
-    Raises UserError, naming the field or tensor, if the folder is inconsistent or our models cannot express it.
+    Raises UserError, naming the field or tensor, if the folder is inconsistent or our models cannot represent it.
     """
     family = choose_family(folder, family_name)
     architecture = choose_architecture(folder, family)
@@ -147,8 +147,8 @@ def _present(folder: Folder, family: Family, module: str, target: str | Place) -
 def labels_of(values: dict[str, Any]) -> tuple[str, ...]:
     """Returns the labels of a classifier in the order of its outputs. Raises ValueError if their numbering is invalid.
 
-    If num_labels differs from the number of labels, it takes precedence, as in `transformers`, and the labels get
-    generic names: old files list the two default labels of the class even if num_labels is not 2.
+    If num_labels differs from the number of listed labels, it takes precedence, as in `transformers`, and the labels
+    get generic names: old files list the two default labels of the class even if num_labels is not 2.
     """
     named, number = values.get("id2label"), values.get("num_labels")
     if not named or number not in (None, len(named)):
@@ -162,7 +162,7 @@ def labels_of(values: dict[str, Any]) -> tuple[str, ...]:
 def is_tied(folder: Folder, family: Family, head: Head) -> bool:
     """Returns whether the token embedding also serves as the output matrix.
 
-    If config.json ties the two but the folder contains different values for them, they are not tied, as in
+    If config.json ties the two matrices but the folder contains different values for them, they are not tied, as in
     `transformers`. Raises UserError if the matrices are not tied and the folder lacks the output matrix.
     """
     tied = folder.config.get("tie_word_embeddings", family.tie_default)
@@ -217,7 +217,7 @@ def config_for(
 ) -> tuple[Config, tuple[str, ...]]:
     """Returns the config of a run with this model, and notes about settings of the folder that the run ignores.
 
-    Raises UserError if our config cannot express the model.
+    Raises UserError if our config cannot represent the model.
     """
     longest = settings.get("max_length", 0)
     if max_length and longest and max_length > longest and settings.get("positions") == "learned":

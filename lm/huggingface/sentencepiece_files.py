@@ -58,7 +58,7 @@ class PieceFile:
 
     @property
     def added(self) -> list[tuple[str, bool]]:
-        """The pieces that are matched before all others, each with whether it is special."""
+        """The pieces that are matched before all others, each with a flag that says whether it is special."""
         return [
             (piece, kind == CONTROL)
             for (piece, _), kind in zip(self.scored, self.types, strict=True)

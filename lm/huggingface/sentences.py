@@ -60,7 +60,9 @@ def sentence_vectors(folder: Folder) -> SentenceVectors:
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         unknown = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
         named = f"the module {unknown[0]}" if unknown else f"the order {', '.join(kinds) or '(no modules)'}"
-        raise UserError(f"{where}: {named} is not supported; supported: Transformer, Pooling, optionally Normalize.")
+        raise UserError(
+            f"{where}: {named} is not supported; supported: Transformer, Pooling and, optionally, Normalize."
+        )
     path = modules[1][1]
     declared = folder.read_object(f"{path}/config.json")
     if declared is None:

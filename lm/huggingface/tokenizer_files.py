@@ -1,4 +1,4 @@
-"""Writes the tokenizer files of an exported run that was not imported or whose tokenizer has changed since."""
+"""Writes the tokenizer files of exported runs that were not imported or whose tokenizers changed after the import."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILE = "tokenizer.json"
 def tokenizer_files(config: Config, tokenizers: Tokenizers) -> dict[str, bytes]:
     """Returns the files, by name, from which AutoTokenizer in `transformers` can load the tokenizer of a run.
 
-    Raises UserError with the reason if the file format cannot express the tokenizer.
+    Raises UserError with the reason if the file format cannot represent the tokenizer.
     """
     if config.data.separate_vocabularies:
         raise UserError("the run has separate source and target vocabularies, but tokenizer.json can hold only one.")

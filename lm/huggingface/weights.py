@@ -107,7 +107,7 @@ class TensorFile:
             raise UserError(f"{self.path} {problem} ({size:,} bytes, not {start + reached:,}); download it again.")
 
     def read(self, name: str) -> np.ndarray:
-        """Returns a tensor in its own dtype, read-only and memory-mapped."""
+        """Returns a read-only, memory-mapped tensor in its own dtype."""
         info, begin = self.tensors[name], self._begins[name]
         if not info.nbytes:
             return np.zeros(info.shape, info.dtype)

@@ -55,7 +55,7 @@ def write_folder(
 
 @contextmanager
 def writing_folder(out: Path) -> Iterator[Path]:
-    """Yields a temporary folder. At the end of the block, it becomes `out`; if the block raises, it is removed.
+    """Yields a temporary folder, which becomes `out` when the block ends, or is removed if the block raises an error.
 
     Raises UserError if `out` exists or cannot be written.
     """

@@ -101,7 +101,7 @@ NORMS: dict[str, NormKind] = {
 
 
 class Norm(nn.Module):
-    """The norm selected by model.norm over the last axis, computed in float32.
+    """The norm selected by model.norm, computed over the last axis in float32.
 
     The normalised values are multiplied by the learned scale or, with model.norm_unit_offset, by 1 + scale.
     """

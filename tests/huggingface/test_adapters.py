@@ -159,7 +159,7 @@ def test_refusals(tmp_path):
     refused("was not initialised from an imported model; export the merged model", original=None)
     refused("has no adapters", config=dataclasses.replace(run.config, model=run.settings))
     head = {**run.params, "head_norm": {**run.params["head_norm"], "bias": run.params["head_norm"]["bias"] + 1}}
-    refused(r"head_norm/bias differ from the imported model.*config.optimizer.freeze=\('head_norm',\)", params=head)
+    refused(r"differs from the imported model in head_norm/bias.*config.optimizer.freeze=\('head_norm',\)", params=head)
     changed = dataclasses.replace(run.config, model=dataclasses.replace(run.config.model, norm_epsilon=1e-3))
     refused("config.model.norm_epsilon=0.001, but the imported model has 1e-12", config=changed)
     others = {name: value for name, value in run.params.items() if not name.startswith("head")}

@@ -190,7 +190,7 @@ def test_scaling_of_positions_is_read(kind, tmp_path):
             "tokenizer.ggml.eos_token_id=3 is not a token",
         ),
         ({"metadata": {**BYTE_PAIRS, "tokenizer.ggml.tokens": [1, 2, 3]}}, "the tokenizer must have tokens"),
-        ({"metadata": {**BYTE_PAIRS, "tokenizer.ggml.merges": [1]}}, "its merges are damaged"),
+        ({"metadata": {**BYTE_PAIRS, "tokenizer.ggml.merges": [1]}}, "the merges are damaged"),
         ({"settings": {**SETTINGS, "block_count": 2.5}}, "llama.block_count is missing or is not a number"),
     ],
 )

@@ -1,4 +1,4 @@
-"""ELECTRA (Clark 2020): BERT with narrow embeddings in the small size. The discriminator's own head is not used."""
+"""ELECTRA (Clark 2020): BERT, with narrow embeddings in the small model. The discriminator's own head is not used."""
 
 from __future__ import annotations
 

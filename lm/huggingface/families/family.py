@@ -95,7 +95,8 @@ class Family:
         unstored: our modules that files lack because the published model does not use them.
         same_class: maps alternative class names to the names in `heads`.
         own_tokenizer: whether AutoTokenizer in `transformers` 5 ignores the rules in tokenizer.json for this family.
-        marks: tensor name patterns; a folder without model_type belongs to the family only if it matches all of them.
+        marks: tensor name patterns; a folder without model_type belongs to the family only if it has a tensor for each
+            pattern.
     """
 
     name: str

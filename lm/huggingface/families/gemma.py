@@ -20,7 +20,7 @@ SETTINGS = {**llama.SETTINGS, "norm_unit_offset": True, "embedding_scale": 0.0}
 
 
 def _read_activation(values: Values) -> Settings:
-    """Old files have hidden_act="gelu" but mean the tanh approximation, which hidden_activation states explicitly."""
+    """Reads the activation. Refuses hidden_act="gelu" alone, which means the tanh approximation in old files."""
     chosen = values["hidden_activation"]
     if chosen is None:
         chosen = values["hidden_act"]

@@ -1,4 +1,4 @@
-"""ModernBERT (Warner 2024): rotary positions, a window in two of every three layers, no norm before the first."""
+"""ModernBERT (Warner 2024): rotary positions, and windows in two of three layers. The first attention has no norm."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The convolutional text classifier of Kim 2014."""
+"""A convolutional text classifier (Kim 2014)."""

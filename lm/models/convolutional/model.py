@@ -99,7 +99,7 @@ class Convolutional(Network):
 
     @nn.nowrap
     def token_vectors(self, variables: Any, batch: Batch, layer: int) -> Array:
-        """Returns the embeddings of the tokens, which have model.embedding_width features, or the vectors of texts."""
+        """Returns the token embeddings (layer 0) or the vectors of the tokens' texts (layer 1)."""
         assert layer in (0, 1), layer
         if layer == 0:
             embedding_VE = variables["params"]["token_embedding"]["embedding"]
@@ -124,7 +124,7 @@ class Convolutional(Network):
 
     @nn.nowrap
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
-        """Estimates the bytes kept per row: embeddings, terms and sums of all filters, and the maxima, in float32."""
+        """Estimates the bytes per row for the embeddings, all filters' terms and sums, and the maxima, in float32."""
         config = self.config
         features = (sum(config.filter_widths) + 3 * len(config.filter_widths)) * num_filters(config)
         return 4.0 * length * (embedding_width(config) + features)
