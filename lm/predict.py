@@ -126,7 +126,7 @@ def main() -> int:
 
 
 def choose_labeller(config: Config) -> Labeller:
-    """Returns the labeller of the task, or one that computes vectors. Raises UserError if flags have no effect."""
+    """Returns the labeller of the task, or one that computes vectors. Raises UserError if a flag has no effect."""
     task = task_of(config)
     if FLAGS.pooling is not None:
         chosen: dict[str, Any] = {"layer": FLAGS.layer, "unit_length": FLAGS.normalize, "prefix": FLAGS.prefix}
