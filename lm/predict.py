@@ -9,7 +9,7 @@ zcat reviews.gz | python -m lm.predict --workdir=runs/imdb --input=- | head
 python -m lm.predict --workdir=runs/gpt --input=texts.txt --output=vectors.npy --pooling=mean
 
 The output has one JSON object per input, in the same order. Each object holds the input, the prediction and other
-values of the task:
+values that depend on the task:
 
     classification   score (the probability of the prediction) and the probabilities of all labels
     regression       nothing else; the prediction is a number
