@@ -9,7 +9,7 @@ zcat reviews.gz | python -m lm.predict --workdir=runs/imdb --input=- | head
 python -m lm.predict --workdir=runs/gpt --input=texts.txt --output=vectors.npy --pooling=mean
 
 The output has one JSON object per input, in the same order. Each object holds the input, the prediction and other
-values of the task:
+values that depend on the task:
 
     classification   score (the probability of the prediction) and the probabilities of all labels
     regression       nothing else; the prediction is a number
@@ -126,7 +126,7 @@ def main() -> int:
 
 
 def choose_labeller(config: Config) -> Labeller:
-    """Returns the labeller of the task, or one that computes vectors. Raises UserError if flags have no effect."""
+    """Returns the labeller of the task, or one that computes vectors. Raises UserError if a flag has no effect."""
     task = task_of(config)
     if FLAGS.pooling is not None:
         chosen: dict[str, Any] = {"layer": FLAGS.layer, "unit_length": FLAGS.normalize, "prefix": FLAGS.prefix}

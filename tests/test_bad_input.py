@@ -41,7 +41,7 @@ def trained_pairs(tiny_pairs, launch, tmp_path_factory) -> Path:
         (["--config=CONFIG", "--workdir=w", "--num_processes=two"], "num_processes"),
         (
             ["--config=CONFIG", "--workdir=w", "--coordinator=here", "--num_processes=2"],
-            "--coordinator must be host:port",
+            "--coordinator must be the host:port",
         ),
         (["--config=CONFIG", "--workdir"], "Missing value for flag --workdir"),
         (["--config"], "--config=: no file is given"),

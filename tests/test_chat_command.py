@@ -265,7 +265,7 @@ def test_generate_renders_a_prompt_as_a_message(trained, call):
 def test_tools_are_passed_to_the_template(trained, session, call, tmp_path):
     root, config, _ = trained
     (tmp_path / "tools.json").write_text(json.dumps([TOOL]))
-    with pytest.raises(UserError, match="--tools: the chat template shows no tools"):
+    with pytest.raises(UserError, match="--tools: the chat template does not include tools"):
         call(chat, f"--tools={tmp_path}/tools.json")
     (tmp_path / "one.json").write_text(json.dumps(TOOL))
     with pytest.raises(UserError, match=r"--tools=.*one.json: the file must hold a list of objects"):

@@ -49,7 +49,7 @@ class Network(nn.Module):
 
 
 def with_paired_texts(batch: Batch) -> Batch:
-    """Appends the paired texts to the batch as additional rows, so that the same parameters process both texts."""
+    """Appends the paired texts to the batch as extra rows, so that the same parameters process both texts of a pair."""
     source = batch.source
     assert source is not None and source.tokens.shape == batch.shape, "each row needs a paired text of the same length"
     texts = Source(batch.tokens, batch.positions, batch.segments)

@@ -19,10 +19,10 @@ Fields = dict[str, Any]
 
 
 def preset(name: str) -> Fields:
-    """Returns the ModelConfig fields of a published model, or of the run directory with this path.
+    """Returns the ModelConfig fields of a published model, or of the run whose directory is given as `name`.
 
-    Together with config.init_from, the latter continues from a model that lm.hf has imported. Raises UserError if the
-    name is unknown or config.json of the run is damaged.
+    Together with config.init_from, a run directory makes it possible to continue training a model that lm.hf has
+    imported. Raises UserError if the name is unknown or the run's config.json is damaged.
     """
     if name not in PRESETS and (config := expanded(name) / "config.json").is_file():
         try:

@@ -20,7 +20,7 @@ class Cache(Protocol):
         """Returns a cache in which rows i*k to i*k + k - 1 are copies of row i and share its source."""
 
     def take_rows(self, rows_B: Array) -> Self:
-        """Returns a cache whose row i is a copy of the old row `rows_B[i]`. Both must have the same source."""
+        """Returns a cache whose row i is a copy of the old row `rows_B[i]`. The two rows must have the same source."""
 
     def axes(self) -> Any:
         """Returns the cache with each array replaced by a tuple of the names of its logical axes."""

@@ -90,7 +90,7 @@ def squared_error(logits_BL1: Array, batch: Batch) -> LossSums:
 
 
 def span_weights(batch: Batch) -> Array:
-    """Returns the weights of the starts and of the ends of answers in `span_loss`, float32 (2, B, L)."""
+    """Returns the weights that `span_loss` gives to the starts and ends of answers, float32 (2, B, L)."""
     return jnp.stack([0.5 * batch.weights * ((batch.targets >> side) & 1).astype(jnp.float32) for side in (0, 1)])
 
 
@@ -106,10 +106,10 @@ def span_loss(logits_BL2: Array, batch: Batch) -> LossSums:
 
 
 def choice_loss(scores_BL: Array, candidates_BLS: Array, weights_BL: Array) -> LossSums:
-    """Returns the summed cross-entropy of tokens that are each chosen among candidates by a softmax over scores.
+    """Returns the summed cross-entropy of tokens that are each chosen from candidates by a softmax over scores.
 
     Args:
-        candidates_BLS: whether token s is among the candidates for token l, which include l itself, bool.
+        candidates_BLS: bool; whether token s is among the candidates for token l, which include l itself.
         weights_BL: the weight of each chosen token; 0 for other tokens.
     """
     scores_BLS = jnp.where(candidates_BLS, scores_BL[:, None, :], jnp.finfo(jnp.float32).min)

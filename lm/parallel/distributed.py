@@ -80,8 +80,8 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
     """Connects to the other processes, if there are any. Must be called before JAX uses a device.
 
     If `coordinator` (host:port of process 0) is not given, Slurm jobs with several tasks and multi-host Cloud TPUs are
-    detected from the environment; anywhere else, this process runs alone. Raises UserError if the others do not join in
-    time.
+    detected from the environment; anywhere else, this process runs alone. Raises UserError if the other processes do
+    not join in time.
     """
     values: dict[str, Any] = {}
     bind_address = ""
@@ -96,7 +96,8 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
             values["coordinator_bind_address"] = f"{shown}:{expected.address[1]}"
     elif not _is_on_slurm() and "," not in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
         if num_processes > 1:
-            raise UserError(f"--num_processes={num_processes} also needs --coordinator=HOST:PORT of process 0.")
+            needed = "--coordinator=HOST:PORT, the address of process 0"
+            raise UserError(f"--num_processes={num_processes} also needs {needed}.")
         return
     # JAX's preemption service would replace our SIGTERM handler with its own.
     jax.config.update("jax_enable_preemption_service", False)

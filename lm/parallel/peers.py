@@ -2,8 +2,8 @@
 
 Messages are values in the key-value store of JAX's coordination service, which runs in process 0. Every other process
 also holds a connection to process 0. The operating system closes this connection when one of the two processes dies.
-JAX itself would notice the death of process 0 about as soon, and the death of another process much later. JAX would
-then abort with a native stack trace.
+JAX itself would notice the death of process 0 about as quickly, but the death of any other process only much later.
+JAX would then abort with a native stack trace.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Peers(signals.Others):
                 self._exit_without_first()
 
     def _replace_abort(self, connection: socket.socket) -> None:
-        """Makes this process exit with our message and status if JAX notices first that process 0 died, and aborts."""
+        """If JAX notices the death of process 0 before we do, exits with our message and status instead of aborting."""
 
         def exit_if_first_died(_number: int) -> None:
             closed, _, _ = select.select([connection], [], [], SECONDS_TO_READ)
@@ -157,7 +157,7 @@ class Peers(signals.Others):
         ctypes.CDLL(None).signal(signal.SIGABRT, self._abort_handler)
 
     def _exit_without_first(self) -> None:
-        """Exits at once, because JAX is about to abort as well."""
+        """Exits at once, because JAX itself is about to abort."""
         signals.write_line(f"error: {self._died(0)}")
         os._exit(SAVED_ON_SIGNAL)
 

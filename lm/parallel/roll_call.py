@@ -34,7 +34,8 @@ class Expected:
     def address(self) -> tuple[str, int]:
         host, _, port = self.coordinator.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise UserError(f"--coordinator must be host:port of process 0, e.g. node1:8476, not {self.coordinator}.")
+            needed = "must be the host:port of process 0, e.g. node1:8476"
+            raise UserError(f"--coordinator {needed}, not {self.coordinator}.")
         return host.strip("[]"), int(port)
 
     @property

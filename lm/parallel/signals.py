@@ -27,7 +27,7 @@ SHOW_CURSOR = "\x1b[?25h"  # the progress line hides the cursor
 
 
 class Others:
-    """Stands for the other processes of the program.
+    """Represents the other processes of the program.
 
     If there are other processes, `lm.parallel.peers` replaces this object.
     """
@@ -83,7 +83,7 @@ class StopRequest:
         self._last = -1  # the last step to take; -1 while it is unknown
 
     def at(self, step: int) -> str:
-        """Returns the signal's name if the run must stop after `step`, or ''. All processes get the same answer."""
+        """Returns the signal's name if the run must stop after `step`, else ''. All processes get the same answer."""
         with self._changed:
             self._step = step
             self._changed.wait_for(lambda: not self.name or self._last >= 0)  # until the last step is agreed on

@@ -31,8 +31,8 @@ def draw_confusion(counts_CC: np.ndarray, labels: Sequence[str], path: Path, tit
 def confusion_figure(counts_CC: np.ndarray, labels: Sequence[str], title: str) -> Any:
     """Returns a matplotlib Figure of a confusion matrix. A darker cell holds a larger share of the examples in its row.
 
-    If there are few labels, the cells also show numbers. `counts_CC[r, c]` is the number of examples with the true
-    label r and the predicted label c.
+    If there are few labels, the cells also show counts and shares. `counts_CC[r, c]` is the number of examples with
+    the true label r and the predicted label c.
     """
     assert counts_CC.shape == (len(labels), len(labels)) and len(labels), (counts_CC.shape, labels)
     from matplotlib import font_manager, rc_context

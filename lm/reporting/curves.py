@@ -27,8 +27,8 @@ def draw_curves(records: Records, path: Path, title: str, loss: str = "loss", be
     """Plots the metrics of a run. Writes a PNG file atomically.
 
     Metrics without values are not plotted. If the records contain `train/seconds`, the first score is also plotted
-    against training time in minutes. The heading of the metric `loss` labels the loss axis. `best_metric`, which
-    determines the best step, is always plotted.
+    against training time in minutes. The loss axis is labelled with the heading of the metric `loss`. `best_metric`,
+    which determines the best step, is always plotted.
     """
     from matplotlib.figure import Figure  # slow to import, and used only here
 

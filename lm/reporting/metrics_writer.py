@@ -62,7 +62,7 @@ class MetricsWriter:
 class _Events:
     """Writes an event file for TensorBoard, which ignores the events of `first_step` and later steps in older files.
 
-    Raises UserError if the file cannot be written. The writer of tensorboardX would hang on a full disk.
+    Raises UserError if the file cannot be written. tensorboardX's own writer would hang on a full disk.
     """
 
     FLUSH_SECONDS = 30

@@ -72,7 +72,7 @@ class Progress(AbstractContextManager["Progress"]):
     def update(self, step: int, **metrics: float | None) -> None:
         """Marks `step` as done and updates the displayed metrics. A metric that is None keeps its old value.
 
-        The time left is estimated from the steps after the first call, which excludes the time of compilation.
+        The time left is estimated from the steps after the first call, so that compilation time is excluded.
         """
         assert metrics.keys() <= SHOWN.keys(), metrics
         self._metrics |= {name: value for name, value in metrics.items() if value is not None}
@@ -184,7 +184,7 @@ def _live(state: Callable[[], State], console: rich.console.Console, transient: 
 
 
 class Line:
-    """A rich renderable for a progress line: the texts of the state, with a bar after the first text.
+    """A rich renderable for a progress line: the state's texts, with a bar after the first text.
 
     On a narrow terminal, the least important texts are left out.
     """

@@ -147,7 +147,7 @@ def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 
 
 def _metric_names(results: Sequence[Result]) -> list[str]:
-    """Returns the names of all present or missing metrics: first those in METRICS, in that order, then all others."""
+    """Returns the names of all metrics, even missing ones: first those in METRICS, in that order, then the rest."""
     found: dict[str, Any] = {}  # an ordered set
     for result in results:
         found |= dict.fromkeys(name for part in _by_source(result).values() for name in part)
@@ -165,7 +165,7 @@ def _by_source(result: Result) -> dict[str, dict[str, float]]:
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
-    """Returns the notes below a table: reasons for missing metrics, signatures, and the meaning of strides."""
+    """Returns the notes below a table: reasons for missing metrics, signatures, and an explanation of strides."""
     notes = [
         f"No {metric_of(name).heading} for {result.run}, {result.split}: {reason}."
         for result in results

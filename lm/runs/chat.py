@@ -26,7 +26,7 @@ LONGEST_ANSWER = 512  # default maximum number of tokens in an answer
 class ChatSession:
     """Generates answers to messages, each with all earlier messages as context.
 
-    The descriptions of functions in `tools` are passed to the template unchanged. A tool call is part of an answer.
+    The function descriptions in `tools` are passed to the template unchanged. A tool call is part of an answer.
 
     Raises UserError if neither the tokenizer nor the config of the run provides a chat template.
 
@@ -42,7 +42,7 @@ class ChatSession:
         self._template = ChatTemplate(tokenizer, run.config.data.chat_template, datetime.now())
         question = [{"role": "user", "content": "a"}]
         if tools and self._template.render(question, tools) == self._template.render(question):
-            raise UserError("--tools: the chat template shows no tools, so the model would not see them.")
+            raise UserError("--tools: the chat template does not include tools, so the model would not see them.")
         longest = run.config.model.max_length - 1
         self._max_new = run.max_new_tokens or max(1, min(LONGEST_ANSWER, longest // 2))
         if not 0 < self._max_new < longest:

@@ -58,7 +58,7 @@ class RunDirectory:
     def open(cls, root: Path, config: Config, *, is_first: bool = True) -> Self:
         """Opens a directory for training, either to start a run or to continue one.
 
-        If the run is new, config.json is written, and it is removed again if a UserError leaves the `with` block or
+        If the run is new, config.json is written, and it is removed again if a UserError escapes the `with` block or
         another process fails before the first step. Until its first step, a run may be started again with any config.
         The first process holds a lock until it calls `close` or dies; the other processes write nothing. Raises
         UserError if the path is not a directory or holds unrelated files, if another process is training in it, or if
@@ -128,7 +128,9 @@ class RunDirectory:
         try:
             return Config.from_dict(migrated(values) if isinstance(values, dict) else values, reset_unread=True)
         except UserError as error:
-            raise UserError(f"{self.config_path} was edited, or written by another version of lm: {error}") from None
+            raise UserError(
+                f"{self.config_path} was edited, or was written by another version of lm: {error}"
+            ) from None
 
     def write_config(self, config: Config) -> None:
         with storing(self.config_path), replacing(self.config_path, durable=True) as temporary:
@@ -277,7 +279,10 @@ class RunDirectory:
     # --- metrics ------------------------------------------------------------------------------------------
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Returns the objects in metrics.jsonl, except an incomplete last line. Raises UserError for invalid lines."""
+        """Returns the objects in metrics.jsonl, ignoring a last line that is incomplete.
+
+        Raises UserError if any other line is invalid.
+        """
         lines = list(self._metric_lines())
         for number, (_, values) in enumerate(lines, start=1):
             if values is None and number < len(lines):
@@ -293,13 +298,13 @@ class RunDirectory:
                 temporary.write_bytes(b"".join(kept))
 
     def _metric_lines(self) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-        """Yields each line of metrics.jsonl with the parsed object, or None if it is incomplete or invalid."""
+        """Yields each line of metrics.jsonl with its parsed object, or None if the line is incomplete or invalid."""
         try:
             content = read_file(self.metrics_path)
         except FileNotFoundError:
             return
         except OSError as error:
-            raise UserError(f"{self.metrics_path}: cannot be read: {error.strerror}; restore it.") from None
+            raise UserError(f"{self.metrics_path} cannot be read: {error.strerror}; restore it.") from None
         for line in content.splitlines(keepends=True):
             try:
                 values = parse_json(line)

@@ -84,8 +84,8 @@ def test_dead_processes_and_other_clients_do_not_count(port):
 @pytest.mark.parametrize(
     ("coordinator", "num_processes", "process_id", "message"),
     [
-        ("localhost", 2, 0, "must be host:port"),
-        ("localhost:http", 2, 0, "must be host:port"),
+        ("localhost", 2, 0, "must be the host:port"),
+        ("localhost:http", 2, 0, "must be the host:port"),
         ("no-such-host.invalid:9000", 2, 1, "no such host"),
         ("localhost:9000", 2, 2, r"must be in 0\.\.1"),
         ("", 2, 0, "needs --coordinator"),

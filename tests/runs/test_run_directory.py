@@ -160,7 +160,7 @@ def test_run_can_become_another_before_its_first_step(tmp_path: Path, kept: str)
     ("content", "message"),
     [
         ('{"model_type": "bert"}', "is a published model, not a run directory"),
-        ('{"colour": "red"}', "config.json was edited, or written by another version"),
+        ('{"colour": "red"}', "config.json was edited, or was written by another version"),
         ("torn", "config.json is damaged"),
     ],
 )

@@ -26,7 +26,7 @@ class RecurrentCache:
         return self._map_states(lambda x: jnp.repeat(x, k, axis=0))
 
     def take_rows(self, rows_B: Array) -> RecurrentCache:
-        """Returns a cache whose row i is a copy of the old row `rows_B[i]`. Both must have the same source."""
+        """Returns a cache whose row i is a copy of the old row `rows_B[i]`. The two rows must have the same source."""
         return self._map_states(lambda x: jnp.take(x, rows_B, axis=0, mode="clip"))
 
     def axes(self) -> RecurrentCache:
@@ -41,7 +41,7 @@ class RecurrentCache:
 
 
 def empty_cache(config: ModelConfig, rows: int, source_length: int) -> RecurrentCache:
-    """Returns the cache before the first token of each row."""
+    """Returns the initial cache, before the first token of each row."""
     states = tuple(zero_state(config, rows, config.d_model) for _ in range(config.num_layers))
     if not source_length:
         return RecurrentCache(states)

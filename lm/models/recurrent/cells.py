@@ -66,7 +66,10 @@ CELLS: dict[str, Cell] = {
 
 @dataclass(frozen=True)
 class CellStep:
-    """A `Step` of a cell. With a norm, h U and the cell state are normalised (Ba 2016, equations 20 to 22)."""
+    """Advances a cell by one token (see `Step`).
+
+    With a norm, h U and the cell state are normalised (Ba 2016, equations 20 to 22).
+    """
 
     cell: str
     norm: str = ""  # a key of NORMS, or "" for no normalisation

@@ -134,7 +134,7 @@ class RecurrentLayer(nn.Module):
 
         Args:
             state: the state before the first token if the tokens continue a text; not supported if bidirectional.
-            initial: the state in which a text would start at each token, as arrays of shape (L, B, D); if None, zeros.
+            initial: for each token, the initial state of a text that starts there, as (L, B, D) arrays; if None, zeros.
         """
         directions = DIRECTIONS if self.bidirectional else DIRECTIONS[:1]
         width = self.config.d_model // len(directions)
@@ -176,7 +176,7 @@ class RecurrentStack(nn.Module):
 
         Args:
             states: the state of each layer before the first token, if the tokens continue a text.
-            initial: for each layer, the states in which texts start; if None, zeros.
+            initial: for each layer, the initial states of texts; if None, zeros.
         """
         # A locked mask is the same for all tokens of a row (Gal 2016).
         axes = (0,) if self.config.locked_dropout else ()

@@ -19,15 +19,15 @@ State = Any  # a dict of float32 (B, H) arrays, one of which is "h", the output 
 
 
 class Step(Protocol):
-    """One step of a cell. It must be hashable, so that compiled programs can be shared."""
+    """One step of a cell. Steps must be hashable, so that compiled programs can be shared."""
 
     def __call__(self, weights: Any, x_BG: Array, r_BG: Array, state: State) -> State:
         """Returns the new state.
 
         Args:
             weights: the parameters of the cell, except those of the two matrix multiplications.
-            x_BG: float32 (B, G): the projected input of the step.
-            r_BG: float32 (B, G): the product of the previous output and the recurrent matrix.
+            x_BG: the projected input of the step, float32 (B, G).
+            r_BG: the product of the previous output and the recurrent matrix, float32 (B, G).
         """
 
 
@@ -49,7 +49,7 @@ def recur(
     Args:
         dtype: the data type in which the recurrent matrix multiplication is computed.
         kernel_HG: the recurrent matrix U, float32 (H, G).
-        mask_BH: multiplied by the previous output, elementwise, in every step before U is applied; None means no mask.
+        mask_BH: in each step, the previous output is multiplied by this mask before U is applied; None means no mask.
         state: the state before the first step.
     """
     return _forward(step, dtype, weights, kernel_HG, mask_BH, steps, state)[0]

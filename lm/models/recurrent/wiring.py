@@ -112,7 +112,7 @@ class RecurrentEncoderDecoder(Recurrent):
 
     In segment i, the decoder starts with the encoder's last states for segment i, with both directions concatenated.
     The decoder's top layer starts with the states of the encoder's top layer. A batch has a source only if the head
-    predicts text. If not, the encoder and the decoder read the same text.
+    predicts text. If the head does not predict text, the encoder and the decoder read the same text.
     """
 
     def setup(self) -> None:
@@ -163,7 +163,7 @@ class RecurrentEncoderDecoder(Recurrent):
         return dataclasses.replace(output, cache=cache)
 
     def _last_states(self, encoded: StackOutput, segments_BL: Array, source_segments_BS: Array) -> tuple[State, ...]:
-        """Returns the states in which the decoder's layers would start at each token, as arrays of shape (L, B, D).
+        """Returns, for each token, the decoder's initial states for a text that starts there, as (L, B, D) arrays.
 
         In a segment without a source, the states are 0. Consecutive rows share a source if there are fewer sources than
         rows.

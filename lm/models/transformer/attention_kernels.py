@@ -89,7 +89,7 @@ def cudnn(
     """Computes causal attention within each segment with cuDNN's flash attention. Returns bfloat16 (B, L, H, K).
 
     The kernel skips keys that come after a query or before the query's window. An explicit mask separates the segments.
-    `scale` is as in `dot_product_attention`; a soft cap is not supported.
+    `scale` has the same meaning as in `dot_product_attention`; a soft cap is not supported.
     """
     assert not softcap, "choose_kernel does not select cudnn for a model with a soft cap"
     return jax.nn.dot_product_attention(
@@ -117,9 +117,9 @@ def splash(
     """Computes causal attention within each segment with Pallas splash attention. Returns (B, L, H, K).
 
     L must be a multiple of 128. XLA cannot partition a Pallas kernel, so under a mesh, rows and heads are split over
-    devices explicitly, according to the current logical axis rules. `scale` and `softcap` are as in
-    `dot_product_attention`. With interpret=True, which is meant for tests, the
-    kernel runs in Pallas's interpreter on any platform.
+    devices explicitly, according to the current logical axis rules. `scale` and `softcap` have the same
+    meaning as in `dot_product_attention`. With interpret=True, which is meant for tests, the kernel runs in Pallas's
+    interpreter on any platform.
     """
     heads_per_kv = q_BLHK.shape[2] // k_BLGK.shape[2]
     q_BHLK = jnp.swapaxes(q_BLHK, 1, 2) * jnp.asarray(scale or q_BLHK.shape[-1] ** -0.5, q_BLHK.dtype)

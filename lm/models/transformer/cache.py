@@ -43,7 +43,7 @@ class Cache:
         return self._map_rows(lambda x, axis: jnp.repeat(x, k, axis=axis))
 
     def take_rows(self, rows_B: Array) -> Cache:
-        """Returns a cache whose row i is a copy of the old row `rows_B[i]`. Both must have the same source."""
+        """Returns a cache whose row i is a copy of the old row `rows_B[i]`. The two rows must have the same source."""
 
         def take(x: Array, axis: int) -> Array:
             if axis == 0:
@@ -55,7 +55,7 @@ class Cache:
         return self._map_rows(take)
 
     def axes(self) -> Cache:
-        """Returns the logical axes of the arrays. Rows are sharded like the batch, and heads as in the parameters."""
+        """Returns the logical axes of the arrays. Rows are sharded as in batches, and heads as in the parameters."""
         names, pair = ("batch", "kv_heads", "length", "head_dim"), ("batch", "length")
         layers = jax.tree.map(lambda x: ("layers",) * (x.ndim - 4) + names, self.layers)
         return Cache(layers, pair, None if self.source_segments is None else pair)

@@ -45,7 +45,7 @@ class Rotation:
 def rotary(positions_BL: Array, head_dim: int, theta: float, scaled_by: ModelConfig | None = None) -> Rotation:
     """Returns the rotation of pair i of every head by p * theta^(-2i/K) at position p (RoFormer, Su 2021).
 
-    If `scaled_by` is given, the frequencies theta^(-2i/K) are changed as specified by its rope_scaling.
+    If `scaled_by` is given, the frequencies theta^(-2i/K) are changed as specified by `scaled_by.rope_scaling`.
     """
     exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
     rates, factor = theta**-exponents, 1.0
@@ -63,7 +63,7 @@ def no_rotation(positions_BL: Array, head_dim: int) -> Rotation:
 
 
 def rotate(x_BLHK: Array, rotation: Rotation, interleaved: bool) -> Array:
-    """Rotates each pair of dimensions in every head by the angle of the pair.
+    """Rotates each pair of dimensions in every head by that pair's angle.
 
     If `interleaved` is true, the pairs are (2i, 2i + 1), as in the paper and in llama2.c. Otherwise, the pairs are (i,
     i + K/2), as in Hugging Face's Llama. The rotation is computed in float32. The result has the dtype of x.

@@ -20,7 +20,7 @@ PROJECTIONS = ("query", "key", "value", "out", "up", "gate", "down")
 
 
 def derive(config: Any) -> dict[str, Any]:
-    """Returns the derived sizes. Raises UserError if the heads do not divide the width."""
+    """Returns the derived sizes. Raises UserError if the number of heads does not divide the width."""
     model = config.model
     if model.head_dim == 0 and model.d_model % model.num_heads:
         sizes = f"num_heads={model.num_heads} does not divide d_model={model.d_model}"
