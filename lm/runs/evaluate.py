@@ -263,7 +263,7 @@ def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tupl
 
 
 def choose_mesh(config: Config) -> Mesh:
-    """Returns the first mesh that fits the devices: the run's, one that shards the parameters, or the default."""
+    """Returns the first mesh that fits the devices: the run's own, one that shards the parameters, or the default."""
     count = jax.device_count()  # the evaluator pads batches, so only the model's dimensions must be divisible
     config = replace_settings(config, {"train.batch_size": count, "train.accumulation": 1, "eval.batch_size": count})
     for sizes in (config.mesh, MeshConfig(data=1, fsdp=-1)):

@@ -52,7 +52,10 @@ class PairTask(PackedTask):
 
 
 def open_stores(task: Task, source: SplitSource, sides: Mapping[str, Tokenizer], cache: Path) -> Iterator[TokenStore]:
-    """Opens or builds one store per side of a data source, each with its own tokenizer. Documents have one side, ""."""
+    """Opens or builds one store per side of a data source, each with its own tokenizer.
+
+    The only side of a document is "".
+    """
     reader, _ = task.open(source)
     with named_errors(source.label):
         fingerprint = reader.fingerprint()
