@@ -150,7 +150,7 @@ class HarnessRun:
         return self.tokenizer.encode_rendered(text)[0] if self.template else self.tokenizer.encode(text)
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Returns the tokens of a prompt: with BOS if the tokenizer adds it, or with the special tokens of a source."""
+        """Returns the tokens of a prompt, preceded by BOS if the tokenizer adds it, or framed like a source."""
         if self.reads_source:
             source = self._source_tokenizer
             form = source.source_template
@@ -224,7 +224,7 @@ class HarnessRun:
     def render(self, messages: Sequence[Message], prompt: bool) -> str:
         """Renders a conversation with the chat template. The text ends with the last message or a new prompt.
 
-        As in the harness, if the template refuses system messages, they are left out, and a note says so.
+        As in the harness, if the template rejects system messages, they are left out, and a note says so.
         """
         assert self.template is not None
         try:
@@ -235,7 +235,7 @@ class HarnessRun:
                 raise
             text = self.template.render(others, prompt=prompt)
             if not self._noted:
-                print("note: the chat template refuses system messages, which are left out.", file=sys.stderr)
+                print("note: the chat template rejects system messages, so they are left out.", file=sys.stderr)
             self._noted = True
         if prompt:
             return text

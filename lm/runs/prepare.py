@@ -124,7 +124,7 @@ def check_only_reads(config: Config, split: str) -> None:
 
 
 def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
-    """Sets vocabulary sizes of 0 to the tokenizers' sizes. Raises UserError if a given size is too small."""
+    """Derives each vocabulary size of 0 from its tokenizer. Raises UserError if a given size is too small."""
     needs = {"vocab_size": found.target.vocab_size}
     if config.data.separate_vocabularies:
         needs["source_vocab_size"] = found.source.vocab_size

@@ -46,7 +46,7 @@ class PairTask(PackedTask):
         if one.num_documents != other.num_documents:
             raise UserError(
                 f"{source.label}: {one.num_documents:,} sources but {other.num_documents:,} targets were read, so the "
-                "files changed while they were read. Start again."
+                "files must have changed while they were being read. Start again."
             )
         return PairStore(one, other)
 
