@@ -52,7 +52,7 @@ def main() -> int:
     os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))  # Matplotlib's default is in the home directory
     for text in FLAGS.seeds:
         if not text.isdecimal() or len(text) > LONGEST_NUMBER:
-            raise UserError(f"--seeds: {text!r} is not a number; separate numbers by commas, e.g. --seeds=0,1,2.")
+            raise UserError(f"--seeds: {text!r} is not a number; separate numbers with commas, e.g. --seeds=0,1,2.")
     if FLAGS.seeds or FLAGS.folds:
         return train_all(repetitions(config, [int(each) for each in FLAGS.seeds], FLAGS.folds), Path(FLAGS.workdir))
     return train(config, Path(FLAGS.workdir))

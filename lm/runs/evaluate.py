@@ -215,7 +215,9 @@ def evaluation_config(root: Path, own: Config, options: Options) -> Config:
         lines = differences_affecting(MODEL, Config, {"model": values["model"]}, {"model": other["model"]})
         if lines:
             problem = f"its model differs from the model of {root} ({'; '.join(lines)})"
-            raise UserError(f"--config={options.config_name}: {problem}; override them, or use another config.")
+            raise UserError(
+                f"--config={options.config_name}: {problem}; override these settings, or use another config."
+            )
         if (labels := other["data"]["labels"]) not in ((), own.data.labels):
             problem = f"its data.labels ({', '.join(labels)}) must match the labels of {root}"
             order = f"including their order ({', '.join(own.data.labels)})"
@@ -237,7 +239,9 @@ def evaluation_config(root: Path, own: Config, options: Options) -> Config:
     config = Config.from_dict({**values, "checkpoint": {}})
     if (options.num_beams or options.length_penalty is not None) and not config.eval.generation.metrics:
         flag = "num_beams" if options.num_beams else "length_penalty"
-        raise UserError(f"--{flag}: {root} generates no outputs (eval.generation.metrics is empty); omit the flag.")
+        raise UserError(
+            f"--{flag}: evaluations of {root} generate no text (eval.generation.metrics is empty); omit the flag."
+        )
     replaced: dict[str, Any] = {"model.attention_dropout": 0.0, "model.dropout": 0.0, "model.remat": "none"}
     # The attention kernel that was used in training might not run on this hardware.
     replaced["model.attention"] = "xla" if config.model.attention == "xla" else "auto"
@@ -263,7 +267,7 @@ def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tupl
 
 
 def choose_mesh(config: Config) -> Mesh:
-    """Returns the first mesh that fits the devices: the run's, one that shards the parameters, or the default."""
+    """Returns the first mesh that fits the devices: the run's own, one that shards the parameters, or the default."""
     count = jax.device_count()  # the evaluator pads batches, so only the model's dimensions must be divisible
     config = replace_settings(config, {"train.batch_size": count, "train.accumulation": 1, "eval.batch_size": count})
     for sizes in (config.mesh, MeshConfig(data=1, fsdp=-1)):

@@ -1,10 +1,10 @@
 """A run as a language model for lm-evaluation-harness, which defines the tasks and computes the metrics.
 
-The harness requests the log-probabilities of continuations and of whole texts, and generated texts. `HarnessRun`
+The harness requests generated texts and the log-probabilities of continuations and of whole texts. `HarnessRun`
 answers these requests; `as_language_model` wraps it in the class that the harness expects. PyTorch is not needed.
 
 A prompt has the same special tokens as in lm.generate: exactly one BOS token if the tokenizer puts one before each
-text, and otherwise none. Documents never contain special tokens. If a chat template is applied, the harness passes its
+text, and otherwise none. Documents never contain special tokens. If a chat template is applied, the harness passes the
 rendered text, in which the names of special tokens stand for the tokens themselves. Texts are used unchanged: neither
 the cleaning nor the prefix of the training data is applied.
 """
@@ -88,7 +88,7 @@ class Generation:
 
 
 def _number(value: Any, name: str, kind: Callable[[Any], Any]) -> Any:
-    """Converts a setting to a number, if it is given. Raises UserError if this is impossible."""
+    """Converts a setting, unless it is None, to a number. Raises UserError if the conversion is impossible."""
     try:
         found = None if value is None else kind(value)
         if found is None or found == float(value):
@@ -150,7 +150,7 @@ class HarnessRun:
         return self.tokenizer.encode_rendered(text)[0] if self.template else self.tokenizer.encode(text)
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Returns the tokens of a prompt: with BOS if the tokenizer adds it, or with the special tokens of a source."""
+        """Returns the tokens of a prompt, preceded by BOS if the tokenizer adds it, or framed like a source."""
         if self.reads_source:
             source = self._source_tokenizer
             form = source.source_template
@@ -208,7 +208,7 @@ class HarnessRun:
         return texts
 
     def _fitted(self, texts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
-        """Returns the tokens of prompts. To leave room for the new tokens, text tokens on the left are dropped."""
+        """Returns the tokens of each prompt. Text tokens on the left are dropped to leave room for the new tokens."""
         room, num_kept = self.max_length - max_new_tokens, int(self.tokenizer.bos_id is not None)
         if self.reads_source:
             num_kept = self._source_tokenizer.source_template.num_before(0)
@@ -216,15 +216,15 @@ class HarnessRun:
         if room < 1:
             raise UserError(
                 f"the task generates up to {max_new_tokens:,} tokens, which leaves no room for a prompt in the "
-                f"model's {self.max_length:,} positions; lower it with --gen_kwargs=max_gen_toks=N."
+                f"model's {self.max_length:,} positions; lower that limit with --gen_kwargs=max_gen_toks=N."
             )
         # A tokenizer without BOS encodes an empty prompt as nothing; generation then starts like a new text.
         return [cut_left(self.encode_prompt(text) or [self.prefix_id], room, num_kept) for text in texts]
 
     def render(self, messages: Sequence[Message], prompt: bool) -> str:
-        """Returns a conversation rendered with the chat template, which ends with the last message or a new prompt.
+        """Renders a conversation with the chat template. The text ends with the last message or a new prompt.
 
-        As in the harness, if the template refuses system messages, they are left out, and a note says so.
+        As in the harness, if the template rejects system messages, they are left out, and a note says so.
         """
         assert self.template is not None
         try:
@@ -235,7 +235,7 @@ class HarnessRun:
                 raise
             text = self.template.render(others, prompt=prompt)
             if not self._noted:
-                print("note: the chat template refuses system messages, which are left out.", file=sys.stderr)
+                print("note: the chat template rejects system messages, so they are left out.", file=sys.stderr)
             self._noted = True
         if prompt:
             return text

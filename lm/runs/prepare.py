@@ -46,7 +46,7 @@ class Prepared:
 
     @functools.cached_property
     def trained(self) -> Hashes:
-        """The hashes of the training examples, which are used to count their duplicates in evaluations."""
+        """The hashes of the training examples, used to count the evaluation examples that duplicate them."""
         return Hashes.of(self.stores["train"])
 
     def overlap_lines(self) -> list[str]:
@@ -57,7 +57,7 @@ class Prepared:
 
 
 def prepare(config: Config, workdir: Path) -> Prepared:
-    """Trains or loads the tokenizers, and builds or opens the stores of train and valid.
+    """Trains or loads the tokenizers, and builds or opens the stores of the training and validation splits.
 
     The first process does the work; the others wait, then read the results from the shared run directory and cache, or
     build their own stores if the cache is not shared. Raises UserError for invalid data or settings.
@@ -124,7 +124,7 @@ def check_only_reads(config: Config, split: str) -> None:
 
 
 def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
-    """Sets vocabulary sizes of 0 to the tokenizers' sizes. Raises UserError if a given size is too small."""
+    """Derives each vocabulary size of 0 from its tokenizer. Raises UserError if a given size is too small."""
     needs = {"vocab_size": found.target.vocab_size}
     if config.data.separate_vocabularies:
         needs["source_vocab_size"] = found.source.vocab_size
@@ -141,7 +141,8 @@ def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
 def cache_directory(config: Config | None = None) -> Path:
     """Returns data.cache_dir if set, otherwise $LM_CACHE_DIR if set, otherwise `lm` in the user's cache directory.
 
-    `config` must come from the user, not from a run directory, because compiled programs are loaded from it.
+    `config` must come from the user, not from a run directory, because compiled programs are loaded from the cache
+    directory.
     """
     if chosen := (config and config.data.cache_dir) or os.environ.get("LM_CACHE_DIR"):
         return expanded(chosen)

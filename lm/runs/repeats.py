@@ -42,8 +42,8 @@ def train_all(configs: dict[str, Config], workdir: Path) -> int:
     """Trains or continues one run per config, each in a subdirectory of `workdir`, then evaluates each run.
 
     The results on the test split, or on the validation split if there is none, are printed with their mean and standard
-    deviation, and written to results.{md,csv} in `workdir`. Returns the exit status of the first run that a signal has
-    stopped, or DONE.
+    deviation, and written to results.{md,csv} in `workdir`. Returns the exit status of the first run that was stopped
+    by a signal, or DONE if there is none.
     """
     if RunDirectory(workdir).config_path.exists():
         raise UserError(f"{workdir} already holds a single run; use another --workdir for --seeds and --folds.")

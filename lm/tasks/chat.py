@@ -33,7 +33,7 @@ class Turn(Pair):
 
     @classmethod
     def last_of(cls, example: Conversation) -> Turn | None:
-        """Returns the last answer that has a text and follows another message, or None if there is none."""
+        """Returns the last answer that is not blank and follows another message, or None if there is none."""
         for number in range(len(example.messages) - 1, 0, -1):
             message = example.messages[number]
             if message["role"] == "assistant" and (answer := text_of(message).strip()):

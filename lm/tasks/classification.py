@@ -48,7 +48,7 @@ class TextTask(LabelledTask):
 
 
 class Classified(Predictions):
-    """The output is the probability of each label. All examples share the list of labels."""
+    """The output is the probability of each label. All examples share the same list of labels."""
 
     label_key = "label"
     keys = ("text", "label", "prediction", "score")

@@ -19,7 +19,7 @@ SCORING = frozenset(
 class GeneratingTask(Task):
     """Adds the metrics in eval.generation.metrics to the token metrics.
 
-    The method `references` of a subclass returns the pairs whose targets are generated.
+    A subclass's `references` method returns the pairs whose targets are generated.
     """
 
     metric_names = ("loss", "perplexity", "token_accuracy")

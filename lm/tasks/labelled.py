@@ -129,7 +129,7 @@ class LabelledTask(PackedTask):
         return EvalRows(self.example_type(store, config, tokenizer, False), self.layout(config))
 
     def applied(self, model: Any) -> Any:
-        """Returns an object whose `apply` returns the outputs that `predict` needs."""
+        """Returns an object whose `apply` method returns the outputs that `predict` needs."""
         return model
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:

@@ -57,7 +57,7 @@ class Choice:
 
 
 class ChoiceInput(Reader):
-    """Reads questions with at least two candidates but without the correct answer."""
+    """Reads questions and their candidates (at least two per question), but not the correct answers."""
 
     kind = "choices"
     needs = ("pair_field", "name the field that holds the list of candidates.")
@@ -74,7 +74,7 @@ class ChoiceInput(Reader):
 
 
 class ChoiceReader(ChoiceInput):
-    """Reads questions with candidates. The correct one is given as a zero-based index, its text or a label name."""
+    """Reads questions and candidates. The correct candidate is given as a zero-based index, a text or a label name."""
 
     needs = ("label_field", "name the field that holds the correct candidate.")
     settings = ("pair_field", "label_field")
@@ -93,7 +93,7 @@ class ChoiceReader(ChoiceInput):
         return dataclasses.replace(choice, right=found.pop())
 
     def _indices(self, value: Any, candidates: Sequence[str], where: str) -> set[int]:
-        """Returns the indices of all candidates that a value may denote: "2" may be an index or a text."""
+        """Returns the indices of all candidates that a value may denote; for example, "2" may be an index or a text."""
         name, found = self.fields["answer"].spec, set()
         if self.config.label_names:
             index = index_of(label_text(value, name, where), self.config.label_names)

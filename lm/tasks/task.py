@@ -94,7 +94,7 @@ class Task(abc.ABC):
         check_source(source, self.reader, lambda setting, message: refuse(f"{where}.{setting}", message))
 
     def unread_value(self, setting: str, config: Config) -> Any:
-        """Returns the derived value of an unread setting, or None if its value is never derived."""
+        """Returns the derived value of a setting that is not read, or None if the value is never derived."""
         two_sided = config.model.family == "encoder_decoder" or self.layout(config).source_length
         derived = {
             "eval.stride": config.data.sequence_length,
@@ -164,7 +164,7 @@ class Task(abc.ABC):
     def batch_settings(self, config: Config) -> list[Any]:
         """Returns the values of the task-specific settings that affect batches.
 
-        Run directories contain fingerprints of the list, so its structure must not change.
+        Run directories contain fingerprints of this list, so its structure must not change.
         """
         return []
 
@@ -276,5 +276,5 @@ class PackedTask(Task):
         layout, examples = self.layout(config), self.examples(config, tokenizer, stores, False)
         rows = {name: EvalRows(each, layout) for name, each in examples.items() if len(each)}
         if not rows:
-            raise UserError(f"config.data: all documents of {', '.join(stores)} have fewer than 2 tokens; add text.")
+            raise UserError(f"config.data: all documents in {', '.join(stores)} have fewer than 2 tokens; add text.")
         return rows

@@ -46,13 +46,16 @@ class PairTask(PackedTask):
         if one.num_documents != other.num_documents:
             raise UserError(
                 f"{source.label}: {one.num_documents:,} sources but {other.num_documents:,} targets were read, so the "
-                "files changed while they were read. Start again."
+                "files must have changed while they were being read. Start again."
             )
         return PairStore(one, other)
 
 
 def open_stores(task: Task, source: SplitSource, sides: Mapping[str, Tokenizer], cache: Path) -> Iterator[TokenStore]:
-    """Opens or builds one store per side of a data source, each with its own tokenizer. Documents have one side, ""."""
+    """Opens or builds one store per side of a data source, each with its own tokenizer.
+
+    The only side of a document is "".
+    """
     reader, _ = task.open(source)
     with named_errors(source.label):
         fingerprint = reader.fingerprint()

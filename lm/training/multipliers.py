@@ -34,7 +34,7 @@ NO_UPDATE = -0.0  # adding -0.0 leaves every bit of a parameter unchanged; addin
 
 
 def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multiplier]:
-    """Returns the multiplier of every parameter of the model, as in {"layers/mlp/up/kernel": 0.5, ...}.
+    """Returns the multiplier of every parameter of the model, e.g. {"layers/mlp/up/kernel": 0.5, ...}.
 
     If the model has adapters, only the adapters and the head are trained. Raises UserError if a name in the settings
     matches no parameter, or if all parameters are frozen.
@@ -138,7 +138,7 @@ def _multiplier(config: Config, path: Path, shape: tuple[int, ...]) -> Multiplie
 
 
 def _depth(model: ModelConfig, path: Path) -> int:
-    """Returns the number of blocks with parameters of their own in the parameter's stack."""
+    """Returns how many blocks in the parameter's stack have parameters of their own."""
     if model.share_layers:
         return 1
     if model.family == "encoder_decoder":

@@ -40,8 +40,8 @@ OUTPUT_AXES = {"query": 2, "key": 2, "value": 2}
 def map_with_path(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """Maps `function(path, leaf, ...)` over nested dicts, like `jax.tree.map`. Boxed values are leaves.
 
-    `flax.traverse_util.path_aware_map` is not used, because it takes only one tree and treats the empty nodes of optax
-    as leaves.
+    `flax.traverse_util.path_aware_map` is not used, because it takes only one tree and treats optax's empty nodes as
+    leaves.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, *leaves: function(tuple(str(entry.key) for entry in path), *leaves),

@@ -39,7 +39,7 @@ class Schedule:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The settings that this schedule reads but some others do not."""
+        """The settings that this schedule reads but some other schedules do not."""
         return ("decay_steps", "final_fraction") if self.has_end else ()
 
 

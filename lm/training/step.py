@@ -128,7 +128,7 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
 
 
 def moving_average(average: Any, params: Any, decay: float) -> Any:
-    """Returns decay * average + (1 - decay) * params, which is exactly `average` where both are equal."""
+    """Returns decay * average + (1 - decay) * params, which is exactly `average` where `average` equals `params`."""
     return jax.tree.map(lambda a, p: jnp.where(a == p, a, decay * a + (1 - decay) * p), average, params)
 
 

@@ -192,7 +192,7 @@ def test_system_message_that_the_template_refuses_is_left_out(capsys):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     for _ in range(2):
         assert HarnessRun.render(run, messages, prompt=True) == "Hi"
-    assert capsys.readouterr().err.count("the chat template refuses system messages") == 1
+    assert capsys.readouterr().err.count("the chat template rejects system messages") == 1
     with pytest.raises(UserError, match="the chat template rejects the conversation"):
         HarnessRun.render(chat_run("{{ raise_exception('never') }}"), messages, prompt=True)
 

@@ -122,7 +122,7 @@ def test_signal_ends_all_repetitions(tiny_labels, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--seeds=0,one", "--seeds: 'one' is not a number; separate numbers by commas, e.g. --seeds=0,1,2."),
+        ("--seeds=0,one", "--seeds: 'one' is not a number; separate numbers with commas, e.g. --seeds=0,1,2."),
         ("--seeds=2,2", "--seeds=2,2: seeds must be distinct"),
         ("--folds=9", "--folds=9: the config has 4"),
     ],

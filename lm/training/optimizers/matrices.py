@@ -36,7 +36,7 @@ def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax
 
     This is algorithm 4 of Shazeer and Stern 2018 without a first moment and without the relative step size. The decay
     rate of v at update t is 1 - t^-0.8, as in the paper, but at most `b2`. The moments are factored and the updates
-    clipped separately for each matrix of each layer (`matrix_axes`), whereas `optax.scale_by_factored_rms` may mix
+    are clipped separately for each matrix of each layer (`matrix_axes`), whereas `optax.scale_by_factored_rms` may mix
     layers or split heads. Biases, scales and matrices with a side shorter than `min_size` keep a full second moment.
     """
 
@@ -114,7 +114,10 @@ def scale_by_muon_or_adam(config: OptimizerConfig) -> optax.GradientTransformati
 
 
 def _zeros_without(param: Any, axes: tuple[int, ...]) -> Any:
-    """Returns float32 zeros with the shape of `param` without `axes`. A boxed `param` keeps its other axis names."""
+    """Returns a float32 array of zeros with the shape that `param` has without the given axes.
+
+    If `param` is boxed, so is the result, which keeps the names of the remaining axes.
+    """
     if isinstance(param, meta.Partitioned):
         names = tuple(name for axis, name in enumerate(param.names) if axis not in axes)
         return param.replace(value=_zeros_without(param.value, axes), names=names)
