@@ -73,10 +73,10 @@ class CleaningConfig:
     """Remove HTML tags, scripts and styles, and decode character references. Tags that separate words are replaced by a
     line break or a space. A `<` or `&` that is not part of HTML is kept."""
     strip_control: bool = False
-    """Remove control characters other than newline and tab, and replace those between two words with white space."""
+    """Remove control characters other than newline and tab, and replace those between two words with whitespace."""
     whitespace: str = option("keep", choices=("keep", "trim", "lines", "collapse"))
-    """Treatment of white space. 'keep' leaves it unchanged; 'trim' strips both ends of the document; 'lines' strips
-    trailing spaces and merges empty lines; 'collapse' replaces each run of white space with one space."""
+    """Treatment of whitespace. 'keep' leaves it unchanged; 'trim' strips both ends of the document; 'lines' strips
+    trailing spaces and merges empty lines; 'collapse' replaces each run of whitespace with one space."""
     min_chars: int = option(1, minimum=0)
     """Drop documents with fewer characters than this."""
     max_chars: int = option(0, minimum=0)

@@ -69,9 +69,10 @@ def test_settings_that_decide_shapes(by_effect):
     fields = Config.__dataclass_fields__["model"].default_factory.__dataclass_fields__
     special = {name: found for name, each in fields.items() if (found := each.metadata.get("parameters"))}
     shapes = {name.removeprefix("model.") for name in by_effect["shapes"] - {"objective.name"}}
-    assert shapes - set(special) == set(
-        "architecture num_layers num_encoder_layers d_model num_heads num_kv_heads head_dim d_ff cell filter_widths".split()
+    general = (
+        "architecture num_layers num_encoder_layers d_model num_heads num_kv_heads head_dim d_ff cell filter_widths"
     )
+    assert shapes - set(special) == set(general.split())
     decided = defaultdict(set)
     for name, parameters in special.items():
         for parameter in parameters:

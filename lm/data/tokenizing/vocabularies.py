@@ -85,7 +85,7 @@ class WordTokenizer(VocabularyTokenizer):
     """Tokens are the most frequent words of the training text; other words become `unk_id`. Decoding inserts spaces."""
 
     kind = "words"
-    doc = "the words of the training text, split at white space"
+    doc = "the words of the training text, split at whitespace"
     reads = ("vocab_size", "min_count")
     file_name = "words.json"
 
