@@ -66,5 +66,5 @@ def train_all(configs: dict[str, Config], workdir: Path) -> int:
         each.write()
     with storing(workdir / "results.md"):
         write_texts({workdir / "results.md": markdown(results), workdir / "results.csv": comma_separated(results)})
-    print(f"written: {workdir / 'results.md'}, .csv")
+    print(f"written: {workdir / 'results.md'} and results.csv")
     return DONE

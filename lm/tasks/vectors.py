@@ -1,4 +1,4 @@
-"""Computes vectors for texts from any layer of a model and with any pooling. Models trained on any task are supported.
+"""Computes vectors for texts, using any layer of a model and any pooling. Models trained on any task are supported.
 
 A text or a pair of texts is encoded as in training, with the same special tokens. Mean and maximum pooling include the
 special tokens, as in training.
