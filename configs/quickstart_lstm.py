@@ -1,8 +1,10 @@
-"""The quickstart with an LSTM in place of the Transformer: the same data and number of steps.
+"""The quickstart with an LSTM in place of the Transformer: the same data and the same number of steps.
 
     python train.py --config=configs/quickstart_lstm.py --workdir=runs/quickstart_lstm
 
-Measurements are in results/.
+`--config=configs/quickstart_lstm.py:gru` or `:rnn` selects another cell. Cost: about three minutes on two CPU cores.
+Expected: about 2.3 bits per byte on the held-out tenth of the documents, compared with 1.7 for the Transformer of
+configs/quickstart.py. Measurements are in results/.
 """
 
 from configs import quickstart
