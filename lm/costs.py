@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lm.config import Config
+from lm.config.checks import MODELS
 from lm.config.schema import entries
 from lm.models.protocol import Model
 
@@ -100,11 +101,13 @@ def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int]) -> Me
     The estimate helps in choosing a batch size. `python -m lm.aot` compiles the step and prints its exact memory use.
     """
     fsdp, tensor = mesh["fsdp"], mesh["tensor"]
+    layers_split = fsdp * (tensor if entries(MODELS)[config.model.architecture].splits_layers else 1)
     lengths = config.data.sequence_length, config.data.source_length
     counts = model.parameter_counts()
-    matrices = (counts.total - counts.norms - counts.position_embedding) / (fsdp * tensor)
-    held = matrices + counts.position_embedding / fsdp + counts.norms
-    trained, in_layers, in_matrices = held, counts.layers / (fsdp * tensor), held - counts.norms
+    others = counts.total - counts.norms - counts.position_embedding - counts.layers
+    in_layers = counts.layers / layers_split
+    held = others / (fsdp * tensor) + in_layers + counts.position_embedding / fsdp + counts.norms
+    trained, in_matrices = held, held - counts.norms
     if config.model.lora_rank:  # only the adapters and the head are trained; other kinds of freezing are ignored
         trained, in_layers, in_matrices = (counts.adapters + counts.head) / (fsdp * tensor), 0, 0
     state = entries("lm.training.optimizers.OPTIMIZERS")[config.optimizer.name].state_size(config.optimizer)

@@ -2,10 +2,14 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
 
+from lm.config import Config
 from lm.errors import UserError
-from tests.run_helpers import assert_same_run, train_here
+from lm.parallel.mesh import check_divisible, make_mesh
+from tests.run_helpers import assert_same_run, config_of, final_state, train_here
 from tests.training.test_step import ONE_DEVICE, assert_same, config_with, ragged_batch, ragged_pairs, sgd_gradients
 
 # Resets what the config files of the tests change for the Transformer.
@@ -86,3 +90,34 @@ def test_settings_that_do_not_fit_are_refused(changes, message):
 def test_the_transformer_does_not_read_settings_of_recurrent_models():
     with pytest.raises(UserError, match=r"config\.model\.cell: this setting is not read by .*, only by recurrent"):
         config_with(model__cell="gru")
+
+
+def test_recurrent_dropout_alone_needs_no_other_dropout(tiny, tmp_path):
+    changes = RECURRENT | SHORT | {"model__dropout": 0.0, "model__recurrent_dropout": 0.3, "train__num_steps": 2}
+    assert train_here(tiny, tmp_path / "run", **changes) == 0
+
+
+def test_a_run_starts_from_the_parameters_of_another(tiny, tmp_path, capsys):
+    """The layers have different widths, and the new model has one more layer."""
+    changes = RECURRENT | SHORT | {"model__embedding_width": 8, "model__num_layers": 2, "optimizer__ema_decay": 0.0}
+    assert train_here(tiny, tmp_path / "one", **changes, checkpoint__keep_latest=1) == 0
+    changes |= {"init_from": str(tmp_path / "one"), "optimizer__learning_rate": 1e-7, "train__num_steps": 1}
+    capsys.readouterr()
+    assert train_here(tiny, tmp_path / "two", **changes | {"model__num_layers": 3}) == 0
+    assert "randomly initialised: layer_2/forward/gates (bias)" in capsys.readouterr().out
+    before, after = final_state(tmp_path / "one").params, final_state(tmp_path / "two").params
+    assert set(after) - set(before) == {"layer_2"}
+    for name in before:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), before[name], after[name])
+
+
+def test_a_mesh_that_does_not_divide_a_direction_is_refused(tiny_labels):
+    changes = RECURRENT | {"model__d_model": 6, "mesh__data": 1, "mesh__fsdp": 2, "model__scan_layers": True}
+    config = config_of(tiny_labels, **changes)
+    with pytest.raises(UserError, match=r"config\.mesh\.fsdp: 2 does not divide model\.d_model / 2 = 3"):
+        check_divisible(config, make_mesh(config.mesh, jax.devices()[:2]))
+
+
+def test_an_encoder_uses_the_mean_of_its_outputs_by_default(tiny_labels):
+    config = config_of(tiny_labels, **RECURRENT, model__scan_layers=True)
+    assert config.model.pooling == "mean" and Config.from_dict(config.to_dict()) == config

@@ -50,6 +50,11 @@ def unread(registry: Mapping[str, Any], chosen: str) -> list[tuple[str, Any]]:
     return [(setting, default_of(setting)) for setting in sorted(known - registry[chosen].settings)]
 
 
+def default_pooling(model: Any) -> str:
+    """Returns the value of model.pooling that is used if the setting is empty."""
+    return entries(MODELS)[model.architecture].poolings.get(model.family, "last")
+
+
 def default_of(setting: str) -> Any:
     """Returns the default of the setting with this dotted name."""
     return attrgetter(setting)(entries("lm.config.experiment.DEFAULTS"))

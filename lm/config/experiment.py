@@ -11,7 +11,7 @@ from typing import Any
 
 import ml_collections
 
-from lm.config.checks import MODELS, TASKS, check, check_schedule, check_steps, unread
+from lm.config.checks import MODELS, TASKS, check, check_schedule, check_steps, default_pooling, unread
 from lm.config.data import DataConfig, SourceConfig
 from lm.config.model import ModelConfig
 from lm.config.objective import ObjectiveConfig
@@ -103,7 +103,7 @@ def _resolve(config: Config, task: Any) -> Config:
         "model.num_encoder_layers": model.num_layers * two_sided,
         **entries(MODELS)[model.architecture].derive(config),
         "model.max_length": max(data.sequence_length, source_length),
-        "model.pooling": "first" if model.family == "encoder" else "last",
+        "model.pooling": default_pooling(model),
         "eval.batch_size": config.train.batch_size,
         "eval.stride": data.sequence_length,
         "eval.generation.max_new_tokens": data.sequence_length,

@@ -10,6 +10,8 @@ from lm.config.positions import PositionSettings
 from lm.config.recurrent import RecurrentSettings
 from lm.config.schema import option
 
+DROPOUT_RATES = ("dropout", "attention_dropout", "recurrent_dropout")
+
 
 @dataclass(frozen=True)
 class SizeSettings:

@@ -23,7 +23,10 @@ class RecurrentSettings:
     locked_dropout: bool = option(False, affects="updates", needs=("dropout",))
     """Drop the same features at all tokens of a row instead of choosing features anew at each token (Gal 2016)."""
     source_attention: str = option(
-        "additive", registry="lm.models.recurrent.attention.SCORES", parameters=("source_attention",)
+        "additive",
+        registry="lm.models.recurrent.attention.SCORES",
+        parameters=("source_attention",),
+        needs=("family=encoder_decoder",),
     )
     """Attention of a decoder to its source: 'none' (Sutskever 2014), or the score 'additive' (Bahdanau 2015), 'dot' or
     'general' (Luong 2015)."""

@@ -115,6 +115,7 @@ class ContinuationScorer:
             template = special.for_target
             start = [special.decoder_start, *template.ids[: template.num_before(0)]]
         else:
+            assert context, "a decoder needs a token before the continuation"
             start = list(context[:1])  # at least one token must remain
         if (longest := self.max_length + 1 - len(start)) < len(targets):
             raise UserError(

@@ -192,6 +192,8 @@ def choose_class(config: Config, original: Original | None) -> tuple[Family, str
     if not lacking:
         raise UserError("no published model family can represent this model.")
     name, problems = min(lacking.items(), key=lambda item: len(item[1]))
+    if problems[0].startswith("model.architecture="):
+        raise UserError(f"no published model family can express a model with {problems[0]}.")
     raise UserError(
         f"no published model family can represent this model; the nearest, {name}, lacks {', '.join(problems)}."
     )

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.batch import Array, Batch, Source, same_segment
+from lm.batch import Array, Batch, Output, Source, same_segment
 from lm.config import ModelConfig
 from lm.models.heads import Head
 
@@ -47,6 +47,12 @@ class Network(nn.Module):
         batch = Batch(ids, ids, ids.astype(jnp.float32), positions=ids, segments=ids + 1, source=source)
         return self.init({"params": key}, batch)["params"]
 
+    @staticmethod
+    def embedded(variables: Any, batch: Batch) -> Array:
+        """Returns the embeddings of the tokens, float32 (B, L, E)."""
+        embedding_VE = variables["params"]["token_embedding"]["embedding"]
+        return jnp.take(embedding_VE, batch.tokens, axis=0).astype(jnp.float32)
+
 
 def with_paired_texts(batch: Batch) -> Batch:
     """Appends the paired texts to the batch as extra rows, so that the same parameters process both texts of a pair."""
@@ -55,6 +61,12 @@ def with_paired_texts(batch: Batch) -> Batch:
     texts = Source(batch.tokens, batch.positions, batch.segments)
     both = jax.tree.map(lambda *sides: jnp.concatenate(sides), texts, source)
     return dataclasses.replace(batch, **vars(both), types=None, source=None)
+
+
+def of_paired_texts(output: Output) -> Output:
+    """Separates the results for the rows of `with_paired_texts`: those of the texts and those of the paired texts."""
+    rows = output.embedding.shape[0] // 2
+    return Output(embedding=output.embedding[:rows], paired_embedding=output.embedding[rows:])
 
 
 def shifted_right(tokens_BL: Array, segments_BL: Array) -> Array:

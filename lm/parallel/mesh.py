@@ -59,7 +59,11 @@ def check_divisible(config: Config, mesh: Mesh) -> None:
                 f"config.{section}.batch_size: {size} rows in {microbatches} microbatch{'es' * (microbatches > 1)} "
                 f"cannot be split over data x fsdp = {rows} devices; use a multiple of {rows * microbatches}."
             )
-    for name in (*FSDP_SIZES, *entries(MODELS)[config.model.architecture].tensor_sizes):
+    architecture = entries(MODELS)[config.model.architecture]
+    for name, size in architecture.fsdp_sizes(config.model).items():
+        if size % (count := mesh.shape["fsdp"]):
+            raise UserError(f"config.mesh.fsdp: {count} does not divide model.{name} = {size}; change one of them.")
+    for name in (*FSDP_SIZES, *architecture.tensor_sizes):
         axis, size = "fsdp" if name in FSDP_SIZES else "tensor", getattr(config.model, name)
         if size % (count := mesh.shape[axis]):
             hint = " (set model.vocab_multiple)" if name.endswith("vocab_size") else ""

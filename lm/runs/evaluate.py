@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from lm.config import Config, MeshConfig
 from lm.config.experiment import replace_settings
+from lm.config.model import DROPOUT_RATES
 from lm.config.schema import differences_affecting
 from lm.data.reading.wording import TextSource
 from lm.data.storing.overlap import Hashes, files_read_differently
@@ -242,7 +243,7 @@ def evaluation_config(root: Path, own: Config, options: Options) -> Config:
         raise UserError(
             f"--{flag}: evaluations of {root} generate no text (eval.generation.metrics is empty); omit the flag."
         )
-    replaced: dict[str, Any] = {"model.attention_dropout": 0.0, "model.dropout": 0.0, "model.remat": "none"}
+    replaced: dict[str, Any] = {f"model.{rate}": 0.0 for rate in DROPOUT_RATES} | {"model.remat": "none"}
     # The attention kernel that was used in training might not run on this hardware.
     replaced["model.attention"] = "xla" if config.model.attention == "xla" else "auto"
     if options.text:

@@ -258,7 +258,8 @@ def as_language_model(run: HarnessRun) -> Any:
             return run.encode(string) if add_special_tokens is False else run.encode_prompt(string)
 
         def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
-            return list(run.score([(context, new) for _, context, new in requests]))
+            start = [] if run.reads_source else [run.prefix_id]  # of a context without tokens
+            return list(run.score([(context or start, new) for _, context, new in requests]))
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
             return run.log_probabilities([request.args[0] for request in requests])

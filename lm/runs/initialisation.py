@@ -16,6 +16,7 @@ from lm.config import Config, ModelConfig
 from lm.config.schema import effect
 from lm.data.storing.splits import named_errors
 from lm.errors import UserError
+from lm.models import MODELS
 from lm.models.parameters import STACK_NAME, stack_layers, unstack_layers
 from lm.runs.directory import RunDirectory
 
@@ -50,9 +51,11 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
             saved, step = checkpoints.restore_params(None, "best", ema=ema)
 
     # Layers are stacked before the comparison, so that a different number of layers shows up as a different shape.
-    stacked = jax.tree.map(np.asarray, stack_layers(saved))
-    found = traverse_util.flatten_dict(stacked, sep="/")
-    wanted = traverse_util.flatten_dict(jax.eval_shape(stack_layers, abstract_params), sep="/")
+    # Layers whose shapes differ are compared one by one.
+    alike = MODELS[config.model.architecture].alike_layers
+    arrange = stack_layers if alike else unstack_layers
+    found = traverse_util.flatten_dict(jax.tree.map(np.asarray, arrange(saved)), sep="/")
+    wanted = traverse_util.flatten_dict(jax.eval_shape(arrange, abstract_params), sep="/")
     shared = [name for name in wanted if name in found]
     unused = [name for name in found if name not in wanted]
     for name in shared:
@@ -66,7 +69,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
         tops = f"{_tops(found)} in that run, {_tops(wanted)} in this one"
         problem = f"no parameter of {root} is in this model ({tops})"
         raise UserError(f"config.init_from: {problem}; use the model settings of that run.")
-    is_stacked, leaves = config.model.scan_layers, traverse_util.flatten_dict(abstract_params)
+    is_stacked, leaves = alike and config.model.scan_layers, traverse_util.flatten_dict(abstract_params)
     placed = {}
     values = traverse_util.unflatten_dict({name: found[name] for name in shared}, sep="/")
     for path, value in traverse_util.flatten_dict(values if is_stacked else unstack_layers(values)).items():

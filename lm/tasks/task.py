@@ -16,6 +16,7 @@ import numpy as np
 
 from lm.batch import Array, Batch, Output
 from lm.config import Config, DataConfig, ObjectiveConfig, SourceConfig
+from lm.config.checks import default_pooling
 from lm.data.examples.example import Examples
 from lm.data.packing.rows import EvalRows, PackedRows, RowLayout, TrainRows
 from lm.data.reading import check_source, open_reader
@@ -100,8 +101,7 @@ class Task(abc.ABC):
             "eval.stride": config.data.sequence_length,
             "eval.generation.max_new_tokens": config.data.sequence_length,
             "data.source_length": config.data.sequence_length if two_sided else 0,
-            # Encoders represent a text by its first token; other models represent a text by its last token.
-            "model.pooling": "first" if config.model.family == "encoder" else "last",
+            "model.pooling": default_pooling(config.model),
         }
         return derived.get(setting)
 

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from lm.batch import Array, Batch, Source
 from lm.config import Config
+from lm.config.model import DROPOUT_RATES
 from lm.models.protocol import Model
 from lm.objectives.losses import LossSums, first_tokens
 from lm.parallel.mesh import batch_sharding, on_mesh
@@ -40,7 +41,7 @@ def train_step(
 
     def microbatch_loss(params: Any, micro: Batch, key: Array) -> tuple[Array, LossSums]:
         params = stop_frozen(params, multipliers)
-        rngs = {"dropout": key} if max(config.model.dropout, config.model.attention_dropout) > 0 else None
+        rngs = {"dropout": key} if any(getattr(config.model, rate) for rate in DROPOUT_RATES) else None
         output = model.apply({"params": params}, micro, train=True, rngs=rngs)
         sums = task.loss(output, micro, config.objective)
         return sums.loss / weight + sums.pair_nll / pairs, sums

@@ -30,6 +30,7 @@ CONFIG = ModelConfig(
 RUN = {
     "model__architecture": "convolutional",
     "model__num_heads": 6,
+    "model__num_layers": 6,
     "model__scan_layers": True,
     "model__d_model": 18,
     "model__embedding_width": 16,
@@ -117,6 +118,10 @@ def test_a_stopped_run_continues_to_the_bit_and_classifies(tiny_labels, tmp_path
         ({"model__filter_widths": (3, 3)}, r"config\.model\.filter_widths: \(3, 3\) must consist of distinct"),
         ({"model__filter_widths": ()}, r"config\.model\.filter_widths: \(\) must consist of distinct"),
         ({"model__filter_widths": (3.5,)}, r"config\.model\.filter_widths: expected a tuple of whole numbers"),
+        ({"model__use_bias": False}, r"config\.model\.use_bias: the filters .* always have a bias"),
+        ({"model__num_layers": 2}, r"config\.model\.num_layers: .* not read by model.architecture=convolutional"),
+        ({"optimizer__layer_decay": 0.5}, r"config\.optimizer\.layer_decay: a convolutional network has no layers"),
+        ({"optimizer__freeze_layers": 1}, r"config\.optimizer\.freeze_layers: a convolutional network has no layers"),
         ({"model__family": "decoder"}, r"config\.model\.family: .* does not support 'decoder'; choose encoder"),
         ({"objective__name": "masked"}, r"config\.objective\.name: .* reads whole texts; choose .*classification"),
     ],

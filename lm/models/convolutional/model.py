@@ -13,7 +13,7 @@ from lm.batch import Array, Batch, Output
 from lm.config import ModelConfig
 from lm.models.heads import Head, TokenVectors
 from lm.models.layers import Embedding, embedding_width, parameter
-from lm.models.network import DROPOUT_ALONE, Network, with_paired_texts
+from lm.models.network import DROPOUT_ALONE, Network, of_paired_texts, with_paired_texts
 from lm.models.protocol import Flops, ParameterCounts
 
 
@@ -82,7 +82,7 @@ class Convolutional(Network):
     @nn.compact
     def __call__(self, batch: Batch, train: bool = False, cache: None = None) -> Output:
         """Returns the output of the head. See `lm.models.protocol.Model.apply`."""
-        config, rows, two_texts = self.config, batch.shape[0], self.head.texts_per_row == 2
+        config, two_texts = self.config, self.head.texts_per_row == 2
         assert cache is None, "an encoder does not support a cache"
         if two_texts:
             batch = with_paired_texts(batch)
@@ -93,8 +93,7 @@ class Convolutional(Network):
         x_BLD = maximum_over_texts(jnp.concatenate(features, axis=-1), batch.segments).astype(config.dtype)
         output = self.head(config, self.token_embedding, x_BLD, batch, train, DROPOUT_ALONE)
         if two_texts:
-            both: Array = output.embedding
-            return Output(embedding=both[:rows], paired_embedding=both[rows:])
+            return of_paired_texts(output)
         return output
 
     @nn.nowrap
@@ -102,8 +101,7 @@ class Convolutional(Network):
         """Returns the token embeddings (layer 0) or the vectors of the tokens' texts (layer 1)."""
         assert layer in (0, 1), layer
         if layer == 0:
-            embedding_VE = variables["params"]["token_embedding"]["embedding"]
-            return jnp.take(embedding_VE, batch.tokens, axis=0).astype(jnp.float32)
+            return self.embedded(variables, batch)
         return self.clone(head=TokenVectors()).apply(variables, batch).logits
 
     @nn.nowrap

@@ -9,11 +9,16 @@ from lm.models.convolutional.model import Convolutional
 
 
 def check(config: Any, refuse: Refuse) -> None:
-    model, widths = config.model, config.model.filter_widths
+    model, widths, optimizer = config.model, config.model.filter_widths, config.optimizer
     if not widths or min(widths) < 1 or len(set(widths)) < len(widths):
         refuse("model.filter_widths", f"{widths} must consist of distinct positive widths, such as (3, 4, 5).")
     if model.d_model % len(widths):
         refuse("model.d_model", f"{model.d_model} features cannot be divided among {len(widths)} filter widths.")
+    if not model.use_bias:
+        refuse("model.use_bias", "the filters of a convolutional network always have a bias; leave this at True.")
+    if optimizer.layer_decay != 1.0 or optimizer.freeze_layers:
+        name = "freeze_layers" if optimizer.freeze_layers else "layer_decay"
+        refuse(f"optimizer.{name}", "a convolutional network has no layers; use optimizer.freeze to name parameters.")
 
 
 CONVOLUTIONAL = Architecture(
@@ -21,5 +26,6 @@ CONVOLUTIONAL = Architecture(
     {"encoder": Convolutional.build},
     frozenset({"model.filter_widths"}),
     check=check,
+    poolings={"encoder": "first"},
     whole_texts=True,
 )

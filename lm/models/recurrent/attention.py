@@ -17,8 +17,6 @@ from lm.batch import Array
 from lm.config import ModelConfig
 from lm.models.layers import projection
 
-WEIGHTS = "attention_weights"  # the name under which the weights are recorded
-
 
 def _linear(config: ModelConfig, name: str, x: Array, size: int) -> Array:
     return projection(config, name, x.shape[-1:], (size,), ("embed", "activation"), use_bias=False)(x)
@@ -73,7 +71,6 @@ class SourceAttention(nn.Module):
         x_BLD, mask_BLS = (x.reshape(-1, per_source * L, x.shape[-1]) for x in (x_BLD, mask_BLS))
         scores_BLS = score(config, x_BLD, memory_BSD).astype(jnp.float32)
         weights_BLS = jax.nn.softmax(jnp.where(mask_BLS, scores_BLS, -1e9), axis=-1)
-        self.sow("intermediates", WEIGHTS, weights_BLS.reshape(B, L, -1))
         context_BLD = jnp.einsum("BLS,BSD->BLD", weights_BLS.astype(memory_BSD.dtype), memory_BSD)
         both = jnp.concatenate([context_BLD, x_BLD], axis=-1)
         return jnp.tanh(_linear(config, "combine", both, D)).reshape(B, L, D)

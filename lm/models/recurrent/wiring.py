@@ -13,7 +13,14 @@ from lm.batch import Array, Batch, Output, Source, same_segment
 from lm.config import ModelConfig
 from lm.models.heads import Head, TokenVectors
 from lm.models.layers import Embedding
-from lm.models.network import DROPOUT_ALONE, DROPOUT_BESIDE_A_TOWER, Network, shifted_right, with_paired_texts
+from lm.models.network import (
+    DROPOUT_ALONE,
+    DROPOUT_BESIDE_A_TOWER,
+    Network,
+    of_paired_texts,
+    shifted_right,
+    with_paired_texts,
+)
 from lm.models.protocol import Flops, ParameterCounts
 from lm.models.recurrent import costs
 from lm.models.recurrent.attention import SCORES, SourceAttention
@@ -65,7 +72,7 @@ class OneStack(Recurrent):
     def __call__(self, batch: Batch, train: bool = False, cache: RecurrentCache | None = None) -> Output:
         """Returns the output of the head. See `lm.models.protocol.Model.apply`."""
         assert cache is None or not self.bidirectional, "an encoder does not support a cache"
-        rows, two_texts = batch.shape[0], self.head.texts_per_row == 2
+        two_texts = self.head.texts_per_row == 2
         if two_texts:
             batch = with_paired_texts(batch)
         states = None if cache is None else cache.states
@@ -75,8 +82,7 @@ class OneStack(Recurrent):
             cache = dataclasses.replace(cache, states=found.last)
         output = self.head(self.config, self.token_embedding, x_BLD, batch, train, DROPOUT_BESIDE_A_TOWER)
         if two_texts:
-            both: Array = output.embedding
-            return Output(embedding=both[:rows], paired_embedding=both[rows:])
+            return of_paired_texts(output)
         return dataclasses.replace(output, cache=cache)
 
     @property
@@ -88,8 +94,7 @@ class OneStack(Recurrent):
         """Returns the vectors after a layer. The embedding (layer 0) yields model.embedding_width features."""
         assert 0 <= layer <= self.text_layers, (layer, self.text_layers)
         if layer == 0:
-            embedding_VE = variables["params"]["token_embedding"]["embedding"]
-            return jnp.take(embedding_VE, batch.tokens, axis=0).astype(jnp.float32)
+            return self.embedded(variables, batch)
         _, recorded = self.clone(head=TokenVectors()).apply(variables, batch, mutable=[RECORD])
         (layers_LBD,) = recorded[RECORD][LAYERS]
         return jnp.swapaxes(layers_LBD[layer - 1], 0, 1)

@@ -12,9 +12,9 @@ from lm.models.architecture import TENSOR_SIZES, Architecture, Refuse
 from lm.models.transformer.wiring import Decoder, Encoder, EncoderDecoder
 
 SETTINGS = """
-share_layers num_heads num_kv_heads head_dim d_ff norm_position first_norm attention_bias qk_norm attention_scale
-attention_softcap norm_embeddings embedding_scale attention_dropout window global_every global_offset token_types
-init_residual_scaling norm_unit_offset attention scan_layers remat lora_rank lora_alpha lora_targets
+num_layers share_layers num_heads num_kv_heads head_dim d_ff norm_position first_norm attention_bias qk_norm
+attention_scale attention_softcap norm_embeddings embedding_scale attention_dropout window global_every global_offset
+token_types init_residual_scaling norm_unit_offset attention scan_layers remat lora_rank lora_alpha lora_targets
 """
 PROJECTIONS = ("query", "key", "value", "out", "up", "gate", "down")
 
@@ -85,5 +85,8 @@ TRANSFORMER = Architecture(
     ),
     derive,
     check,
+    poolings={"encoder": "first"},
+    alike_layers=True,
+    splits_layers=True,
     tensor_sizes=("num_heads", "num_kv_heads", "d_ff", *TENSOR_SIZES),
 )

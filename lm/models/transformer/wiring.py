@@ -13,7 +13,14 @@ from lm.batch import Array, Batch, Output, Source, same_segment
 from lm.config import ModelConfig
 from lm.models.heads import Head, TokenVectors
 from lm.models.layers import Embedding
-from lm.models.network import DROPOUT_ALONE, DROPOUT_BESIDE_A_TOWER, Network, shifted_right, with_paired_texts
+from lm.models.network import (
+    DROPOUT_ALONE,
+    DROPOUT_BESIDE_A_TOWER,
+    Network,
+    of_paired_texts,
+    shifted_right,
+    with_paired_texts,
+)
 from lm.models.parameters import STACK_NAME
 from lm.models.protocol import Flops, ParameterCounts
 from lm.models.transformer import costs
@@ -79,7 +86,7 @@ class OneTower(Transformer):
     def __call__(self, batch: Batch, train: bool = False, cache: Cache | None = None) -> Output:
         """Returns the output of the head. See `lm.models.protocol.Model.apply`."""
         assert cache is None or self.causal, "an encoder does not support a cache"
-        rows, two_texts = batch.shape[0], self.head.texts_per_row == 2
+        two_texts = self.head.texts_per_row == 2
         if two_texts:
             batch = with_paired_texts(batch)
         x_BLD = self.token_embedding(batch.tokens)
@@ -89,8 +96,7 @@ class OneTower(Transformer):
         x_BLD, cache = self.tower(x_BLD, batch, train, cache)
         output = self.head(self.config, self.token_embedding, x_BLD, batch, train, DROPOUT_BESIDE_A_TOWER)
         if two_texts:
-            both: Array = output.embedding
-            return Output(embedding=both[:rows], paired_embedding=both[rows:])
+            return of_paired_texts(output)
         return dataclasses.replace(output, cache=cache)
 
     @property
