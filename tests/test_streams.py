@@ -58,7 +58,7 @@ def test_closed_streams_end_commands_that_only_print(trained, output):
         ("-m lm.data.show --help >/dev/full", {}, "error: reading or writing failed: No space left on device"),
         ("-m lm.generate --workdir=RUN --prompt=a", {"JAX_PLATFORMS": "tpu"}, "error: JAX_PLATFORMS=tpu: this"),
         ("-m lm.generate --workdir=é --prompt=a", {"PYTHONIOENCODING": "ascii"}, r"error: \xe9: there is no such run"),
-        ("eval.py --workdir=RUN", {"SLURM_NTASKS": "two"}, "error: SLURM_NTASKS=two: must be a number"),
+        ("eval.py --workdir=RUN", {"SLURM_NTASKS": "two"}, "error: SLURM_NTASKS=two is not a number"),
         ("eval.py --workdir=RUN", {"LM_CACHE_DIR": "~nobody-here/x"}, "error: ~nobody-here/x: there is no such user"),
     ],
 )
