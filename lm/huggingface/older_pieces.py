@@ -37,7 +37,7 @@ def t5(older: Older) -> Tokenizer:
         raise UserError(f"{older.where}/tokenizer_config.json: extra_ids={number!r} is not a valid number of tokens.")
     extra = [f"<extra_id_{n}>" for n in range(number - 1, -1, -1)]
     tokenizer = _unigram(pieces, [*pieces.scored, *((token, 0.0) for token in extra)], pieces.unknown)
-    add_special(tokenizer, [*older.names.values(), *reversed(extra)])
+    add_special(older, tokenizer, [*older.names.values(), *reversed(extra)])
     end = older.token("eos")
     frame(tokenizer, ["$A", end], ["$A", end, "$B", end])
     return tokenizer
@@ -75,7 +75,7 @@ def _fairseq(older: Older, languages: Iterable[str] = ()) -> Tokenizer:
     before, after = [older.token(name) for name in ("bos", "pad", "eos", "unk")], [*languages, mask]
     vocabulary = [*((token, 0.0) for token in before), *pieces.scored[3:], *((token, 0.0) for token in after)]
     tokenizer = _unigram(pieces, vocabulary, unknown=3)
-    add_special(tokenizer, [*before, *after], mask=mask)
+    add_special(older, tokenizer, [*before, *after], mask=mask)
     return tokenizer
 
 
@@ -100,7 +100,7 @@ def albert(older: Older) -> Tokenizer:
     before += [] if older.flag("keep_accents", False) else [normalizers.NFKD(), normalizers.StripAccents()]
     before += [normalizers.Lowercase()] if older.flag("do_lower_case", True) else []
     tokenizer = _unigram(pieces, vocabulary, pieces.unknown, before, strips=False)
-    add_special(tokenizer, older.names.values(), mask=older.token("mask"))
+    add_special(older, tokenizer, older.names.values(), mask=older.token("mask"))
     first, last = older.token("cls"), older.token("sep")
     one = [f"{first}:0", "$A:0", f"{last}:0"]
     frame(tokenizer, one, [*one, "$B:1", f"{last}:1"])

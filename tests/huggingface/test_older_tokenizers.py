@@ -205,6 +205,38 @@ def test_listed_tokens_keep_their_ids(tmp_path):
         ours(tmp_path, "gpt2")
 
 
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_added_tokens_in_their_own_file(kind, tmp_path):
+    """Ids and flags are those of transformers, also for a special token that the vocabulary lacks."""
+    if kind == "bert":
+        words(tmp_path)
+        size = len((tmp_path / "vocab.txt").read_text(encoding="utf-8").splitlines())
+        named = {"mask_token": {"content": "<gap>", "lstrip": False, "rstrip": False, "normalized": False}}
+    else:
+        byte_level(tmp_path, ["<|endoftext|>"])
+        size = len(json.loads((tmp_path / "vocab.json").read_text()))
+        named = {"bos_token": "<gap>"}
+    added = {"dogHouse": size + 2, "<gap>": size, "<User>": size + 1}
+    (tmp_path / "added_tokens.json").write_text(json.dumps(added))
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(named))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"additional_special_tokens": ["<User>"]}))
+    theirs = (transformers.BertTokenizer if kind == "bert" else transformers.GPT2Tokenizer).from_pretrained(tmp_path)
+    found, library = ours(tmp_path, kind)
+    assert {token: library.token_to_id(token) for token in added} == added
+    flags = {number: (token.special, token.normalized) for number, token in library.get_added_tokens_decoder().items()}
+    assert [flags[size + n] for n in range(3)] == [(True, False), (True, False), (False, True)]
+    for text in ("a doghouse, a dogHouse", "<user> <User>the dog<gap>", "the <gap>dogHouse"):
+        assert library.encode(text, add_special_tokens=False).ids == theirs.encode(text, add_special_tokens=False), text
+    check_equal((found, library), theirs._tokenizer, None)
+    for ids, message in (
+        ({"<gap>": size + 9}, "of added_tokens.json cannot have the id"),
+        ({"<gap>": "1"}, "distinct"),
+    ):
+        (tmp_path / "added_tokens.json").write_text(json.dumps(ids))
+        with pytest.raises(UserError, match=message):
+            ours(tmp_path, kind)
+
+
 def test_other_classes_and_damaged_files_are_refused(tmp_path):
     def refusal(model_type, **files):
         content = {name.replace("__", "."): value for name, value in files.items()}.get
