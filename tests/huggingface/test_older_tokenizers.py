@@ -128,6 +128,33 @@ def test_t5_with_extra_ids(tmp_path):
         assert processor.encode(text) == found[0].encode(text)
 
 
+@pytest.mark.parametrize("options", [{"legacy": False}, {"add_prefix_space": False}])
+def test_t5_with_fewer_added_spaces(options, tmp_path):
+    pieces(tmp_path / "spiece.model", **NORMAL)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"extra_ids": 20, **options}))
+    original = SimpleNamespace(vocab_file=str(tmp_path / "spiece.model"), _extra_ids=20, **options)
+    original.convert_tokens_to_ids = {"</s>": 1}.get
+    theirs = conversion.T5Converter(original).converted()
+    theirs.add_special_tokens([tokenizers.AddedToken(f"<extra_id_{n}>", normalized=False) for n in range(20)])
+    found = ours(tmp_path, "t5")
+    check_equal(found, theirs, None)
+    found[1].encode_special_tokens = theirs.encode_special_tokens = False
+    for text in ("the dog <extra_id_3>sleeps", "<extra_id_0>the dog</s>a house", "the"):
+        assert found[1].encode(text).ids == theirs.encode(text).ids, text
+    ids = theirs.encode("the dog").ids
+    assert found[1].decode(ids) == theirs.decode(ids)
+
+
+@pytest.mark.parametrize("option", ["legacy", "add_prefix_space"])
+@pytest.mark.parametrize("kind", ["XLMRoberta", "MBart", "MBart50", "Albert"])
+def test_fewer_added_spaces_are_refused_where_versions_of_transformers_differ(kind, option, tmp_path):
+    pieces(tmp_path / ("spiece.model" if kind == "Albert" else "sentencepiece.bpe.model"))
+    options = {"tokenizer_class": f"{kind}Tokenizer", option: False}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(options))
+    with pytest.raises(UserError, match=f"{option}=False is not supported for this tokenizer class"):
+        ours(tmp_path, "")
+
+
 def test_xlm_roberta_with_the_ids_of_fairseq(tmp_path):
     pieces(tmp_path / "sentencepiece.bpe.model")
     original = SimpleNamespace(vocab_file=str(tmp_path / "sentencepiece.bpe.model"))
