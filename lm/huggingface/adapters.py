@@ -24,6 +24,7 @@ from lm.errors import UserError
 from lm.files import expanded
 from lm.huggingface.exporting import DTYPES, Original, choose_class, to_host
 from lm.huggingface.families.family import Family, convention
+from lm.huggingface.folder import HUB_NAME
 from lm.huggingface.names import Entry, Slot, entries_of
 from lm.huggingface.recognising import names_for
 from lm.huggingface.weights import TensorInfo
@@ -208,6 +209,25 @@ def short_names(chosen: Collection[str], every: Iterable[str]) -> list[str]:
     return list(found)
 
 
+def base_model(source: str) -> tuple[str, str | None]:
+    """Returns the path of the published model, or its name on the hub and the revision.
+
+    Raises UserError if peft could not load it.
+    """
+    path = expanded(source)
+    if path.suffix == ".gguf":
+        raise UserError(f"--adapters: peft cannot load the base model from the GGUF file {source}; {MERGED}.")
+    if path.is_absolute() or path.is_dir():
+        return str(path.absolute()), None
+    if not HUB_NAME.fullmatch(source):
+        raise UserError(
+            f"--adapters: the base model {source!r} is neither a folder here nor a name on the hub; run the command "
+            f"in the directory of the import, or {MERGED}."
+        )
+    name, _, revision = source.partition("@")
+    return name, revision or None
+
+
 def adapter_config(
     config: Config,
     original: Original,
@@ -223,13 +243,12 @@ def adapter_config(
     usual = max(set(counts), key=counts.count)
     unusual = {count: [layer.module for layer in layers if layer.multiple == count] for count in {*counts} - {usual}}
     factors = {re.escape(end): count for count, modules in unusual.items() for end in short_names(modules, every)}
-    source, _, revision = original.record.source.partition("@")
-    is_folder = expanded(original.record.source).is_dir()
+    base, revision = base_model(original.record.source)
     return {
         "peft_type": "LORA",
         "task_type": convention(family.heads[architecture].objective).peft or None,
-        "base_model_name_or_path": str(expanded(original.record.source).absolute()) if is_folder else source,
-        "revision": None if is_folder else revision or None,
+        "base_model_name_or_path": base,
+        "revision": revision,
         "inference_mode": True,
         "r": usual * model.lora_rank,
         "lora_alpha": usual * model.lora_alpha,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -16,7 +17,7 @@ peft = pytest.importorskip("peft")
 from safetensors.numpy import load_file
 
 from lm.errors import UserError
-from lm.huggingface.adapters import export_adapters, merged, short_names
+from lm.huggingface.adapters import base_model, export_adapters, merged, short_names
 from lm.huggingface.exporting import Original, export
 from lm.huggingface.folder import open_folder
 from lm.huggingface.importing import load_params, write_provenance
@@ -172,6 +173,36 @@ def test_refusals(tmp_path):
     unrolled = unstack_layers(run.params)
     unrolled_model = dataclasses.replace(run.config.model, scan_layers=False)
     run.export(out, params=unrolled, config=dataclasses.replace(run.config, model=unrolled_model))
+
+
+def test_base_model_does_not_depend_on_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Run("gpt2", Path("model"), ("query",))
+    monkeypatch.chdir("/")
+    assert base_model(run.original.record.source) == (str(tmp_path / "model" / "in"), None)
+
+
+def test_base_model_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert base_model("acme/tiny") == ("acme/tiny", None)
+    assert base_model("acme/tiny@refs/pr/3") == ("acme/tiny", "refs/pr/3")
+    for source in ("tiny", "../acme/tiny", "runs/acme/tiny"):
+        with pytest.raises(UserError, match=f"the base model '{source}' is neither a folder here nor a name"):
+            base_model(source)
+
+
+def test_gguf_file_is_no_base_model(tmp_path, monkeypatch):
+    gguf_files = pytest.importorskip("tests.huggingface.gguf_files")
+    file = tmp_path / "in" / "tiny.gguf"
+    file.parent.mkdir()
+    gguf_files.write(file, gguf_files.tensors_of())
+    monkeypatch.chdir(tmp_path)
+    folder = open_folder("in")  # the folder that holds the file
+    write_provenance(folder, recognise(folder), tmp_path / "huggingface")
+    source = Original.read(tmp_path / "huggingface").record.source
+    assert source == str(file)
+    with pytest.raises(UserError, match=r"peft cannot load the base model from the GGUF file .*; export the merged"):
+        base_model(source)
 
 
 def test_short_names():
