@@ -119,9 +119,8 @@ def export_adapters(
     _check_settings(config.model, settings)
     _check_others(params, before)
     leaves = flatten_dict(params)
-    found = adapted_layers(family, architecture, config.model, leaves)
-    every = [*found.others, *(name.rpartition(".")[0] for name in original.record.dtypes)]
-    values = adapter_config(config, original, architecture, family, found.layers, every)
+    found = adapted_layers(family, architecture, config.model, leaves, original.record.dtypes)
+    values = adapter_config(config, original, architecture, family, found)
     chosen = DTYPES[dtype or "float32"]
     tensors = {
         name: array for layer in found.layers for name, array in layer.matrices(leaves, chosen).items()
@@ -170,26 +169,47 @@ def _check_others(params: Mapping[str, Any], before: Mapping[str, Any]) -> None:
 @dataclass(frozen=True)
 class Layers:
     layers: list[Adapted]
-    others: list[str]  # names of all modules
+    every: list[str]  # names of all modules in the `transformers` class
 
 
 def adapted_layers(
-    family: Family, architecture: str, model: ModelConfig, leaves: Mapping[tuple[str, ...], Any]
+    family: Family,
+    architecture: str,
+    model: ModelConfig,
+    leaves: Mapping[tuple[str, ...], Any],
+    tensors: Iterable[str],
 ) -> Layers:
-    """Returns the layers of the published model that have adapters, and the names of all modules."""
+    """Returns the layers of the published model that have adapters, and the names of all modules.
+
+    Args:
+        tensors: the names of all tensors in the published folder, including those that we do not use. Their prefixes
+            may differ from those of the class.
+    """
     head = family.heads[architecture]
     others = unflatten_dict({path: leaf for path, leaf in leaves.items() if path[-1] not in ADAPTER})
-    layers, modules = [], []
+    layers: list[Adapted] = []
+    modules: list[str] = []  # in the family's own spelling
+    # The class of the bare body has no prefix.
+    prefix = family.spelling.prefix if not head.names else ""
     for entry in entries_of(names_for(family, model, head), others, family.unstored):
         module = entry.name.rpartition(".")[0]
-        if not head.names:  # the class of the bare body has no prefix
-            module = module.removeprefix(family.spelling.prefix)
         modules.append(module)
         has = [slot.path[-1] == "kernel" and (*slot.path[:-1], ADAPTER[0]) in leaves for slot in entry.slots]
         if any(has):
             slots = tuple(slot if found else None for slot, found in zip(entry.slots, has, strict=True))
-            layers.append(Adapted(module, entry, slots))
-    return Layers(layers, modules)
+            layers.append(Adapted(module.removeprefix(prefix), entry, slots))
+    known = {*modules, *family.kept, *(name for each in family.heads.values() for name in each.names)}
+    modules += [_own_spelling(name.rpartition(".")[0], family, known) for name in tensors]
+    return Layers(layers, [module.removeprefix(prefix) for module in modules])
+
+
+def _own_spelling(module: str, family: Family, known: Collection[str]) -> str:
+    """Returns the family's own spelling of a module name in a file."""
+    for other in family.spelling.others:
+        own = family.spelling.prefix + module.removeprefix(other)
+        if module.startswith(other) and own in known:
+            return own
+    return module
 
 
 def short_names(chosen: Collection[str], every: Iterable[str]) -> list[str]:
@@ -233,12 +253,10 @@ def adapter_config(
     original: Original,
     architecture: str,
     family: Family,
-    layers: list[Adapted],
-    every: Iterable[str],
+    found: Layers,
 ) -> dict[str, Any]:
     """Returns the content of adapter_config.json."""
-    model = config.model
-    every = [*every]
+    model, layers, every = config.model, found.layers, found.every
     counts = [layer.multiple for layer in layers]
     usual = max(set(counts), key=counts.count)
     unusual = {count: [layer.module for layer in layers if layer.multiple == count] for count in {*counts} - {usual}}
