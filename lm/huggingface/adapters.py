@@ -24,6 +24,7 @@ from lm.errors import UserError
 from lm.files import expanded
 from lm.huggingface.exporting import DTYPES, Original, choose_class, to_host
 from lm.huggingface.families.family import Family, convention
+from lm.huggingface.folder import HUB_NAME
 from lm.huggingface.names import Entry, Slot, entries_of
 from lm.huggingface.recognising import names_for
 from lm.huggingface.weights import TensorInfo
@@ -118,9 +119,8 @@ def export_adapters(
     _check_settings(config.model, settings)
     _check_others(params, before)
     leaves = flatten_dict(params)
-    found = adapted_layers(family, architecture, config.model, leaves)
-    every = [*found.others, *(name.rpartition(".")[0] for name in original.record.dtypes)]
-    values = adapter_config(config, original, architecture, family, found.layers, every)
+    found = adapted_layers(family, architecture, config.model, leaves, original.record.dtypes)
+    values = adapter_config(config, original, architecture, family, found)
     chosen = DTYPES[dtype or "float32"]
     tensors = {
         name: array for layer in found.layers for name, array in layer.matrices(leaves, chosen).items()
@@ -169,26 +169,47 @@ def _check_others(params: Mapping[str, Any], before: Mapping[str, Any]) -> None:
 @dataclass(frozen=True)
 class Layers:
     layers: list[Adapted]
-    others: list[str]  # names of all modules
+    every: list[str]  # names of all modules in the `transformers` class
 
 
 def adapted_layers(
-    family: Family, architecture: str, model: ModelConfig, leaves: Mapping[tuple[str, ...], Any]
+    family: Family,
+    architecture: str,
+    model: ModelConfig,
+    leaves: Mapping[tuple[str, ...], Any],
+    tensors: Iterable[str],
 ) -> Layers:
-    """Returns the layers of the published model that have adapters, and the names of all modules."""
+    """Returns the layers of the published model that have adapters, and the names of all modules.
+
+    Args:
+        tensors: the names of all tensors in the published folder, including those that we do not use. Their prefixes
+            may differ from those of the class.
+    """
     head = family.heads[architecture]
     others = unflatten_dict({path: leaf for path, leaf in leaves.items() if path[-1] not in ADAPTER})
-    layers, modules = [], []
+    layers: list[Adapted] = []
+    modules: list[str] = []  # in the family's own spelling
+    # The class of the bare body has no prefix.
+    prefix = family.spelling.prefix if not head.names else ""
     for entry in entries_of(names_for(family, model, head), others, family.unstored):
         module = entry.name.rpartition(".")[0]
-        if not head.names:  # the class of the bare body has no prefix
-            module = module.removeprefix(family.spelling.prefix)
         modules.append(module)
         has = [slot.path[-1] == "kernel" and (*slot.path[:-1], ADAPTER[0]) in leaves for slot in entry.slots]
         if any(has):
             slots = tuple(slot if found else None for slot, found in zip(entry.slots, has, strict=True))
-            layers.append(Adapted(module, entry, slots))
-    return Layers(layers, modules)
+            layers.append(Adapted(module.removeprefix(prefix), entry, slots))
+    known = {*modules, *family.kept, *(name for each in family.heads.values() for name in each.names)}
+    modules += [_own_spelling(name.rpartition(".")[0], family, known) for name in tensors]
+    return Layers(layers, [module.removeprefix(prefix) for module in modules])
+
+
+def _own_spelling(module: str, family: Family, known: Collection[str]) -> str:
+    """Returns the family's own spelling of a module name in a file."""
+    for other in family.spelling.others:
+        own = family.spelling.prefix + module.removeprefix(other)
+        if module.startswith(other) and own in known:
+            return own
+    return module
 
 
 def short_names(chosen: Collection[str], every: Iterable[str]) -> list[str]:
@@ -208,28 +229,44 @@ def short_names(chosen: Collection[str], every: Iterable[str]) -> list[str]:
     return list(found)
 
 
+def base_model(source: str) -> tuple[str, str | None]:
+    """Returns the path of the published model, or its name on the hub and the revision.
+
+    Raises UserError if peft could not load it.
+    """
+    path = expanded(source)
+    if path.suffix == ".gguf":
+        raise UserError(f"--adapters: peft cannot load the base model from the GGUF file {source}; {MERGED}.")
+    if path.is_absolute() or path.is_dir():
+        return str(path.absolute()), None
+    if not HUB_NAME.fullmatch(source):
+        raise UserError(
+            f"--adapters: the base model {source!r} is neither a folder here nor a name on the hub; run the command "
+            f"in the directory of the import, or {MERGED}."
+        )
+    name, _, revision = source.partition("@")
+    return name, revision or None
+
+
 def adapter_config(
     config: Config,
     original: Original,
     architecture: str,
     family: Family,
-    layers: list[Adapted],
-    every: Iterable[str],
+    found: Layers,
 ) -> dict[str, Any]:
     """Returns the content of adapter_config.json."""
-    model = config.model
-    every = [*every]
+    model, layers, every = config.model, found.layers, found.every
     counts = [layer.multiple for layer in layers]
     usual = max(set(counts), key=counts.count)
     unusual = {count: [layer.module for layer in layers if layer.multiple == count] for count in {*counts} - {usual}}
     factors = {re.escape(end): count for count, modules in unusual.items() for end in short_names(modules, every)}
-    source, _, revision = original.record.source.partition("@")
-    is_folder = expanded(original.record.source).is_dir()
+    base, revision = base_model(original.record.source)
     return {
         "peft_type": "LORA",
         "task_type": convention(family.heads[architecture].objective).peft or None,
-        "base_model_name_or_path": str(expanded(original.record.source).absolute()) if is_folder else source,
-        "revision": None if is_folder else revision or None,
+        "base_model_name_or_path": base,
+        "revision": revision,
         "inference_mode": True,
         "r": usual * model.lora_rank,
         "lora_alpha": usual * model.lora_alpha,

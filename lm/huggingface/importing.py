@@ -25,9 +25,10 @@ from lm.data.tokenizing import published_tokenizer
 from lm.data.tokenizing.base import Tokenizer
 from lm.data.tokenizing.huggingface import HuggingFaceTokenizer
 from lm.errors import UserError
-from lm.files import new_directory, remove_leftovers, writing_flag
+from lm.files import expanded, new_directory, remove_leftovers, writing_flag
 from lm.huggingface import older_tokenizers, provenance
 from lm.huggingface.folder import CONFIG, GENERATION_CONFIG, Folder
+from lm.huggingface.gguf import GgufFolder
 from lm.huggingface.names import Slot, slots_of
 from lm.huggingface.provenance import Record
 from lm.huggingface.recognising import Published
@@ -130,7 +131,13 @@ def write_provenance(folder: Folder, published: Published, directory: Path) -> N
     names = {entry.name: match.names[entry.name] for entry in published.entries}
     every = [name for each in names.values() for name in each] + list(match.carried)
     dtypes = {name: folder.tensors[name].dtype for name in every}
-    Record(folder.source, published.family.name, published.architecture, names, dtypes).write(directory)
+    Record(_full_source(folder), published.family.name, published.architecture, names, dtypes).write(directory)
+
+
+def _full_source(folder: Folder) -> str:
+    """Returns the absolute path of the folder or GGUF file, or the name on the hub."""
+    path = folder.path if isinstance(folder, GgufFolder) else expanded(folder.source)
+    return str(path.absolute()) if os.path.lexists(path) else folder.source
 
 
 def read_tokenizer(folder: Folder, rows: int) -> Tokenizer:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, processors
 
+from lm.data.tokenizing.special_token_files import NAMES
 from lm.errors import UserError
 from lm.huggingface.sentencepiece_files import PieceFile
+
+ADDED = "added_tokens.json"  # maps tokens to ids; files that contain added_tokens_decoder do not need it
 
 
 @dataclass(frozen=True)
@@ -21,26 +24,25 @@ class Older:
         options: the merged contents of tokenizer_config.json and special_tokens_map.json.
         usual: maps names such as "eos_token" to the default special tokens of the class.
         where: the folder, for error messages.
+        listed: maps the ids of added tokens to their contents and flags.
+        listed_in: the file that lists the added tokens.
     """
 
     content: Callable[[str], bytes]
     options: Mapping[str, Any]
     usual: Mapping[str, str]
     where: str
+    listed: Mapping[str, Any] = field(default_factory=dict)
+    listed_in: str = NAMES
 
     @property
     def names(self) -> dict[str, str]:
         """The special tokens by name, such as "eos_token"."""
-        return {name: self._text(self.options.get(name)) or token for name, token in self.usual.items()}
+        return {name: token_text(self.options.get(name)) or token for name, token in self.usual.items()}
 
     def token(self, name: str) -> str:
         """Returns the special token given by the option {name}_token."""
         return self.names[f"{name}_token"]
-
-    @staticmethod
-    def _text(value: Any) -> str:
-        value = value.get("content") if isinstance(value, dict) else value
-        return value if isinstance(value, str) else ""
 
     def stated(self, name: str) -> bool | None:
         """Returns a Boolean option, or None if it is null or absent. Raises UserError if it has another type."""
@@ -62,21 +64,61 @@ class Older:
         return found
 
 
-def add_special(tokenizer: Tokenizer, contents: Iterable[str], mask: str = "") -> None:
-    """Marks tokens of the vocabulary as special. Raises ValueError if the vocabulary lacks a token."""
-    for content in dict.fromkeys(contents):
+def listed_tokens(ids: Mapping[str, Any], named: Iterable[Mapping[str, Any]], where: str) -> dict[str, Any]:
+    """Returns the tokens of added_tokens.json in the format of added_tokens_decoder.
+
+    A token is special if one of the objects in `named` names it. As in `transformers`, only ordinary tokens are matched
+    after normalization.
+
+    Args:
+        ids: the content of the file, which maps tokens to ids.
+        named: the contents of the files that name the special tokens.
+        where: the folder, for error messages.
+
+    Raises UserError if the ids are not distinct integers.
+    """
+    values = list(ids.values())
+    if not all(type(value) is int and value >= 0 for value in values) or len({*values}) < len(values):
+        raise UserError(f"{where}/{ADDED}: the ids are not distinct integers; correct or remove the file.")
+    special: set[Any] = set()
+    for key, value in (item for each in named for item in each.items()):
+        if key in ("additional_special_tokens", "extra_special_tokens"):
+            tokens = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+            special |= {token_text(token) for token in tokens}
+        elif key.endswith("_token"):
+            special.add(token_text(value))
+    return {
+        str(number): {"content": token, "special": token in special, "normalized": token not in special}
+        for token, number in ids.items()
+    }
+
+
+def token_text(value: Any) -> str:
+    """Returns the text of a token, given as a string or as an object with its flags, or "" for other values."""
+    value = value.get("content") if isinstance(value, dict) else value
+    return value if isinstance(value, str) else ""
+
+
+def add_special(older: Older, tokenizer: Tokenizer, contents: Iterable[str], mask: str = "") -> None:
+    """Marks tokens as special. Raises ValueError if neither the vocabulary nor the added tokens include a token."""
+    contents = list(dict.fromkeys(contents))
+    if any(tokenizer.token_to_id(content) is None for content in contents):
+        add_listed(older, tokenizer)
+    for content in contents:
         with_id(tokenizer, content)
         tokenizer.add_special_tokens([AddedToken(content, lstrip=content == mask, normalized=False, special=True)])
 
 
-def add_listed(tokenizer: Tokenizer, listed: Mapping[str, Any]) -> None:
-    """Adds the tokens in `added_tokens_decoder`. Raises ValueError if a token cannot have its listed id."""
-    for number, values in sorted((int(number), values) for number, values in listed.items()):
+def add_listed(older: Older, tokenizer: Tokenizer) -> None:
+    """Adds the listed tokens. Raises ValueError if a token cannot have its listed id."""
+    for number, values in sorted((int(number), values) for number, values in older.listed.items()):
         flags = {name: bool(values.get(name)) for name in ("single_word", "lstrip", "rstrip", "normalized")}
         token = AddedToken(values["content"], **flags, special=bool(values.get("special")))
         (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
         if tokenizer.token_to_id(token.content) != number:
-            raise ValueError(f"the token {token.content!r} of tokenizer_config.json cannot have the id {number}")
+            raise ValueError(
+                f"the token {token.content!r} of {older.listed_in} cannot have the id {number}; correct this file"
+            )
 
 
 def with_id(tokenizer: Tokenizer, token: str) -> tuple[str, int]:

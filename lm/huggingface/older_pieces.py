@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -14,6 +14,7 @@ from lm.huggingface.older_files import Older, add_special, frame
 from lm.huggingface.sentencepiece_files import BPE, UNIGRAM, PieceFile
 
 SPACE = "\u2581"
+PrependScheme = Literal["always", "first", "never"]
 # The language codes, in the order of their ids.
 LANGUAGES = tuple(
     """
@@ -36,8 +37,9 @@ def t5(older: Older) -> Tokenizer:
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise UserError(f"{older.where}/tokenizer_config.json: extra_ids={number!r} is not a valid number of tokens.")
     extra = [f"<extra_id_{n}>" for n in range(number - 1, -1, -1)]
-    tokenizer = _unigram(pieces, [*pieces.scored, *((token, 0.0) for token in extra)], pieces.unknown)
-    add_special(tokenizer, [*older.names.values(), *reversed(extra)])
+    vocabulary = [*pieces.scored, *((token, 0.0) for token in extra)]
+    tokenizer = _unigram(pieces, vocabulary, pieces.unknown, scheme=prepend_scheme(older))
+    add_special(older, tokenizer, [*older.names.values(), *reversed(extra)])
     end = older.token("eos")
     frame(tokenizer, ["$A", end], ["$A", end, "$B", end])
     return tokenizer
@@ -71,11 +73,12 @@ def _fairseq(older: Older, languages: Iterable[str] = ()) -> Tokenizer:
 
     Four special tokens come first, followed by all pieces but the first three, the language codes and the mask token.
     """
+    _check_usual_scheme(older)
     pieces, mask = older.pieces("sentencepiece.bpe.model", UNIGRAM), older.token("mask")
     before, after = [older.token(name) for name in ("bos", "pad", "eos", "unk")], [*languages, mask]
     vocabulary = [*((token, 0.0) for token in before), *pieces.scored[3:], *((token, 0.0) for token in after)]
     tokenizer = _unigram(pieces, vocabulary, unknown=3)
-    add_special(tokenizer, [*before, *after], mask=mask)
+    add_special(older, tokenizer, [*before, *after], mask=mask)
     return tokenizer
 
 
@@ -90,6 +93,7 @@ def _source_language(older: Older, known: Iterable[str]) -> str:
 
 def albert(older: Older) -> Tokenizer:
     """The tokenizer of ALBERT (Lan 2020)."""
+    _check_usual_scheme(older)
     pieces = older.pieces("spiece.model", UNIGRAM)
     # The original code separates a digit from the comma that follows it.
     vocabulary = [
@@ -100,7 +104,7 @@ def albert(older: Older) -> Tokenizer:
     before += [] if older.flag("keep_accents", False) else [normalizers.NFKD(), normalizers.StripAccents()]
     before += [normalizers.Lowercase()] if older.flag("do_lower_case", True) else []
     tokenizer = _unigram(pieces, vocabulary, pieces.unknown, before, strips=False)
-    add_special(tokenizer, older.names.values(), mask=older.token("mask"))
+    add_special(older, tokenizer, older.names.values(), mask=older.token("mask"))
     first, last = older.token("cls"), older.token("sep")
     one = [f"{first}:0", "$A:0", f"{last}:0"]
     frame(tokenizer, one, [*one, "$B:1", f"{last}:1"])
@@ -113,22 +117,45 @@ def _unigram(
     unknown: int,
     before: Iterable[Any] = (),
     strips: bool = True,
+    scheme: PrependScheme = "always",
 ) -> Tokenizer:
     """Returns a tokenizer with the pieces in `vocabulary`.
 
     Args:
         before: normalizers that are applied before those of the file.
         strips: whether to remove trailing whitespace and replace each run of spaces with one U+2581.
+        scheme: the result of `prepend_scheme`.
     """
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=unknown, byte_fallback=False))
     steps = [*before, *([normalizers.Precompiled(pieces.charsmap)] if pieces.charsmap else [])]
     steps += [normalizers.Strip(left=False, right=True)] if strips else []
     steps += [normalizers.Replace(Regex(" {2,}"), SPACE if strips else " ")]
     tokenizer.normalizer = normalizers.Sequence(steps)
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
-    tokenizer.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme)
+    tokenizer.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)
     tokenizer.add_tokens([AddedToken(piece, normalized=False, special=special) for piece, special in pieces.added])
     return tokenizer
+
+
+def prepend_scheme(older: Older) -> PrependScheme:
+    """Returns before which parts of a text a space is added.
+
+    The parts are separated by the special tokens. With legacy=False, a part that follows a special token gets no space.
+    """
+    if not older.flag("add_prefix_space", True):
+        return "never"
+    return "always" if older.flag("legacy", True) else "first"
+
+
+def _check_usual_scheme(older: Older) -> None:
+    """Refuses options that the versions of `transformers` treat differently for a tokenizer class."""
+    for name in ("add_prefix_space", "legacy"):
+        if not older.flag(name, True):
+            raise UserError(
+                f"{older.where}/tokenizer_config.json: {name}=False is not supported for this tokenizer class; create "
+                "tokenizer.json with AutoTokenizer.from_pretrained(...).save_pretrained(...) from the transformers "
+                "library."
+            )
 
 
 def llama(older: Older) -> Tokenizer:
@@ -136,7 +163,7 @@ def llama(older: Older) -> Tokenizer:
 
     GGUF files contain the same data, so the GGUF code builds this tokenizer.
     """
-    pieces, prefix = older.pieces("tokenizer.model", BPE), older.flag("add_prefix_space", True)
+    pieces, scheme = older.pieces("tokenizer.model", BPE), prepend_scheme(older)
     ids = {piece: number for number, (piece, _) in enumerate(pieces.scored)}
     if missing := [token for token in older.names.values() if token not in ids]:
         raise ValueError(f"the vocabulary lacks the special token {missing[0]!r}")
@@ -151,11 +178,11 @@ def llama(older: Older) -> Tokenizer:
         "eos_token_id": ids[older.token("eos")],
         "unknown_token_id": pieces.unknown,
         "add_bos_token": older.flag("add_bos_token", True),
-        "add_space_prefix": prefix,
+        "add_space_prefix": scheme != "never",
     }
     files = tokenizer_files({f"{PREFIX}{name}": value for name, value in metadata.items()}, older.where)
     parts = json.loads(files["tokenizer.json"])
-    if not older.flag("legacy", True):  # a space is added before the text, but not after special tokens
-        scheme = {"prepend_scheme": "first" if prefix else "never", "split": False}
-        parts |= {"normalizer": None, "pre_tokenizer": {"type": "Metaspace", "replacement": SPACE, **scheme}}
+    if not older.flag("legacy", True):
+        metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": False}
+        parts |= {"normalizer": None, "pre_tokenizer": metaspace}
     return Tokenizer.from_str(json.dumps(parts))

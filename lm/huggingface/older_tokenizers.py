@@ -6,7 +6,8 @@
     tokenizer.model                              Llama 1 and 2, Mistral: SentencePiece, BPE
 
 The rules are those of the converters in `transformers`, which also wrote the published tokenizer.json files. Other
-tokenizer classes are refused, and the error names the class.
+tokenizer classes are refused, and the error names the class. The tokens in added_tokens.json are added, unless
+tokenizer_config.json lists the added tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from lm.data.tokenizing.special_token_files import NAMES, OLD_NAMES
 from lm.errors import UserError
 from lm.files import parse_json
 from lm.huggingface import older_pieces, older_words
-from lm.huggingface.older_files import Older, add_listed
+from lm.huggingface.older_files import ADDED, Older, add_listed, listed_tokens
 
 BRACKETED = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]"}
 BRACKETED |= {"mask_token": "[MASK]"}
@@ -92,7 +93,8 @@ def converted(content_of: Callable[[str], bytes | None], config: Mapping[str, An
     present = [name for kind in KINDS.values() for name in kind.files if content_of(name) is not None]
     if not present:
         return {}
-    options = {**read(OLD_NAMES), **read(NAMES)}
+    old, new = read(OLD_NAMES), read(NAMES)
+    options = {**old, **new}
     usual = next((name for name, kind in KINDS.items() if config.get("model_type") in kind.model_types), "")
     name = str(options.get("tokenizer_class") or config.get("tokenizer_class") or usual).removesuffix("Fast")
     kind = KINDS.get(name)
@@ -104,10 +106,13 @@ def converted(content_of: Callable[[str], bytes | None], config: Mapping[str, An
             f"{where} has no tokenizer.json, and there is no rule for {named} with {present[0]}; create "
             "tokenizer.json with AutoTokenizer.from_pretrained(...).save_pretrained(...) from the transformers library."
         )
-    older = Older(lambda name: content_of(name) or b"", options, kind.usual, where)
+    listed, listed_in = new.get("added_tokens_decoder"), NAMES
+    if listed is None:
+        listed, listed_in = listed_tokens(read(ADDED), (kind.usual, old, new), where), ADDED
+    older = Older(lambda name: content_of(name) or b"", options, kind.usual, where, listed, listed_in)
     try:
         tokenizer = kind.build(older)
-        add_listed(tokenizer, options.get("added_tokens_decoder") or {})
+        add_listed(older, tokenizer)
     except UserError:
         raise
     except Exception as error:  # the library raises plain Exception for damaged files

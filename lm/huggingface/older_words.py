@@ -24,7 +24,7 @@ def word_pieces(older: Older) -> Tokenizer:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
-    add_special(tokenizer, older.names.values())
+    add_special(older, tokenizer, older.names.values())
     first, last = older.token("cls"), older.token("sep")
     one = [f"{first}:0", "$A:0", f"{last}:0"]
     frame(tokenizer, one, [*one, "$B:1", f"{last}:1"])
@@ -33,7 +33,7 @@ def word_pieces(older: Older) -> Tokenizer:
 
 def gpt2(older: Older) -> Tokenizer:
     tokenizer = _byte_level(older)
-    add_special(tokenizer, older.names.values())
+    add_special(older, tokenizer, older.names.values())
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     if older.flag("add_bos_token", False):
         one = [f"{older.token('bos')}:0", "$A:0"]
@@ -44,7 +44,7 @@ def gpt2(older: Older) -> Tokenizer:
 def roberta(older: Older) -> Tokenizer:
     """The tokenizer of RoBERTa (Liu 2019) and BART."""
     tokenizer = _byte_level(older)
-    add_special(tokenizer, older.names.values(), mask=older.token("mask"))
+    add_special(older, tokenizer, older.names.values(), mask=older.token("mask"))
     tokenizer.post_processor = processors.RobertaProcessing(
         with_id(tokenizer, older.token("sep")),
         with_id(tokenizer, older.token("cls")),

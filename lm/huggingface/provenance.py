@@ -28,7 +28,7 @@ FORMAT = 1
 class Record:
     """How the tensors of an imported folder are named and stored."""
 
-    source: str  # the path of the folder or its name on the hub
+    source: str  # the absolute path of the folder or GGUF file, or the name on the hub
     family: str
     architecture: str  # the `transformers` class
     names: dict[str, tuple[str, ...]]  # tensor name in the family -> its names in the folder

@@ -13,7 +13,11 @@ from lm.files import parse_json
 from lm.huggingface.base import Folder
 
 MODULES = "modules.json"
-LENGTHS = "sentence_bert_config.json"
+# Files with the maximum length; the first one that exists is read.
+LENGTHS = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
 PROMPTS = "config_sentence_transformers.json"
 POOLING_FOLDER = "1_Pooling"  # for a folder without modules.json
 POOLINGS = {
@@ -84,8 +88,9 @@ def _pooling(declared: dict[str, Any], folder: Folder, path: str) -> str:
 
 
 def _length(folder: Folder) -> int:
-    values = folder.read_object(LENGTHS) or {}
-    where, length = f"{folder.source}: {LENGTHS}", values.get("max_seq_length")
+    name = next((name for name in LENGTHS if folder.content(name) is not None), LENGTHS[0])
+    values = folder.read_object(name) or {}
+    where, length = f"{folder.source}: {name}", values.get("max_seq_length")
     if values.get("do_lower_case"):
         raise UserError(f"{where}: do_lower_case=True is not supported; lowercase the texts, and remove the field.")
     if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 3):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -13,10 +14,10 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from lm.errors import UserError
-from lm.huggingface.adapters import export_adapters, merged, short_names
+from lm.huggingface.adapters import base_model, export_adapters, merged, short_names
 from lm.huggingface.exporting import Original, export
 from lm.huggingface.folder import open_folder
 from lm.huggingface.importing import load_params, write_provenance
@@ -41,10 +42,14 @@ def exact():
 class Run:
     """A run that was imported from a tiny model and then got adapters with random values."""
 
-    def __init__(self, name, path, targets, rank=3, **changes):
+    def __init__(self, name, path, targets, rank=3, respelled=None, **changes):
         self.kind = MODELS[name][0]
         self.peer = build(*MODELS[name])
-        folder = open_folder(save(self.peer, path / "in"))
+        save(self.peer, path / "in")
+        if respelled:
+            file = path / "in" / "model.safetensors"
+            save_file({respelled(tensor): array for tensor, array in load_file(file).items()}, file, {"format": "pt"})
+        folder = open_folder(path / "in")
         published = recognise(folder)
         write_provenance(folder, published, path / "huggingface")
         self.original, self.before = Original.read(path / "huggingface"), load_params(folder, published)
@@ -110,6 +115,28 @@ def test_adapters_give_equal_logits_in_peft(name, targets, tmp_path):
     check_in_peft(run, tmp_path, expected)
 
 
+def test_prefixes_that_differ_from_those_of_the_class(tmp_path):
+    """A folder may add the prefix of the body or omit it; peft needs the names of the class."""
+    run = Run("bert_body", tmp_path / "added", ("query", "value", "out"), respelled=lambda name: f"bert.{name}")
+    run.export(tmp_path / "added" / "out")
+    config = json.loads((tmp_path / "added" / "out" / "adapter_config.json").read_text())
+    assert config["target_modules"] == ["attention.output.dense", "query", "value"]
+    ((_, expected),) = our_outputs(run, run.params, ["right"])
+    model = transformers.BertModel.from_pretrained(tmp_path / "added" / "in", attn_implementation="eager").eval()
+    loaded = peft.PeftModel.from_pretrained(model, tmp_path / "added" / "out").eval()
+    _, vectors = their_outputs(loaded.base_model.model)
+    for ours, theirs in zip(expected, vectors, strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=0, atol=TOLERANCE)
+    assert np.abs(their_outputs(run.peer)[1][-1] - expected[-1]).max() > 0.03
+    run = Run("bert", tmp_path / "omitted", ("query", "down"), respelled=lambda name: name.removeprefix("bert."))
+    run.export(tmp_path / "omitted" / "out")
+    config = json.loads((tmp_path / "omitted" / "out" / "adapter_config.json").read_text())
+    downs = [f"bert.encoder.layer.{n}.output.dense" for n in range(2)]
+    assert config["target_modules"] == [*downs, "query"]
+    ((expected, _),) = our_outputs(run, run.params, ["right"])
+    check_in_peft(run, tmp_path / "omitted", expected)
+
+
 def test_config_of_joined_layers(tmp_path):
     """Phi-3 joins the query, key and value, and the gate and up; each gets the sum of the ranks of their adapters."""
     run = Run("phi3", tmp_path, ("query", "value", "out", "up"))
@@ -172,6 +199,36 @@ def test_refusals(tmp_path):
     unrolled = unstack_layers(run.params)
     unrolled_model = dataclasses.replace(run.config.model, scan_layers=False)
     run.export(out, params=unrolled, config=dataclasses.replace(run.config, model=unrolled_model))
+
+
+def test_base_model_does_not_depend_on_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Run("gpt2", Path("model"), ("query",))
+    monkeypatch.chdir("/")
+    assert base_model(run.original.record.source) == (str(tmp_path / "model" / "in"), None)
+
+
+def test_base_model_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert base_model("acme/tiny") == ("acme/tiny", None)
+    assert base_model("acme/tiny@refs/pr/3") == ("acme/tiny", "refs/pr/3")
+    for source in ("tiny", "../acme/tiny", "runs/acme/tiny"):
+        with pytest.raises(UserError, match=f"the base model '{source}' is neither a folder here nor a name"):
+            base_model(source)
+
+
+def test_gguf_file_is_no_base_model(tmp_path, monkeypatch):
+    gguf_files = pytest.importorskip("tests.huggingface.gguf_files")
+    file = tmp_path / "in" / "tiny.gguf"
+    file.parent.mkdir()
+    gguf_files.write(file, gguf_files.tensors_of())
+    monkeypatch.chdir(tmp_path)
+    folder = open_folder("in")  # the folder that holds the file
+    write_provenance(folder, recognise(folder), tmp_path / "huggingface")
+    source = Original.read(tmp_path / "huggingface").record.source
+    assert source == str(file)
+    with pytest.raises(UserError, match=r"peft cannot load the base model from the GGUF file .*; export the merged"):
+        base_model(source)
 
 
 def test_short_names():

@@ -128,6 +128,33 @@ def test_t5_with_extra_ids(tmp_path):
         assert processor.encode(text) == found[0].encode(text)
 
 
+@pytest.mark.parametrize("options", [{"legacy": False}, {"add_prefix_space": False}])
+def test_t5_with_fewer_added_spaces(options, tmp_path):
+    pieces(tmp_path / "spiece.model", **NORMAL)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"extra_ids": 20, **options}))
+    original = SimpleNamespace(vocab_file=str(tmp_path / "spiece.model"), _extra_ids=20, **options)
+    original.convert_tokens_to_ids = {"</s>": 1}.get
+    theirs = conversion.T5Converter(original).converted()
+    theirs.add_special_tokens([tokenizers.AddedToken(f"<extra_id_{n}>", normalized=False) for n in range(20)])
+    found = ours(tmp_path, "t5")
+    check_equal(found, theirs, None)
+    found[1].encode_special_tokens = theirs.encode_special_tokens = False
+    for text in ("the dog <extra_id_3>sleeps", "<extra_id_0>the dog</s>a house", "the"):
+        assert found[1].encode(text).ids == theirs.encode(text).ids, text
+    ids = theirs.encode("the dog").ids
+    assert found[1].decode(ids) == theirs.decode(ids)
+
+
+@pytest.mark.parametrize("option", ["legacy", "add_prefix_space"])
+@pytest.mark.parametrize("kind", ["XLMRoberta", "MBart", "MBart50", "Albert"])
+def test_fewer_added_spaces_are_refused_where_versions_of_transformers_differ(kind, option, tmp_path):
+    pieces(tmp_path / ("spiece.model" if kind == "Albert" else "sentencepiece.bpe.model"))
+    options = {"tokenizer_class": f"{kind}Tokenizer", option: False}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(options))
+    with pytest.raises(UserError, match=f"{option}=False is not supported for this tokenizer class"):
+        ours(tmp_path, "")
+
+
 def test_xlm_roberta_with_the_ids_of_fairseq(tmp_path):
     pieces(tmp_path / "sentencepiece.bpe.model")
     original = SimpleNamespace(vocab_file=str(tmp_path / "sentencepiece.bpe.model"))
@@ -203,6 +230,38 @@ def test_listed_tokens_keep_their_ids(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": listed}))
     with pytest.raises(UserError, match=r"'<\|user\|>' of tokenizer_config.json cannot have the id"):
         ours(tmp_path, "gpt2")
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_added_tokens_in_their_own_file(kind, tmp_path):
+    """Ids and flags are those of transformers, also for a special token that the vocabulary lacks."""
+    if kind == "bert":
+        words(tmp_path)
+        size = len((tmp_path / "vocab.txt").read_text(encoding="utf-8").splitlines())
+        named = {"mask_token": {"content": "<gap>", "lstrip": False, "rstrip": False, "normalized": False}}
+    else:
+        byte_level(tmp_path, ["<|endoftext|>"])
+        size = len(json.loads((tmp_path / "vocab.json").read_text()))
+        named = {"bos_token": "<gap>"}
+    added = {"dogHouse": size + 2, "<gap>": size, "<User>": size + 1}
+    (tmp_path / "added_tokens.json").write_text(json.dumps(added))
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(named))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"additional_special_tokens": ["<User>"]}))
+    theirs = (transformers.BertTokenizer if kind == "bert" else transformers.GPT2Tokenizer).from_pretrained(tmp_path)
+    found, library = ours(tmp_path, kind)
+    assert {token: library.token_to_id(token) for token in added} == added
+    flags = {number: (token.special, token.normalized) for number, token in library.get_added_tokens_decoder().items()}
+    assert [flags[size + n] for n in range(3)] == [(True, False), (True, False), (False, True)]
+    for text in ("a doghouse, a dogHouse", "<user> <User>the dog<gap>", "the <gap>dogHouse"):
+        assert library.encode(text, add_special_tokens=False).ids == theirs.encode(text, add_special_tokens=False), text
+    check_equal((found, library), theirs._tokenizer, None)
+    for ids, message in (
+        ({"<gap>": size + 9}, "of added_tokens.json cannot have the id"),
+        ({"<gap>": "1"}, "distinct"),
+    ):
+        (tmp_path / "added_tokens.json").write_text(json.dumps(ids))
+        with pytest.raises(UserError, match=message):
+            ours(tmp_path, kind)
 
 
 def test_other_classes_and_damaged_files_are_refused(tmp_path):

@@ -42,6 +42,17 @@ def test_pooling_length_and_scaling_are_read():
     assert sentence_vectors(files(TRANSFORMER, POOLING, pooling={"pooling_mode": "lasttoken"})).pooling == "last"
 
 
+@pytest.mark.parametrize("name", ["roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"])
+def test_length_in_files_with_other_names(name):
+    lengths = {f"sentence_{name}_config.json": {"max_seq_length": 128}}
+    assert sentence_vectors(files(TRANSFORMER, POOLING, **lengths)).length == 128
+    lengths["sentence_bert_config.json"] = {"max_seq_length": 256}  # comes first
+    assert sentence_vectors(files(TRANSFORMER, POOLING, **lengths)).length == 256
+    lengths = {f"sentence_{name}_config.json": {"do_lower_case": True}}
+    with pytest.raises(UserError, match=f"FOLDER: sentence_{name}_config.json: do_lower_case=True"):
+        sentence_vectors(files(TRANSFORMER, POOLING, **lengths))
+
+
 def test_folders_without_a_list_of_modules():
     assert sentence_vectors(Files()).pooling == ""
     assert sentence_vectors(Files(**{"1_Pooling/config.json": {"pooling_mode_cls_token": True}})).pooling == "first"
