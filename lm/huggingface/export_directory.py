@@ -13,9 +13,12 @@ from lm.data.tokenizing.chat_template import ChatTemplate
 from lm.errors import UserError
 from lm.huggingface.adapters import export_adapters, merged
 from lm.huggingface.exporting import Original, choose_class, export
+from lm.huggingface.families.family import convention
+from lm.huggingface.folder import KeptFiles
 from lm.huggingface.generation import STATED, TOKENS
 from lm.huggingface.importing import STEP
-from lm.huggingface.provenance import provenance_of
+from lm.huggingface.provenance import FILES, provenance_of
+from lm.huggingface.sentences import MODULES, sentence_files, sentence_vectors
 from lm.huggingface.tokenizer_files import changed_files, tokenizer_files
 from lm.huggingface.writing import MAX_SHARD_BYTES, check_out
 from lm.runs.directory import RunDirectory
@@ -59,6 +62,7 @@ def export_directory(
     ids = special_ids(config, tokenizers.target)
     if original is not None:
         original = _with_end_ids(original, config, tokenizers.target, _tokenizer_of_import(original))
+    files = {**files, **_sentence_files(config, original)}
     return export(params, config, out, original, files, ids, dtype, max_shard_bytes), notes
 
 
@@ -95,6 +99,19 @@ def _tokenizer_files(
         f"AutoTokenizer in transformers 5 ignores tokenizer.json for {family.name} models; load the tokenizer with "
         "PreTrainedTokenizerFast.from_pretrained."
     ]
+
+
+def _sentence_files(config: Config, original: Original | None) -> dict[str, bytes]:
+    """Returns the files of sentence-transformers, unless the original folder has files with the same pooling."""
+    if not convention(config.objective.name).vectors:
+        return {}
+    if original is not None and (folder := KeptFiles(original.directory / FILES)).content(MODULES) is not None:
+        try:
+            if sentence_vectors(folder).pooling == config.model.pooling:
+                return {}
+        except UserError:  # the folder was imported for another task and has modules that we do not read
+            pass
+    return sentence_files(config.model.pooling, config.data.sequence_length, config.model.d_model)
 
 
 def _tokenizer_of_import(original: Original) -> Tokenizer:
