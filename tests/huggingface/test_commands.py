@@ -71,6 +71,10 @@ def test_import_use_and_export(command, tmp_path):
         (("export", run, f"--out={tmp_path}/out"), "already exists; choose a new name"),
         (("export", run), "--out is missing"),
         (("import", f"--model={tmp_path}/run", f"--workdir={tmp_path}/other"), "is a run directory of this project"),
+        (
+            ("export", run, f"--out={tmp_path}/other", "--adapters", "--max_shard_gb=1"),
+            "--max_shard_gb has no effect with --adapters",
+        ),
         ((), "name a command"),
     ):
         error = command("-m", "lm.hf", *arguments, fails=True)
