@@ -59,7 +59,11 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("checkpoint", "best", "export and check: best, last or a step number.")
     flags.DEFINE_integer(
-        "average", 1, "export and check: average this many checkpoints, ending with --checkpoint.", lower_bound=1
+        "average",
+        1,
+        "export and check: average this many checkpoints, ending with --checkpoint. With --checkpoint=best, the "
+        "default, the newest ones are averaged.",
+        lower_bound=1,
     )
     flags.DEFINE_bool(
         "adapters",
@@ -110,6 +114,8 @@ def import_model() -> int:
 
 
 def export_run() -> int:
+    if FLAGS.adapters and FLAGS["max_shard_gb"].present:
+        raise UserError("--max_shard_gb has no effect with --adapters, which writes a single weight file; omit it.")
     architecture, notes = export_directory(
         Path(FLAGS.workdir),
         expanded(FLAGS.out),

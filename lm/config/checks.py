@@ -40,6 +40,7 @@ def check(given: Any, config: Any, task: Any) -> None:
     models[name].check(config, refuse)
     _check_training(config)
     _check_generation(config.eval.generation, config.model.max_length)
+    _check_sampling(config.eval.sampling)
     task.check(config, refuse)
     _check_best_metric(config, task)
 
@@ -140,6 +141,15 @@ def _check_generation(generation: Any, limit: int) -> None:
         refuse("eval.generation.max_new_tokens", f"{generation.max_new_tokens} exceeds the model's {limit} positions.")
     if generation.min_new_tokens > generation.max_new_tokens:
         refuse("eval.generation.min_new_tokens", "this minimum exceeds max_new_tokens.")
+
+
+def _check_sampling(sampling: Any) -> None:
+    """Raises UserError for values that the option bounds cannot exclude, such as a temperature of almost 0."""
+    decoder: Any = entries("lm.decoding.sampling.Sampling")
+    try:
+        decoder.of(sampling, {})
+    except UserError as error:
+        raise UserError(f"config.eval.sampling.{error}") from None
 
 
 def _check_best_metric(config: Any, task: Any) -> None:

@@ -30,6 +30,7 @@ from lm.huggingface.families.family import convention
 from lm.huggingface.importing import load_params, read_tokenizer
 from lm.huggingface.recognising import Published, recognise
 from lm.models import build_model
+from lm.models.heads import MaskedTokens
 from lm.models.protocol import Model
 from lm.tasks import task_of
 
@@ -172,8 +173,13 @@ def _values(ours: Ours, model: Any, torch: Any, ids: list[list[int]]) -> Iterato
     yield "vectors of the last layer", vectors[real_BL], hidden[-1].numpy()[real_BL]
     if convention(ours.config.objective.name).logits and "logits" in found:
         batch = Batch(**{**vars(batch), "source": Source(*text) if two_sided else None})
-        logits = np.asarray(ours.model.apply({"params": ours.params}, batch).logits)
+        logits = np.asarray(_with_all_logits(ours.model).apply({"params": ours.params}, batch).logits)
         yield "logits", logits[real_BL], found.logits.numpy()[real_BL]
+
+
+def _with_all_logits(model: Any) -> Any:
+    """Returns the model with logits for all tokens, even if training computes only those of masked tokens."""
+    return model.clone(head=model.head.clone(max_masked=0)) if isinstance(model.head, MaskedTokens) else model
 
 
 def _line_of_texts(ours: Ours, model: Any, torch: Any, transformers: Any, ids: list[list[int]]) -> Line:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from lm.config import Config, ModelConfig
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
+from lm.data.tokenizing.chat_template import ChatTemplate
 from lm.errors import UserError
 from lm.huggingface.adapters import export_adapters, merged
 from lm.huggingface.exporting import Original, choose_class, export
+from lm.huggingface.families.family import convention
+from lm.huggingface.folder import KeptFiles
+from lm.huggingface.generation import STATED, TOKENS
 from lm.huggingface.importing import STEP
-from lm.huggingface.provenance import provenance_of
+from lm.huggingface.provenance import FILES, provenance_of
+from lm.huggingface.sentences import MODULES, sentence_files, sentence_vectors
 from lm.huggingface.tokenizer_files import changed_files, tokenizer_files
 from lm.huggingface.writing import MAX_SHARD_BYTES, check_out
 from lm.runs.directory import RunDirectory
 from lm.runs.prepare import load_tokenizers
+from lm.tasks import task_of
 
 
 def export_directory(
@@ -53,6 +60,9 @@ def export_directory(
     tokenizers = load_tokenizers(config, directory.root)
     files, notes = _tokenizer_files(config, tokenizers, original)
     ids = special_ids(config, tokenizers.target)
+    if original is not None:
+        original = _with_end_ids(original, config, tokenizers.target, _tokenizer_of_import(original))
+    files = {**files, **_sentence_files(config, original)}
     return export(params, config, out, original, files, ids, dtype, max_shard_bytes), notes
 
 
@@ -91,9 +101,54 @@ def _tokenizer_files(
     ]
 
 
-def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int]:
+def _sentence_files(config: Config, original: Original | None) -> dict[str, bytes]:
+    """Returns the files of sentence-transformers, unless the original folder has files with the same pooling."""
+    if not convention(config.objective.name).vectors:
+        return {}
+    if original is not None and (folder := KeptFiles(original.directory / FILES)).content(MODULES) is not None:
+        try:
+            if sentence_vectors(folder).pooling == config.model.pooling:
+                return {}
+        except UserError:  # the folder was imported for another task and has modules that we do not read
+            pass
+    return sentence_files(config.model.pooling, config.data.sequence_length, config.model.d_model)
+
+
+def _tokenizer_of_import(original: Original) -> Tokenizer:
+    directory = RunDirectory(original.directory.parent)
+    return load_tokenizers(directory.load_config(), directory.root).target
+
+
+def _with_end_ids(original: Original, config: Config, tokenizer: Tokenizer, imported: Tokenizer) -> Original:
+    """Changes the end tokens in generation_config.json if the run ends its texts with other tokens than the import."""
+    ends = end_ids(config, tokenizer)
+    if not task_of(config).writes_text or set(ends) == set(imported.stop_ids):
+        return original
+    values = original.generation_config
+    if values is None:  # `transformers` takes these fields from config.json only if there is no generation_config.json
+        stated = {name: original.config.get(name) for name in sorted(STATED | TOKENS)}
+        values = {name: value for name, value in stated.items() if value is not None}
+    return dataclasses.replace(original, generation_config={**values, "eos_token_id": list(ends)})
+
+
+def end_ids(config: Config, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Returns the tokens that end a text which the model writes, starting with EOS.
+
+    Those of a chat run include the end token of its chat template. A model that writes no text has only EOS.
+    """
+    task = task_of(config)
+    if not task.writes_text:
+        return (tokenizer.eos_id,)
+    found = tokenizer.stop_ids
+    if "data.chat_template" in task.settings:
+        found += tuple(sorted(ChatTemplate(tokenizer, config.data.chat_template).end_ids - set(found)))
+    return found
+
+
+def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int | list[int]]:
     """Returns the config.json fields that hold the ids of special tokens."""
-    ids = {"eos_token_id": tokenizer.eos_id}
+    ends = end_ids(config, tokenizer)
+    ids: dict[str, int | list[int]] = {"eos_token_id": list(ends) if len(ends) > 1 else tokenizer.eos_id}
     if tokenizer.is_special(tokenizer.pad_id):
         ids["pad_token_id"] = tokenizer.pad_id
     if tokenizer.bos_id is not None:
@@ -103,4 +158,6 @@ def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int]:
     if config.model.family == "encoder_decoder":
         # With shift_decoder, the decoder starts with EOS, the last token of the text.
         ids["decoder_start_token_id"] = tokenizer.eos_id if config.model.shift_decoder else tokenizer.decoder_start_id
+        if tokenizer.forced_first_id is not None:
+            ids["forced_bos_token_id"] = tokenizer.forced_first_id
     return ids

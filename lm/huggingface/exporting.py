@@ -60,7 +60,7 @@ def export(
     out: Path,
     original: Original | None = None,
     tokenizer_files: Mapping[str, Path | bytes] | None = None,
-    special_ids: Mapping[str, int] | None = None,
+    special_ids: Mapping[str, Any] | None = None,
     dtype: str = "",
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> str:
@@ -273,7 +273,7 @@ def config_json(
     config: Config,
     original: Original | None,
     dtype: str,
-    special_ids: Mapping[str, int],
+    special_ids: Mapping[str, Any],
 ) -> Values:
     """Returns the content of config.json: the original updated with the changed settings, or a new one."""
     before = None

@@ -88,6 +88,17 @@ class SafetensorsFolder(Folder):
         return read_object(path) if os.path.lexists(path) else None
 
 
+class KeptFiles(Folder):
+    """The files of an imported folder that a run directory keeps. It has no tensors."""
+
+    def __init__(self, path: Path) -> None:
+        self.source, self.config, self.tensors = str(path), {}, {}
+        self.other_files: Mapping[str, Path | bytes] = other_files(path)
+
+    def _read(self, name: str) -> np.ndarray:
+        raise KeyError(name)
+
+
 def open_folder(path: Path | str) -> Folder:
     """Opens a model folder, a GGUF file, or a model on the hub (organisation/name or organisation/name@revision).
 

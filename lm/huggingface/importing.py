@@ -147,6 +147,8 @@ def read_tokenizer(folder: Folder, rows: int) -> Tokenizer:
     """
 
     made = {CONFIG: json.dumps(folder.config).encode()}
+    if (generation := folder.generation_config) is not None:
+        made[GENERATION_CONFIG] = json.dumps(generation).encode()
     if folder.content(HuggingFaceTokenizer.file_name) is None:
         made |= older_tokenizers.converted(folder.content, folder.config, folder.source)
 

@@ -1,10 +1,11 @@
-"""Reads how a model maps a text to a vector, as recorded in the files of the sentence-transformers library.
+"""Reads and writes the files of sentence-transformers, which record how a model maps a text to a vector.
 
 modules.json lists the modules in order: the Transformer, the pooling and, optionally, scaling to length 1.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ LENGTHS = tuple(
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 PROMPTS = "config_sentence_transformers.json"
-POOLING_FOLDER = "1_Pooling"  # for a folder without modules.json
+POOLING_FOLDER = "1_Pooling"  # in exports, and for a folder without modules.json
 POOLINGS = {
     "pooling_mode_cls_token": "first",
     "pooling_mode_mean_tokens": "mean",
@@ -28,6 +29,8 @@ POOLINGS = {
     "mean": "mean",
     "lasttoken": "last",
 }
+
+NAMES_OF_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,32 @@ def sentence_vectors(folder: Folder) -> SentenceVectors:
         raise UserError(f"{where} names the module {path!r}, but {path}/config.json is missing.")
     _check_prompt(folder)
     return SentenceVectors(_pooling(declared, folder, path), _length(folder), "Normalize" in kinds)
+
+
+def sentence_files(pooling: str, length: int, size: int) -> dict[str, bytes]:
+    """Returns files, by name, from which sentence-transformers computes the same vectors of length 1 as we do.
+
+    Args:
+        pooling: the value of model.pooling.
+        length: the number of tokens to which a text is truncated.
+        size: the number of values in a vector.
+    """
+    modes = {f"pooling_mode_{name}": False for name in NAMES_OF_MODES}
+    (mode,) = (name for name in modes if POOLINGS.get(name) == pooling)
+    kinds = (("", "Transformer"), (POOLING_FOLDER, "Pooling"), ("2_Normalize", "Normalize"))
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (path, kind) in enumerate(kinds)
+    ]
+    return {
+        MODULES: _encoded(modules),
+        f"{POOLING_FOLDER}/config.json": _encoded({"word_embedding_dimension": size, **modes, mode: True}),
+        LENGTHS: _encoded({"max_seq_length": length, "do_lower_case": False}),
+    }
+
+
+def _encoded(value: Any) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def _pooling(declared: dict[str, Any], folder: Folder, path: str) -> str:

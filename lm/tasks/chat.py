@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from lm.config import CleaningConfig, Config, DataConfig
+from lm.config.checks import default_of
 from lm.data.examples.conversations import ChatExamples, ChatTokens
 from lm.data.reading.conversations import Conversation, ConversationReader, text_of
 from lm.data.reading.readers import Pair
@@ -22,6 +24,10 @@ from lm.decoding.text import Report
 from lm.evaluation.generation import Generation
 from lm.tasks.generating import SCORING, GeneratingTask
 from lm.tasks.task import SAMPLING, SEARCH, SMOOTHING, PackedTask, Refuse, Stores
+
+# The settings of the search with which an encoder-decoder, but no decoder, writes its answers.
+BEAM_SEARCH = SEARCH - {"eval.generation.max_new_tokens", "eval.generation.batch_size"}
+BEAM_SEARCH |= {"eval.generation.training_beams"}
 
 
 @dataclass(frozen=True)
@@ -79,10 +85,11 @@ class Chat(GeneratingTask, PackedTask):
         super().check(config, refuse)
         if config.model.family == "decoder" and config.data.source_length:
             refuse("data.source_length", "a decoder reads the whole conversation as one text; leave this at 0.")
-        if config.model.family == "decoder" and config.eval.generation.metrics:
-            for name in ("num_beams", "training_beams"):
-                if getattr(config.eval.generation, name) > 1:
-                    refuse(f"eval.generation.{name}", "a decoder writes its answers greedily; leave this at 1.")
+        if config.model.family == "decoder":
+            for setting in sorted(BEAM_SEARCH):
+                default = default_of(setting)
+                if attrgetter(setting)(config) != default:
+                    refuse(setting, f"a decoder writes its answers greedily; leave this at {default!r}.")
         if config.data.cleaning != CleaningConfig():
             refuse("data.cleaning", "conversations are never cleaned; leave these settings at their defaults.")
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm.config import Config
 from lm.decoding.sampling import Sampling, Vocabulary, choosable, choose, completes_repeat, process_logits, row_keys
 from lm.errors import UserError
 
@@ -143,3 +144,17 @@ def test_tokens_that_would_repeat_an_n_gram_are_found_at_every_length(n):
 
 def test_n_grams_longer_than_the_output_exclude_nothing():
     assert not np.asarray(completes_repeat(np.zeros((2, 3), int), 3, 5, 4)).any()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "rule"),
+    [
+        ("top_p", 0.0, "a probability above 0"),
+        ("repetition_penalty", 0.0, "positive"),
+        ("temperature", 1e-6, "0 .the most probable token. or at least 0.0001"),
+    ],
+)
+def test_config_with_an_unusable_value_is_refused_by_name(setting, value, rule):
+    message = rf"^config.eval.sampling.{setting}={value} is invalid; it must be {rule}"
+    with pytest.raises(UserError, match=message):
+        Config.from_dict({"eval": {"sampling": {setting: value}}})

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from lm.config.experiment import replace_settings
 from lm.huggingface.checking import Ours, lines_of_comparison
 from lm.huggingface.folder import open_folder
 from lm.huggingface.recognising import recognise
@@ -71,6 +72,10 @@ def test_import_use_and_export(command, tmp_path):
         (("export", run, f"--out={tmp_path}/out"), "already exists; choose a new name"),
         (("export", run), "--out is missing"),
         (("import", f"--model={tmp_path}/run", f"--workdir={tmp_path}/other"), "is a run directory of this project"),
+        (
+            ("export", run, f"--out={tmp_path}/other", "--adapters", "--max_shard_gb=1"),
+            "--max_shard_gb has no effect with --adapters",
+        ),
         ((), "name a command"),
     ):
         error = command("-m", "lm.hf", *arguments, fails=True)
@@ -112,3 +117,24 @@ def test_run_gives_the_texts_of_the_folder(name, tmp_path):
     assert [line.partition(":")[0] for line, same in lines.items() if not same] == [
         *("parameters", "vectors of the last layer", "logits", "greedy text")
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "objective"),
+    [
+        ("llama", "chat"),
+        ("bart", "ul2"),
+        ("bert", "masked"),
+        *(
+            pytest.param("bart", objective, marks=pytest.mark.exhaustive)
+            for objective in ("chat", "span_corruption", "infilling", "prefix_lm")
+        ),
+    ],
+)
+def test_logits_of_a_run_of_another_task_are_compared(name, objective, tmp_path):
+    folder = open_folder(save(build(*MODELS[name]), tmp_path / "in"))
+    ours = Ours.of_folder(folder, recognise(folder))
+    config = replace_settings(ours.config, {"objective.name": objective})
+    run = Ours.of_run(config, ours.params, ours.tokenizers)
+    lines = dict(lines_of_comparison(folder, run=run))
+    assert all(lines.values()) and any(line.startswith("logits: largest") for line in lines), lines

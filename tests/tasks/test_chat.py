@@ -258,3 +258,26 @@ def test_training_learns_the_answers_and_writes_the_metrics(tmp_path, tiny, chan
     right = [each["prediction"].strip() == each["reference"] for each in written]
     assert len(right) == 40 and results["exact_match"] == pytest.approx(100 * np.mean(right))
     assert written[0]["reference"] in SOUNDS.values() and written[0]["source"].startswith("user: ")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("num_beams", 4),
+        ("penalty", "gnmt"),
+        ("length_penalty", 0.5),
+        ("exact", False),
+        ("no_repeat_ngram", 3),
+        ("min_new_tokens", 2),
+    ],
+)
+@pytest.mark.parametrize("metrics", [(), ("exact_match",)])
+def test_decoder_refuses_settings_of_beam_search(tmp_path, setting, value, metrics):
+    values = values_of(tmp_path, records_of("one"))
+    values.eval.generation.update(metrics=metrics, max_new_tokens=12, batch_size=2)
+    Config.from_dict(values.to_dict())
+    values.eval.generation[setting] = value
+    with pytest.raises(UserError, match=rf"^config.eval.generation.{setting}: a decoder writes its answers greedily"):
+        Config.from_dict(values.to_dict())
+    values.model.family = "encoder_decoder"
+    Config.from_dict(values.to_dict())

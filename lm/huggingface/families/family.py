@@ -42,8 +42,9 @@ REGRESSION = "regression"  # of one number; in `transformers`, a classifier with
 CONVENTIONS = {
     "causal": Convention(logits=True, generates=True, peft="CAUSAL_LM"),
     "seq2seq": Convention(logits=True, generates=True, peft="SEQ_2_SEQ_LM"),
-    "chat": Convention(heads=("causal", "seq2seq")),
-    **dict.fromkeys(("span_corruption", "ul2", "infilling", "prefix_lm"), Convention(heads=("seq2seq",))),
+    "chat": Convention(heads=("causal", "seq2seq"), logits=True),
+    **dict.fromkeys(("span_corruption", "ul2", "infilling", "prefix_lm"), Convention(heads=("seq2seq",), logits=True)),
+    "masked": Convention(logits=True),
     "tagging": Convention(labels=True, logits=True),
     "classification": Convention(labels=True, problem_type="single_label_classification"),
     REGRESSION: Convention(heads=("classification",), labels=True, problem_type="regression"),
