@@ -96,7 +96,7 @@ def sentence_files(pooling: str, length: int, size: int) -> dict[str, bytes]:
     return {
         MODULES: _encoded(modules),
         f"{POOLING_FOLDER}/config.json": _encoded({"word_embedding_dimension": size, **modes, mode: True}),
-        LENGTHS: _encoded({"max_seq_length": length, "do_lower_case": False}),
+        LENGTHS[0]: _encoded({"max_seq_length": length, "do_lower_case": False}),
     }
 
 

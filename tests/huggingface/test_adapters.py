@@ -62,7 +62,7 @@ class Run:
         draw, kept = np.random.default_rng(0), flatten_dict(self.before)
         self.params = unflatten_dict(
             {
-                path: 0.2 * draw.normal(size=leaf.shape).astype(np.float32)
+                path: 0.1 * draw.normal(size=leaf.shape).astype(np.float32)
                 if path[-1].startswith("lora_")
                 else np.asarray(kept[path])
                 for path, leaf in shapes.items()
