@@ -62,7 +62,7 @@ PARAPHRASES = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model did: named figures, and whether they are the expected ones."""
+    """The measured figures of a model, by name, and whether they match the expected ones."""
 
     figures: dict[str, Any]
     as_expected: bool

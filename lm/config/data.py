@@ -99,7 +99,7 @@ class PairsConfig:
     target_script: str = ""
     """Like source_script, but for the target."""
     overlong: str = option("truncate", choices=("truncate", "drop"))
-    """What happens to pairs and conversations that are longer than a row."""
+    """Treatment of pairs and conversations that are longer than a row."""
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class BlockSettings:
     norm: str = option("layernorm", registry="lm.models.layers.NORMS")
     """Type of normalisation layer."""
     norm_position: str = option("pre", registry="lm.models.layers.NORM_POSITIONS")
-    """What is normalised in each block. Except with 'post', there is also a norm after the last block."""
+    """Position of the norms in each block. Except with 'post', there is also a norm after the last block."""
     first_norm: bool = option(True, read_by="norm_position")
     """Normalise the input of the first attention. If False, the norm exists but is not used (ModernBERT)."""
     norm_unit_offset: bool = False

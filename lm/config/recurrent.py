@@ -18,7 +18,7 @@ class RecurrentSettings:
     recurrent_dropout_of: str = option(
         "weights", choices=("weights", "outputs"), affects="updates", needs=("recurrent_dropout",)
     )
-    """What recurrent_dropout drops: 'weights' drops entries of the recurrent matrices (Merity 2018), and 'outputs'
+    """Target of recurrent_dropout: 'weights' drops entries of the recurrent matrices (Merity 2018), and 'outputs'
     drops features of the previous output, the same features at all tokens of a row (Gal 2016)."""
     locked_dropout: bool = option(False, affects="updates", needs=("dropout",))
     """Drop the same features at all tokens of a row instead of choosing features anew at each token (Gal 2016)."""
