@@ -28,8 +28,21 @@ import transformers
 
 TOLERANCE, FILE = 1e-4, "expected.npz"
 TEXTS = ("Hello there", "the cat, the dog!", "  a b\n\tÄ", "w5 w6 w7")
-# Settings whose meaning is not the same in versions 4 and 5, or that make version 5 warn, in the models of the tests.
-OTHERWISE = {"mt5": {"tie_word_embeddings": False}, "qwen3": {"max_position_embeddings": 64}}
+# Replaces settings of the tests' models that version 4 lacks or reads otherwise, or that make a version warn. In version
+# 4, OLMo 3 scales the positions of its global layers only, and YaRN multiplies the original length of 12 tokens by 4.
+PLAIN, YARN = {"rope_theta": 10000.0, "rope_type": "default"}, {"factor": 4.0, "original_max_position_embeddings": 12}
+OTHERWISE = {
+    "mt5": {"tie_word_embeddings": False},
+    "qwen2_yarn": {"max_position_embeddings": 48},
+    "qwen3": {"max_position_embeddings": 48},
+    "olmo3_yarn": {
+        "max_position_embeddings": 48,
+        "rope_parameters": {
+            "sliding_attention": PLAIN,
+            "full_attention": {**PLAIN, **YARN, "rope_type": "yarn"},
+        },
+    },
+}
 # Version 5 always wants to tie the matrices of T5, whatever config.json says, and prints that it does not.
 ALWAYS = "You should update the config with `tie_word_embeddings=False`"
 
