@@ -28,8 +28,8 @@ import transformers
 
 TOLERANCE, FILE = 1e-4, "expected.npz"
 TEXTS = ("Hello there", "the cat, the dog!", "  a b\n\tÄ", "w5 w6 w7")
-# Replaces settings of the tests' models that version 4 lacks or reads otherwise, or that make a version warn. In version
-# 4, OLMo 3 scales the positions of its global layers only, and YaRN multiplies the original length of 12 tokens by 4.
+# Replaces settings of the tests' models that version 4 lacks or reads otherwise, or that make a version warn. In
+# version 4, OLMo 3 scales the positions of its global layers only. YaRN multiplies the original length of 12 by 4.
 PLAIN, YARN = {"rope_theta": 10000.0, "rope_type": "default"}, {"factor": 4.0, "original_max_position_embeddings": 12}
 OTHERWISE = {
     "mt5": {"tie_word_embeddings": False},
