@@ -9,8 +9,9 @@ sentence (generate_until). Without --folder, three tiny models with random weigh
 decoder without a BOS token (as GPT-2), one with it (as Llama) and an encoder-decoder (as T5). With --folder, the
 published decoder in that folder is imported and compared.
 
-Log-probabilities must agree within TOLERANCE, greedy flags and generated texts must be equal; otherwise, the exit
-status is 1. Over 49,000 entries, PyTorch's log_softmax has a mean error of 8e-6 in float32, and ours one of 6e-8.
+Log-probabilities must agree within 1e-4 (those of whole texts, within 1e-4 or a millionth); greedy flags and generated
+texts must be equal. Otherwise, the exit status is 1. The `hf` model computes in float64: in float32, its sums over a
+thousand tokens are off by up to 4e-4.
 
 The `hf` model gets the same tokens as ours, which takes three changes: it would put two BOS tokens before each document
 of a rolling task, or score an EOS token after it; it would let an encoder-decoder write as many more tokens as its
@@ -47,7 +48,8 @@ from lm.runs.harness import HarnessOptions, HarnessRun, as_language_model
 from lm.runs.prepare import load_tokenizers
 from lm.training.startup import versions
 
-TOLERANCE = 1e-4  # per token of a continuation or text, in nats
+TOLERANCE = 1e-4  # for the log-probability of a continuation or text, in nats
+RELATIVE_TOLERANCE = 1e-6  # for the log-probability of a text, which may be thousands of nats
 BATCH_SIZE = 5
 MAX_LENGTH = 128
 CAPITALS = {
@@ -219,7 +221,7 @@ def hf_model(case: Case, run: HarnessRun, **settings: Any) -> Any:
             return super()._model_generate(context, max_length, stop, **others)
 
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(case.folder)
-    sizes: dict[str, Any] = {"batch_size": BATCH_SIZE, "max_length": MAX_LENGTH, "device": "cpu", "dtype": "float32"}
+    sizes: dict[str, Any] = {"batch_size": BATCH_SIZE, "max_length": MAX_LENGTH, "device": "cpu", "dtype": "float64"}
     peer = Peer(pretrained=str(case.folder), tokenizer=tokenizer, **sizes, **settings)
     never = ~np.asarray(choosable(vocabulary_of(run.tokenizer), peer.model.config.vocab_size))
     peer.model.generation_config.suppress_tokens = np.flatnonzero(never).tolist() or None
@@ -262,7 +264,7 @@ def compare(case: Case, tasks: Path, limit: int | None, as_chat: bool) -> dict[s
         "largest difference of log-probabilities": {
             "capitals": float(np.abs(choices[0] - choices[1]).max()),
             "docstrings": float(np.abs(whole[0] - whole[1]).max()),
-            "docstrings, per token": float((np.abs(whole[0] - whole[1]) / lengths).max()),
+            "docstrings, relative": float(np.abs(whole[0] / whole[1] - 1).max()),
         },
         "tokens of the docstrings": lengths.tolist(),
         "equal greedy flags": sum(map(bool.__eq__, *flags)),
@@ -281,7 +283,8 @@ def numbers(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
 def agrees(found: dict[str, Any]) -> bool:
     differences = found["largest difference of log-probabilities"]
     return (
-        max(differences["capitals"], differences["docstrings, per token"]) <= TOLERANCE
+        differences["capitals"] <= TOLERANCE
+        and (differences["docstrings"] <= TOLERANCE or differences["docstrings, relative"] <= RELATIVE_TOLERANCE)
         and found["equal greedy flags"] == found["requests"]["capitals"]
         and found["equal texts"] == found["requests"]["completions"]
     )
