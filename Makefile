@@ -36,7 +36,7 @@ train:
 test test-all:
 	$(DEV_ENVIRONMENT)
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-	    -m "not by_hand$(if $(filter test,$@), and not exhaustive)" $(PYTEST_ARGS)
+	    $(if $(filter test,$@),-m "not exhaustive") $(PYTEST_ARGS)
 
 lint:
 	$(DEV_ENVIRONMENT)

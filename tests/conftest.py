@@ -23,6 +23,9 @@ CHEAP_COMPILATION = [
     # The tests' programs are tiny, so compiling them costs more than running them.
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
+    # Several pytest processes keep all cores busy, so splitting the work of one further only costs time.
+    "--xla_cpu_parallel_codegen_split_count=1",
+    "--xla_cpu_multi_thread_eigen=false",
 ]
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     # The older code generator takes a third of the time. Later versions lack it, and abort on an unknown flag.
@@ -46,6 +49,9 @@ gc.set_threshold(200_000, 50, 100)
 ROOT = Path(__file__).resolve().parent.parent
 # The slowest files run first, in this order, so that no worker is left with one of them at the end.
 LONG_FILES = (
+    "test_fields.py",
+    "test_generation.py",
+    "test_parity.py",
     "test_resume.py",
     "test_processes.py",
     "test_step.py",

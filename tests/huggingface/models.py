@@ -155,7 +155,7 @@ QUICK = "gpt2 llama3 gemma3 t5 bart bert roberta modernbert_classes".split()
 HEADLESS = ("bert_body", "electra_discriminator", "t5_encoder", "mt5_encoder")
 
 
-def each_model(names, marker, unmarked=QUICK):
-    """Returns a decorator that runs a test with each name. Those that are not in `unmarked` get a marker."""
-    mark = getattr(pytest.mark, marker)
-    return pytest.mark.parametrize("name", [x if x in unmarked else pytest.param(x, marks=mark) for x in names])
+def each_model(names, quick=QUICK):
+    """Returns a decorator that runs a test with each name. Those that are not in `quick` are marked as exhaustive."""
+    mark = pytest.mark.exhaustive
+    return pytest.mark.parametrize("name", [x if x in quick else pytest.param(x, marks=mark) for x in names])

@@ -139,7 +139,7 @@ def check_change(name, kind, field, value, base, state, before):
     return "consumed" if changed else "neutral"
 
 
-@each_model(NAMES, "by_hand", unmarked=NAMES[:4])  # the others take 3 minutes on two cores
+@each_model(NAMES, quick=NAMES[:4])
 def test_every_field_is_consumed_neutral_or_refused(name):
     kind, settings = MODELS[name]
     with jax.default_matmul_precision("highest"):

@@ -106,7 +106,7 @@ def exact():
         yield
 
 
-@each_model([*DECODERS, *PAIRS], "by_hand")
+@each_model([*DECODERS, *PAIRS])
 def test_greedy_outputs_equal_transformers(name):
     model, published, params, vocabulary = writer(name)
     start, inputs = [], PROMPTS
@@ -121,7 +121,7 @@ def test_greedy_outputs_equal_transformers(name):
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
-@each_model(PAIRS, "by_hand")
+@each_model(PAIRS)
 def test_beams_and_scores_equal_transformers(name, penalty):
     model, published, params, vocabulary = writer(name)
     settings = BeamSettings(num_beams=4, length_penalty=penalty, max_new_tokens=NEW, exact=False)
@@ -131,7 +131,7 @@ def test_beams_and_scores_equal_transformers(name, penalty):
     np.testing.assert_allclose([each.score for each in ours], scores.numpy(), rtol=0, atol=1e-4)
 
 
-@each_model([*DECODERS, *PAIRS], "by_hand")
+@each_model([*DECODERS, *PAIRS])
 def test_logits_with_a_cache_equal_those_without(name):
     """Rows of different lengths are read token by token; before the first one, the cache only holds the source."""
     _, published, params, _ = writer(name)

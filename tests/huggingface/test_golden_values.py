@@ -95,7 +95,7 @@ def their_values(name, folder):
     return {key: chosen(each) for key, each in ({"hidden": hidden[-1]} if name in HEADLESS else outputs).items()}
 
 
-@each_model(MODELS, "exhaustive")
+@each_model(MODELS)
 def test_values_are_the_stored_ones_of_transformers(name):
     folder = drawn_folder(name)
     if os.environ.get("UPDATE_GOLDEN"):

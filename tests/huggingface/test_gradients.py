@@ -100,7 +100,7 @@ def their_gradients(model, published, labels):
     return loss.item(), values, {name: each.grad for name, each in named}
 
 
-@each_model([name for name in MODELS if name not in HEADLESS], "by_hand")
+@each_model([name for name in MODELS if name not in HEADLESS])
 def test_gradients_match(name):
     model, published, params = peer(name)
     batch, labels = labels_of(published)

@@ -16,25 +16,12 @@ from lm.huggingface.families import FAMILIES
 from lm.huggingface.folder import open_folder
 from lm.huggingface.importing import write_provenance
 from lm.huggingface.recognising import recognise
-from tests.huggingface.models import MODELS, OLDER, QUICK, each_model
+from tests.huggingface.models import MODELS, OLDER, each_model
 from tests.huggingface.peers import build, folder_of, pads_left, peer, save, their_outputs
 from tests.huggingface.rows import LENGTHS, imported, our_outputs
 
 TOLERANCE = 1e-4
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
-# All models are exported in bfloat16, in which the published files are.
-EXPORTS = [
-    pytest.param(
-        name,
-        dtype,
-        marks=[
-            *[pytest.mark.exhaustive] * (name not in QUICK),
-            *[pytest.mark.by_hand] * (dtype != "bfloat16" and name not in QUICK),
-        ],
-    )
-    for name in MODELS
-    for dtype in DTYPES
-]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -66,7 +53,7 @@ def test_models_have_every_family_and_rows_exceed_windows_and_original_lengths()
     assert tested == set(FAMILIES)
 
 
-@each_model(MODELS, "exhaustive")
+@each_model(MODELS)
 def test_values_match(name):
     """The values of rows padded on the right or left, and of packed rows, are those of each text alone there."""
     model, published, params = peer(name)
@@ -77,7 +64,8 @@ def test_values_match(name):
         check_same(expected[layout], found)
 
 
-@pytest.mark.parametrize(("name", "dtype"), EXPORTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@each_model(MODELS)
 def test_round_trip_is_exact(name, dtype, tmp_path):
     """The folder that comes out has the same tensors and config.json, and `transformers` loads it without complaint."""
     kind, settings = MODELS[name]
@@ -101,7 +89,7 @@ def test_round_trip_is_exact(name, dtype, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
 
 
-@each_model(MODELS, "by_hand")
+@each_model(MODELS)
 def test_a_model_trained_here_is_exported_with_a_new_config(name, tmp_path):
     if name in ("bert_body", "electra_discriminator"):
         pytest.skip("the bare body has a pooler of random values there")
