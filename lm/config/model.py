@@ -17,8 +17,8 @@ DROPOUT_RATES = ("dropout", "attention_dropout", "recurrent_dropout")
 @dataclass(frozen=True)
 class SizeSettings:
     architecture: str = option("transformer", registry="lm.models.MODELS", affects="shapes")
-    """Kind of model: 'transformer', 'recurrent' (RNN, LSTM, GRU), 'convolutional' (for whole texts, Kim 2014) or 'ngram'
-    (counted, not trained by gradients)."""
+    """Kind of model: 'transformer', 'recurrent' (RNN, LSTM, GRU), 'convolutional' (for whole texts, Kim 2014) or
+    'ngram' (counted, not trained by gradients)."""
     family: str = option("decoder", choices=("decoder", "encoder", "encoder_decoder"))
     """Architecture. In a 'decoder', each token attends to itself and earlier tokens (GPT, Llama). In an 'encoder', each
     token attends to all tokens (BERT). In an 'encoder_decoder', an encoder reads the source and a decoder writes the

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-
 CHUNK = 1 << 22  # tokens per chunk, and n-grams per range of keys
 NONE = -1  # the index of a token at which no n-gram of the order ends, because its document begins too late
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from lm.config.ngram import NgramSettings
 from lm.errors import UserError
-from lm.models.architecture import Architecture, Fitted, FitReport, Refuse
+from lm.models.architecture import Architecture, FitReport, Fitted, Refuse
 from lm.models.ngram.counting import count_ngrams
 from lm.models.ngram.model import NgramModel
 from lm.models.ngram.smoothing import SMOOTHINGS

@@ -4,8 +4,8 @@ Every method interpolates: with c the counts of its order and h' the context h w
 
     p(w | h) = direct(h, w) + reserved(h) p(w | h')
 
-where reserved(h) is the probability that the counts of h leave to the next lower order. Below order 1, p is uniform over
-the V tokens that can be predicted. The methods differ only in `direct` and `reserved`.
+where reserved(h) is the probability that the counts of h leave to the next lower order. Below order 1, p is uniform
+over the V tokens that can be predicted. The methods differ only in `direct` and `reserved`.
 """
 
 from __future__ import annotations

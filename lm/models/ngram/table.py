@@ -5,8 +5,8 @@
     order_n   log_probs (N,)   words (N,)
 
 The n-grams that continue n-gram i of order k are begins[i] to begins[i + 1] - 1 of order k + 1, sorted by their last
-token (`words`). `log_probs` holds ln p(w | h), and `back_offs` the logarithm of the factor by which the probabilities of
-the next lower order are multiplied for words that do not continue an n-gram. An interpolated model has this form too,
+token (`words`). `log_probs` holds ln p(w | h). `back_offs` holds the logarithm of the factor for the probabilities of
+the next lower order if a word does not continue an n-gram. An interpolated model has this form too,
 because p(w | h) of every n-gram includes the share of the lower orders. `uniform` (V,), if present, replaces the lower
 orders for such words (add-k).
 """
