@@ -70,6 +70,7 @@ def fit_model(prepared: Prepared, mesh: Mesh, run: RunDirectory, console: Consol
             writer.close()
             metadata = {"data": prepared.fingerprint, "config": recorded_settings(config)}
             checkpoints.save(STEP, state, metadata, values)
+            checkpoints.wait()
         console.banner("Result")
         reporter.final(state, STEP, checkpoints)
     return DONE

@@ -121,17 +121,23 @@ class NgramModel:
         """Returns the index of the n-gram `words` (one (T,) array per word) in its order, or NONE, int32 (T,)."""
         nodes_T = words[0]
         for k, words_T in enumerate(words[1:], start=1):
+            begins_T, ends_T = self._children(params, k, nodes_T)
             table_N = params[f"order_{k + 1}"]["words"]
-            low_T, end_T = self._children(params, k, nodes_T)
-            high_T = end_T
-            for _ in range(self.vocab_size.bit_length()):  # bisects the words that continue the n-gram
-                middle_T = (low_T + high_T) // 2
-                less_T = (low_T < high_T) & (table_N[jnp.minimum(middle_T, len(table_N) - 1)] < words_T)
-                high_T = jnp.where(less_T, high_T, jnp.minimum(middle_T, high_T))
-                low_T = jnp.where(less_T, middle_T + 1, low_T)
-            found_T = (low_T < end_T) & (table_N[jnp.minimum(low_T, len(table_N) - 1)] == words_T)
+            low_T = self._bisect(table_N, begins_T, ends_T, words_T)
+            found_T = (low_T < ends_T) & (table_N[jnp.minimum(low_T, len(table_N) - 1)] == words_T)
             nodes_T = jnp.where(found_T, low_T, NONE)
         return nodes_T
+
+    def _bisect(self, table_N: Array, begins_T: Array, ends_T: Array, words_T: Array) -> Array:
+        """Returns the index of the first entry between `begins_T` and `ends_T` that is not below the word."""
+
+        def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+            low_T, high_T = bounds
+            middle_T = (low_T + high_T) // 2
+            less_T = (low_T < high_T) & (table_N[jnp.minimum(middle_T, len(table_N) - 1)] < words_T)
+            return jnp.where(less_T, middle_T + 1, low_T), jnp.where(less_T, high_T, jnp.minimum(middle_T, high_T))
+
+        return jax.lax.fori_loop(0, self.vocab_size.bit_length(), halve, (begins_T, ends_T))[0]
 
     def _children(self, params: Any, k: int, nodes_T: Array) -> tuple[Array, Array]:
         """Returns the range of the n-grams of order k + 1 that continue n-grams of order k."""
