@@ -91,7 +91,8 @@ def import_arpa(path: Path, workdir: Path, like: Path | None) -> str:
     """Writes a run directory with the model of an ARPA file, which may be a .gz file. Returns a description.
 
     The tokenizer splits text at whitespace and knows the words of the file. If `like` names a run, that run's
-    tokenizer, data and evaluation settings are used instead. Raises UserError, before anything is written, for invalid files.
+    tokenizer, data and evaluation settings are used instead. Raises UserError, before anything is written, for invalid
+    files.
     """
     if os.path.lexists(workdir):
         raise UserError(f"--workdir={workdir} already exists; choose a new name.")
