@@ -10,8 +10,9 @@ import numpy as np
 from lm.config.ngram import NgramSettings
 from lm.models.ngram.counting import Level
 
-SAMPLE = 1 << 21  # at most this many distinct n-grams, evenly spaced, are left out in turn
-ROUNDS = 30
+SAMPLE = 1 << 19  # at most this many distinct n-grams, evenly spaced, are left out in turn
+ROUNDS = 300  # at most
+ENOUGH = 1e-5  # stops when no weight changes by more than this
 LARGEST = 1 - 1e-6  # the largest weight, so that no n-gram that is left out gets the probability 0
 
 
@@ -26,6 +27,7 @@ def estimated_lambdas(settings: NgramSettings, levels: Sequence[Level], num_word
     order = len(levels)
     lambdas = np.full(order, 0.5)
     for _ in range(ROUNDS):
+        before = lambdas.copy()
         # mixed[k] is the probability after interpolating the orders up to k.
         mixed = [np.full(len(weights), 1.0 / num_words)]
         for k in range(order):
@@ -37,6 +39,8 @@ def estimated_lambdas(settings: NgramSettings, levels: Sequence[Level], num_word
             total = float(np.sum(weights * np.where(seen[k], reached, 0.0)))
             lambdas[k] = min(float(np.sum(weights * own)) / total, LARGEST) if total else 0.0
             reached = reached - own
+        if np.max(np.abs(lambdas - before)) < ENOUGH:
+            break
     return dataclasses.replace(settings, lambdas=tuple(map(float, lambdas)))
 
 

@@ -88,7 +88,7 @@ class NgramModel:
             history.append(jnp.where(same_BL, every_BK[:, window], NONE).reshape(-1))
         logits_TV = self._log_probs(params, history, tokens_BL.size)
         if cache is not None:  # padding is at the end of a row
-            columns_BC = jnp.sum(segments_BL > 0, axis=1)[:, None] + jnp.arange(contexts)
+            columns_BC = jnp.sum(segments_BL > 0, axis=1)[:, None] + jnp.arange(contexts)[None]
             cache = NgramCache(jnp.take_along_axis(every_BK, columns_BC, axis=1))
         return Output(logits_TV.reshape(*tokens_BL.shape, -1), cache)
 
