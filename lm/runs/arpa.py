@@ -107,7 +107,8 @@ def import_arpa(path: Path, workdir: Path, like: Path | None) -> str:
     sizes = tuple(len(table[0]) for table in arpa.tables[1:])
     values["model"] |= {"architecture": "ngram", "ngram": values["model"]["ngram"] | {"smoothing": "arpa"}}
     config = Config.from_dict(values)
-    where = str(workdir.absolute() / "tokenizer" / tokenizer.file_name)
+    # Some kinds of tokenizers, such as words, are never loaded from a file that the config names.
+    where = str(workdir.absolute() / "tokenizer" / tokenizer.file_name) if tokenizer.file_type else ""
     config = replace_settings(
         config,
         {

@@ -24,7 +24,7 @@ from lm.parallel.mesh import batch_sharding, on_mesh, to_global
 from lm.reporting.progress import counting
 from lm.tasks import task_of
 
-HALVINGS = 30  # of the range of the weight
+HALVINGS, DECIMALS = 30, 4  # of the weight that is tuned
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def check_mixable(mix: Mix, own: Config, other: Config, fingerprints: tuple[str,
             problem = f"a run with objective.name={config.objective.name} does not score every token of plain texts"
             raise UserError(f"--mix={mix.root}: {problem}; mix language models only.")
     if fingerprints[0] != fingerprints[1]:
-        advice = "train one of them with data.tokenizer.path set to the file in the tokenizer directory of the other"
+        advice = "train both with the same tokenizer settings on the same text, or with the same data.tokenizer.path"
         raise UserError(f"--mix={mix.root}: the tokenizers of the two runs differ; {advice}.")
     if other.model.max_length < length:
         problem = f"its model has {other.model.max_length} positions, but rows have {length} tokens"
@@ -97,7 +97,7 @@ def tuned_weight(
         middle = (low + high) / 2
         slope = np.mean((ratio - 1) / (1 - middle + middle * ratio))
         low, high = (middle, high) if slope > 0 else (low, middle)
-    return float((low + high) / 2)
+    return round(float((low + high) / 2), DECIMALS)
 
 
 @functools.partial(jax.jit, static_argnums=0)
