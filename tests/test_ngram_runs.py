@@ -11,7 +11,7 @@ import pytest
 from lm.batch import Output
 from lm.errors import UserError
 from lm.models.mixture import Mixture
-from lm.runs.mixing import Mix
+from lm.runs.mixing import Mix, check_mixable
 from tests.run_helpers import config_of, train_here
 
 # Resets what the config file of the tests changes for the Transformer.
@@ -56,7 +56,7 @@ def test_a_run_is_fitted_once_and_used_by_the_commands(tiny, trained, call, caps
     assert outcome.status == 0 and loss_of(trained) == pytest.approx(loss, rel=1e-6), outcome.stderr
     outcome = call("lm.generate", f"--workdir={trained}", "--prompt=a qu", "--max_new_tokens=3", "--temperature=0")
     assert outcome.status == 0 and outcome.stdout.startswith("a quick"), outcome.stderr
-    outcome = call("lm.predict", f"--workdir={trained}", "--text=a quick")
+    outcome = call("lm.predict", f"--workdir={trained}", "--text=a quick", "--pooling=mean")
     assert outcome.status == 1 and "an n-gram model has no token vectors" in outcome.stderr
     with pytest.raises(UserError, match=r"another config \(model.ngram.order: 3 -> 2\)"):
         train_here(tiny, trained, **NGRAM | {"model__ngram__order": 2})
@@ -89,7 +89,7 @@ def test_settings_that_do_not_fit_are_refused(tiny, changes, message):
 
 
 def test_an_order_above_the_longest_document_is_refused_and_leaves_nothing(tiny, tmp_path):
-    (tmp_path / "text.txt").write_text("ab\n" * 30 + "cd\n" * 30)
+    (tmp_path / "text.txt").write_text("".join(f"{number}\n" for number in range(10, 99)))
     changes = NGRAM | {"model__ngram__order": 7, "data__train__text__path": str(tmp_path / "text.txt")}
     with pytest.raises(UserError, match="no document has 5 tokens, including those around it, so 4 is the highest"):
         train_here(tiny, tmp_path / "run", **changes)
@@ -117,12 +117,10 @@ def test_an_arpa_file_of_a_run_becomes_a_run_with_the_same_loss(trained, tmp_pat
     assert outcome.status == 0 and outcome.stdout.startswith("a ␣ q u"), outcome.stderr
 
 
-def test_bad_arpa_files_and_runs_are_refused_in_one_line_and_nothing_is_written(
-    tiny, tiny_labels, trained, tmp_path, call
-):
+def test_bad_arpa_files_and_runs_are_refused_in_one_line_and_nothing_is_written(tiny, trained, tmp_path, call):
     good = "\\data\\\nngram 1=3\n\n\\1-grams:\n-1\t<s>\n-1\t</s>\n-1\tabc\n\n\\end\\\n"
     files = {
-        "cut": (good[:-20].encode(), "is incomplete"),
+        "cut": (good[:-7].encode(), "is incomplete"),
         "latin": (good.replace("abc", "é").encode("latin-1"), "is not UTF-8"),
     }
     files |= {"like": (good.encode(), "1 words, such as 'abc', are not in the tokenizer of")}
@@ -162,7 +160,7 @@ def test_a_mixture_interpolates_probabilities():
     np.testing.assert_allclose(np.exp(logits), wanted, rtol=1e-5)
 
 
-def test_a_neural_run_and_an_ngram_run_are_mixed_in_both_directions(tiny, tiny_labels, trained, tmp_path, call):
+def test_a_neural_run_and_an_ngram_run_are_mixed_in_both_directions(tiny, trained, tmp_path, call):
     short = {"train__num_steps": 8, "optimizer__warmup_steps": 0, "optimizer__ema_decay": 0.0, "eval__stride": 30}
     neural = tmp_path / "neural"
     assert train_here(tiny, neural, **short) == 0
@@ -174,13 +172,22 @@ def test_a_neural_run_and_an_ngram_run_are_mixed_in_both_directions(tiny, tiny_l
     assert one < 0.75 * loss_of(trained) + 0.25 * loss_of(neural, 8)  # the logarithm is concave
     outcome = call("eval.py", f"--workdir={neural}", f"--mix={trained}")
     assert outcome.status == 0 and "the best weight on the validation split is" in outcome.stdout, outcome.stderr
-    details = json.loads((neural / "eval/8/results-mix_run.json").read_text())["details"]["mix"]
+    details = json.loads((neural / "eval/8/results-mix_run.json").read_text())["mix"]
     assert details["tuned_on"] == "the validation split" and 0.5 < details["weight"] <= 1
     tuned = loss_of(neural, 8, "results-mix_run")
     assert tuned <= min(one, loss_of(trained)) + 1e-4
-    assert train_here(tiny, tmp_path / "other", **NGRAM, data__tokenizer__kind="characters") == 0
-    outcome = call("eval.py", f"--workdir={trained}", f"--mix={tmp_path / 'other'}:0.5")
-    assert outcome.status == 1 and "the tokenizers of the two runs differ" in outcome.stderr
+
+
+def test_runs_that_predict_other_tokens_are_not_mixed(tiny, tiny_labels):
+    mix, own = Mix.of("runs/b:0.5"), config_of(tiny, **NGRAM)
+    for other, fingerprints, length, message in (
+        (own, ("a", "b"), 32, "the tokenizers of the two runs differ"),
+        (config_of(tiny_labels), ("a", "a"), 32, "objective.name=classification does not score every token"),
+        (own, ("a", "a"), 64, "its model has 32 positions, but rows have 64 tokens; evaluate that run"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_mixable(mix, own, other, fingerprints, length)
+    check_mixable(mix, own, own, ("a", "a"), 32)
 
 
 @pytest.mark.parametrize("text", ["runs/a:0", "runs/a:1.5", "runs/a:-1"])
