@@ -7,6 +7,8 @@ python eval.py --workdir=runs/a --stride=64                   scores overlapping
 python eval.py --workdir=runs/a --text=book.txt               scores any text with the run's own tokenizer
 python eval.py --workdir=runs/a --config=configs/other.py     scores the data sources of another config
 python eval.py --workdir=runs/a --split=test --average=5      averages the five latest checkpoints
+python eval.py --workdir=runs/a --mix=runs/b:0.3             gives the probabilities of another run the weight 0.3
+python eval.py --workdir=runs/a --mix=runs/b --split=test    tunes that weight on the validation split
 python eval.py --workdir=runs/a --split=test --num_beams=5    writes beam-search outputs and their references
 
 Needs only the run directory and the data to score, and runs on any number and kind of devices. Every token of the split
@@ -36,6 +38,7 @@ from lm.parallel import distributed
 from lm.parallel.distributed import is_first
 from lm.reporting.table import print_table, with_means
 from lm.runs.evaluate import SPLITS, Options, evaluate_run
+from lm.runs.mixing import Mix
 from lm.runs.prepare import cache_directory
 
 FLAGS = flags.FLAGS
@@ -49,6 +52,9 @@ def define_flags() -> None:
     flags.DEFINE_string("text", "", "Text file or glob (.gz is unpacked) to score as documents instead of a split.")
     flags.DEFINE_integer("stride", 0, "Number of tokens between window starts. If 0, the config's eval.stride is used.")
     flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.")
+    flags.DEFINE_string(
+        "mix", "", "Run with whose probabilities those of each run are interpolated, as RUN:WEIGHT, or RUN to tune it."
+    )
     flags.DEFINE_integer("num_beams", 0, "Beam size for generated outputs. If 0, eval.generation.num_beams is used.")
     flags.DEFINE_float("length_penalty", None, "Overrides eval.generation.length_penalty.")
     flags.DEFINE_integer("batch_size", 0, "Rows per batch (affects memory and speed). If 0, eval.batch_size is used.")
@@ -65,7 +71,8 @@ def main() -> int:
         config_name = Path(config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]).stem
     names = ("step", "split", "text", "stride", "batch_size", "average", "num_beams", "length_penalty")
     values: dict[str, Any] = {each: FLAGS[each].value for each in names}
-    options = Options(config=config, config_name=config_name, **values)
+    mix = Mix.of(FLAGS.mix) if FLAGS.mix else None
+    options = Options(config=config, config_name=config_name, mix=mix, **values)
     _check(options)
     if FLAGS.mean and len(roots) < 2:
         raise UserError("--mean needs two or more runs; name them in --workdir=A,B,...")

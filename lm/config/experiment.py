@@ -101,18 +101,23 @@ def _resolve(config: Config, task: Any) -> Config:
     derived = {
         "data.source_length": source_length,
         "model.num_encoder_layers": model.num_layers * two_sided,
-        **entries(MODELS)[model.architecture].derive(config),
         "model.max_length": max(data.sequence_length, source_length),
         "model.pooling": default_pooling(model),
         "eval.batch_size": config.train.batch_size,
         "eval.stride": data.sequence_length,
         "eval.generation.max_new_tokens": data.sequence_length,
+        **entries(MODELS)[model.architecture].derive(config),
     }
     return replace_settings(config, {name: each for name, each in derived.items() if not attrgetter(name)(config)})
 
 
 def _with_schedule(config: Config) -> Config:
-    """Fills in the number of steps, the warm-up and the decay, unless they depend on data not yet read."""
+    """Fills in the number of steps, the warm-up and the decay, unless they depend on data not yet read.
+
+    Models that are not trained by gradients have no steps.
+    """
+    if entries(MODELS)[config.model.architecture].fit is not None:
+        return config
     optimizer, epochs, steps = config.optimizer, config.train.num_epochs, config.train.num_steps
     if steps < 1:
         if epochs:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from lm.config.convolutional import ConvolutionalSettings
 from lm.config.heads import HeadSettings
+from lm.config.ngram import NgramSettings
 from lm.config.positions import PositionSettings
 from lm.config.recurrent import RecurrentSettings
-from lm.config.schema import option
+from lm.config.schema import option, section
 
 DROPOUT_RATES = ("dropout", "attention_dropout", "recurrent_dropout")
 
@@ -16,7 +17,8 @@ DROPOUT_RATES = ("dropout", "attention_dropout", "recurrent_dropout")
 @dataclass(frozen=True)
 class SizeSettings:
     architecture: str = option("transformer", registry="lm.models.MODELS", affects="shapes")
-    """Kind of model: 'transformer', 'recurrent' (RNN, LSTM, GRU) or 'convolutional' (for whole texts, Kim 2014)."""
+    """Kind of model: 'transformer', 'recurrent' (RNN, LSTM, GRU), 'convolutional' (for whole texts, Kim 2014) or
+    'ngram' (counted, not trained by gradients)."""
     family: str = option("decoder", choices=("decoder", "encoder", "encoder_decoder"))
     """Architecture. In a 'decoder', each token attends to itself and earlier tokens (GPT, Llama). In an 'encoder', each
     token attends to all tokens (BERT). In an 'encoder_decoder', an encoder reads the source and a decoder writes the
@@ -159,3 +161,4 @@ class ModelConfig(
     """Scale adapter outputs by lora_alpha / lora_rank."""
     lora_targets: tuple[str, ...] = option(("query", "value"), parameters=("lora_a", "lora_b"), needs=("lora_rank",))
     """Linear layers that have an adapter. Choose any of query, key, value, out, up, gate, down."""
+    ngram: NgramSettings = section(NgramSettings, affects="updates")

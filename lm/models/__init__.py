@@ -10,6 +10,7 @@ from lm.config import ModelConfig
 from lm.models.architecture import Architecture
 from lm.models.convolutional.settings import CONVOLUTIONAL
 from lm.models.heads import Head, NextToken
+from lm.models.ngram.settings import NGRAM
 from lm.models.protocol import Model
 from lm.models.recurrent.settings import RECURRENT
 from lm.models.transformer.settings import TRANSFORMER
@@ -19,6 +20,7 @@ MODELS: dict[str, Architecture] = {
     "transformer": TRANSFORMER,
     "recurrent": RECURRENT,
     "convolutional": CONVOLUTIONAL,
+    "ngram": NGRAM,
 }
 
 

@@ -2,18 +2,73 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
-from lm.config import ModelConfig
+from lm.config import ModelConfig, OptimizerConfig, TrainConfig
+from lm.config.heads import HeadSettings
 from lm.models.heads import Head
 from lm.models.protocol import Model
 
 Builder = Callable[[ModelConfig, Head, str | None], Model]  # called with the config, the head and the platform
 Refuse = Callable[[str, str], None]  # called with (setting, message); raises UserError
 
+FitReport = Callable[[int, int], None]  # called with (number done, total)
+
 TENSOR_SIZES = ("vocab_size", "source_vocab_size")  # sizes that every architecture splits over the mesh axis `tensor`
+
+MODEL_SETTINGS = """
+d_model embedding_width num_encoder_layers source_vocab_size norm norm_epsilon activation use_bias share_embeddings
+shift_decoder tie_embeddings scale_logits logits_softcap dropout init_std embedding_std dtype
+"""
+OTHER_SETTINGS = """
+init_from data.num_workers data.prefetch objective.label_smoothing objective.label_smoothing_over objective.z_loss
+checkpoint.every_steps log.every_steps eval.every_steps eval.max_rows
+"""
+# The dotted names of the settings that all architectures trained by gradients read, and the others do not.
+NEURAL = frozenset(
+    [
+        *(f"model.{name}" for name in MODEL_SETTINGS.split()),
+        *(f"model.{each.name}" for each in dataclasses.fields(HeadSettings)),
+        *(f"optimizer.{each.name}" for each in dataclasses.fields(OptimizerConfig)),
+        *(f"train.{each.name}" for each in dataclasses.fields(TrainConfig)),
+        *OTHER_SETTINGS.split(),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model that was fitted without gradients.
+
+    Attributes:
+        settings: {dotted name: value} for the settings that the data determines, such as the sizes of tables.
+        params: the parameters, as NumPy arrays.
+        notes: lines to print.
+    """
+
+    settings: Mapping[str, Any]
+    params: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+class Fit(Protocol):
+    """Fits a model to token stores without gradients."""
+
+    def __call__(
+        self, config: Any, stores: Mapping[str, Any], tokenizer: Any, directory: Path, report: FitReport | None = None
+    ) -> Fitted:
+        """Returns the fitted model. Raises UserError if the data or the settings do not allow it.
+
+        Args:
+            config: the `Config` of the experiment, with model.vocab_size resolved.
+            stores: maps each data source of the training split to its `TokenStore`.
+            tokenizer: the tokenizer of the stores.
+            directory: a directory for temporary files.
+        """
 
 
 @dataclass(frozen=True)
@@ -22,7 +77,8 @@ class Architecture:
 
     Attributes:
         families: the supported values of model.family, each with the function that builds the model.
-        settings: the dotted names of the settings that this architecture reads but at least one other does not.
+        settings: the dotted names of the settings that this architecture reads but at least one other does not. Those
+            in `NEURAL` are added if the architecture is trained by gradients.
         derive: returns {dotted name: value} for the derived values that replace settings of 0.
         check: refuses settings that contradict each other.
         poolings: the default of model.pooling for some families; for the others, it is "last".
@@ -31,6 +87,7 @@ class Architecture:
         whole_texts: whether the model has one vector per text, so that it supports only tasks on whole texts.
         tensor_sizes: the settings that the mesh axis `tensor` must divide.
         fsdp_sizes: returns {description: size} for the sizes that the mesh axis `fsdp` must divide, besides d_model.
+        fit: fits the model without gradients; None if the model is trained by gradients. The task must be windowed.
     """
 
     doc: str
@@ -44,3 +101,8 @@ class Architecture:
     whole_texts: bool = False
     tensor_sizes: tuple[str, ...] = TENSOR_SIZES
     fsdp_sizes: Callable[[ModelConfig], Mapping[str, int]] = lambda config: {}
+    fit: Fit | None = None
+
+    def __post_init__(self) -> None:
+        if self.fit is None:
+            object.__setattr__(self, "settings", self.settings | NEURAL)

@@ -52,18 +52,19 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 def check_divisible(config: Config, mesh: Mesh) -> None:
     """Raises UserError if the mesh cannot evenly divide the batch or a model dimension that it splits."""
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    for section, microbatches in (("train", config.train.accumulation), ("eval", 1)):
+    architecture = entries(MODELS)[config.model.architecture]
+    trained = architecture.fit is None  # by gradients
+    for section, microbatches in (("train", config.train.accumulation), ("eval", 1))[not trained :]:
         size = getattr(config, section).batch_size
         if size // microbatches % rows:
             raise UserError(
                 f"config.{section}.batch_size: {size} rows in {microbatches} microbatch{'es' * (microbatches > 1)} "
                 f"cannot be split over data x fsdp = {rows} devices; use a multiple of {rows * microbatches}."
             )
-    architecture = entries(MODELS)[config.model.architecture]
     for name, size in architecture.fsdp_sizes(config.model).items():
         if size % (count := mesh.shape["fsdp"]):
             raise UserError(f"config.mesh.fsdp: {count} does not divide model.{name} = {size}; change one of them.")
-    for name in (*FSDP_SIZES, *architecture.tensor_sizes):
+    for name in (*(FSDP_SIZES if trained else ()), *architecture.tensor_sizes):
         axis, size = "fsdp" if name in FSDP_SIZES else "tensor", getattr(config.model, name)
         if size % (count := mesh.shape[axis]):
             hint = " (set model.vocab_multiple)" if name.endswith("vocab_size") else ""

@@ -34,6 +34,7 @@ from lm.parallel.mesh import check_divisible, make_mesh
 from lm.reporting.progress import counting
 from lm.reporting.table import Result, write_results
 from lm.runs.directory import RunDirectory
+from lm.runs.mixing import Mix, check_mixable, mixed, tuned_weight
 from lm.runs.prepare import check_only_reads, load_tokenizers, prepare_split
 from lm.tasks import task_of
 from lm.tasks.task import EvaluationSetup, Tokenizers
@@ -54,6 +55,7 @@ class Options:
     config: Config | None = None  # config whose data is used instead of the run's data
     config_name: str = ""
     average: int = 1  # number of checkpoints to average
+    mix: Mix | None = None  # run with whose model the evaluated model is mixed
     # Each of the following options overrides the config unless it is 0 or None:
     stride: int = 0
     batch_size: int = 0
@@ -99,6 +101,10 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
     mesh = choose_mesh(config)
     params, step, parameters, is_best = read_params(directory, config, model, mesh, options)
     rows = task.eval_rows(config, tokenizers.target, stores)
+    mix_details: dict[str, Any] = {}
+    if options.mix is not None:
+        model, params, mix_details = _mixed(options.mix, own, config, tokenizers, model, params, mesh, options)
+        name = f"{name or root} + {mix_details['weight']:.3g} {options.mix.name}"
     evaluation = task.evaluation(EvaluationSetup(config, model, mesh, tokenizers, rows, references, options.split))
     devices = f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}"
     split = f"text {Path(options.text).name}" if options.text else options.split
@@ -123,12 +129,50 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
         "devices": devices,
         "dtype": config.model.dtype,
         "batch_size": evaluation.batch_size,
+        **({"mix": mix_details} if mix_details else {}),
     }
     of_training = options.split.partition("/")[0] == "train" and options.config is None
     trained = None if of_training else Hashes.load(directory.train_hashes_path)
     labels: dict[str, Any] = {"run": name or str(root), "step": step, "split": split}
     result = make_result(config, evaluation, rows, values, stores, tokenizers, seconds, details, trained, **labels)
+    if mix_details:
+        how = f"tuned on {mix_details['tuned_on']}" if mix_details["tuned_on"] else "given"
+        parts = f"{mix_details['run']}, step {mix_details['step']}, with the weight {mix_details['weight']:.4g} ({how})"
+        result.signatures["mix"] = f"the probabilities are interpolated with those of {parts}"
     return Evaluated(result, directory.root, directory.eval_dir(step), _stem(options, own, config), evaluation)
+
+
+def _mixed(
+    mix: Mix,
+    own: Config,
+    config: Config,
+    tokenizers: Tokenizers,
+    model: Model,
+    params: Any,
+    mesh: Mesh,
+    options: Options,
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Returns a mixture with the best checkpoint of another run, its parameters, and the values to record."""
+    directory = RunDirectory.existing(mix.root)
+    of_other = directory.load_config()
+    fingerprints = tokenizers.target.fingerprint, load_tokenizers(of_other, mix.root).target.fingerprint
+    check_mixable(mix, own, of_other, fingerprints, config.data.sequence_length)
+    other_config = evaluation_config(mix.root, of_other, Options())
+    other = build_model(other_config.model, task_of(other_config).head(other_config))
+    other_params, step, *_ = read_params(directory, other_config, other, mesh, Options())
+    models, both, tuned_on = (model, other), (params, other_params), ""
+    weight = mix.weight
+    if weight is None:
+        stores, _ = _open_data(config, tokenizers, dataclasses.replace(options, split="valid", text=""))
+        rows = task_of(config).eval_rows(config, tokenizers.target, stores)
+        devices = mesh.devices.size
+        weight, tuned_on = (
+            tuned_weight(models, both, rows, -(-config.eval.batch_size // devices) * devices, mesh),
+            "the validation split",
+        )
+        print(f"--mix={mix.root}: the best weight on the validation split is {weight:.4f}", flush=True)
+    details = {"run": str(mix.root), "step": step, "weight": weight, "tuned_on": tuned_on}
+    return *mixed(models, both, weight), details
 
 
 def make_result(
@@ -213,6 +257,8 @@ def evaluation_config(root: Path, own: Config, options: Options) -> Config:
         other = options.config.to_dict()
         if other["model"]["vocab_size"] == 0:  # not yet derived from a tokenizer
             other["model"]["vocab_size"] = own.model.vocab_size
+        if not other["model"]["ngram"]["sizes"]:  # not yet counted
+            other["model"]["ngram"]["sizes"] = own.model.ngram.sizes
         lines = differences_affecting(MODEL, Config, {"model": values["model"]}, {"model": other["model"]})
         if lines:
             problem = f"its model differs from the model of {root} ({'; '.join(lines)})"
@@ -292,4 +338,7 @@ def _stem(options: Options, own: Config, config: Config) -> str:
         ("penalty", search.length_penalty, own_search.length_penalty),
     ):
         parts += [f"{name}{value:g}"] if value != usual else []
+    if options.mix is not None:
+        weight = "" if options.mix.weight is None else f"{options.mix.weight:g}"
+        parts.append(f"mix_{re.sub('[^A-Za-z0-9_.]', '_', options.mix.name)}{weight and '_'}{weight}")
     return "-".join(filter(None, parts))

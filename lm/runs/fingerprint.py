@@ -16,7 +16,12 @@ from lm.config.schema import EFFECTS, differences, effect
 from lm.errors import UserError
 
 # Settings determined by the data, or by train.num_epochs and the data, with the value that means "not yet known".
-DERIVED_FROM_DATA: dict[str, Any] = {"model.vocab_size": 0, "model.source_vocab_size": 0, "data.labels": []}
+DERIVED_FROM_DATA: dict[str, Any] = {
+    "model.vocab_size": 0,
+    "model.source_vocab_size": 0,
+    "model.ngram.sizes": [],
+    "data.labels": [],
+}
 DERIVED_FROM_EPOCHS = {"train.num_steps": -1, "optimizer.decay_steps": 0, "optimizer.warmup_steps": -1}
 # These settings may change when a run is extended. RunDirectory checks whether the run may be extended.
 LENGTH = ("train.num_steps", "train.num_epochs", "optimizer.decay_steps")

@@ -13,7 +13,7 @@ import jax
 from lm.config import Config
 from lm.costs import CHIPS, estimate_memory, peak_flops
 from lm.errors import UserError
-from lm.models import build_model
+from lm.models import MODELS, build_model
 from lm.parallel.mesh import check_divisible, make_mesh
 from lm.tasks import task_of
 from lm.training.multipliers import learning_rate_multipliers
@@ -59,6 +59,8 @@ class Report:
 
 def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report:
     """Compiles the step for `devices`, which need not be present. Raises UserError for an unsuitable config."""
+    if MODELS[config.model.architecture].fit is not None:
+        raise UserError(f"config.model.architecture: '{config.model.architecture}' has no training step to compile.")
     if config.model.vocab_size == 0:
         raise UserError(
             "config.model.vocab_size must not be 0, because no tokenizer is built here; set it to 32768, for example."

@@ -20,7 +20,7 @@ from lm.costs import peak_flops
 from lm.data.packing.prefetch import prefetch
 from lm.data.packing.rows import TrainRows
 from lm.errors import DONE, SAVED_ON_SIGNAL, UserError
-from lm.models import build_model
+from lm.models import MODELS, build_model
 from lm.models.protocol import Model
 from lm.parallel.distributed import barrier, failing_together, is_first
 from lm.parallel.mesh import batch_sharding, check_divisible, local_rows, make_mesh, to_global
@@ -33,6 +33,7 @@ from lm.runs.initialisation import load_initial, source_run
 from lm.runs.prepare import Prepared, check_moved, prepare
 from lm.tasks import task_of
 from lm.training.epochs import with_epochs
+from lm.training.fitting import fit_model
 from lm.training.multipliers import learning_rate_multipliers
 from lm.training.optimizers import make_optimizer
 from lm.training.report import Reporter
@@ -61,6 +62,8 @@ def train(config: Config, workdir: Path) -> int:
         run.check_data(config, prepared.fingerprint)
         check_moved(run.moved, prepared)
         task = task_of(config)
+        if MODELS[config.model.architecture].fit is not None:
+            return fit_model(prepared, mesh, run, console)
         rows = task.train_rows(config, prepared.tokenizer, prepared.stores["train"])
         config = with_epochs(config, rows)
         model = build_model(config.model, task.head(config), platform)

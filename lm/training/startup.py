@@ -38,26 +38,41 @@ def describe_run(
     config: Config, prepared: Prepared, rows: TrainRows, evaluated: Mapping[str, Sequence[str]], mesh: Mesh, kernel: str
 ) -> Table:
     """Describes a run in a table. `evaluated` holds the notes about the validation rows of each data source."""
-    table = Table.grid(padding=(0, 2))
-    devices = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
-    if jax.process_count() > 1:
-        devices = f"{jax.process_count()} processes with {devices} each"
-    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    table.add_row("versions", "  ".join(f"{name} {version}" for name, version in versions().items()))
-    table.add_row("devices", f"{devices}; mesh {shape}; attention {kernel}; compute {config.model.dtype}")
-    for split, notes in (("train", rows.notes()), ("valid", evaluated)):
-        for name, store in prepared.stores[split].items():
-            table.add_row(f"{split} data", f"{name}: {store.describe(short_number)}")
-            for note in notes.get(name, []):
-                table.add_row("", f"  {note}")
-    for line in prepared.overlap_lines():
-        table.add_row("", line)
+    table = describe_data(prepared, rows.notes(), evaluated, f"{mesh_of(mesh)}; attention {kernel}", config.model.dtype)
     steps = config.train.num_steps
     step_tokens = config.train.batch_size * (config.data.sequence_length + config.data.source_length)
     plan = f"{steps:,} steps of {step_tokens:,} tokens = {short_number(step_tokens * steps)} tokens"
     table.add_row("plan", f"{plan}, {describe_epochs(config, rows)}")
     if config.optimizer.learning_rate == 0:
         table.add_row("", "optimizer.learning_rate is 0, so no step changes the parameters")
+    return table
+
+
+def mesh_of(mesh: Mesh) -> str:
+    return f"mesh {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}"
+
+
+def describe_data(
+    prepared: Prepared,
+    trained: Mapping[str, Sequence[str]],
+    evaluated: Mapping[str, Sequence[str]],
+    placement: str,
+    dtype: str,
+) -> Table:
+    """Describes versions, devices and data. The mappings hold notes about the rows of each data source."""
+    table = Table.grid(padding=(0, 2))
+    devices = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
+    if jax.process_count() > 1:
+        devices = f"{jax.process_count()} processes with {devices} each"
+    table.add_row("versions", "  ".join(f"{name} {version}" for name, version in versions().items()))
+    table.add_row("devices", f"{devices}; {placement}; compute {dtype}")
+    for split, notes in (("train", trained), ("valid", evaluated)):
+        for name, store in prepared.stores[split].items():
+            table.add_row(f"{split} data", f"{name}: {store.describe(short_number)}")
+            for note in notes.get(name, []):
+                table.add_row("", f"  {note}")
+    for line in prepared.overlap_lines():
+        table.add_row("", line)
     return table
 
 

@@ -1,0 +1,1 @@
+"""n-gram models: counting, smoothing, the model, and files in ARPA format."""

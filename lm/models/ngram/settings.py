@@ -1,0 +1,79 @@
+"""The n-gram architecture: checks its settings, and fits the model by counting."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm.config.ngram import NgramSettings
+from lm.errors import UserError
+from lm.models.architecture import Architecture, FitReport, Fitted, Refuse
+from lm.models.ngram.counting import count_ngrams
+from lm.models.ngram.model import NgramModel
+from lm.models.ngram.smoothing import SMOOTHINGS
+from lm.models.ngram.table import fitted
+
+
+def derive(config: Any) -> dict[str, Any]:
+    """Returns a stride of evaluation windows that gives every token its whole context of n - 1 tokens."""
+    return {"eval.stride": max(1, config.data.sequence_length - (config.model.ngram.order - 1))}
+
+
+def check(config: Any, refuse: Refuse) -> None:
+    ngram, sources = config.model.ngram, config.data.train
+    weights = {each.weight for each in sources.values() if each.weight > 0}
+    if len(weights) > 1:
+        refuse("data.train", "every document is counted once, so all weights must be 1, or 0 to leave a source out.")
+    if ngram.lambdas and (len(ngram.lambdas) != ngram.order or not all(0 <= each <= 1 for each in ngram.lambdas)):
+        refuse("model.ngram.lambdas", f"give {ngram.order} weights from 0 to 1, one per order, or leave this empty.")
+    fallback = ngram.fallback_discounts
+    if fallback and (len(fallback) != 3 or not all(0 <= each <= n for n, each in enumerate(fallback, start=1))):
+        refuse("model.ngram.fallback_discounts", "give three discounts, each from 0 to its count, or leave this empty.")
+    if ngram.sizes and len(ngram.sizes) != ngram.order - 1:
+        refuse("model.ngram.sizes", "these numbers are counted in the training data; leave this setting empty.")
+
+
+def fit(
+    config: Any, stores: Mapping[str, Any], tokenizer: Any, directory: Path, report: FitReport | None = None
+) -> Fitted:
+    """Counts the n-grams of the training data and estimates their probabilities. See `lm.models.architecture.Fit`."""
+    ngram, vocab_size = config.model.ngram, config.model.vocab_size
+    if SMOOTHINGS[ngram.smoothing].method is None:
+        raise UserError("config.model.ngram.smoothing: 'arpa' cannot be trained; run python -m lm.ngram import.")
+    levels = count_ngrams(list(stores.values()), ngram.order, vocab_size, tokenizer.start_id, directory, report)
+    sizes = [len(level.words) for level in levels[1:]]
+    if 0 in sizes:
+        longest = sizes.index(0) + 1
+        raise UserError(
+            f"config.model.ngram.order: no document has {longest + 1} tokens, including those around it, so {longest} "
+            "is the highest possible order."
+        )
+    params = fitted(levels, ngram, possible_tokens(tokenizer, vocab_size, levels[0].counts))
+    notes = [f"counted {', '.join(f'{size:,} {k}-grams' for k, size in enumerate(sizes, start=2))}"] if sizes else []
+    return Fitted({"model.ngram.sizes": tuple(sizes)}, params, tuple(notes))
+
+
+def possible_tokens(tokenizer: Any, vocab_size: int, counts: np.ndarray) -> np.ndarray:
+    """Returns which tokens can be predicted, bool (V,).
+
+    These are all tokens that spell text, the unknown token, the token that ends documents, and tokens that occur.
+    """
+    possible = counts > 0
+    possible[tokenizer.text_ids] = True
+    possible[[each for each in (tokenizer.unk_id, tokenizer.eos_id) if each is not None]] = True
+    return possible
+
+
+NGRAM = Architecture(
+    "n-gram model, counted and smoothed (Chen & Goodman 1998)",
+    {"decoder": NgramModel.build},
+    frozenset(f"model.ngram.{each.name}" for each in dataclasses.fields(NgramSettings)),
+    derive,
+    check,
+    tensor_sizes=(),  # the tables are not split
+    fit=fit,
+)

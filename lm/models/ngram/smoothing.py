@@ -1,0 +1,228 @@
+"""Smoothed probabilities of n-grams (Chen & Goodman 1998).
+
+Every method interpolates: with c the counts of its order and h' the context h without its first token,
+
+    p(w | h) = direct(h, w) + reserved(h) p(w | h')
+
+where reserved(h) is the probability that the counts of h leave to the next lower order. Below order 1, p is uniform
+over the V tokens that can be predicted. The methods differ only in `direct` and `reserved`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lm.config.ngram import NgramSettings
+from lm.errors import UserError
+from lm.models.ngram.counting import Level
+from lm.models.ngram.interpolation import estimated_lambdas
+
+WHERE = "config.model.ngram"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The probabilities of the N n-grams of one order, float64.
+
+    Attributes:
+        probabilities: (N,): the interpolated p(w | h) of each n-gram.
+        reserved: (M,): reserved(h) of each context h, an n-gram of the order below; 1 if nothing follows it.
+    """
+
+    probabilities: np.ndarray
+    reserved: np.ndarray
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The counts of one order from which a method computes its estimate."""
+
+    order: int
+    level: Level
+    counts: np.ndarray  # int64 (N,): raw or, for Kneser-Ney, adjusted
+    num_words: int  # V
+
+    @property
+    def totals(self) -> np.ndarray:
+        """The sum of the counts of each context, (M,)."""
+        return self.level.sums(self.counts)
+
+    def shares(self) -> np.ndarray:
+        """Returns the relative frequency of each n-gram in its context, (N,)."""
+        return _divided(self.counts, self.of_parents(self.totals))
+
+    def of_parents(self, values: np.ndarray) -> np.ndarray:
+        """Returns the value of each n-gram's context: (M,) -> (N,)."""
+        return np.repeat(values, np.diff(self.level.begins))
+
+
+Method = Callable[[NgramSettings, Counts], tuple[np.ndarray, np.ndarray]]  # returns (direct (N,), reserved (M,))
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """A method that can be selected with model.ngram.smoothing.
+
+    Attributes:
+        method: returns `direct` and `reserved` for one order; None if the probabilities come from a file.
+        reads: the settings in NgramSettings that only some methods read.
+        adjusts: whether the orders below the highest count the distinct tokens before an n-gram, not its occurrences.
+        prepare: returns the settings with values estimated from the counts of all orders.
+        shares_equally: whether the reserved probability is shared equally among all tokens, not by the lower order.
+    """
+
+    doc: str
+    method: Method | None
+    reads: tuple[str, ...] = ()
+    adjusts: bool = False
+    prepare: Callable[[NgramSettings, Sequence[Counts]], NgramSettings] = lambda settings, counts: settings
+    shares_equally: bool = False
+
+
+def estimates(levels: Sequence[Level], settings: NgramSettings, possible: np.ndarray) -> Iterator[Estimate]:
+    """Yields the estimate of each order, from 1 up. Raises UserError if the counts do not suit the method.
+
+    Args:
+        possible: bool (V,): the tokens that can be predicted. The others have the probability 0.
+    """
+    smoothing, num_words = SMOOTHINGS[settings.smoothing], int(possible.sum())
+    assert smoothing.method is not None
+    every = [
+        Counts(order, level, _adjusted(levels, order) if smoothing.adjusts else level.counts, num_words)
+        for order, level in enumerate(levels, start=1)
+    ]
+    settings = smoothing.prepare(settings, every)
+    uniform = 1.0 / num_words
+    lower = np.full(1, uniform)
+    for each in every:
+        direct, reserved = smoothing.method(settings, each)
+        empty = each.totals == 0
+        reserved = np.where(empty, 1.0, reserved)
+        shared: Any = uniform if smoothing.shares_equally else lower[each.level.suffixes]
+        lower = direct + each.of_parents(reserved) * shared
+        if each.order == 1:
+            lower = np.where(possible, lower, 0.0)
+        yield Estimate(lower, reserved)
+
+
+def _adjusted(levels: Sequence[Level], order: int) -> np.ndarray:
+    """Returns the counts of Kneser & Ney 1995 for one order.
+
+    Below the highest order, the count of an n-gram is the number of distinct tokens that precede it. Nothing precedes
+    an n-gram at the beginning of a document, so it keeps its count.
+    """
+    level = levels[order - 1]
+    if order == len(levels):
+        return level.counts
+    preceded = np.bincount(levels[order].suffixes, minlength=len(level.words))
+    return np.where(level.initial, level.counts, preceded) if order > 1 else preceded
+
+
+def _divided(values: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    return np.divide(values, totals, out=np.zeros(len(values)), where=totals > 0)
+
+
+# --- methods ------------------------------------------------------------------------------------------------------
+
+
+def _maximum_likelihood(settings: NgramSettings, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
+    return counts.shares(), np.zeros(len(counts.totals))
+
+
+def _add_k(settings: NgramSettings, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
+    """(c + k) / (c(h) + k V), which is c / (c(h) + k V) plus an equal share of k V / (c(h) + k V)."""
+    added, totals = settings.add * counts.num_words, counts.totals
+    return _divided(counts.counts, counts.of_parents(totals + added)), _divided(
+        np.full(len(totals), added), totals + added
+    )
+
+
+def _jelinek_mercer(settings: NgramSettings, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
+    weight = settings.lambdas[counts.order - 1]
+    return weight * counts.shares(), np.full(len(counts.totals), 1.0 - weight)
+
+
+def _absolute_discounting(settings: NgramSettings, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
+    discount = settings.discount
+    if not discount:
+        once, twice = (int(np.count_nonzero(counts.counts == number)) for number in (1, 2))
+        if not once:
+            raise UserError(
+                f"{WHERE}.discount: no {counts.order}-gram occurs exactly once, so n1 / (n1 + 2 n2) is 0; set this "
+                "number, or use more or unrepeated text."
+            )
+        discount = once / (once + 2 * twice)
+    return _discounted(counts, np.array([0.0, discount, discount, discount]))
+
+
+def _kneser_ney(settings: NgramSettings, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
+    return _discounted(counts, kneser_ney_discounts(counts, settings.fallback_discounts))
+
+
+def _discounted(counts: Counts, discounts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Subtracts discounts[min(c, 3)] from each count c. A context reserves the total of what was subtracted."""
+    subtracted = np.minimum(discounts[np.minimum(counts.counts, 3)], counts.counts)
+    totals = counts.totals
+    direct = _divided(counts.counts - subtracted, counts.of_parents(totals))
+    # Counting is exact, but a sum of floats over all contexts is not.
+    reserved = sum(
+        (discounts[n] * counts.level.sums(np.minimum(counts.counts, 3) == n) for n in (1, 2, 3)), np.zeros(len(totals))
+    )
+    return direct, _divided(reserved, totals)
+
+
+def kneser_ney_discounts(counts: Counts, fallback: tuple[float, ...]) -> np.ndarray:
+    """Returns the discounts of the counts 0, 1, 2 and 3 or more (Chen & Goodman 1998, equation 26), as KenLM does.
+
+    Where the formula divides by 0 or its result is not between 0 and the count, KenLM refuses the data unless
+    --discount_fallback is given. The setting `fallback_discounts` plays the role of that flag.
+    """
+    numbers = np.bincount(np.minimum(counts.counts, 5), minlength=6).astype(np.float64)  # n-grams with each count
+    reason = ""
+    if missing := [number for number in (1, 2, 3) if not numbers[number]]:
+        reason = f"no {counts.order}-gram has the count {missing[0]}"
+    else:
+        y = numbers[1] / (numbers[1] + 2 * numbers[2])
+        found = np.array([n - (n + 1) * y * numbers[n + 1] / numbers[n] if n else 0.0 for n in range(4)])
+        if np.all(found >= 0) and np.all(found <= np.arange(4)):
+            return found
+        wrong = next(n for n in (1, 2, 3) if not 0 <= found[n] <= n)
+        reason = f"the discount of {counts.order}-grams with the count {wrong} would be {found[wrong]:.3g}"
+    if not fallback:
+        raise UserError(
+            f"{WHERE}.smoothing: Kneser-Ney discounts cannot be estimated ({reason}), because the text is small, "
+            "repetitive or artificial; set model.ngram.fallback_discounts=(0.5, 1.0, 1.5), or use another smoothing."
+        )
+    return np.array([0.0, *fallback])
+
+
+def _with_lambdas(settings: NgramSettings, counts: Sequence[Counts]) -> NgramSettings:
+    if settings.lambdas:
+        return settings
+    return estimated_lambdas(settings, [each.level for each in counts], counts[0].num_words)
+
+
+SMOOTHINGS = {
+    "maximum_likelihood": Smoothing("relative frequencies; unseen n-grams have the probability 0", _maximum_likelihood),
+    "add_k": Smoothing("every count is increased by `add` (Lidstone)", _add_k, ("add",), shares_equally=True),
+    "jelinek_mercer": Smoothing(
+        "weighted mean of the relative frequencies of all orders (Jelinek & Mercer 1980)",
+        _jelinek_mercer,
+        ("lambdas",),
+        prepare=_with_lambdas,
+    ),
+    "absolute_discounting": Smoothing(
+        "a constant is subtracted from every count (Ney 1994)", _absolute_discounting, ("discount",)
+    ),
+    "kneser_ney": Smoothing(
+        "interpolated modified Kneser-Ney (Chen & Goodman 1998), as in KenLM",
+        _kneser_ney,
+        ("fallback_discounts",),
+        adjusts=True,
+    ),
+    "arpa": Smoothing("probabilities imported from a file (python -m lm.ngram import); cannot be trained", None),
+}

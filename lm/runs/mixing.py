@@ -1,0 +1,117 @@
+"""Mixes the model of a run with the model of another run, and tunes the weight (eval.py --mix)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from lm.batch import Array, Batch
+from lm.config import Config
+from lm.data.packing.rows import EvalRows
+from lm.errors import UserError
+from lm.models.mixture import Mixture, log_probs
+from lm.models.protocol import Model
+from lm.parallel.distributed import is_first
+from lm.parallel.mesh import batch_sharding, on_mesh, to_global
+from lm.reporting.progress import counting
+from lm.tasks import task_of
+
+HALVINGS, DECIMALS = 30, 4  # of the weight that is tuned
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The value of --mix."""
+
+    root: Path
+    weight: float | None  # of the other run's probabilities; None means that it is tuned on the validation split
+
+    @classmethod
+    def of(cls, text: str) -> Mix:
+        """Parses RUN or RUN:WEIGHT. Raises UserError if the weight is not between 0 and 1."""
+        path, colon, number = text.rpartition(":")
+        try:
+            weight = float(number)
+        except ValueError:
+            path, colon = "", ""
+        if not colon or not path:
+            return cls(Path(text), None)
+        if not 0 < weight < 1:
+            raise UserError(f"--mix={text}: the weight of the other run must be between 0 and 1, e.g. {path}:0.3.")
+        return cls(Path(path), weight)
+
+    @property
+    def name(self) -> str:
+        return self.root.absolute().name
+
+
+def check_mixable(mix: Mix, own: Config, other: Config, fingerprints: tuple[str, str], length: int) -> None:
+    """Raises UserError unless both runs predict the same tokens of the same rows of `length` tokens."""
+    for config in (own, other):
+        if not task_of(config).windowed:
+            problem = f"a run with objective.name={config.objective.name} does not score every token of plain texts"
+            raise UserError(f"--mix={mix.root}: {problem}; mix language models only.")
+    if fingerprints[0] != fingerprints[1]:
+        advice = "train both with the same tokenizer settings on the same text, or with the same data.tokenizer.path"
+        raise UserError(f"--mix={mix.root}: the tokenizers of the two runs differ; {advice}.")
+    if other.model.max_length < length:
+        problem = f"its model has {other.model.max_length} positions, but rows have {length} tokens"
+        raise UserError(f"--mix={mix.root}: {problem}; evaluate that run and mix in this one.")
+
+
+def tuned_weight(
+    models: tuple[Model, Model], params: tuple[Any, Any], rows: Mapping[str, EvalRows], batch_size: int, mesh: Mesh
+) -> float:
+    """Returns the weight of the second model for which a mixture predicts the targets best.
+
+    The mean logarithm of the mixed probabilities is a concave function of the weight w. Its derivative, the mean of
+    (q - p) / ((1 - w) p + w q), is 0 at the maximum, which bisection finds.
+    """
+    if jax.process_count() > 1:
+        raise UserError("--mix: one process tunes the weight; start only one, or give the weight as --mix=RUN:WEIGHT.")
+    found: list[np.ndarray] = []
+    sharding, total, done = batch_sharding(mesh), sum(each.num_rows for each in rows.values()), 0
+    ids = np.arange(batch_size)
+    with on_mesh(mesh), counting(total, "rows for the weight", enabled=is_first()) as report:
+        for each in rows.values():
+            for begin in range(0, each.num_rows, batch_size):
+                batch = each.rows((begin + ids).tolist())
+                chosen = np.asarray(batch.weights) > 0
+                both_2BL = _target_log_probs(models, params, to_global(batch, ids, sharding, batch_size))
+                found.append(np.asarray(both_2BL, np.float64)[:, chosen])
+                done = min(done + batch_size, total)
+                if report is not None:
+                    report(done, total)
+    own, other = np.concatenate(found, axis=1)
+    ratio = np.exp(np.clip(other - own, -700, 700))  # q / p
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        slope = np.mean((ratio - 1) / (1 - middle + middle * ratio))
+        low, high = (middle, high) if slope > 0 else (low, middle)
+    return round(float((low + high) / 2), DECIMALS)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _target_log_probs(models: tuple[Model, Model], params: tuple[Any, Any], batch: Batch) -> Array:
+    """Returns the log-probability of each target by both models, float32 (2, B, L)."""
+
+    def of(model: Model, of_model: Any) -> Array:
+        logs_BLV = log_probs(model, of_model, batch)
+        return jnp.take_along_axis(logs_BLV, batch.targets[..., None], axis=-1)[..., 0]
+
+    return jnp.stack([of(*each) for each in zip(models, params, strict=True)])
+
+
+def mixed(models: tuple[Model, Model], params: tuple[Any, Any], weight: float) -> tuple[Any, Any]:
+    """Returns a mixture of two models, and its parameters."""
+    own, other = params
+    return Mixture(*models), {"own": own, "other": other, "weight": jnp.float32(weight)}
