@@ -13,12 +13,14 @@ from lm.models.heads import Head, NextToken
 from lm.models.protocol import Model
 from lm.models.recurrent.settings import RECURRENT
 from lm.models.transformer.settings import TRANSFORMER
+from lm.models.word_vectors.settings import WORD_VECTORS
 
 # Maps each value of model.architecture to its models.
 MODELS: dict[str, Architecture] = {
     "transformer": TRANSFORMER,
     "recurrent": RECURRENT,
     "convolutional": CONVOLUTIONAL,
+    "word_vectors": WORD_VECTORS,
 }
 
 
