@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -14,16 +16,18 @@ def negative_sampling_loss(output: Output, batch: Batch, config: ObjectiveConfig
     """Returns the summed loss of all pairs: -log s(z) for each pair, and -log s(-z) for its negatives.
 
     z is the logit of a pair and s the logistic function. The random words of a row stand for all negatives, so the mean
-    of their losses counts `objective.negatives` times for each pair. `correct` is the weighted share of pairs with z > 0
-    and of random pairs with z < 0, each side counting one half.
+    of their losses counts `objective.negatives` = k times for each pair. At the optimum, z is the pointwise mutual
+    information minus log k (Levy 2014). `correct` is the weighted number of true pairs with z > -log k and of random
+    pairs with z < -log k, each side counting one half.
     """
     pairs_BLP, scores_BLP = output.pairs, output.logits[..., : output.pairs.shape[-1]]
     noise_BLN, weights_BL = output.logits[..., output.pairs.shape[-1] :], batch.weights
     true = jnp.sum(jnp.where(pairs_BLP, jax.nn.softplus(-scores_BLP), 0.0))
     false = jnp.sum(jnp.mean(jax.nn.softplus(noise_BLN), axis=-1) * weights_BL)
     loss = true + config.negatives * false
-    right = jnp.sum((scores_BLP > 0) & pairs_BLP)
-    rejected = jnp.sum(jnp.mean((noise_BLN < 0).astype(jnp.float32), axis=-1) * weights_BL)
+    middle = -math.log(config.negatives)
+    right = jnp.sum((scores_BLP > middle) & pairs_BLP)
+    rejected = jnp.sum(jnp.mean((noise_BLN < middle).astype(jnp.float32), axis=-1) * weights_BL)
     return LossSums(loss=loss, nll=loss, correct=0.5 * (right + rejected), weight=jnp.sum(weights_BL))
 
 
