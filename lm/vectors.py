@@ -148,7 +148,9 @@ def analogies() -> Use:
         print(f"{described}\n", flush=True)
         Console().print(shown, highlight=False)
         if scored < len(questions):
-            print(f"\n{len(questions) - scored:,} questions were left out: one of their words is not in the vocabulary.")
+            print(
+                f"\n{len(questions) - scored:,} questions were left out: one of their words is not in the vocabulary."
+            )
 
     return use
 
@@ -172,7 +174,9 @@ def known(table: WordTable, words: list[str]) -> list[int]:
     """Returns the indices of the words. Raises UserError if a word is not in the vocabulary."""
     numbers = [table.find(word.strip()) for word in words]
     if unknown := [word for word, number in zip(words, numbers, strict=True) if number is None]:
-        raise UserError(f"--words: {', '.join(unknown)} not in the vocabulary of {len(table.words):,} words; omit them.")
+        raise UserError(
+            f"--words: {', '.join(unknown)} not in the vocabulary of {len(table.words):,} words; omit them."
+        )
     return [number for number in numbers if number is not None]
 
 

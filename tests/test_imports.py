@@ -21,7 +21,20 @@ LAYERS = (
     {"tasks"},
     {"training", "runs"},
     {"huggingface"},
-    {"train", "eval", "generate", "predict", "compare", "aot", "merge_lora", "hf", "chat", "harness", "vectors", "data.show"},
+    {
+        "train",
+        "eval",
+        "generate",
+        "predict",
+        "compare",
+        "aot",
+        "merge_lora",
+        "hf",
+        "chat",
+        "harness",
+        "vectors",
+        "data.show",
+    },
 )
 # Packages of one layer that may import each other, though no files do so in a circle.
 FRIENDS = ({"evaluation", "reporting"}, {"training", "runs"})

@@ -52,7 +52,9 @@ class ContextTask(WordVectorTask):
     """Base class for tasks with negative sampling (Mikolov 2013)."""
 
     metric_names = ("loss", "pair_accuracy")
-    settings = WordVectorTask.settings | {f"objective.{name}" for name in ("negatives", "shared_negatives", "subsample")}
+    settings = WordVectorTask.settings | {
+        f"objective.{name}" for name in ("negatives", "shared_negatives", "subsample")
+    }
     whole_context: bool  # whether a word has one target with all of its context, or one per context word
 
     def max_ngrams(self, config: Config) -> int:
@@ -113,9 +115,7 @@ def ngrams_of(config: Config, tokenizer: Tokenizer) -> NgramTable | None:
     return ngram_table(words_of(tokenizer), config.model.ngram_lengths, config.model.ngram_buckets)
 
 
-def with_ngrams(
-    table: WordTable, config: Config, tokenizer: Tokenizer, params: Mapping[str, Any]
-) -> WordTable:
+def with_ngrams(table: WordTable, config: Config, tokenizer: Tokenizer, params: Mapping[str, Any]) -> WordTable:
     """Returns a table in which the vector of each word is the mean of its own and of those of its n-grams."""
     if not config.model.ngram_buckets:
         return table
