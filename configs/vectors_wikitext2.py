@@ -4,19 +4,20 @@
     python -m lm.vectors export --workdir=runs/vectors --output=vectors.txt
     python -m lm.vectors similarity --workdir=runs/vectors --pairs=wordsim353.tsv
 
-DIR is the same as for configs/wikitext2.py. Each line is a document, and words that occur fewer than five times are left
-out. `--config.objective.name=cbow` or `glove` selects another task; GloVe needs `--config.objective.context_window=10
---config.optimizer.learning_rate=0.05`. `--config.model.ngram_buckets=50000` adds character n-grams (fastText).
-`--config.eval.word_pairs=FILE` reports the rank correlation with the human scores of a file such as WordSim-353.
-Cost: about a minute on two idle CPU cores for the five epochs. Measured: rank correlation 0.38 on the 291 pairs of
-WordSim-353 whose words are known; gensim with the same settings reaches 0.33. Measurements are in results/.
+DIR is the same as for configs/wikitext2.py. Each line is a document, and words that occur fewer than five times are
+left out. `--config.objective.name=cbow` selects another task, and `--config.model.ngram_buckets=50000` adds character
+n-grams (fastText). `--config=configs/vectors_wikitext2.py:DIR,glove` selects GloVe. `--config.eval.word_pairs=FILE`
+reports the rank correlation with the human scores of a file such as WordSim-353. Cost: about a minute on two idle CPU
+cores. Measured: rank correlation 0.38 on the 291 pairs of WordSim-353 whose words are known; gensim with the same
+settings reaches 0.33. Measurements are in results/.
 """
 
 from configs import wikitext2
 from lm.config import defaults
 
 
-def get_config(directory=""):
+def get_config(argument=""):
+    directory, _, glove = argument.partition(",")
     config = wikitext2.get_config(directory)
     for split in ("train", "valid", "test"):
         config.data[split].wikitext2.document = "line"
@@ -32,4 +33,9 @@ def get_config(directory=""):
     config.eval = defaults().eval
     config.eval.update(every_steps=100, max_rows=128)
     config.checkpoint.every_steps = 200
+    if glove:
+        config.objective.update(name="glove", context_window=10)
+        config.optimizer.learning_rate = 0.05
+        config.train.num_epochs = 15.0
+        config.eval.every_steps = 1000
     return config

@@ -1,6 +1,6 @@
 """Writes the word vectors of a run to a file, and examines word vectors.
 
-python -m lm.vectors export --workdir=runs/vectors --output=vectors.txt              word2vec text (also fastText's .vec)
+python -m lm.vectors export --workdir=runs/vectors --output=vectors.txt              word2vec text
 python -m lm.vectors neighbours --workdir=runs/vectors --words=king,river            the nearest words
 python -m lm.vectors similarity --file=vectors.txt --pairs=wordsim353.tsv            Spearman's rank correlation
 python -m lm.vectors analogies --file=vectors.bin --questions=questions-words.txt    accuracy of 3CosAdd

@@ -1,4 +1,4 @@
-"""Word vectors as a table of words: nearest neighbours, analogies (Mikolov 2013) and word similarity (Finkelstein 2002).
+"""Tables of word vectors: nearest neighbours, analogies (Mikolov 2013) and word similarity (Finkelstein 2002).
 
 All similarities are cosines. V is the number of words, E the size of a vector, Q the number of questions.
 """

@@ -10,9 +10,9 @@ from lm.models.heads import Classes
 from lm.models.parameters import count_parameters
 from lm.runs.directory import RunDirectory
 from lm.runs.prepare import load_tokenizers
+from tests.models.test_recurrent import batch_of, random_tokens
 from tests.run_helpers import train_here
 from tests.small_model import random_params
-from tests.models.test_recurrent import batch_of, random_tokens
 from tests.word_vectors.test_runs import params_of
 
 CNN = {

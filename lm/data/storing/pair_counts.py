@@ -37,7 +37,7 @@ ARRAYS = {"first": "int32", "second": "int32", "count": "float32"}
 
 @dataclass(frozen=True)
 class PairCounts:
-    """The token store of a text and the counts of its M pairs: `first`, `second` (int32) and `count` (float32), (M,)."""
+    """The token store of a text and the counts of its M pairs: `first`, `second` and `count`, (M,) each."""
 
     store: TokenStore
     directory: Path

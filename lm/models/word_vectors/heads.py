@@ -30,7 +30,7 @@ def contexts(batch: Batch, window: int) -> tuple[Array, Array]:
     assert batch.types is not None and batch.shape[1] % BLOCK == 0, batch.shape
     blocks = batch.shape[1] // BLOCK
     places_nK = np.arange(blocks)[:, None] * BLOCK + np.arange(BLOCK + 2 * window)[None]
-    distance_CK = np.abs(np.arange(BLOCK + 2 * window)[None] - window - np.arange(BLOCK)[:, None])
+    distance_11CK = np.abs(np.arange(BLOCK + 2 * window)[None] - window - np.arange(BLOCK)[:, None])[None, None]
 
     def around(x_BL: Array) -> Array:
         return jnp.pad(x_BL, ((0, 0), (window, window)))[:, places_nK]
@@ -39,7 +39,7 @@ def contexts(batch: Batch, window: int) -> tuple[Array, Array]:
         return x_BL.reshape(-1, blocks, BLOCK, 1)
 
     segments_BnK = around(batch.segments)
-    near_BnCK = (distance_CK > 0) & (distance_CK <= inside(batch.types))
+    near_BnCK = (distance_11CK > 0) & (distance_11CK <= inside(batch.types))
     same_BnCK = (segments_BnK[:, :, None] == inside(batch.segments)) & (inside(batch.segments) > 0)
     return around(batch.tokens), near_BnCK & same_BnCK
 
