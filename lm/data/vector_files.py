@@ -17,7 +17,7 @@ import re
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 
@@ -77,8 +77,9 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
     if not path.is_file():
         raise UserError(f"there is no file {path}.")
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            yield file
+        opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115
+        with opened as file:
+            yield cast(IO[bytes], file)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path}: the compressed data is damaged ({error}); {ADVICE}.") from error
     except OSError as error:

@@ -37,7 +37,7 @@ def word_figure(words: Sequence[str], places_W2: np.ndarray, shares: np.ndarray,
         side = 6.0 + 0.03 * min(len(words), 200)  # inches
         figure = Figure(figsize=(1.25 * side, side), layout="constrained")
         axes = figure.subplots()
-        axes.scatter(*places_W2.T, s=14, color="#2f6fb0", zorder=2)
+        axes.scatter(places_W2[:, 0], places_W2[:, 1], s=14, color="#2f6fb0", zorder=2)
         for word, place in zip(words, places_W2, strict=True):
             axes.annotate(word, place, xytext=(4, 3), textcoords="offset points", fontsize=9, parse_math=False)
         axes.margins(0.12)

@@ -22,9 +22,9 @@ def table_of_run(root: Path, step: str) -> tuple[WordTable, str]:
     config = directory.load_config()
     tokenizer = load_tokenizers(config, directory.root).target
     ema = config.optimizer.ema_decay > 0
-    chosen = {"best": "best", "latest": None}.get(step, int(step) if step.isdecimal() else None)
+    number = int(step) if step.isdecimal() else None
     with directory.open_checkpoints(config) as checkpoints:
-        params, found = checkpoints.restore_params(None, chosen, ema=ema)
+        params, found = checkpoints.restore_params(None, "best" if step == "best" else number, ema=ema)
     table = task_of(config).word_table(config, tokenizer, params)
     if not table.words:
         raise UserError(f"--workdir={root}: its {tokenizer.kind} tokenizer has no words, so it has no word vectors.")

@@ -11,7 +11,7 @@ T is the number of words in a row, N the number of random words, V the size of t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -123,7 +123,7 @@ class ContextRows:
     """
 
     kind = "row of words"
-    notes = ()
+    notes: Sequence[str] = ()
 
     def __init__(self, name: str, store: TokenStore, seed: int, sampling: ContextSampling):
         self._store, self._key, self._sampling = store, (seed, name), sampling

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grain
 import numpy as np
 
@@ -36,7 +38,7 @@ class CountedRows:
     """The training rows of one data source. The rows, but not the pairs within them, are shuffled in each epoch."""
 
     kind = "row of pairs"
-    notes = ()
+    notes: Sequence[str] = ()
 
     def __init__(self, name: str, store: PairCounts, seed: int, length: int):
         self._examples = CountedExamples(store, length)

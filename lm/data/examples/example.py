@@ -29,6 +29,10 @@ class Example:
     segments: Sequence[int] = ()  # the length of each segment; empty if the example is one segment
     source_segments: Sequence[int] = ()  # the same for the source
 
+    def lengths_of_source(self) -> Sequence[int]:
+        """Returns the length of each segment of the source."""
+        return self.source_segments or (0 if self.source_S is None else len(self.source_S),)
+
 
 def cut_notes(number: int, total: int, what: str, setting: str, length: int) -> list[str]:
     """Returns a list with a note that `number` of `total` texts are too long; the list is empty if `number` is 0."""

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -80,7 +80,7 @@ class RowLayout:
         if self.source_length:
             sources = [each.source_S for each in examples if each.source_S is not None]
             assert len(sources) == len(examples), "an example has no source, but the rows need one"
-            lengths = [[n for each in row for n in each.source_segments or (len(each.source_S),)] for row in rows]
+            lengths = [[n for each in row for n in each.lengths_of_source()] for row in rows]
             source_side = _Side(sources, lengths, self.source_length)
             source = Source(source_side.tokens, source_side.positions, source_side.segments)
         targets = side.spread([each.targets_T for each in examples], np.float32 if self.real_targets else np.int32)
@@ -252,7 +252,20 @@ class WindowExamples(Examples):
         return self._store.num_tokens - self._store.num_documents
 
 
-RowSource: TypeAlias = PackedRows | WindowRows
+class RowSource(Protocol):
+    """The endless rows of one data source, such as `PackedRows` or `WindowRows`."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def notes(self) -> Sequence[str]: ...
+
+    def num_rows(self, epoch: int) -> int: ...
+
+    def locate(self, index: int) -> tuple[int, int]: ...
+
+    def row(self, epoch: int, row: int) -> list[Example]: ...
 
 
 class TrainRows:
