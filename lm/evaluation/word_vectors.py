@@ -17,9 +17,11 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from scipy.stats import spearmanr
 
+from lm.data.storing.splits import named_errors
 from lm.errors import UserError
 from lm.evaluation.evaluator import EvaluationSetup, Evaluator, Report
 from lm.evaluation.metric import Metric, share
+from lm.files import expanded
 from lm.parallel.mesh import on_mesh
 
 WORD_VECTOR_METRICS = (
@@ -183,7 +185,9 @@ class SimilarityEvaluator(Evaluator):
 
     def __init__(self, task: Any, setup: EvaluationSetup) -> None:
         self.name, self._task, self._config, self._tokenizer = setup.name, task, setup.config, setup.tokenizers.target
-        self._mesh, self._pairs = setup.mesh, read_pairs(Path(setup.config.eval.word_pairs))
+        self._mesh = setup.mesh
+        with named_errors("config.eval.word_pairs"):
+            self._pairs = read_pairs(expanded(setup.config.eval.word_pairs))
         self._scored = Score(math.nan, 0, len(self._pairs))
 
     def evaluate(self, params: Any, step: int, report: Report | None = None) -> dict[str, float]:

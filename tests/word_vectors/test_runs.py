@@ -61,7 +61,12 @@ def test_a_stopped_run_continues_to_the_bit(tiny, tmp_path, pairs, task):
 
 
 def test_every_mesh_gives_the_same_vectors(tiny, tmp_path):
-    changes = VECTORS | {"model__vocab_multiple": 2, "model__ngram_buckets": 50, "train__num_steps": 3}
+    changes = VECTORS | {
+        "model__vocab_multiple": 2,
+        "model__ngram_buckets": 50,
+        "train__num_steps": 3,
+        "optimizer__warmup_steps": 0,
+    }
     for name, (data, fsdp, tensor) in {"replicas": (8, 1, 1), "split": (2, 2, 2)}.items():
         mesh = {"mesh__data": data, "mesh__fsdp": fsdp, "mesh__tensor": tensor}
         assert train_here(tiny, tmp_path / name, **changes, **mesh) == 0
@@ -107,12 +112,15 @@ def test_vectors_are_evaluated_exported_examined_and_refused_for_text(tiny, tmp_
 @pytest.mark.parametrize(
     ("message", "change"),
     [
-        ("does not support 'transformer'; choose word_vectors", ["model.architecture=transformer"]),
+        (
+            "does not support 'transformer'; choose word_vectors",
+            ["model.architecture=transformer", "model.num_heads=4"],
+        ),
         ("does not support 'word_vectors'", ["objective.name=masked", "objective.shared_negatives=64"]),
         ("word vectors need a multiple of 32, not 33", ["data.sequence_length=33"]),
         ("is not a range of lengths", ["model.ngram_buckets=5", "model.ngram_lengths=(4, 3)"]),
         ("GloVe has no character n-grams", ["objective.name=glove", "model.ngram_buckets=5"]),
-        ("there is no file absent.tsv", ["eval.word_pairs=absent.tsv"]),
+        ("config.eval.word_pairs: absent.tsv cannot be read", ["eval.word_pairs=absent.tsv"]),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tiny, refused_settings, message, change):
