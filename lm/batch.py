@@ -43,6 +43,10 @@ class Batch:
     tag of a word is the target at its first token. For question answering (span_qa), the target is 1 at the first token
     of the answer, 2 at its last token, and 3 if the answer is a single token. For next-sentence prediction, the target
     at the first token is 1 if the second text follows the first, and 0 otherwise; the target's weight is 0.
+
+    For word vectors, the type of a token is the radius of its context, its weight is the number of its pairs, and the
+    source holds random words (segment 1) and the character n-grams of token i (segment i + 2). For GloVe, the tokens
+    and the source are the two words of each pair, and the targets are their counts.
     """
 
     tokens: Array  # int32 (B, L): model input
@@ -64,6 +68,7 @@ class Output:
 
     logits: Any = None  # float32 (B, L, V) for tokens, (B, L, C) for labels, (B, L, 2) for answer spans
     cache: Any = None  # the model's own Cache
+    pairs: Any = None  # bool (B, L, P): which of the first P logits belong to true pairs of words; the rest are random
     indices: Any = None  # int32 (B, P): indices of the tokens with logits (B, P, V); None if all tokens have logits
     next_sentence_logits: Any = None  # float32 (B, L, 2): valid only at the first token of each pair of texts
     embedding: Any = None  # float32 (B, D): a unit vector for the text in each row

@@ -30,6 +30,7 @@ ARGUMENTS = {
     "shakespeare_char": "input.txt",
     "shakespeare_char_cpu": "input.txt",
     "tatoeba_en_zh": "tatoeba",
+    "vectors_wikitext2": "wikitext2",
     "wikitext2": "wikitext2",
     "xquad_en": "xquad",
 }

@@ -33,6 +33,7 @@ LAYERS = (
         "chat",
         "harness",
         "ngram",
+        "vectors",
         "data.show",
     },
 )

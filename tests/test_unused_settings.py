@@ -44,7 +44,8 @@ def lines(**changes):
         ),
         (
             {"optimizer__name": "lion", "optimizer__epsilon": 1e-6},
-            "config.optimizer.epsilon=1e-06 has no effect; it applies only with name=adamw or adamax or muon, not lion",
+            "config.optimizer.epsilon=1e-06 has no effect; it applies only with name=adamw or adamax or muon or "
+            "adagrad, not lion",
         ),
         (
             {"optimizer__schedule": "constant", "optimizer__final_fraction": 0.5},

@@ -31,6 +31,9 @@ def check(given: Any, config: Any, task: Any) -> None:
     if models[name].fit is not None and not task.windowed:
         fitting = [each for each, entry in tasks.items() if entry.windowed]
         refuse("objective.name", f"model.architecture={name} learns from whole documents; choose {_or(fitting)}.")
+    if task.trains_words != models[name].word_vectors:
+        fitting = [each for each, entry in models.items() if entry.word_vectors == task.trains_words]
+        refuse("model.architecture", f"objective.name='{task.name}' does not support '{name}'; choose {_or(fitting)}.")
     for chooser, chosen, registry in (("objective.name", task.name, tasks), ("model.architecture", name, models)):
         for setting, default in unread(registry, chosen):
             # The config.json of a run holds derived values in place of defaults.

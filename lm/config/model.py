@@ -10,6 +10,7 @@ from lm.config.ngram import NgramSettings
 from lm.config.positions import PositionSettings
 from lm.config.recurrent import RecurrentSettings
 from lm.config.schema import option, section
+from lm.config.word_vectors import WordVectorSettings
 
 DROPOUT_RATES = ("dropout", "attention_dropout", "recurrent_dropout")
 
@@ -17,8 +18,9 @@ DROPOUT_RATES = ("dropout", "attention_dropout", "recurrent_dropout")
 @dataclass(frozen=True)
 class SizeSettings:
     architecture: str = option("transformer", registry="lm.models.MODELS", affects="shapes")
-    """Kind of model: 'transformer', 'recurrent' (RNN, LSTM, GRU), 'convolutional' (for whole texts, Kim 2014) or
-    'ngram' (counted, not trained by gradients)."""
+    """Kind of model: 'transformer', 'recurrent' (RNN, LSTM, GRU), 'convolutional' (for whole texts, Kim 2014), 'ngram'
+    (counted, not trained by gradients) or 'word_vectors' (two tables of vectors, for objective.name='skipgram', 'cbow'
+    or 'glove')."""
     family: str = option("decoder", choices=("decoder", "encoder", "encoder_decoder"))
     """Architecture. In a 'decoder', each token attends to itself and earlier tokens (GPT, Llama). In an 'encoder', each
     token attends to all tokens (BERT). In an 'encoder_decoder', an encoder reads the source and a decoder writes the
@@ -148,7 +150,13 @@ class BlockSettings:
 
 @dataclass(frozen=True)
 class ModelConfig(
-    ConvolutionalSettings, RecurrentSettings, HeadSettings, BlockSettings, PositionSettings, SizeSettings
+    WordVectorSettings,
+    ConvolutionalSettings,
+    RecurrentSettings,
+    HeadSettings,
+    BlockSettings,
+    PositionSettings,
+    SizeSettings,
 ):
     """Settings of the model. If 0 stands for a derived value, the setting's help text says so.
 

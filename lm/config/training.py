@@ -186,6 +186,9 @@ class EvalConfig:
     predominant script of each data source."""
     prompts: tuple[str, ...] = ("",)
     """Prompts from which sample text is generated at each evaluation. If empty, no text is generated."""
+    word_pairs: str = ""
+    """File of word pairs with human similarity scores, such as WordSim-353. Evaluations of word vectors report the rank
+    correlation between the scores and the cosines of the vectors. If empty, it is not computed."""
     compare_with_xz: bool = False
     """Add the compression rate that `xz -9` achieves on the same text to the final table."""
     sample_tokens: int = option(64, minimum=1, needs=("prompts",))

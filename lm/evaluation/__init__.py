@@ -8,6 +8,7 @@ from lm.evaluation.metric import Metric
 from lm.evaluation.tagging import ENTITY_METRICS
 from lm.evaluation.text_metrics import TEXT_METRICS
 from lm.evaluation.token_metrics import TOKEN_METRICS
+from lm.evaluation.word_vectors import WORD_VECTOR_METRICS
 
 # Maps the name of each metric to its declaration. Tables list their columns in this order.
 METRICS: dict[str, Metric] = {
@@ -18,6 +19,7 @@ METRICS: dict[str, Metric] = {
         *LABEL_METRICS,
         *NUMBER_METRICS,
         *ENTITY_METRICS,
+        *WORD_VECTOR_METRICS,
         *TOKEN_METRICS,
     )
 }

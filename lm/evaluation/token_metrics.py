@@ -36,6 +36,7 @@ TOKEN_METRICS = (
     Metric("token_accuracy", "token accuracy", share, higher_is_better=True),
     Metric("word_perplexity", "word perplexity", _large, recorded=True),
     Metric("tokens", "tokens", "{:,.0f}".format),
+    Metric("pairs", "pairs", "{:,.0f}".format),
 )
 
 
@@ -110,6 +111,12 @@ def masked_metrics(sums: Sums) -> dict[str, float]:
         result["loss"] += sums.pair_nll / sums.pairs
         result["next_sentence_accuracy"] = sums.pair_correct / sums.pairs
     return result | {"tokens": sums.weight}
+
+
+def pair_metrics(sums: Sums) -> dict[str, float]:
+    """Computes the loss of word vectors, the pair accuracy (0 to 1; 0.5 is chance) and the number of pairs."""
+    accuracy = ratio(sums.correct, sums.weight)
+    return {"loss": ratio(sums.nll, sums.weight), "pair_accuracy": accuracy, "pairs": sums.weight}
 
 
 def contrastive_metrics(sums: Sums) -> dict[str, float]:

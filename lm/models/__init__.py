@@ -14,6 +14,7 @@ from lm.models.ngram.settings import NGRAM
 from lm.models.protocol import Model
 from lm.models.recurrent.settings import RECURRENT
 from lm.models.transformer.settings import TRANSFORMER
+from lm.models.word_vectors.settings import WORD_VECTORS
 
 # Maps each value of model.architecture to its models.
 MODELS: dict[str, Architecture] = {
@@ -21,6 +22,7 @@ MODELS: dict[str, Architecture] = {
     "recurrent": RECURRENT,
     "convolutional": CONVOLUTIONAL,
     "ngram": NGRAM,
+    "word_vectors": WORD_VECTORS,
 }
 
 

@@ -85,6 +85,7 @@ class Architecture:
         alike_layers: whether all layers have parameters of the same shapes, so that they can be stacked.
         splits_layers: whether the mesh axis `tensor` splits the layers.
         whole_texts: whether the model has one vector per text, so that it supports only tasks on whole texts.
+        word_vectors: whether the model consists of word vectors, so that it supports only tasks that train them.
         tensor_sizes: the settings that the mesh axis `tensor` must divide.
         fsdp_sizes: returns {description: size} for the sizes that the mesh axis `fsdp` must divide, besides d_model.
         fit: fits the model without gradients; None if the model is trained by gradients. The task must be windowed.
@@ -99,6 +100,7 @@ class Architecture:
     alike_layers: bool = False
     splits_layers: bool = False
     whole_texts: bool = False
+    word_vectors: bool = False
     tensor_sizes: tuple[str, ...] = TENSOR_SIZES
     fsdp_sizes: Callable[[ModelConfig], Mapping[str, int]] = lambda config: {}
     fit: Fit | None = None

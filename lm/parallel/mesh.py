@@ -31,7 +31,10 @@ RULES: tuple[tuple[str, Any], ...] = (
     ("batch", ("data", "fsdp")),
     ("embed", "fsdp"),
     *((name, "tensor") for name in ("mlp", "heads", "kv_heads", "vocab")),
-    *((name, None) for name in ("length", "activation", "head_dim", "positions", "norm", "classes", "layers")),
+    *(
+        (name, None)
+        for name in ("length", "activation", "head_dim", "positions", "ngrams", "norm", "classes", "layers")
+    ),
 )
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from lm.config import Config
 from lm.tasks.causal import Causal
+from lm.tasks.cbow import Cbow
 from lm.tasks.chat import Chat
 from lm.tasks.classification import Classification
 from lm.tasks.contrastive import Contrastive
 from lm.tasks.denoising import InfillingTask, PrefixLmTask, SpanCorruptionTask, Ul2Task
+from lm.tasks.glove import Glove
 from lm.tasks.masked import Masked
 from lm.tasks.multiple_choice import MultipleChoice
 from lm.tasks.regression import Regression
 from lm.tasks.seq2seq import Seq2Seq
+from lm.tasks.skipgram import SkipGram
 from lm.tasks.span_qa import SpanQa
 from lm.tasks.tagging import Tagging
 from lm.tasks.task import Task
@@ -33,6 +36,9 @@ TASKS: dict[str, Task] = {
         MultipleChoice(),
         Contrastive(),
         Chat(),
+        SkipGram(),
+        Cbow(),
+        Glove(),
     )
 }
 

@@ -25,10 +25,12 @@ from lm.data.storing import Store
 from lm.data.storing.splits import Cleaner, SplitSource, named_errors
 from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
+from lm.data.tokenizing.words import words_of
 from lm.errors import UserError
 from lm.evaluation.evaluator import EvaluationSetup, SplitEvaluation
 from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import token_metrics
+from lm.evaluation.word_vectors import WordTable
 from lm.models.heads import NextToken
 from lm.objectives.losses import LossSums, loss_sums
 
@@ -65,6 +67,7 @@ class Task(abc.ABC):
     spells_extra_ids = False  # whether <extra_id_N> in a prompt is read as the special token <extra_id_N>
     needed_ids = 0  # the number of <extra_id_N> tokens that the tokenizer must have
     ids_advice = ""  # the end of the error message that is shown if data.tokenizer.extra_ids is too low
+    trains_words = False  # whether the task trains word vectors and nothing else
     labels_texts = False  # whether each prediction is about a whole text
     windowed = False  # whether rows are windows of a text; if so, result files report sequence length and stride
     plain_text_refusal = ""  # the end of the error message if `eval.py --text` does not support the task
@@ -222,6 +225,18 @@ class Task(abc.ABC):
     def labeller(self, config: Config) -> Any:
         """Returns the `Labeller` that lm.predict uses for new inputs, or None if the task does not support it."""
         return None
+
+    def word_table(self, config: Config, tokenizer: Tokenizer, params: Mapping[str, Any]) -> WordTable:
+        """Returns the words of the vocabulary and their vectors, by default the token embedding.
+
+        If several tokens have the same text apart from whitespace, only the first is used.
+        """
+        first: dict[str, int] = {}
+        for token, word in enumerate(words_of(tokenizer)):
+            if word is not None:
+                first.setdefault(word, token)
+        vectors_VE = np.asarray(params["token_embedding"]["embedding"], np.float32)
+        return WordTable([*first], vectors_VE[[*first.values()]])
 
     # --- preview --------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from lm.parallel.signals import StopRequest
 from lm.reporting.metrics_writer import LateMetrics, MetricsWriter
 from lm.reporting.progress import Console, Progress
 from lm.runs.directory import RunDirectory
+from lm.runs.embeddings import check_vectors, load_embeddings
 from lm.runs.fingerprint import recorded_settings
 from lm.runs.initialisation import load_initial, source_run
 from lm.runs.prepare import Prepared, check_moved, prepare
@@ -48,6 +49,8 @@ def train(config: Config, workdir: Path) -> int:
     console = Console(enabled=is_first())
     if config.init_from and not RunDirectory(workdir).config_path.exists():
         source_run(config)  # checks init_from before anything is written; a resumed run does not need it
+    if config.model.embedding_from and not RunDirectory(workdir).config_path.exists():
+        check_vectors(config)
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
     platform = mesh.devices.flat[0].platform
@@ -88,6 +91,10 @@ def train(config: Config, workdir: Path) -> int:
             state, start = make_state(config, model, optimizer, abstract, mesh), 0
             if config.init_from:
                 initial = load_initial(config, abstract.params)
+                state = with_params(state, initial.values)
+                console.print("\n".join(initial.lines))
+            if config.model.embedding_from:
+                initial = load_embeddings(config, prepared.tokenizers, state.params)
                 state = with_params(state, initial.values)
                 console.print("\n".join(initial.lines))
         if is_first():  # nothing is written before all checks have passed

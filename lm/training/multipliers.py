@@ -25,7 +25,7 @@ from flax import traverse_util
 from lm.config import Config, ModelConfig
 from lm.errors import UserError
 from lm.models.protocol import Model
-from lm.training.names import Path, block_of, map_with_path
+from lm.training.names import STATIC, Path, block_of, map_with_path
 
 Multiplier = float | np.ndarray  # float32 (N,) if the multipliers of N stacked layers differ; 0 means frozen
 
@@ -124,6 +124,8 @@ def describe_multipliers(multipliers: list[Multiplier]) -> str:
 
 def _multiplier(config: Config, path: Path, shape: tuple[int, ...]) -> Multiplier:
     """Returns the multiplier of a parameter before optimizer.freeze is applied."""
+    if path[0] in STATIC:
+        return 0.0
     block = block_of(path)
     in_body = block is not None or any("embedding" in part for part in path)  # including embedding_norm/scale
     if config.model.lora_rank and path[-1] not in ADAPTERS and (in_body or "final_norm" in path):

@@ -31,6 +31,7 @@ Path = tuple[str, ...]
 # VOCABULARIES.
 DECAYS = {"kernel": True, "bias": False, "scale": False, "embedding": False, "lora_a": False, "lora_b": False}
 VOCABULARIES = ("token_embedding", "source_embedding")
+STATIC = ("static_embedding",)  # modules whose parameters are never trained
 
 # Modules whose kernels have several input axes, as in (H, K, D), or several output axes, as in (D, H, K).
 INPUT_AXES = {"out": 2}

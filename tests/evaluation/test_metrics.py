@@ -17,11 +17,19 @@ from lm.evaluation.classification import (
 from lm.evaluation.metric import Metric, share
 from lm.evaluation.tagging import ENTITY_METRICS, tagging_metrics
 from lm.evaluation.text_metrics import TEXT_METRICS, score
-from lm.evaluation.token_metrics import TOKEN_METRICS, Sums, contrastive_metrics, language_metrics, masked_metrics
+from lm.evaluation.token_metrics import (
+    TOKEN_METRICS,
+    Sums,
+    contrastive_metrics,
+    language_metrics,
+    masked_metrics,
+    pair_metrics,
+)
+from lm.evaluation.word_vectors import WORD_VECTOR_METRICS
 from lm.tasks import TASKS
 from tests.tasks.test_tasks import PAIRS, values_of
 
-OF_DATA = {"unigram_entropy", "xz_bits_per_byte"}  # `Task.yardsticks`
+OF_DATA = {"unigram_entropy", "xz_bits_per_byte", "similarity"}  # `Task.yardsticks` and `SimilarityEvaluator`
 
 
 @pytest.mark.parametrize(("task", "family"), PAIRS)
@@ -43,7 +51,7 @@ def computed():
     yield classification_metrics(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]))
     yield regression_metrics(np.array([0.0, 1.0]), np.array([0.0, 2.0]))
     yield tagging_metrics(two, np.array([[1, 2, 2]]))
-    yield from (language_metrics(sums), masked_metrics(sums), contrastive_metrics(sums))
+    yield from (language_metrics(sums), masked_metrics(sums), contrastive_metrics(sums), pair_metrics(sums))
     yield from ({task.loss_name: 1.0} for task in TASKS.values())
 
 
@@ -61,7 +69,7 @@ def test_every_declaration_is_complete():
 
 
 def test_no_declaration_replaces_another_of_its_name():
-    tuples = (ANSWER_METRICS, LABEL_METRICS, NUMBER_METRICS, ENTITY_METRICS, TOKEN_METRICS)
+    tuples = (ANSWER_METRICS, LABEL_METRICS, NUMBER_METRICS, ENTITY_METRICS, TOKEN_METRICS, WORD_VECTOR_METRICS)
     declared = [metric for each in TEXT_METRICS.values() for metric in each.gives]
     declared += [metric for each in tuples for metric in each]
     assert all(METRICS[metric.name] is metric for metric in declared)

@@ -33,6 +33,9 @@ CHANGED: dict[str, Any] = {
     "objective.class_weights": (1.0, 2.0),
     "objective.label_smoothing": 0.1,
     "objective.noise_density": 0.3,
+    "objective.count_power": 0.5,
+    "objective.subsample": 0.01,
+    "eval.word_pairs": "pairs.tsv",
 }
 
 
@@ -44,7 +47,7 @@ def values_of(name: str, family: str, **settings: Any) -> dict[str, Any]:
             "train": {"a": {"kind": "jsonl", "path": "unread.jsonl", **fields}},
             "tokenizer": {"extra_ids": 103},
         },
-        "model": {"family": family},
+        "model": {"family": family, "architecture": "word_vectors" if TASKS[name].trains_words else "transformer"},
         "objective": {"name": name},
     }
     return replace_settings(Config.from_dict(values), settings).to_dict()

@@ -27,6 +27,11 @@ class Example:
     types_T: np.ndarray | None = None  # int32: 0 for the first text, 1 for the second; None if all are 0
     source_S: np.ndarray | None = None  # int32: the input of the encoder, or the other text of a pair
     segments: Sequence[int] = ()  # the length of each segment; empty if the example is one segment
+    source_segments: Sequence[int] = ()  # the same for the source
+
+    def lengths_of_source(self) -> Sequence[int]:
+        """Returns the length of each segment of the source."""
+        return self.source_segments or (0 if self.source_S is None else len(self.source_S),)
 
 
 def cut_notes(number: int, total: int, what: str, setting: str, length: int) -> list[str]:

@@ -22,8 +22,8 @@ import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import chain, pairwise
-from typing import Any, TypeAlias
+from itertools import pairwise
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -78,10 +78,10 @@ class RowLayout:
         if self.with_types:
             types = side.spread([each.tokens_T * 0 if each.types_T is None else each.types_T for each in examples])
         if self.source_length:
-            sources = [[each.source_S for each in row if each.source_S is not None] for row in rows]
-            assert sum(map(len, sources)) == len(examples), "an example has no source, but the rows need one"
-            lengths = [list(map(len, row)) for row in sources]
-            source_side = _Side(list(chain(*sources)), lengths, self.source_length)
+            sources = [each.source_S for each in examples if each.source_S is not None]
+            assert len(sources) == len(examples), "an example has no source, but the rows need one"
+            lengths = [[n for each in row for n in each.lengths_of_source()] for row in rows]
+            source_side = _Side(sources, lengths, self.source_length)
             source = Source(source_side.tokens, source_side.positions, source_side.segments)
         targets = side.spread([each.targets_T for each in examples], np.float32 if self.real_targets else np.int32)
         weights = side.spread([each.weights_T for each in examples], np.float32)
@@ -252,7 +252,20 @@ class WindowExamples(Examples):
         return self._store.num_tokens - self._store.num_documents
 
 
-RowSource: TypeAlias = PackedRows | WindowRows
+class RowSource(Protocol):
+    """The endless rows of one data source, such as `PackedRows` or `WindowRows`."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def notes(self) -> Sequence[str]: ...
+
+    def num_rows(self, epoch: int) -> int: ...
+
+    def locate(self, index: int) -> tuple[int, int]: ...
+
+    def row(self, epoch: int, row: int) -> list[Example]: ...
 
 
 class TrainRows:

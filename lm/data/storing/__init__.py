@@ -3,6 +3,7 @@
 from typing import TypeAlias
 
 from lm.data.storing.example_store import ExampleStore
+from lm.data.storing.pair_counts import PairCounts
 from lm.data.storing.token_store import PairStore, TokenStore
 
 # A store holds the tokenised examples of one data source in a split. Every store has these attributes and methods:
@@ -13,4 +14,4 @@ from lm.data.storing.token_store import PairStore, TokenStore
 # - `hashes_of_examples` returns the hashes of the inputs and of the whole examples (`overlap.py`), uint64 (E,) each.
 # - `sides` maps names to the sides of the store; the name of a single side is "". Each side has `num_tokens_of_text`,
 #   which excludes the special tokens around a document, and `notes`, such as the number of dropped examples by reason.
-Store: TypeAlias = TokenStore | PairStore | ExampleStore
+Store: TypeAlias = TokenStore | PairStore | PairCounts | ExampleStore

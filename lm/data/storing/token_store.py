@@ -161,7 +161,7 @@ def open_or_build(
         if store := _open(directory, label):
             return store
         cache.mkdir(parents=True, exist_ok=True)
-        with _locked(cache / f"{key}.lock") as exclusive:
+        with locked(cache / f"{key}.lock") as exclusive:
             if exclusive:  # while the lock is held, any leftover files come from builders that were killed
                 for leftover in cache.glob(f"{key}.tmp-*"):
                     shutil.rmtree(leftover, ignore_errors=True)
@@ -188,7 +188,7 @@ def _open(directory: Path, label: str) -> TokenStore | None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
+def locked(path: Path) -> Iterator[bool]:
     """Holds a file lock, which is released even if the process is killed.
 
     Yields whether the file system supports locks.

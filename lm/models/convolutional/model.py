@@ -22,6 +22,11 @@ def num_filters(config: ModelConfig) -> int:
     return config.d_model // len(config.filter_widths)
 
 
+def channels_width(config: ModelConfig) -> int:
+    """Returns the number of values per token that the filters read: the embedding and, if there is one, its copy."""
+    return embedding_width(config) * (1 + config.static_channel)
+
+
 class Filters(nn.Module):
     """F filters over windows of k = `width` tokens, followed by a ReLU.
 
@@ -77,6 +82,8 @@ class Convolutional(Network):
 
     def setup(self) -> None:
         self.token_embedding = Embedding(self.config.vocab_size, self.config, ("vocab", "embed"))
+        if self.config.static_channel:
+            self.static_embedding = Embedding(self.config.vocab_size, self.config, ("vocab", "embed"))
         nn.share_scope(self, self.head)  # puts the parameters of the head at the same level as the embedding
 
     @nn.compact
@@ -87,6 +94,8 @@ class Convolutional(Network):
         if two_texts:
             batch = with_paired_texts(batch)
         x_BLE = self.token_embedding(batch.tokens)
+        if config.static_channel:
+            x_BLE = jnp.concatenate([x_BLE, self.static_embedding(batch.tokens)], axis=-1)
         features = [
             Filters(config, width, name=f"filters_{width}")(x_BLE, batch.segments) for width in config.filter_widths
         ]
@@ -110,14 +119,14 @@ class Convolutional(Network):
 
     @nn.nowrap
     def parameter_counts(self) -> ParameterCounts:
-        config, E = self.config, embedding_width(self.config)
+        config, E = self.config, channels_width(self.config)
         filters = sum(width * E + 1 for width in config.filter_widths) * num_filters(config)
         return ParameterCounts(config.vocab_size * E, 0, filters, 0, self.head.cost(config).parameters)
 
     @nn.nowrap
     def flops_per_row(self, length: int, source_length: int = 0) -> Flops:
         config = self.config
-        products = sum(config.filter_widths) * embedding_width(config) * num_filters(config) * length
+        products = sum(config.filter_widths) * channels_width(config) * num_filters(config) * length
         return Flops(2 * self.head.texts_per_row * products, self.head.cost(config, length).flops)
 
     @nn.nowrap
@@ -125,4 +134,4 @@ class Convolutional(Network):
         """Estimates the bytes per row for the embeddings, all filters' terms and sums, and the maxima, in float32."""
         config = self.config
         features = (sum(config.filter_widths) + 3 * len(config.filter_widths)) * num_filters(config)
-        return 4.0 * length * (embedding_width(config) + features)
+        return 4.0 * length * (channels_width(config) + features)

@@ -14,6 +14,8 @@ def check(config: Any, refuse: Refuse) -> None:
         refuse("model.filter_widths", f"{widths} must consist of distinct positive widths, such as (3, 4, 5).")
     if model.d_model % len(widths):
         refuse("model.d_model", f"{model.d_model} features cannot be divided among {len(widths)} filter widths.")
+    if model.static_channel and not model.embedding_from:
+        refuse("model.static_channel", "two channels need pre-trained vectors; set model.embedding_from.")
     if not model.use_bias:
         refuse("model.use_bias", "the filters of a convolutional network always have a bias; leave this at True.")
     if optimizer.layer_decay != 1.0 or optimizer.freeze_layers:
@@ -24,7 +26,7 @@ def check(config: Any, refuse: Refuse) -> None:
 CONVOLUTIONAL = Architecture(
     "convolutional network (Kim 2014)",
     {"encoder": Convolutional.build},
-    frozenset({"model.filter_widths"}),
+    frozenset({"model.filter_widths", "model.static_channel"}),
     check=check,
     poolings={"encoder": "first"},
     whole_texts=True,

@@ -67,6 +67,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "lion": Optimizer(lambda config: optax.scale_by_lion(config.b1, config.b2), ("b1", "b2")),
     # Jordan 2024; b2 and epsilon are used only by AdamW, which updates everything except the matrices of the blocks
     "muon": Optimizer(scale_by_muon_or_adam),
+    # Duchi et al. 2011, with accumulators that start at 0
+    "adagrad": Optimizer(lambda config: optax.scale_by_rss(0.0, config.epsilon**2), ("epsilon",)),
     # Polyak 1964; b1 is the momentum (heavy ball)
     "sgd": Optimizer(lambda config: optax.trace(config.b1) if config.b1 > 0 else optax.identity(), ("b1",)),
 }

@@ -1,0 +1,47 @@
+"""Settings of word-vector models and of the tasks that train them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lm.config.schema import option
+
+
+@dataclass(frozen=True)
+class WordVectorSettings:
+    """The part of ModelConfig that concerns word vectors."""
+
+    embedding_from: str = option("", affects="updates")
+    """File of word vectors with which the token embedding is initialised: word2vec text or binary (.bin), GloVe text or
+    fastText .vec. Tokens are matched by their text; the others keep their random vectors. To keep all embeddings
+    unchanged during training, add 'token_embedding' to optimizer.freeze."""
+    static_channel: bool = option(False, parameters=("static_embedding",), needs=("embedding_from",))
+    """Give a convolutional network a second copy of the embeddings, which is never trained: the two-channel variant of
+    Kim 2014. Each filter reads both copies."""
+    ngram_buckets: int = option(0, minimum=0, parameters=("ngram_embedding",))
+    """Number of vectors shared by all character n-grams, which are assigned by a hash. The vector of a word is then the
+    mean of its own vector and the vectors of its n-grams (Bojanowski 2017). 0 means no n-grams."""
+    ngram_lengths: tuple[int, int] = option((3, 6), needs=("ngram_buckets",))
+    """Shortest and longest character n-gram, in characters. A word is enclosed in < and > first."""
+
+
+@dataclass(frozen=True)
+class ContextSettings:
+    """The part of ObjectiveConfig that concerns word vectors."""
+
+    context_window: int = option(5, minimum=1, maximum=100, affects="batches")
+    """Maximum distance between a word and its context words. For objective.name='skipgram' or 'cbow', the actual
+    distance is drawn uniformly from 1 to this number for each word (Mikolov 2013). For 'glove', the number is fixed,
+    and a context word at distance d counts 1/d (Pennington 2014)."""
+    negatives: int = option(5, minimum=1, affects="updates")
+    """Number k of random words in the loss for each context word (negative sampling, Mikolov 2013)."""
+    shared_negatives: int = option(64, minimum=1, affects="batches")
+    """Number of random words that are drawn for each row and shared by all words of the row. Each has the weight
+    negatives / shared_negatives, so that the expected loss is that of `negatives` separate draws (Ji 2016)."""
+    subsample: float = option(1e-3, minimum=0.0, maximum=1.0, affects="batches")
+    """Threshold t for dropping frequent words: a word of relative frequency f is kept with probability sqrt(t / f) +
+    t / f, as in word2vec. 0 keeps all words."""
+    count_limit: float = option(100.0, minimum=1.0)
+    """Co-occurrence count from which all pairs of words have weight 1 (x_max in GloVe)."""
+    count_power: float = option(0.75, minimum=0.0, maximum=1.0)
+    """Exponent a of the weight (count / count_limit)^a of rarer pairs of words (GloVe)."""

@@ -1,0 +1,55 @@
+"""Examples for GloVe: rows of pairs of words with their co-occurrence counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+
+from lm.data import order
+from lm.data.examples.example import Example, Examples
+from lm.data.storing.pair_counts import PairCounts
+
+
+class CountedExamples(Examples):
+    """Each example fills a row with the next pairs of a store, in the order of the store. The last may be shorter."""
+
+    def __init__(self, store: PairCounts, length: int):
+        self.store, self._length = store, length
+
+    def __len__(self) -> int:
+        return -(-len(self.store) // self._length)
+
+    def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
+        return (np.full(len(self), self._length, np.int64),) * 2
+
+    def make(self, epoch: int, index: int) -> Example:
+        chosen = slice(index * self._length, (index + 1) * self._length)
+        first_T, second_T, counts_T = (self.store.array(name)[chosen] for name in ("first", "second", "count"))
+        ones_T = np.ones(len(first_T), np.float32)
+        return Example(np.array(first_T), np.array(counts_T), ones_T, source_S=np.array(second_T))
+
+    def num_targets(self) -> int:
+        return len(self.store)
+
+
+class CountedRows:
+    """The training rows of one data source. The rows, but not the pairs within them, are shuffled in each epoch."""
+
+    kind = "row of pairs"
+    notes: Sequence[str] = ()
+
+    def __init__(self, name: str, store: PairCounts, seed: int, length: int):
+        self._examples = CountedExamples(store, length)
+        shuffle = order.number("shuffle", seed, name, below=2**32)
+        self._order = grain.MapDataset.range(len(self._examples)).shuffle(seed=shuffle).repeat()
+
+    def num_rows(self, epoch: int) -> int:
+        return len(self._examples)
+
+    def locate(self, index: int) -> tuple[int, int]:
+        return index // len(self._examples), self._order[index]
+
+    def row(self, epoch: int, row: int) -> list[Example]:
+        return [self._examples.make(epoch, row)]

@@ -1,0 +1,219 @@
+"""Reads and writes files of word vectors: word2vec text and binary, GloVe text and fastText .vec.
+
+    word2vec text, fastText .vec    a header "V E", then a line "word x1 ... xE" for each word
+    GloVe text                      the same without the header
+    word2vec binary                 the header, then "word " and E little-endian float32 numbers for each word
+
+Reading recognises the format by the first bytes, and `.gz` files are decompressed. Files are read word by word, and no
+memory is reserved for what a header promises. V is the number of words, E the number of values per word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import itertools
+import re
+import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+import numpy as np
+
+from lm.errors import UserError
+from lm.files import expanded
+
+HEADER = re.compile(rb"[ \t]*(\d{1,18})[ \t]+(\d{1,18})[ \t]*\r?\n?")
+LONGEST_VECTOR = 100_000  # values per word
+LONGEST_WORD = 10_000  # bytes
+BLOCK = 1 << 20  # bytes of a binary file that are read at a time
+LONGEST_LINE = LONGEST_WORD + 64 * LONGEST_VECTOR  # bytes
+ADVICE = "convert or download the file again"
+FLOAT = np.dtype("<f4")
+
+
+class Vectors(NamedTuple):
+    """The words of a file that were asked for, in the order of the file, and the size of the whole file."""
+
+    words: list[str]
+    vectors_VE: np.ndarray  # float32
+    format: str
+    num_words: int  # number of words read, wanted or not
+
+
+def read_vectors(path: Path | str, wanted: Collection[str] | None = None, limit: int = 0) -> Vectors:
+    """Reads the vectors of the `wanted` words (None: of all words) among the first `limit` words (0: all words).
+
+    Raises UserError if the file is missing, empty, truncated or not UTF-8, or if a vector has another dimension or
+    values that are not finite, or if a word occurs twice.
+    """
+    path = expanded(path)
+    numbers: dict[str, int] = {}
+    rows: list[np.ndarray] = []
+    total = 0
+    with _open(path) as file:
+        kind, size, entries = _entries(path, file)
+        for total, (word, vector_E, where) in enumerate(itertools.islice(entries, limit or None), start=1):
+            if wanted is not None and word not in wanted:
+                continue
+            if word in numbers:
+                raise UserError(f"{path}, {where}: the word {word[:60]!r} occurs twice (before: word {numbers[word]}).")
+            if not np.isfinite(vector_E).all():
+                raise UserError(f"{path}, {where}: the vector of {word[:60]!r} has a value that is not finite.")
+            numbers[word] = total
+            rows.append(vector_E)
+    return Vectors([*numbers], np.stack(rows) if rows else np.zeros((0, size), np.float32), kind, total)
+
+
+def dimension_of(path: Path | str) -> int:
+    """Returns the number of values per word, from the first line of a file. Raises UserError if it cannot be read."""
+    with _open(expanded(path)) as file:
+        return _entries(expanded(path), file)[1]
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    if not path.is_file():
+        raise UserError(f"there is no file {path}.")
+    try:
+        opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115
+        with opened as file:
+            yield cast(IO[bytes], file)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path}: the compressed data is damaged ({error}); {ADVICE}.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+Entry = tuple[str, np.ndarray, str]  # a word, its vector and its position in the file, for messages
+
+
+def _entries(path: Path, file: IO[bytes]) -> tuple[str, int, Iterator[Entry]]:
+    """Returns the format of a file, the number of values per word, and the entries of the file."""
+    first = file.readline(LONGEST_LINE)
+    if not first.strip():
+        raise UserError(f"{path} is empty or begins with an empty line; {ADVICE}.")
+    header = HEADER.fullmatch(first)
+    if header is None:
+        size = len(_decoded(path, "line 1", first).split()) - 1
+        if size < 1:
+            raise UserError(f"{path}, line 1: expected a word and its vector, got {first[:60]!r}; {ADVICE}.")
+        return "GloVe text", size, _text(path, file, size, None, [first])
+    count, size = int(header[1]), int(header[2])
+    if not (count and 0 < size <= LONGEST_VECTOR):
+        raise UserError(f"{path}: the header promises {count:,} words of {size:,} values each; {ADVICE}.")
+    second = file.readline(LONGEST_LINE)
+    is_text = _is_text(second, size)
+    least = count * (2 * size + 1 if is_text else FLOAT.itemsize * size + 2)
+    if path.suffix != ".gz" and least > (found := path.stat().st_size):
+        promise = f"the header promises {count:,} words of {size:,} values each, at least {least:,} bytes"
+        raise UserError(f"{path}: {promise}, but the file has {found:,} bytes; {ADVICE}.")
+    if is_text:
+        return "word2vec text", size, _text(path, file, size, count, [first, second])
+    return "word2vec binary", size, _binary(path, file, size, count, second)
+
+
+def _is_text(line: bytes, size: int) -> bool:
+    """Returns whether the line after a header is text rather than the beginning of binary data."""
+    numbers = line.split()[1:][-size:]
+    try:
+        [float(each) for each in numbers]
+        return bool(numbers)
+    except ValueError:
+        return False
+
+
+def _text(path: Path, file: IO[bytes], size: int, count: int | None, begun: list[bytes]) -> Iterator[Entry]:
+    """Yields the entries of a text file. `begun` holds the lines that were read already, including the header."""
+    number = done = 0
+    for number, line in enumerate(itertools.chain(begun, iter(lambda: file.readline(LONGEST_LINE), b"")), start=1):
+        if number == 1 and count is not None:
+            continue
+        where = f"line {number:,}"
+        if not line.strip():
+            if any(each.strip() for each in iter(lambda: file.readline(LONGEST_LINE), b"")):
+                raise UserError(f"{path}, {where}: the line is empty; {ADVICE}.")
+            break
+        word, *numbers = _decoded(path, where, line).strip("\r\n ").replace("\t", " ").rsplit(" ", size)
+        if len(numbers) < size:
+            found = f"{len(numbers):,} instead of {size:,} values"
+            raise UserError(f"{path}, {where}: the line has {found}; all vectors need the same dimension; {ADVICE}.")
+        if not word or (" " in word and _is_number(word.rpartition(" ")[2])):
+            problem = "has no word" if not word else f"has more than {size:,} values"
+            raise UserError(f"{path}, {where}: the line {problem}; all vectors need the same dimension; {ADVICE}.")
+        try:
+            with np.errstate(over="ignore"):  # `read_vectors` reports infinite values
+                vector_E = np.array(numbers, np.float32)
+        except ValueError:
+            wrong = next(each for each in numbers if not _is_number(each))
+            raise UserError(f"{path}, {where}: {wrong[:40]!r} is not a number; {ADVICE}.") from None
+        done += 1
+        if count is not None and done > count:
+            raise UserError(f"{path}: the header promises {count:,} words, but there are more; {ADVICE}.")
+        yield word, vector_E, where
+    if count is not None and done < count:
+        raise UserError(f"{path}: the header promises {count:,} words, but there are {done:,}; {ADVICE}.")
+
+
+def _binary(path: Path, file: IO[bytes], size: int, count: int, begun: bytes) -> Iterator[Entry]:
+    """Yields the entries of a binary file. `begun` holds the bytes after the header that were read already."""
+    longest = LONGEST_WORD + size * FLOAT.itemsize + 2
+    block, place = begun, 0  # bytes of the file, and how many of them were used
+    for number in range(1, count + 1):
+        where = f"word {number:,} of {count:,}"
+        if len(block) - place < longest:
+            block, place = block[place:] + file.read(BLOCK + longest), 0
+        space = block.find(b" ", place, place + LONGEST_WORD)
+        end = space + 1 + size * FLOAT.itemsize
+        if space < 0 and len(block) - place > LONGEST_WORD:
+            raise UserError(f"{path}, {where}: the word has no end; {ADVICE}.")
+        if space < 0 or end > len(block):
+            raise UserError(f"{path}, {where}: the file ends there; {ADVICE}.")
+        word = _decoded(path, where, block[place:space].lstrip(b"\n"))
+        if not word:
+            raise UserError(f"{path}, {where}: the word is empty; {ADVICE}.")
+        yield word, np.frombuffer(block[space + 1 : end], FLOAT).astype(np.float32), where
+        place = end
+    if (block[place:] + file.read(2)).strip(b"\n"):
+        raise UserError(f"{path}: the header promises {count:,} words, but there is more data; {ADVICE}.")
+
+
+def _decoded(path: Path, where: str, content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}, {where}: this is not UTF-8 text ({error.reason}); {ADVICE}.") from error
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+        return True
+    except ValueError:
+        return False
+
+
+def _write_text(file: IO[bytes], words: Sequence[str], vectors_VE: np.ndarray) -> None:
+    line = " ".join(["%s", *["%.9g"] * vectors_VE.shape[1]])  # nine digits restore every float32
+    for word, vector_E in zip(words, vectors_VE, strict=True):
+        file.write((line % (word, *vector_E.tolist()) + "\n").encode())
+
+
+def _write_header_and_text(file: IO[bytes], words: Sequence[str], vectors_VE: np.ndarray) -> None:
+    file.write(b"%d %d\n" % vectors_VE.shape)
+    _write_text(file, words, vectors_VE)
+
+
+def _write_binary(file: IO[bytes], words: Sequence[str], vectors_VE: np.ndarray) -> None:
+    file.write(b"%d %d\n" % vectors_VE.shape)
+    for word, vector_E in zip(words, vectors_VE, strict=True):
+        file.write(word.encode() + b" " + vector_E.astype(FLOAT).tobytes() + b"\n")
+
+
+# Maps each format that can be written to a function that writes distinct words without whitespace and their vectors.
+WRITERS: dict[str, Callable[[IO[bytes], Sequence[str], np.ndarray], None]] = {
+    "word2vec": _write_header_and_text,  # also the format of fastText's .vec files
+    "binary": _write_binary,
+    "glove": _write_text,
+}

@@ -1,0 +1,153 @@
+"""The heads of word vectors: scores of pairs of words, computed as matrix products (Ji 2016).
+
+The words of a row are divided into blocks of C words. All words of a block are scored against the K = C + 2W words
+around the block, and all words of a row against the N random words of the row. Masks select the pairs.
+
+P is the number of candidates among which a word has true pairs, and W is the maximum distance of a pair.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax.nn.initializers import zeros
+
+from lm.batch import Array, Batch, Output
+from lm.config import ModelConfig
+from lm.models.heads import Head, HeadCost
+from lm.models.layers import Embedding, parameter
+
+BLOCK = 32  # C; a larger block computes more scores that no pair needs, a smaller one makes the products inefficient
+
+
+def contexts(batch: Batch, window: int) -> tuple[Array, Array]:
+    """Returns the words around each block, int32 (B, L / C, K), and the true pairs, bool (B, L / C, C, K).
+
+    Word i and word j of a row are a pair if they are in the same document and 0 < |i - j| <= radius of word i, which is
+    its type.
+    """
+    assert batch.types is not None and batch.shape[1] % BLOCK == 0, batch.shape
+    blocks = batch.shape[1] // BLOCK
+    places_nK = np.arange(blocks)[:, None] * BLOCK + np.arange(BLOCK + 2 * window)[None]
+    distance_11CK = np.abs(np.arange(BLOCK + 2 * window)[None] - window - np.arange(BLOCK)[:, None])[None, None]
+
+    def around(x_BL: Array) -> Array:
+        return jnp.pad(x_BL, ((0, 0), (window, window)))[:, places_nK]
+
+    def inside(x_BL: Array) -> Array:
+        return x_BL.reshape(-1, blocks, BLOCK, 1)
+
+    segments_BnK = around(batch.segments)
+    near_BnCK = (distance_11CK > 0) & (distance_11CK <= inside(batch.types))
+    same_BnCK = (segments_BnK[:, :, None] == inside(batch.segments)) & (inside(batch.segments) > 0)
+    return around(batch.tokens), near_BnCK & same_BnCK
+
+
+class PairHead(Head):
+    """Base class of the heads with a table of output vectors, initialised with zeros as in word2vec."""
+
+    def output_table(self, config: ModelConfig) -> Array:
+        return OutputEmbedding(config, name="output_embedding")()
+
+    @nn.nowrap
+    def cost(self, config: ModelConfig, length: int = 0) -> HeadCost:
+        scores = self.scores_per_word() * length
+        return HeadCost(config.vocab_size * config.d_model, 2 * scores * config.d_model, scores)
+
+    @nn.nowrap
+    def scores_per_word(self) -> int:
+        raise NotImplementedError
+
+
+class OutputEmbedding(nn.Module):
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self) -> Array:
+        return parameter(self, "embedding", zeros, ("vocab", "embed"), (self.config.vocab_size, self.config.d_model))
+
+
+class SkipGramScores(PairHead):
+    """Scores of each word with the words around its block and with the random words of its row (Mikolov 2013).
+
+    The logits have the shape (B, L, K + N), and `Output.pairs` the shape (B, L, K).
+    """
+
+    window: int
+    num_noise: int
+
+    def compute(self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, dropout: nn.Dropout) -> Output:
+        table_VE, (around_BnK, pairs_BnCK) = self.output_table(config), contexts(batch, self.window)
+        (B, L, E), K = x_BLD.shape, around_BnK.shape[-1]
+        context_BnKE = jnp.take(table_VE, around_BnK, axis=0).astype(x_BLD.dtype)
+        words_BnCE = x_BLD.reshape(B, -1, BLOCK, E)
+        scores_BnCK = jnp.einsum("bnce,bnke->bnck", words_BnCE, context_BnKE, preferred_element_type=jnp.float32)
+        noise_BLN = _noise_scores(table_VE, x_BLD, batch, self.num_noise)
+        logits_BLP = jnp.concatenate([scores_BnCK.reshape(B, L, K), noise_BLN], axis=-1)
+        return Output(logits_BLP, pairs=pairs_BnCK.reshape(B, L, K))
+
+    @nn.nowrap
+    def scores_per_word(self) -> int:
+        return BLOCK + 2 * self.window + self.num_noise
+
+
+class CbowScores(PairHead):
+    """Scores of the mean vector of each word's context with the word and with the random words of its row.
+
+    The logits have the shape (B, L, 1 + N), and `Output.pairs` the shape (B, L, 1): whether the word has a context.
+    """
+
+    window: int
+    num_noise: int
+
+    def compute(self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, dropout: nn.Dropout) -> Output:
+        table_VE, (B, L, E), window = self.output_table(config), x_BLD.shape, self.window
+        _, pairs_BnCK = contexts(batch, window)
+        places_nK = np.arange(L // BLOCK)[:, None] * BLOCK + np.arange(BLOCK + 2 * window)[None]
+        context_BnKE = jnp.pad(x_BLD, ((0, 0), (window, window), (0, 0)))[:, places_nK]
+        counts_BnC1 = jnp.sum(pairs_BnCK, axis=-1, keepdims=True).astype(jnp.float32)
+        sums_BnCE = jnp.einsum("bnck,bnke->bnce", pairs_BnCK.astype(x_BLD.dtype), context_BnKE)
+        mean_BLE = (sums_BnCE / jnp.maximum(counts_BnC1, 1.0)).reshape(B, L, E)
+        mean_BLE = mean_BLE.astype(x_BLD.dtype)
+        own_BL1 = jnp.sum(mean_BLE * jnp.take(table_VE, batch.tokens, axis=0), axis=-1, keepdims=True)
+        noise_BLN = _noise_scores(table_VE, mean_BLE, batch, self.num_noise)
+        return Output(jnp.concatenate([own_BL1, noise_BLN], axis=-1), pairs=(counts_BnC1 > 0).reshape(B, L, 1))
+
+    @nn.nowrap
+    def scores_per_word(self) -> int:
+        return BLOCK + 2 * self.window + self.num_noise + 1
+
+
+class CountScores(PairHead):
+    """The prediction of GloVe for the logarithm of each pair's count: w_i . v_j + b_i + c_j (Pennington 2014).
+
+    The logits have the shape (B, L).
+    """
+
+    def compute(self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, dropout: nn.Dropout) -> Output:
+        assert batch.source is not None, "the source holds the second word of each pair"
+        first_BL, second_BL = batch.tokens, batch.source.tokens
+        bias_V, output_bias_V = WordBias(config, name="word_bias")(), WordBias(config, name="output_bias")()
+        products_BL = jnp.sum(x_BLD * jnp.take(self.output_table(config), second_BL, axis=0), axis=-1)
+        return Output(products_BL + jnp.take(bias_V, first_BL) + jnp.take(output_bias_V, second_BL))
+
+    @nn.nowrap
+    def cost(self, config: ModelConfig, length: int = 0) -> HeadCost:
+        V, E = config.vocab_size, config.d_model
+        return HeadCost(V * E + 2 * V, 2 * length * E, length)
+
+
+def _noise_scores(table_VE: Array, x_BLE: Array, batch: Batch, number: int) -> Array:
+    """Returns the scores of all words with the first `number` words of the source, float32 (B, L, N)."""
+    assert batch.source is not None, "the source holds random words"
+    noise_BNE = jnp.take(table_VE, batch.source.tokens[:, :number], axis=0).astype(x_BLE.dtype)
+    return jnp.einsum("ble,bne->bln", x_BLE, noise_BNE, preferred_element_type=jnp.float32)
+
+
+class WordBias(nn.Module):
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self) -> Array:
+        return parameter(self, "bias", zeros, ("vocab",), (self.config.vocab_size,))
