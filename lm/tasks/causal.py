@@ -9,6 +9,8 @@ from lm.config import Config
 from lm.data.packing.rows import EvalRows, TrainRows, WindowExamples, WindowRows
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
+from lm.evaluation.baselines.baseline import Baseline
+from lm.evaluation.baselines.language import BigramBaseline, UnigramBaseline, XzBaseline
 from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import language_metrics, missing_metrics, xz_bits_per_byte
 from lm.tasks.task import SAMPLING, SMOOTHING, EvaluationSetup, Metrics, Stores
@@ -53,6 +55,9 @@ class Causal(DocumentTask):
         has_bos = setup.tokenizers.target.bos_id is not None
         signatures = {} if has_bos else {"perplexity": WITHOUT_BOS}
         return [TokenEvaluator(self, setup, language_metrics, missing, signatures)]
+
+    def baselines(self, config: Config) -> tuple[Baseline, ...]:
+        return UnigramBaseline(), BigramBaseline(), XzBaseline()
 
     def yardsticks(self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Metrics) -> dict[str, float]:
         if not config.eval.compare_with_xz or "bits_per_byte" not in metrics:

@@ -12,6 +12,8 @@ from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.data.reading.readers import Labelled, NumberReader
 from lm.data.tokenizing.base import Tokenizer
+from lm.evaluation.baselines.baseline import Baseline
+from lm.evaluation.baselines.labels import MeanNumber, RidgeNgrams
 from lm.evaluation.classification import NUMBER_METRICS, regression_metrics
 from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions
@@ -59,6 +61,9 @@ class Regression(TextTask):
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
         return squared_error(output.logits, batch)
+
+    def baselines(self, config: Config) -> tuple[Baseline, ...]:
+        return MeanNumber(), RidgeNgrams()
 
     def predicted(self, config: Config, raw: list[Labelled], scores_EC: np.ndarray) -> Predictions:
         return Regressed(raw, scores_EC[:, 0])

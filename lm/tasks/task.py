@@ -26,6 +26,7 @@ from lm.data.storing.splits import Cleaner, SplitSource, named_errors
 from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
+from lm.evaluation.baselines.baseline import Baseline
 from lm.evaluation.evaluator import EvaluationSetup, SplitEvaluation
 from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import token_metrics
@@ -71,6 +72,7 @@ class Task(abc.ABC):
     source_title = "source"  # the heading of the source side in the preview
     cleans = True  # whether texts are cleaned as data.cleaning specifies
     predictions: Any = None  # the subclass of `Predictions` for this task, or None if it has no labels
+    baselines_need = ""  # the condition under which a task has baselines, for the message that it has none
 
     # --- settings -------------------------------------------------------------------------------------------
 
@@ -207,8 +209,12 @@ class Task(abc.ABC):
         """Renames the metrics of a split to the names used in tables."""
         return {re.sub(r"(^|/)loss$", rf"\1{self.loss_name}", name): value for name, value in metrics.items()}
 
+    def baselines(self, config: Config) -> tuple[Baseline, ...]:
+        """Returns the simple models that eval.py --baselines fits to the training split and scores like the run."""
+        return ()
+
     def yardsticks(self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Metrics) -> dict[str, float]:
-        """Computes baselines that need no model. Tables show the baselines beside the metrics of the model."""
+        """Computes metrics that need no model. Tables show them in the row of the run."""
         return {}
 
     def sample_prompts(self, config: Config) -> tuple[str, ...]:
