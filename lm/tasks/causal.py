@@ -7,6 +7,7 @@ from typing import Any
 
 from lm.config import Config
 from lm.data.packing.rows import EvalRows, TrainRows, WindowExamples, WindowRows
+from lm.data.storing.words import clean_words
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.baselines.baseline import Baseline
@@ -27,6 +28,7 @@ class Causal(DocumentTask):
     families = ("decoder",)
     metric_names = ("loss", "perplexity", "token_accuracy", "bits_per_byte", "word_perplexity")
     settings = SAMPLING | SMOOTHING | {"eval.stride", "eval.compare_with_xz", "eval.sample_tokens"}
+    settings |= {"data.cleaning.lowercase", "data.cleaning.segment"}
     writes_text = True
     windowed = True
 
@@ -65,4 +67,7 @@ class Causal(DocumentTask):
         return {"xz_bits_per_byte": xz_bits_per_byte(stores, tokenizer)}
 
     def sample_prompts(self, config: Config) -> tuple[str, ...]:
-        return config.eval.prompts
+        return tuple(self.clean_source(config, prompt) for prompt in config.eval.prompts)
+
+    def clean_source(self, config: Config, text: str) -> str:
+        return clean_words(config.data.cleaning, text)

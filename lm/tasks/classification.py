@@ -23,7 +23,7 @@ from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.reporting.confusion import draw_confusion
 from lm.tasks.labelled import LabelledTask
-from lm.tasks.task import SMOOTHING
+from lm.tasks.task import SMOOTHING, WORDS
 
 
 class TextTask(LabelledTask):
@@ -101,7 +101,7 @@ class Classified(Predictions):
 class Classification(TextTask):
     name = "classification"
     doc = "predict a label for a text or a pair of texts"
-    settings = SMOOTHING | {"data.labels", "eval.bootstrap", "model.pooling"}
+    settings = SMOOTHING | WORDS | {"data.labels", "eval.bootstrap", "model.pooling"}
     settings |= {"objective.balance_classes", "objective.class_weights"}
     metric_names = ("loss", *names(LABEL_METRICS))
     has_classes = True

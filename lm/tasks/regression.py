@@ -19,6 +19,7 @@ from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions
 from lm.objectives.losses import LossSums, squared_error
 from lm.tasks.classification import TextTask, labelled_of, texts_of
+from lm.tasks.task import WORDS
 
 
 class Regressed(Predictions):
@@ -53,7 +54,7 @@ class Regressed(Predictions):
 class Regression(TextTask):
     name = "regression"
     doc = "predict a number for a text or a pair of texts"
-    settings = frozenset({"eval.bootstrap", "model.pooling"})
+    settings = WORDS | {"eval.bootstrap", "model.pooling"}
     metric_names = ("loss", *names(NUMBER_METRICS))
     reader = NumberReader
     real_targets = True

@@ -17,6 +17,7 @@ import numpy as np
 from lm.batch import Array, Batch, Output
 from lm.config import Config, DataConfig, ObjectiveConfig, SourceConfig
 from lm.config.checks import default_pooling
+from lm.config.data import WORD_STEPS
 from lm.data.examples.example import Examples
 from lm.data.packing.rows import EvalRows, PackedRows, RowLayout, TrainRows
 from lm.data.reading import check_source, open_reader
@@ -45,6 +46,8 @@ SEARCH = frozenset(f"eval.generation.{name}" for name in SEARCH_SETTINGS.split()
 SAMPLING = frozenset(
     f"eval.sampling.{name}" for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 )
+# The cleaning steps that change words. Tasks whose models write text read only those that keep the text readable.
+WORDS = frozenset(f"data.cleaning.{step}" for step in WORD_STEPS)
 NOT_SCORED = "·"  # the mark that the preview shows below tokens without a target
 
 
