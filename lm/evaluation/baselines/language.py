@@ -138,7 +138,7 @@ def _num_targets(store: TokenStore) -> int:
 
 
 def _targets(store: TokenStore) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (tokens before the targets, targets), int64 (N,) each. Every token except a document's first is a target."""
+    """Yields (tokens before targets, targets), int64 (N,) each. Every token except a document's first is a target."""
     for begin in range(0, store.num_tokens - 1, AT_ONCE):
         tokens = np.asarray(store.tokens[begin : begin + AT_ONCE + 1], np.int64)
         is_target_N = np.ones(len(tokens) - 1, bool)
