@@ -8,9 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from lm.config import Config
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.evaluator import Report
+
+
+Outputs = Sequence[Any] | np.ndarray  # one output per example
 
 
 class NotComputed(Exception):
@@ -57,7 +62,7 @@ class LabelBaseline(Baseline):
     """Base class for baselines that predict one output per raw example, as models trained on a labelled task do."""
 
     @abc.abstractmethod
-    def outputs(self, setup: BaselineSetup, train: Sequence[Any], raw: Sequence[Any]) -> tuple[Sequence[Any], str]:
+    def outputs(self, setup: BaselineSetup, train: Sequence[Any], raw: Sequence[Any]) -> tuple[Outputs, str]:
         """Returns an output for each example of `raw`, in the form that `setup.task.predictions_of` expects.
 
         Also returns a description of the fitted model, or "". `train` holds the examples of the training split.

@@ -79,7 +79,7 @@ class ConditionalRandomField(LabelBaseline):
 
 
 def features(words: Sequence[str]) -> list[list[str]]:
-    """Returns the features of each word of a sentence, as in the tutorial of sklearn-crfsuite.
+    """Returns the features of each word of a sentence, similar to those in the tutorial of sklearn-crfsuite.
 
     A word is described by itself in lower case, its last two and three letters and its shape, and each of its two
     neighbours by itself and its shape.
