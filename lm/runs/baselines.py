@@ -54,7 +54,7 @@ class Baselines:
             if is_first():
                 print(f"no baselines: there are none for objective.name={task.name}{needed}", flush=True)
             return []
-        train = prepare_split(own, tokenizers, "train")
+        train = prepare_split(own, tokenizers, "train") if any(each.needs_train for each in found) else {}
         valid = prepare_split(own, tokenizers, "valid") if any(each.needs_valid for each in found) else {}
         if not is_first():
             return []

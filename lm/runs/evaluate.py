@@ -101,7 +101,8 @@ def evaluate_run(root: Path, options: Options, name: str = "", baselines: Baseli
     split = f"text {Path(options.text).name}" if options.text else options.split
     beside: list[Result] = []
     if baselines is not None:
-        trained_on = replace_settings(own, {"data.cache_dir": options.cache_dir})
+        trained_on = own if own.data.train else config  # an imported run has no data of its own
+        trained_on = replace_settings(trained_on, {"data.cache_dir": options.cache_dir})
         section = "test" if options.text else options.split.partition("/")[0]
         beside = baselines.score(trained_on, config, tokenizers, stores, references, section, split)
 

@@ -14,7 +14,6 @@ from lm.config import Config
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.evaluator import Report
 
-
 Outputs = Sequence[Any] | np.ndarray  # one output per example
 
 
@@ -29,7 +28,7 @@ class BaselineSetup:
     config: Config  # the config of the evaluation
     task: Any  # lm.tasks.task.Task
     tokenizer: Tokenizer
-    train: Mapping[str, Any]  # the stores of the training split
+    train: Mapping[str, Any]  # the stores of the training split; empty unless a baseline `needs_train`
     valid: Mapping[str, Any]  # the stores of the validation split; empty unless a baseline `needs_valid`
     stores: Mapping[str, Any]  # the stores of the evaluated split
     references: Mapping[str, Sequence[Any]]  # the pairs whose outputs are scored; may be empty
@@ -48,6 +47,7 @@ class Baseline(abc.ABC):
     """A model without neural network. Baselines have no state."""
 
     name: str  # the name of its row in tables
+    needs_train = True  # whether anything is fitted to the training split
     needs_valid = False  # whether a setting is chosen on the validation split
 
     @abc.abstractmethod

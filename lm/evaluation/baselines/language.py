@@ -121,6 +121,7 @@ class XzBaseline(Baseline):
     """The compressor xz at its highest level. It reads only the evaluated text."""
 
     name = "xz -9"
+    needs_train = False
 
     def score(self, setup: BaselineSetup) -> Scores:
         text = sum((_text(store) for store in setup.stores.values()), Sums())

@@ -12,7 +12,9 @@ from lm.evaluation.text_metrics import score
 
 
 class TextBaseline(Baseline):
-    """Base class for baselines that compute the output of a pair from its source. They need no training data."""
+    """Base class for baselines that compute the output of a pair from its source."""
+
+    needs_train = False
 
     @abc.abstractmethod
     def output(self, source: str) -> str:
