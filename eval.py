@@ -9,13 +9,14 @@ python eval.py --workdir=runs/a --config=configs/other.py     scores the data so
 python eval.py --workdir=runs/a --split=test --average=5      averages the five latest checkpoints
 python eval.py --workdir=runs/a --mix=runs/b:0.3             gives the probabilities of another run the weight 0.3
 python eval.py --workdir=runs/a --mix=runs/b --split=test    tunes that weight on the validation split
+python eval.py --workdir=runs/a --baselines                   adds simple models, fitted to the training split
 python eval.py --workdir=runs/a --split=test --num_beams=5    writes beam-search outputs and their references
 
-Needs only the run directory and the data to score, and runs on any number and kind of devices. Every token of the split
-is scored once. Results are written to WORKDIR/eval/<step>/results.{json,csv,md}, and outputs to predictions.jsonl
-beside them. Options that differ from their defaults (the run's own settings and the validation split) are appended to
-the file names, as in results-test-beams5.json. If the directory is read-only, the table is printed with a warning, and
-the exit status is 0.
+Needs only the run directory and the data to score (with --baselines, also the training data), and runs on any number
+and kind of devices. Every token of the split is scored once. Results are written to
+WORKDIR/eval/<step>/results.{json,csv,md}, and outputs to predictions.jsonl beside them. Options that differ from their
+defaults (the run's own settings and the validation split) are appended to the file names, as in
+results-test-beams5.json. If the directory is read-only, the table is printed with a warning, and the exit status is 0.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from lm.config.command import DONE, config_from_flags, define_config_flag, defin
 from lm.errors import UserError
 from lm.parallel import distributed
 from lm.parallel.distributed import is_first
-from lm.reporting.table import print_table, with_means
+from lm.reporting.table import baselines_of, print_table, with_means
+from lm.runs.baselines import Baselines
 from lm.runs.evaluate import SPLITS, Options, evaluate_run
 from lm.runs.mixing import Mix
 from lm.runs.prepare import cache_directory
@@ -58,6 +60,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_beams", 0, "Beam size for generated outputs. If 0, eval.generation.num_beams is used.")
     flags.DEFINE_float("length_penalty", None, "Overrides eval.generation.length_penalty.")
     flags.DEFINE_integer("batch_size", 0, "Rows per batch (affects memory and speed). If 0, eval.batch_size is used.")
+    flags.DEFINE_bool("baselines", False, "Add rows for simple models that are fitted to the run's training split.")
     flags.DEFINE_bool("mean", False, "Add two rows: the mean and the standard deviation of the runs.")
     distributed.define_flags()
 
@@ -79,11 +82,12 @@ def main() -> int:
     distributed.initialize_from_flags()
     cache = cache_directory(config)
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
-    done = [evaluate_run(root, options, name) for root, name in zip(roots, _names(roots), strict=True)]
+    baselines = Baselines() if FLAGS.baselines else None
+    done = [evaluate_run(root, options, name, baselines) for root, name in zip(roots, _names(roots), strict=True)]
     if is_first():
         print()
         results = [each.result for each in done]
-        print_table(with_means(results) if FLAGS.mean else results)
+        print_table([*(with_means(results) if FLAGS.mean else results), *baselines_of(results)])
         print()
         for each in done:
             each.write()

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from operator import attrgetter
 from typing import Any
 
+from lm.config.data import WORD_STEPS
 from lm.config.schema import entries
 from lm.errors import UserError
 
@@ -87,6 +88,10 @@ def _check_data(config: Any, task: Any) -> None:
     tokenizer = entries("lm.data.tokenizing.TOKENIZERS")[data.tokenizer.kind]
     if tokenizer.needs_file and not data.tokenizer.path and not config.init_from:  # init_from provides its tokenizer
         refuse("data.tokenizer.path", f"give a {tokenizer.file_type}; this kind of tokenizer cannot be trained.")
+    for step in WORD_STEPS if tokenizer.needs_file else ():
+        if (value := getattr(data.cleaning, step)) != (default := default_of(f"data.cleaning.{step}")):
+            problem = f"{value!r:.40} would change text that a published tokenizer expects unchanged"
+            refuse(f"data.cleaning.{step}", f"{problem}; leave this setting at {default!r}.")
     if data.fold >= data.folds:
         refuse("data.fold", f"{data.fold} is not less than data.folds={data.folds}; folds are numbered from 0.")
     if len(set(data.labels)) < len(data.labels):

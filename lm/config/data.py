@@ -63,6 +63,13 @@ class SourceConfig:
     """Relative share of rows drawn from this data source. A weight of 0 disables the data source."""
 
 
+# The steps of CleaningConfig that change words. Only some tasks read them.
+WORD_STEPS = ("segment", "lowercase", "stop_words", "stem")
+# Languages of nltk.stem.snowball.SnowballStemmer, and the original stemmer (Porter 1980).
+LANGUAGES = "arabic danish dutch english finnish french german hungarian italian norwegian portuguese romanian russian"
+STEMMERS = ("porter", *LANGUAGES.split(), "spanish", "swedish")
+
+
 @dataclass(frozen=True)
 class CleaningConfig:
     """Cleaning steps, applied in this order to each document before it is tokenised."""
@@ -74,6 +81,15 @@ class CleaningConfig:
     line break or a space. A `<` or `&` that is not part of HTML is kept."""
     strip_control: bool = False
     """Remove control characters other than newline and tab, and replace those between two words with whitespace."""
+    segment: str = option("", choices=("", "jieba"))
+    """Word segmentation of Chinese: 'jieba' puts spaces between words (needs requirements-chinese.txt)."""
+    lowercase: bool = False
+    """Convert the text to lower case."""
+    stop_words: str = ""
+    """Words to remove: 'english' or 'chinese' (lists of function words without negations), or a text file with one word
+    per line, whose words replace its path when the config is read. Case is ignored. Chinese must be segmented."""
+    stem: str = option("", choices=("", *STEMMERS))
+    """Language of the NLTK Snowball stemmer that replaces each word by its stem in lower case, or 'porter'."""
     whitespace: str = option("keep", choices=("keep", "trim", "lines", "collapse"))
     """Treatment of whitespace. 'keep' leaves it unchanged; 'trim' strips both ends of the document; 'lines' strips
     trailing spaces and merges empty lines; 'collapse' replaces each run of whitespace with one space."""

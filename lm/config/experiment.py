@@ -16,6 +16,7 @@ from lm.config.data import DataConfig, SourceConfig
 from lm.config.model import ModelConfig
 from lm.config.objective import ObjectiveConfig
 from lm.config.schema import build, entries, option, section
+from lm.config.stop_words import with_words
 from lm.config.training import CheckpointConfig, EvalConfig, LogConfig, MeshConfig, OptimizerConfig, TrainConfig
 
 LARGEST_SEED = 2**32 - 2  # JAX seeds have 32 bits, and dropout uses the next seed
@@ -95,6 +96,7 @@ def source(**values: Any) -> ml_collections.ConfigDict:
 def _resolve(config: Config, task: Any) -> Config:
     """Fills in all derived values except those that depend on the tokenizer (vocab_size) or the data (labels)."""
     config = _with_schedule(task.resolve(config))
+    config = replace_settings(config, {"data.cleaning.stop_words": with_words(config.data.cleaning.stop_words)})
     data, model = config.data, config.model
     two_sided = model.family == "encoder_decoder"
     source_length = data.source_length or data.sequence_length * two_sided

@@ -28,7 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lm.batch import Batch
-from lm.config import command
+from lm.config import CleaningConfig, command
 from lm.errors import UserError
 from lm.runs.prepare import Prepared, prepare
 from lm.tasks import task_of
@@ -108,6 +108,16 @@ def _columns(tokens: Mapping[str, Sequence[str]], segments: np.ndarray, width: i
     return lines + current
 
 
+def cleaning_steps(cleaning: CleaningConfig) -> list[str]:
+    """Returns the settings that differ from their defaults. The words of a file are counted, not listed."""
+    usual, found = vars(CleaningConfig()), []
+    for name, value in vars(cleaning).items():
+        if value != usual[name]:
+            words = isinstance(value, str) and "\n" in value
+            found.append(f"{name} ({len(value.split()):,} words)" if words else f"{name}={value!r}")
+    return found
+
+
 def show(console: Console, prepared: Prepared, num_batches: int, num_rows: int, most_lines: int) -> None:
     console.print(stores_table(prepared))
     config, notes = prepared.config, prepared.overlap_lines()
@@ -120,6 +130,8 @@ def show(console: Console, prepared: Prepared, num_batches: int, num_rows: int, 
     of_valid = {name: each.examples.notes for name, each in evaluated.items()}
     for split, named in (("train", rows.notes()), ("valid", of_valid)):
         notes += [f"{split}/{name}: {note}" for name, found in named.items() for note in found]
+    if steps := cleaning_steps(config.data.cleaning):
+        console.print(f"cleaning: {', '.join(steps)}", highlight=False, markup=False)
     for note in notes:
         console.print(note, highlight=False, markup=False)
     for step in range(num_batches):

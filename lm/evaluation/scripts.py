@@ -30,6 +30,10 @@ WORD = _pattern(f"[{_LETTERS}--[{_UNSPACED}]]+")
 TOKEN = _pattern(f"{CHARACTER.pattern}|{WORD.pattern}")
 KANA, IDEOGRAPH, HANGUL = map(_pattern, (rf"[\p{{sc=Hira}}\p{{sc=Kana}}{_SHARED}]", r"\p{sc=Hani}", r"\p{sc=Hang}"))
 
+# A sentence ends at punctuation and any closing quotation marks and brackets that follow; outside
+# Chinese and Japanese, whitespace must come next.
+SENTENCE = regex.compile(r".+?(?:[.!?…]+[\p{Pf}\p{Pe}\"']*(?=\s)|[。！？]+[\p{Pf}\p{Pe}\"']*|\n|$)", regex.DOTALL)
+
 LEAST_KANA = 0.1  # minimum share of kana among the kana and ideographs of Japanese text
 # Writing systems.
 CHINESE, JAPANESE, UNSPACED, KOREAN, SPACED = "Chinese", "Japanese", "without spaces", "Korean", "with spaces"
@@ -73,6 +77,14 @@ def tokens(text: str) -> list[str]:
     A text without letters or digits, such as a string of emoji, is split into its visible characters.
     """
     return TOKEN.findall(text) or [each for each in text if not each.isspace()]
+
+
+def sentences(text: str) -> list[str]:
+    """Splits a text into sentences, which end at line breaks and after full stops, question and exclamation marks.
+
+    Abbreviations are not recognised: "Dr. Who" is split after "Dr.".
+    """
+    return [found for each in SENTENCE.findall(text) if (found := each.strip())]
 
 
 def spaced(text: str) -> str:

@@ -39,6 +39,7 @@ class TextMetric(abc.ABC):
         prepare: a function that puts spaces between the tokens of a text before it is scored.
         signature: a function that describes the tokens, or returns "" if no description is needed.
         caution: a function that explains why the metric does not suit the references, or returns "" if it does.
+        scores_summaries: whether the metric is meant for summaries, whose baseline is the beginning of the source.
     """
 
     name: str  # in eval.generation.metrics
@@ -47,6 +48,7 @@ class TextMetric(abc.ABC):
     prepare: Callable[[Tokenisation, str], str] = field(default=lambda _, text: text, kw_only=True)
     signature: Callable[[Tokenisation], str] = field(default=lambda _: "", kw_only=True)
     caution: Callable[[References, Tokenisation], str] = field(default=lambda *_: "", kw_only=True)
+    scores_summaries: bool = field(default=False, kw_only=True)
 
     @abc.abstractmethod
     def score(self, predictions: Sequence[str], references: References, tokens: Tokenisation) -> Scored:
@@ -242,7 +244,7 @@ TEXT_METRICS: dict[str, TextMetric] = {
         _corpus(  # Snover 2006
             _error("ter", "TER"), lambda _: _sacrebleu("TER"), **_WORDS, signature=lambda tokens: tokens.unspaced
         ),
-        CountedMetric("rouge", "ROUGE", ROUGE, _rouge, **_ROUGE),  # Lin 2004
+        CountedMetric("rouge", "ROUGE", ROUGE, _rouge, **_ROUGE, scores_summaries=True),  # Lin 2004
         CountedMetric("exact_match", "exact match", (EXACT_MATCH,), _exact_match),
         CountedMetric("wer", "WER", (_error("wer", "WER"),), _word_errors, **_WORDS, signature=_wer_signature),
     )

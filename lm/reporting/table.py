@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Result:
     missing: dict[str, str] = field(default_factory=dict)  # maps missing metrics to the reasons
     signatures: dict[str, str] = field(default_factory=dict)  # maps metrics with several definitions to the one used
     details: dict[str, Any] = field(default_factory=dict)  # other JSON values: data, parameters, devices, versions
+    baselines: tuple[Result, ...] = ()  # scored on the same split; tables list them below the runs
 
     def to_json(self) -> str:
         values = {
@@ -54,12 +55,28 @@ class Result:
             "seconds": round(self.seconds, 3),
             **self.details,
         }
+        if self.baselines:
+            values["baselines"] = {each.run: each.of_baseline() for each in self.baselines}
         return json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+    def of_baseline(self) -> dict[str, Any]:
+        """Returns the JSON values of a baseline."""
+        metrics = {name: finite_or_none(value) for name, value in self.metrics.items()}
+        return {"metrics": metrics, "signatures": self.signatures, "seconds": round(self.seconds, 3)}
 
     @property
     def windowed(self) -> bool:
         """Whether consecutive windows overlap, so that all scored tokens have earlier tokens as context."""
         return self.stride is not None and self.sequence_length is not None and self.stride < self.sequence_length
+
+
+def baselines_of(results: Sequence[Result]) -> list[Result]:
+    """Returns the baselines of several runs. Runs on the same data share theirs; otherwise, rows name the run."""
+    groups = {tuple(map(id, each.baselines)): each for each in reversed(results) if each.baselines}
+    distinct = list(reversed(groups.values()))
+    if len(distinct) < 2:
+        return [baseline for each in distinct for baseline in each.baselines]
+    return [replace(one, run=f"{one.run} (data of {each.run})") for each in distinct for one in each.baselines]
 
 
 def with_means(results: Sequence[Result]) -> list[Result]:
@@ -127,7 +144,8 @@ def comma_separated(results: Sequence[Result]) -> str:
 def write_results(directory: Path, stem: str, result: Result) -> list[Path]:
     """Writes STEM.json, STEM.csv and STEM.md to a directory: either all three or none. May raise OSError."""
     paths = [directory / f"{stem}.{suffix}" for suffix in ("json", "csv", "md")]
-    write_texts(dict(zip(paths, (result.to_json(), comma_separated([result]), markdown([result])), strict=True)))
+    rows = [result, *result.baselines]
+    write_texts(dict(zip(paths, (result.to_json(), comma_separated(rows), markdown(rows)), strict=True)))
     return paths
 
 

@@ -33,6 +33,7 @@ from lm.parallel.distributed import is_first
 from lm.parallel.mesh import check_divisible, make_mesh
 from lm.reporting.progress import counting
 from lm.reporting.table import Result, write_results
+from lm.runs.baselines import Baselines
 from lm.runs.directory import RunDirectory
 from lm.runs.mixing import Mix, check_mixable, mixed, tuned_weight
 from lm.runs.prepare import check_only_reads, load_tokenizers, prepare_split
@@ -88,14 +89,24 @@ class Evaluated:
             print(f"written: {paths[0]}, {', '.join(more)}")
 
 
-def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
-    """Scores every example of the split once. `name` labels the run in tables. Raises UserError for invalid input."""
+def evaluate_run(root: Path, options: Options, name: str = "", baselines: Baselines | None = None) -> Evaluated:
+    """Scores every example of the split once. `name` labels the run in tables. Raises UserError for invalid input.
+
+    If `baselines` is given, the baselines of the task are scored too.
+    """
     directory = RunDirectory.existing(root)
     own = directory.load_config()
     tokenizers = load_tokenizers(own, directory.root)
     config = evaluation_config(root, own, options)
     task = task_of(config)
     stores, references = _open_data(config, tokenizers, options)
+    split = f"text {Path(options.text).name}" if options.text else options.split
+    beside: list[Result] = []
+    if baselines is not None:
+        trained_on = own if own.data.train else config  # an imported run has no data of its own
+        trained_on = replace_settings(trained_on, {"data.cache_dir": options.cache_dir})
+        section = "test" if options.text else options.split.partition("/")[0]
+        beside = baselines.score(trained_on, config, tokenizers, stores, references, section, split)
 
     model = build_model(config.model, task.head(config))
     mesh = choose_mesh(config)
@@ -107,7 +118,6 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
         name = f"{name or root} + {mix_details['weight']:.3g} {options.mix.name}"
     evaluation = task.evaluation(EvaluationSetup(config, model, mesh, tokenizers, rows, references, options.split))
     devices = f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}"
-    split = f"text {Path(options.text).name}" if options.text else options.split
     if is_first():
         best = f" (best {own.checkpoint.best_metric})" if is_best else ""
         noun, counted = ("examples", "documents") if task.counts_examples else ("tokens", "targets")
@@ -139,6 +149,7 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
         how = f"tuned on {mix_details['tuned_on']}" if mix_details["tuned_on"] else "given"
         parts = f"{mix_details['run']}, step {mix_details['step']}, with the weight {mix_details['weight']:.4g} ({how})"
         result.signatures["mix"] = f"the probabilities are interpolated with those of {parts}"
+    result = dataclasses.replace(result, baselines=tuple(beside))
     return Evaluated(result, directory.root, directory.eval_dir(step), _stem(options, own, config), evaluation)
 
 

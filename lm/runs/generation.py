@@ -88,6 +88,7 @@ def continue_prompts(
         encoded = [template.prompt_ids([{"role": "user", "content": prompt}]) for prompt in prompts]
         vocabulary, prompts = chat_vocabulary(template), [f"{prompt}\n" for prompt in prompts]
     else:
+        prompts = [task_of(run.config).clean_source(run.config, prompt) for prompt in prompts]
         encoded, vocabulary = encode_prompts(tokenizer, prompts), vocabulary_of(tokenizer)
     max_length, max_new_tokens = run.config.model.max_length, run.max_new_tokens
     if max_new_tokens is None:

@@ -87,7 +87,8 @@ def predictions(
     model = build_model(config.model, task.head(config))
     applied, mesh = labeller.applied(model), choose_mesh(config)
     params, *_ = read_params(directory, config, model, mesh, options)
-    blank = sum(isinstance(each, Labelled) and not any(map(str.strip, each.texts)) for each in raw)
+    cleaned = rows.examples.store.raw
+    blank = sum(isinstance(each, Labelled) and not any(map(str.strip, each.texts)) for each in cleaned)
     for note in [*rows.examples.notes, *([f"{blank:,} of {len(raw):,} texts are empty"] if blank else [])]:
         print(f"note: {note}", file=sys.stderr)
     setup = EvaluationSetup(config, applied, mesh, tokenizers, {"inputs": rows}, {}, name="inputs")

@@ -7,8 +7,11 @@ from typing import Any
 
 from lm.config import Config
 from lm.data.packing.rows import EvalRows, TrainRows, WindowExamples, WindowRows
+from lm.data.storing.words import clean_words
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
+from lm.evaluation.baselines.baseline import Baseline
+from lm.evaluation.baselines.language import BigramBaseline, UnigramBaseline, XzBaseline
 from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import language_metrics, missing_metrics, xz_bits_per_byte
 from lm.tasks.task import SAMPLING, SMOOTHING, EvaluationSetup, Metrics, Stores
@@ -25,6 +28,7 @@ class Causal(DocumentTask):
     families = ("decoder",)
     metric_names = ("loss", "perplexity", "token_accuracy", "bits_per_byte", "word_perplexity")
     settings = SAMPLING | SMOOTHING | {"eval.stride", "eval.compare_with_xz", "eval.sample_tokens"}
+    settings |= {"data.cleaning.lowercase", "data.cleaning.segment"}
     writes_text = True
     windowed = True
 
@@ -54,10 +58,16 @@ class Causal(DocumentTask):
         signatures = {} if has_bos else {"perplexity": WITHOUT_BOS}
         return [TokenEvaluator(self, setup, language_metrics, missing, signatures)]
 
+    def baselines(self, config: Config) -> tuple[Baseline, ...]:
+        return UnigramBaseline(), BigramBaseline(), XzBaseline()
+
     def yardsticks(self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Metrics) -> dict[str, float]:
         if not config.eval.compare_with_xz or "bits_per_byte" not in metrics:
             return {}
         return {"xz_bits_per_byte": xz_bits_per_byte(stores, tokenizer)}
 
     def sample_prompts(self, config: Config) -> tuple[str, ...]:
-        return config.eval.prompts
+        return tuple(self.clean_source(config, prompt) for prompt in config.eval.prompts)
+
+    def clean_source(self, config: Config, text: str) -> str:
+        return clean_words(config.data.cleaning, text)

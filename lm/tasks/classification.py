@@ -16,12 +16,14 @@ from lm.config import Config
 from lm.data.examples.labelled import TextExamples, TextTokens
 from lm.data.reading.inputs import TextInput
 from lm.data.reading.readers import Labelled, LabelReader
+from lm.evaluation.baselines.baseline import Baseline
+from lm.evaluation.baselines.labels import LogisticNgrams, MajorityLabel
 from lm.evaluation.classification import LABEL_METRICS, classification_metrics, confusion_counts
 from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.reporting.confusion import draw_confusion
 from lm.tasks.labelled import LabelledTask
-from lm.tasks.task import SMOOTHING
+from lm.tasks.task import SMOOTHING, WORDS
 
 
 class TextTask(LabelledTask):
@@ -99,14 +101,21 @@ class Classified(Predictions):
 class Classification(TextTask):
     name = "classification"
     doc = "predict a label for a text or a pair of texts"
-    settings = SMOOTHING | {"data.labels", "eval.bootstrap", "model.pooling"}
+    settings = SMOOTHING | WORDS | {"data.labels", "eval.bootstrap", "model.pooling"}
     settings |= {"objective.balance_classes", "objective.class_weights"}
     metric_names = ("loss", *names(LABEL_METRICS))
     has_classes = True
     predictions = Classified
 
+    def baselines(self, config: Config) -> tuple[Baseline, ...]:
+        return MajorityLabel(), LogisticNgrams()
+
+    def predictions_of(self, config: Config, raw: Sequence[Any], outputs: Sequence[Any] | np.ndarray) -> Classified:
+        """The outputs are the probabilities of all labels, (E, C)."""
+        return Classified(raw, outputs, config.data.labels)
+
     def predicted(self, config: Config, raw: list[Labelled], scores_EC: np.ndarray) -> Predictions:
-        return Classified(raw, softmax(scores_EC, axis=1), config.data.labels)
+        return self.predictions_of(config, raw, softmax(scores_EC, axis=1))
 
 
 def labelled_of(line: Mapping[str, Any]) -> Labelled:

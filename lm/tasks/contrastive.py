@@ -18,7 +18,7 @@ from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import contrastive_metrics
 from lm.models.heads import TextEmbedding
 from lm.objectives.losses import LossSums, contrastive_loss, real_rows
-from lm.tasks.task import EvaluationSetup, Refuse, Stores
+from lm.tasks.task import WORDS, EvaluationSetup, Refuse, Stores
 from lm.tasks.texts import PairTask
 from lm.tasks.vectors import TextVectors
 
@@ -30,7 +30,7 @@ class Contrastive(PairTask):
     doc = "learn similar vectors for paired texts"
     families = ("decoder", "encoder")
     metric_names = ("loss", "accuracy")
-    settings = PairTask.settings | {"model.pooling", "objective.temperature"}
+    settings = PairTask.settings | WORDS | {"model.pooling", "objective.temperature"}
     counts_examples = True
     labels_texts = True
     source_title = "positive"

@@ -109,6 +109,10 @@ class LabelledTask(PackedTask):
         An example may consist of several parts. `logits` maps the index of each part to logits of shape (T, C).
         """
 
+    def predictions_of(self, config: Config, raw: Sequence[Any], outputs: Sequence[Any]) -> Predictions:
+        """Returns the predictions for raw examples, given one output per example."""
+        return self.predictions(raw, outputs)
+
     def labeller(self, config: Config) -> LabelledTask:
         return self
 

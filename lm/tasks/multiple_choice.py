@@ -27,6 +27,8 @@ from lm.data.reading.format import Reader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
+from lm.evaluation.baselines.baseline import Baseline
+from lm.evaluation.baselines.choices import LongestCandidate, RandomCandidate
 from lm.evaluation.metric import finite_or_none
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.objectives.losses import LossSums, choice_loss
@@ -240,6 +242,9 @@ class MultipleChoice(LabelledTask):
         question_BL = jnp.cumsum(batch.targets // FIRST, axis=1)
         same_BLS = (question_BL[:, :, None] == question_BL[:, None, :]) & (batch.targets[:, None, :] > 0)
         return choice_loss(output.logits[..., 0], same_BLS, batch.weights)
+
+    def baselines(self, config: Config) -> tuple[Baseline, ...]:
+        return RandomCandidate(), LongestCandidate()
 
     def predict(self, config: Config, examples: ChoiceExamples, logits: Mapping[int, Any]) -> Predictions:
         whole = whole_examples(examples, logits)

@@ -12,11 +12,14 @@ from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.data.reading.readers import Labelled, NumberReader
 from lm.data.tokenizing.base import Tokenizer
+from lm.evaluation.baselines.baseline import Baseline
+from lm.evaluation.baselines.labels import MeanNumber, RidgeNgrams
 from lm.evaluation.classification import NUMBER_METRICS, regression_metrics
 from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions
 from lm.objectives.losses import LossSums, squared_error
 from lm.tasks.classification import TextTask, labelled_of, texts_of
+from lm.tasks.task import WORDS
 
 
 class Regressed(Predictions):
@@ -51,7 +54,7 @@ class Regressed(Predictions):
 class Regression(TextTask):
     name = "regression"
     doc = "predict a number for a text or a pair of texts"
-    settings = frozenset({"eval.bootstrap", "model.pooling"})
+    settings = WORDS | {"eval.bootstrap", "model.pooling"}
     metric_names = ("loss", *names(NUMBER_METRICS))
     reader = NumberReader
     real_targets = True
@@ -59,6 +62,9 @@ class Regression(TextTask):
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
         return squared_error(output.logits, batch)
+
+    def baselines(self, config: Config) -> tuple[Baseline, ...]:
+        return MeanNumber(), RidgeNgrams()
 
     def predicted(self, config: Config, raw: list[Labelled], scores_EC: np.ndarray) -> Predictions:
         return Regressed(raw, scores_EC[:, 0])

@@ -11,6 +11,9 @@ from lm.data.reading.readers import Pair
 from lm.data.storing.splits import clean_text, split_sources
 from lm.data.tokenizing.base import Tokenizer
 from lm.decoding.lines import source_text
+from lm.evaluation.baselines.baseline import Baseline
+from lm.evaluation.baselines.texts import Copy, Lead
+from lm.evaluation.text_metrics import TEXT_METRICS
 from lm.tasks.generating import SCORING, GeneratingTask
 from lm.tasks.task import SEARCH, SMOOTHING, Refuse, Stores
 from lm.tasks.texts import PairTask
@@ -26,6 +29,14 @@ class Seq2Seq(GeneratingTask, PairTask):
     settings |= {"data.separate_vocabularies", "data.source_length", "data.pairs.overlong"}
     loss_name = "nll"
     plain_text_refusal = f"{PairTask.plain_text_refusal}, or generate text with lm.generate --input"
+
+    baselines_need = "set eval.generation.metrics"
+
+    def baselines(self, config: Config) -> tuple[Baseline, ...]:
+        """Returns lead-k for metrics of summaries, and a copy of the source for all other metrics of text."""
+        metrics = [TEXT_METRICS[name] for name in config.eval.generation.metrics]
+        leads = (Lead(1), Lead(3)) if any(metric.scores_summaries for metric in metrics) else ()
+        return *leads, *((Copy(),) if any(not metric.scores_summaries for metric in metrics) else ())
 
     def check(self, config: Config, refuse: Refuse) -> None:
         super().check(config, refuse)

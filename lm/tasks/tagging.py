@@ -16,6 +16,8 @@ from lm.data.reading.readers import Tagged, TagReader
 from lm.data.storing.example_store import ExampleStore
 from lm.errors import UserError
 from lm.evaluation import tagging
+from lm.evaluation.baselines.baseline import Baseline
+from lm.evaluation.baselines.tags import ConditionalRandomField, MostFrequentTag
 from lm.evaluation.metric import names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.tasks.labelled import LabelledTask
@@ -118,6 +120,13 @@ class Tagging(LabelledTask):
             predicted.append(tags)
         raw, scheme = [examples.store.raw[number] for number in whole], _scheme(config, _tags([examples.store]))
         return TaggedWords(raw, predicted, scheme)
+
+    def predictions_of(self, config: Config, raw: Sequence[Tagged], outputs: Sequence[Any]) -> TaggedWords:
+        """The outputs are lists with a tag for each word."""
+        return TaggedWords(raw, outputs, _scheme(config, [example.tags for example in raw]))
+
+    def baselines(self, config: Config) -> tuple[Baseline, ...]:
+        return MostFrequentTag(), ConditionalRandomField()
 
     def resolve_splits(self, config: Config, splits: Mapping[str, Stores]) -> Config:
         stores = [store for split in splits.values() for store in split.values()]

@@ -17,6 +17,7 @@ import numpy as np
 from lm.batch import Array, Batch, Output
 from lm.config import Config, DataConfig, ObjectiveConfig, SourceConfig
 from lm.config.checks import default_pooling
+from lm.config.data import WORD_STEPS
 from lm.data.examples.example import Examples
 from lm.data.packing.rows import EvalRows, PackedRows, RowLayout, TrainRows
 from lm.data.reading import check_source, open_reader
@@ -27,6 +28,7 @@ from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.data.tokenizing.words import words_of
 from lm.errors import UserError
+from lm.evaluation.baselines.baseline import Baseline
 from lm.evaluation.evaluator import EvaluationSetup, SplitEvaluation
 from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import token_metrics
@@ -46,6 +48,8 @@ SEARCH = frozenset(f"eval.generation.{name}" for name in SEARCH_SETTINGS.split()
 SAMPLING = frozenset(
     f"eval.sampling.{name}" for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 )
+# The cleaning steps that change words. Tasks whose models write text read only those that keep the text readable.
+WORDS = frozenset(f"data.cleaning.{step}" for step in WORD_STEPS)
 NOT_SCORED = "·"  # the mark that the preview shows below tokens without a target
 
 
@@ -74,6 +78,7 @@ class Task(abc.ABC):
     source_title = "source"  # the heading of the source side in the preview
     cleans = True  # whether texts are cleaned as data.cleaning specifies
     predictions: Any = None  # the subclass of `Predictions` for this task, or None if it has no labels
+    baselines_need = ""  # the condition under which a task has baselines, for the message that it has none
 
     # --- settings -------------------------------------------------------------------------------------------
 
@@ -210,8 +215,12 @@ class Task(abc.ABC):
         """Renames the metrics of a split to the names used in tables."""
         return {re.sub(r"(^|/)loss$", rf"\1{self.loss_name}", name): value for name, value in metrics.items()}
 
+    def baselines(self, config: Config) -> tuple[Baseline, ...]:
+        """Returns the simple models that eval.py --baselines fits to the training split and scores like the run."""
+        return ()
+
     def yardsticks(self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Metrics) -> dict[str, float]:
-        """Computes baselines that need no model. Tables show the baselines beside the metrics of the model."""
+        """Computes metrics that need no model. Tables show them in the row of the run."""
         return {}
 
     def sample_prompts(self, config: Config) -> tuple[str, ...]:

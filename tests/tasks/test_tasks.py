@@ -23,6 +23,7 @@ ALL_SETTINGS = frozenset().union(*(task.settings for task in TASKS.values()))
 # Other values than the default, where adding 1 or taking the other of two choices is not allowed.
 CHANGED: dict[str, Any] = {
     "data.chat_template": "plain",
+    "data.cleaning.stop_words": "english",
     "data.labels": ("a", "b"),
     "data.pairs.source_script": "LATIN",
     "data.pairs.target_script": "LATIN",

@@ -22,9 +22,10 @@ from fractions import Fraction
 from typing import Any, ClassVar
 
 from lm.config import CleaningConfig, DataConfig, PairsConfig, SourceConfig
+from lm.config.data import WORD_STEPS
 from lm.data.reading.format import Reader
 from lm.data.reading.readers import Labelled, Pair
-from lm.data.storing import markup
+from lm.data.storing import markup, words
 from lm.errors import UserError
 
 HASHES = 1 << 64
@@ -185,7 +186,8 @@ def named_errors(label: str) -> Iterator[None]:
 
 def cleaning_values(config: CleaningConfig) -> dict[str, Any]:
     """Returns the JSON values that determine how a text is cleaned."""
-    values = dataclasses.asdict(config)
+    values = {name: each for name, each in dataclasses.asdict(config).items() if name not in WORD_STEPS}
+    values |= words.identity(config)
     # The version is added only if it applies, so that stores made before it was introduced are still found.
     return values | ({"markup": markup.VERSION} if config.strip_html or config.strip_control else {})
 
@@ -197,6 +199,7 @@ def clean_text(config: CleaningConfig, text: str) -> str:
         text = markup.strip_html(text)
     if config.strip_control:
         text = markup.strip_control(text)
+    text = words.clean_words(config, text)
     if config.whitespace == "trim":
         text = text.strip()
     elif config.whitespace == "lines":

@@ -1,0 +1,89 @@
+"""Fits the baselines of a task to the training split of a run, and scores them on the evaluated split."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lm.config import Config
+from lm.data.storing.splits import split_sources
+from lm.data.tokenizing.base import Tokenizers
+from lm.evaluation.baselines.baseline import BaselineSetup, NotComputed
+from lm.parallel.distributed import is_first
+from lm.reporting.progress import counting
+from lm.reporting.table import Result
+from lm.runs.prepare import prepare_split
+from lm.tasks import task_of
+
+
+@dataclass
+class Baselines:
+    """The baselines of several evaluations. Those of runs with the same data are computed only once."""
+
+    known: dict[str, list[Result]] = field(default_factory=dict)
+
+    def score(
+        self,
+        own: Config,
+        config: Config,
+        tokenizers: Tokenizers,
+        stores: Mapping[str, Any],
+        references: Mapping[str, Sequence[Any]],
+        section: str,
+        split: str,
+    ) -> list[Result]:
+        """Returns a result for each baseline, with the reason in place of metrics if it cannot be computed.
+
+        Prints one line per baseline. Only the first process computes baselines; the others return an empty list.
+
+        Args:
+            own: the config of the run, whose training and validation splits are read.
+            config: the config of the evaluation.
+            stores, references: the evaluated split, as the evaluators read it.
+            section: valid, test or train: the section of config.data that names the evaluated data sources.
+            split: the name of the split in tables.
+        """
+        task = task_of(config)
+        found = task.baselines(config)
+        if not found:
+            needed = f"; {task.baselines_need}" if task.baselines_need else ""
+            if is_first():
+                print(f"no baselines: there are none for objective.name={task.name}{needed}", flush=True)
+            return []
+        train = prepare_split(own, tokenizers, "train") if any(each.needs_train for each in found) else {}
+        valid = prepare_split(own, tokenizers, "valid") if any(each.needs_valid for each in found) else {}
+        if not is_first():
+            return []
+        key = _key(config, tokenizers, train, stores, split)
+        if key not in self.known:
+            prefixes = {each.name: each.config.prefix for each in split_sources(config.data, section)}
+            setup = BaselineSetup(config, task, tokenizers.target, train, valid, stores, references, prefixes)
+            self.known[key] = [_result(each, setup, split) for each in found]
+        return self.known[key]
+
+
+def _result(baseline: Any, setup: BaselineSetup, split: str) -> Result:
+    began = time.monotonic()
+    try:
+        with counting(1, f"of {baseline.name}") as report:
+            scores = baseline.score(dataclasses.replace(setup, report=report))
+    except NotComputed as reason:
+        print(f"baseline {baseline.name}: not computed, because {reason}", flush=True)
+        return Result(baseline.name, 0, split, {}, 0, None, None, 0.0, signatures={baseline.name: f"none: {reason}"})
+    seconds = time.monotonic() - began
+    print(f"baseline {baseline.name}: {seconds:.1f} s", flush=True)
+    metrics = setup.task.for_table(scores.metrics)
+    return Result(baseline.name, 0, split, metrics, 0, None, None, seconds, signatures=scores.signatures)
+
+
+def _key(
+    config: Config, tokenizers: Tokenizers, train: Mapping[str, Any], stores: Mapping[str, Any], split: str
+) -> str:
+    """Returns a string that is equal for evaluations with the same baselines."""
+    of_stores = [sorted((name, store.fingerprint) for name, store in each.items()) for each in (train, stores)]
+    settings = [config.objective.name, config.seed, config.data.labels, dataclasses.asdict(config.eval)]
+    return json.dumps([split, *of_stores, *settings, tokenizers.target.fingerprint])
