@@ -27,6 +27,7 @@ class Example:
     types_T: np.ndarray | None = None  # int32: 0 for the first text, 1 for the second; None if all are 0
     source_S: np.ndarray | None = None  # int32: the input of the encoder, or the other text of a pair
     segments: Sequence[int] = ()  # the length of each segment; empty if the example is one segment
+    position: int = 0  # position of the first token; above 0 if the example continues a text (data.stateful)
 
 
 def cut_notes(number: int, total: int, what: str, setting: str, length: int) -> list[str]:

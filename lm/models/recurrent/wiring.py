@@ -76,7 +76,8 @@ class OneStack(Recurrent):
         if two_texts:
             batch = with_paired_texts(batch)
         states = None if cache is None else cache.states
-        x_BLD, found = self.stack(self.token_embedding(batch.tokens), batch.segments, train, states)
+        starts_BL = batch.positions == 0  # after a cached text, other texts may follow (data.stateful)
+        x_BLD, found = self.stack(self.token_embedding(batch.tokens), batch.segments, train, states, starts_BL)
         self.sow(RECORD, LAYERS, found.layers_LBD)
         if cache is not None:
             cache = dataclasses.replace(cache, states=found.last)
@@ -157,7 +158,7 @@ class RecurrentEncoderDecoder(Recurrent):
             assert cache is not None and cache.memory is not None, "the batch and the cache have no source"
             memory_BSD, memory_segments_BS = cache.memory, cache.memory_segments
         states = None if cache is None else cache.states
-        x_BLD, found = self.decoder(self.token_embedding(tokens_BL), batch.segments, train, states, initial)
+        x_BLD, found = self.decoder(self.token_embedding(tokens_BL), batch.segments, train, states, None, initial)
         if cache is not None:
             cache = dataclasses.replace(cache, states=found.last)
         if SCORES[self.config.source_attention].function:
