@@ -74,9 +74,10 @@ class CleaningConfig:
     line break or a space. A `<` or `&` that is not part of HTML is kept."""
     strip_control: bool = False
     """Remove control characters other than newline and tab, and replace those between two words with whitespace."""
-    whitespace: str = option("keep", choices=("keep", "trim", "lines", "collapse"))
+    whitespace: str = option("keep", choices=("keep", "trim", "lines", "collapse", "collapse_lines"))
     """Treatment of whitespace. 'keep' leaves it unchanged; 'trim' strips both ends of the document; 'lines' strips
-    trailing spaces and merges empty lines; 'collapse' replaces each run of whitespace with one space."""
+    trailing spaces and merges empty lines; 'collapse' replaces each run of whitespace with one space and strips both
+    ends; 'collapse_lines' does the same to each line."""
     min_chars: int = option(1, minimum=0)
     """Drop documents with fewer characters than this."""
     max_chars: int = option(0, minimum=0)
@@ -114,6 +115,9 @@ class TokenizerConfig:
     """Vocabulary size for kind='sentencepiece', or maximum vocabulary size for kind='words'."""
     min_count: int = option(1, minimum=1, needs=("no path",), read_by="kind")
     """Minimum number of occurrences of a word in the training text, for kind='words'. Rarer words become <unk>."""
+    line_breaks: bool = option(False, needs=("no path",), read_by="kind")
+    """Make each line break a token, for kind='words', as for the published perplexities of WikiText. If False, line
+    breaks only separate words."""
     algorithm: str = option("unigram", choices=("unigram", "bpe"), needs=("no path",), read_by="kind")
     """Training algorithm of SentencePiece. On five data sets, small models scored at least as well with unigram; bpe
     needs fewer tokens for text in which spaces surround every token (see docs/guide.md)."""

@@ -44,6 +44,8 @@ def train_step(
         rngs = {"dropout": key} if any(getattr(config.model, rate) for rate in DROPOUT_RATES) else None
         output = model.apply({"params": params}, micro, train=True, cache=carried, rngs=rngs)
         sums = task.loss(output, micro, config.objective)
+        if output.penalty is not None:
+            sums = dataclasses.replace(sums, loss=sums.loss + output.penalty)
         return sums.loss / weight + sums.pair_nll / pairs, (sums, output.cache)
 
     gradient = jax.grad(microbatch_loss, has_aux=True)  # not of `carried`, so back-propagation ends at the window

@@ -17,6 +17,7 @@ from lm.models.network import (
     DROPOUT_ALONE,
     DROPOUT_BESIDE_A_TOWER,
     Network,
+    encoder_alone,
     of_paired_texts,
     shifted_right,
     with_paired_texts,
@@ -84,7 +85,12 @@ class OneStack(Recurrent):
         output = self.head(self.config, self.token_embedding, x_BLD, batch, train, DROPOUT_BESIDE_A_TOWER)
         if two_texts:
             return of_paired_texts(output)
-        return dataclasses.replace(output, cache=cache)
+        penalty = self.penalty(x_BLD, found.layers_LBD[-1], batch) if train else None
+        return dataclasses.replace(output, cache=cache, penalty=penalty)
+
+    def penalty(self, x_BLD: Array, h_LBD: Array, batch: Batch) -> Array | None:
+        """Returns what the last layer's output adds to the summed training loss, or None."""
+        return None
 
     @property
     def text_layers(self) -> int:
@@ -105,6 +111,21 @@ class RecurrentDecoder(OneStack):
     """A recurrent language model (Mikolov 2010, Zaremba 2014)."""
 
     bidirectional: ClassVar[bool] = False
+
+    def penalty(self, x_BLD: Array, h_LBD: Array, batch: Batch) -> Array | None:
+        """Returns the penalties on the last layer's output after dropout (x) and before (h), summed over the targets.
+
+        See model.output_penalty and model.change_penalty. Each penalty is a mean over the features, as in Merity 2018.
+        """
+        config, found = self.config, []
+        if config.output_penalty:
+            squares_BL = jnp.mean(jnp.square(x_BLD.astype(jnp.float32)), axis=-1)
+            found.append(config.output_penalty * jnp.sum(squares_BL * batch.weights))
+        if config.change_penalty:
+            changes_BL = jnp.mean(jnp.square(jnp.diff(jnp.swapaxes(h_LBD, 0, 1), axis=1)), axis=-1)
+            weights_BL = batch.weights[:, 1:] * (batch.segments[:, 1:] == batch.segments[:, :-1])
+            found.append(config.change_penalty * jnp.sum(changes_BL * weights_BL))
+        return sum(found) if found else None
 
 
 class RecurrentEncoder(OneStack):
@@ -208,10 +229,5 @@ class RecurrentEncoderDecoder(Recurrent):
     @nn.nowrap
     def token_vectors(self, variables: Any, batch: Batch, layer: int) -> Array:
         """Returns the token vectors of the encoder, which is run as a standalone `RecurrentEncoder`."""
-        config, params = self.config, variables["params"]
-        name, size = "token_embedding", config.vocab_size
-        if not config.share_embeddings:
-            name, size = "source_embedding", config.source_vocab_size or size
-        config = dataclasses.replace(config, num_layers=self.text_layers, vocab_size=size)
-        params = {**params["encoder"], "token_embedding": params[name]}
-        return RecurrentEncoder(config, TokenVectors()).token_vectors({"params": params}, batch, layer)
+        encoder, variables = encoder_alone(self, RecurrentEncoder, variables)
+        return encoder.token_vectors(variables, batch, layer)

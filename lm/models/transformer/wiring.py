@@ -17,6 +17,7 @@ from lm.models.network import (
     DROPOUT_ALONE,
     DROPOUT_BESIDE_A_TOWER,
     Network,
+    encoder_alone,
     of_paired_texts,
     shifted_right,
     with_paired_texts,
@@ -189,10 +190,5 @@ class EncoderDecoder(Transformer):
     @nn.nowrap
     def token_vectors(self, variables: Any, batch: Batch, layer: int) -> Array:
         """Returns the token vectors of the encoder, which is run as a standalone `Encoder`."""
-        config, params = self.config, variables["params"]
-        name, size = "token_embedding", config.vocab_size
-        if not config.share_embeddings:
-            name, size = "source_embedding", config.source_vocab_size or size
-        config = dataclasses.replace(config, num_layers=self.text_layers, vocab_size=size)
-        params = {**params["encoder"], "token_embedding": params[name]}
-        return Encoder(config, TokenVectors()).token_vectors({"params": params}, batch, layer)
+        encoder, variables = encoder_alone(self, Encoder, variables)
+        return encoder.token_vectors(variables, batch, layer)
