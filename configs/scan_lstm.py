@@ -3,9 +3,9 @@
     python train.py --config=configs/scan_lstm.py:DIR --workdir=runs/scan_lstm
     python eval.py --workdir=runs/scan_lstm --split=test
 
-DIR is that of configs/scan.py. Lake and Baroni's best model for this split has two layers of 200 units, dropout of 0.5
-and no attention; trained on 100,000 examples, it reaches 99.8 % exact match.
-Cost: a few minutes on two CPU cores. Expected: at least 99 % exact match. This config has not been run yet to its last step.
+DIR is that of configs/scan.py, the Transformer that it is compared with. Lake and Baroni report 99.8 % exact match.
+Cost: a few minutes on two CPU cores. Expected: at least 99 % exact match. This config has not been run yet to its last
+step.
 """
 
 from configs import scan

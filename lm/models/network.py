@@ -13,6 +13,8 @@ from lm.batch import Array, Batch, Output, Source, same_segment
 from lm.config import ModelConfig
 from lm.models.heads import Head, TokenVectors
 
+# The Flax collection in which outputs of layers and attention weights are recorded if it is mutable, and their names.
+RECORD, LAYERS, SOURCE_WEIGHTS = "intermediates", "layer_outputs", "source_weights"
 N = TypeVar("N", bound="Network")
 # Names of the head's dropout layer. They determine its PRNG keys, so they must not change.
 DROPOUT_BESIDE_A_TOWER, DROPOUT_ALONE = "Dropout_1", "Dropout_0"

@@ -16,6 +16,8 @@ from lm.models.layers import Embedding
 from lm.models.network import (
     DROPOUT_ALONE,
     DROPOUT_BESIDE_A_TOWER,
+    LAYERS,
+    RECORD,
     Network,
     encoder_alone,
     of_paired_texts,
@@ -28,8 +30,6 @@ from lm.models.recurrent.attention import SCORES, SourceAttention
 from lm.models.recurrent.cache import RecurrentCache, empty_cache
 from lm.models.recurrent.layer import RecurrentStack, StackOutput
 from lm.models.recurrent.recurrence import State
-
-RECORD, LAYERS = "intermediates", "layer_outputs"  # where the outputs of the layers are recorded
 
 
 class Recurrent(Network):

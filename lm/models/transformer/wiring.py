@@ -16,6 +16,7 @@ from lm.models.layers import Embedding
 from lm.models.network import (
     DROPOUT_ALONE,
     DROPOUT_BESIDE_A_TOWER,
+    RECORD,
     Network,
     encoder_alone,
     of_paired_texts,
@@ -28,7 +29,7 @@ from lm.models.transformer import costs
 from lm.models.transformer.attention import Memory
 from lm.models.transformer.attention_kernels import choose_kernel
 from lm.models.transformer.cache import Cache, empty_cache
-from lm.models.transformer.tower import EMBEDDED, LAST_BLOCK, RECORD, Tower
+from lm.models.transformer.tower import EMBEDDED, LAST_BLOCK, Tower
 
 
 class Transformer(Network):
