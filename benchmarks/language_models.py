@@ -155,8 +155,8 @@ def table(models: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
         "# Language models of WikiText-2 in the same time",
         "",
-        "Made by `python -m benchmarks.language_models`, which explains the protocol. Word perplexity counts the ends of",
-        "lines as words, as published figures do. All models share the 33,278 words of the training text as vocabulary.",
+        "Made by `python -m benchmarks.language_models`, which explains the protocol. Word perplexity counts the ends",
+        "of lines as words, as published figures do. All models share the 33,278 words of the training text.",
         "",
         "| model | valid | test | parameters | tokens read | steps | minutes | hardware | commit |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -167,8 +167,8 @@ def table(models: Mapping[str, Mapping[str, Any]]) -> str:
             continue
         sizes = f"{found['parameters'] / 1e6:.1f} M", f"{found['tokens'] / 1e6:.2f} M", f"{found['steps']:,}"
         scores = f"{found['valid']:.1f}", f"{found['test']:.1f}"
-        where = found["hardware"], found["commit"]
-        lines.append(f"| {' | '.join([contender.title, *scores, *sizes, f'{found["minutes"]:.1f}', *where])} |")
+        cells = [contender.title, *scores, *sizes, f"{found['minutes']:.1f}", found["hardware"], found["commit"]]
+        lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
         "Published figures, from far longer training:",
