@@ -37,6 +37,7 @@ def define_flags() -> None:
     flags.DEFINE_list("workdir", [], "Comma-separated run directories of encoder-decoders.")
     flags.DEFINE_string("split", "test", "The split whose predictions are read.")
     flags.DEFINE_integer("groups", 6, "Number of groups of sources.", lower_bound=1)
+    flags.DEFINE_string("note", "", "How the runs were trained, for the record.")
     command.define_path("output", "PNG file to write; the record is written beside it.")
 
 
@@ -117,7 +118,10 @@ def main() -> int:
         shown = (f"{each['words'][0]}-{each['words'][1]} words: {each['bleu']:.1f}" for each in groups)
         print(f"{name}: {', '.join(shown)}")
     draw(curves, Path(FLAGS.output))
-    write_record(Path(FLAGS.output).with_suffix(".json"), {"split": FLAGS.split, "runs": curves, **surroundings()})
+    write_record(
+        Path(FLAGS.output).with_suffix(".json"),
+        {"note": FLAGS.note, "split": FLAGS.split, "runs": curves, **surroundings()},
+    )
     print(f"Written: {FLAGS.output}")
     return command.DONE
 

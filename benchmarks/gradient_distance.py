@@ -45,6 +45,7 @@ def define_flags() -> None:
     flags.DEFINE_list("workdir", [], "Comma-separated run directories of language models.")
     flags.DEFINE_integer("length", 100, "Number of tokens per row.", lower_bound=2)
     flags.DEFINE_integer("rows", 64, "Number of rows over which the norms are averaged.", lower_bound=1)
+    flags.DEFINE_string("note", "", "How the runs were trained, for the record.")
     command.define_path("output", "PNG file to write; the record is written beside it.")
 
 
@@ -97,7 +98,8 @@ def norms_of_run(root: Path, count: int, length: int) -> dict[str, list[float]]:
         params, _ = checkpoints.restore_params(None, "best", ema=config.optimizer.ema_decay > 0)
     initial = jax.jit(lambda key: nn.unbox(model.initial_params(key)))(jax.random.key(config.seed))
     both = {"trained": params, "initial": initial}
-    return {name: norms_by_distance(model, each, batch).tolist() for name, each in both.items()}
+    norms = {name: norms_by_distance(model, each, batch) for name, each in both.items()}
+    return {name: [float(f"{value:.4g}") for value in values] for name, values in norms.items()}
 
 
 def draw(curves: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
@@ -129,7 +131,7 @@ def main() -> int:
         for kind, values in shown.items():
             print(f"{name}, {kind}: {', '.join(f't={t} {values[t]:.1e}' for t in far)}")
     draw(curves, Path(FLAGS.output))
-    record = {"rows": FLAGS.rows, "length": FLAGS.length, "norms": curves}
+    record = {"note": FLAGS.note, "rows": FLAGS.rows, "length": FLAGS.length, "norms": curves}
     write_record(Path(FLAGS.output).with_suffix(".json"), {**record, **surroundings()})
     print(f"Written: {FLAGS.output}")
     return command.DONE

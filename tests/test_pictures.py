@@ -72,7 +72,10 @@ def test_the_recorded_weights_are_the_softmax_of_the_scores():
     np.testing.assert_allclose(recorded[RECORD][SOURCE_WEIGHTS][0], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [RECURRENT, {"model__num_layers": 2, "model__scan_layers": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [RECURRENT, pytest.param({"model__num_layers": 2, "model__scan_layers": True}, marks=pytest.mark.exhaustive)],
+)
 def test_attention_of_each_output_token_is_drawn_without_padding(tiny_pairs, tmp_path, changes):
     save_untrained(tmp_path / "run", config_of(tiny_pairs, **changes))
     run = RunDirectory.existing(tmp_path / "run")
