@@ -118,7 +118,8 @@ def main() -> int:
         shown = (f"{each['words'][0]}-{each['words'][1]} words: {each['bleu']:.1f}" for each in groups)
         print(f"{name}: {', '.join(shown)}")
     draw(curves, Path(FLAGS.output))
-    write_record(
+    record = {"note": FLAGS.note, "split": FLAGS.split, "runs": curves, **surroundings()}
+    write_record(Path(FLAGS.output).with_suffix(".json"), record)
         Path(FLAGS.output).with_suffix(".json"),
         {"note": FLAGS.note, "split": FLAGS.split, "runs": curves, **surroundings()},
     )
