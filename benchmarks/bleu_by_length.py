@@ -120,9 +120,6 @@ def main() -> int:
     draw(curves, Path(FLAGS.output))
     record = {"note": FLAGS.note, "split": FLAGS.split, "runs": curves, **surroundings()}
     write_record(Path(FLAGS.output).with_suffix(".json"), record)
-        Path(FLAGS.output).with_suffix(".json"),
-        {"note": FLAGS.note, "split": FLAGS.split, "runs": curves, **surroundings()},
-    )
     print(f"Written: {FLAGS.output}")
     return command.DONE
 
