@@ -8,7 +8,9 @@ DIR holds the files of configs/wikitext2_words.py. Each model is trained for `--
 evaluations during training, with the same vocabulary and the same text. The learning rate depends on the step, so a
 short run first measures the speed, and the number of steps is chosen such that they fill the time; train.max_minutes
 enforces it. Then the whole validation and test splits are scored, recurrent models with one stretch of text, so that
-the state is carried through all of it, and the Transformer with overlapping windows.
+the state is carried through all of it, and the others with overlapping windows. The 5-gram is counted in one pass over
+the text, and the mixture interpolates its probabilities with those of the Transformer, with a weight that is tuned on
+the validation split; both are dashed lines in the picture.
 
 A model that was interrupted continues. The record of each model is kept in results/language_models.json, from which the
 table (.md) and the picture (.png) are made again after each model, so each model can be run in a session of its own.
@@ -36,6 +38,7 @@ from lm.files import replacing
 from lm.models.parameters import count_parameters
 from lm.reporting.curves import COLORS, SECONDS, series
 from lm.runs.directory import RunDirectory
+from lm.runs.prepare import load_tokenizers, prepare_split
 
 FLAGS = flags.FLAGS
 ROOT = RESULTS.parent
@@ -55,14 +58,27 @@ class Contender:
     title: str
     config: str  # a file in configs/
     scoring: tuple[str, ...] = ("--batch_size=1",)  # flags of eval.py
+    changes: tuple[str, ...] = ()  # flags of train.py
+    is_counted: bool = False  # whether the model is counted in one pass over the text, so that no time is set
+    runs: tuple[str, ...] = ()  # the contenders whose runs are mixed; if empty, the model has a run of its own
 
 
+AS_WORDS = (  # the data settings of configs/wikitext2_words.py
+    *(f"--config.data.{split}.wikitext2.document=file" for split in ("train", "valid", "test")),
+    "--config.data.cleaning.whitespace=collapse_lines",
+    "--config.data.tokenizer.line_breaks=True",
+)
+OVERLAPPING = ("--stride=32",)
 CONTENDERS = {
+    "ngram": Contender("5-gram, Kneser-Ney", "wikitext2_ngram", OVERLAPPING, AS_WORDS, is_counted=True),
     "rnn": Contender("tanh RNN", "wikitext2_rnn"),
     "gru": Contender("GRU", "wikitext2_gru"),
     "lstm": Contender("LSTM", "wikitext2_lstm"),
     "awd_lstm": Contender("AWD-LSTM's recipe, scaled down", "wikitext2_awd_lstm"),
-    "transformer": Contender("Transformer", "wikitext2_words", ("--stride=32",)),
+    "transformer": Contender("Transformer", "wikitext2_words", OVERLAPPING),
+    "mixture": Contender(
+        "Transformer mixed with the 5-gram", "wikitext2_words", OVERLAPPING, runs=("transformer", "ngram")
+    ),
 }
 
 
@@ -81,14 +97,10 @@ def call(program: str, *arguments: str) -> None:
         raise UserError(f"{program} ended with status {status}; run the same command again to continue.")
 
 
-def train_flags(contender: Contender, root: Path, minutes: float, num_steps: int) -> list[str]:
-    return [
-        f"--config=configs/{contender.config}.py:{FLAGS.data}",
-        f"--workdir={root}",
-        f"--config.train.max_minutes={minutes:g}",
-        f"--config.train.num_steps={num_steps}",
-        "--config.log.tensorboard=False",
-    ]
+def train_flags(contender: Contender, root: Path, minutes: float = 0, num_steps: int = 0) -> list[str]:
+    timed = [f"--config.train.max_minutes={minutes:g}", f"--config.train.num_steps={num_steps}"] if num_steps else []
+    config = f"--config=configs/{contender.config}.py:{FLAGS.data}"
+    return [config, f"--workdir={root}", "--config.log.tensorboard=False", *contender.changes, *timed]
 
 
 def steps_within(records: Sequence[Mapping[str, Any]], minutes: float, eval_every: int) -> int:
@@ -98,9 +110,9 @@ def steps_within(records: Sequence[Mapping[str, Any]], minutes: float, eval_ever
     slow; the last record is that of an evaluation.
     """
     *trained, evaluated = [record for record in records if SECONDS in record]
-    first, last = trained[1], trained[-1]
-    if last["step"] == first["step"]:
+    if len(trained) < 3:
         raise UserError("the short run took too few steps to measure the speed; increase --minutes.")
+    first, last = trained[1], trained[-1]
     step_seconds = (last[SECONDS] - first[SECONDS]) / (last["step"] - first["step"])
     eval_seconds = evaluated[SECONDS] - last[SECONDS]
     return max(1, int(MARGIN * 60 * minutes / (step_seconds + eval_seconds / eval_every)))
@@ -109,6 +121,9 @@ def steps_within(records: Sequence[Mapping[str, Any]], minutes: float, eval_ever
 def train(name: str, contender: Contender, runs: Path, minutes: float) -> RunDirectory:
     """Trains a model, or continues its run. Returns the run directory."""
     root = runs / name
+    if contender.is_counted:
+        call("train.py", *train_flags(contender, root))
+        return RunDirectory.existing(root)
     if (root / "config.json").exists():
         num_steps = RunDirectory.existing(root).load_config().train.num_steps
     else:
@@ -129,25 +144,46 @@ def score_of(run: RunDirectory, split: str) -> float:
     return [found for path in paths if (found := json.loads(path.read_text()))["split"] == split][-1]["metrics"][METRIC]
 
 
-def record_of(run: RunDirectory) -> dict[str, Any]:
+def record_of(contender: Contender, run: RunDirectory) -> dict[str, Any]:
     config, records = run.load_config(), run.read_metrics()
     with run.open_checkpoints(config) as checkpoints:
         params, _ = checkpoints.restore_params()
     steps, perplexities = series(records, f"valid/{METRIC}")
-    last = max(record["step"] for record in records)
+    last, tokens = max(record["step"] for record in records), config.train.batch_size * config.data.sequence_length
+    if contender.is_counted:
+        tokens = sum(
+            each.num_tokens for each in prepare_split(config, load_tokenizers(config, run.root), "train").values()
+        )
     return {
         "minutes": max(record.get(SECONDS, 0.0) for record in records) / 60,
         "parameters": count_parameters(params),
         "steps": last,
-        "tokens": last * config.train.batch_size * config.data.sequence_length,
-        "valid": score_of(run, "valid"),
-        "test": score_of(run, "test"),
+        "tokens": last * tokens,
         "curve": {
             "minutes": (np.interp(steps, *series(records, SECONDS)) / 60).round(2).tolist(),
             "perplexity": perplexities.round(2).tolist(),
         },
-        **surroundings(),
     }
+
+
+def run_contender(name: str, runs: Path, minutes: float, models: Mapping[str, Any]) -> dict[str, Any]:
+    """Trains and scores a contender. Returns its record."""
+    contender = CONTENDERS[name]
+    if contender.runs:
+        if missing := [each for each in contender.runs if each not in models]:
+            raise UserError(f"--models: {name} mixes the runs of other models; run {missing[0]} first.")
+        run, mixing = RunDirectory.existing(runs / contender.runs[0]), [f"--mix={runs / contender.runs[1]}"]
+        parts = [models[each] for each in contender.runs]
+        found = {key: sum(part[key] for part in parts) for key in ("minutes", "parameters", "steps", "tokens")}
+    else:
+        run, mixing = train(name, contender, runs, minutes), []
+        found = record_of(contender, run)
+    for split in ("valid", "test"):
+        call("eval.py", f"--workdir={run.root}", f"--split={split}", *contender.scoring, *mixing)
+        found[split] = score_of(run, split)
+    if contender.runs:
+        found["curve"] = {"minutes": [found["minutes"]], "perplexity": [found["valid"]]}
+    return found | surroundings()
 
 
 def table(models: Mapping[str, Mapping[str, Any]]) -> str:
@@ -189,6 +225,9 @@ def draw(models: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     for (name, contender), color in zip(CONTENDERS.items(), COLORS, strict=False):
         if name in models:
             curve = models[name]["curve"]
+            if len(curve["perplexity"]) == 1:
+                axes.axhline(curve["perplexity"][0], linestyle="--", color=color, label=contender.title)
+                continue
             axes.plot(
                 curve["minutes"], curve["perplexity"], marker="o", markersize=3, color=color, label=contender.title
             )
@@ -217,11 +256,7 @@ def main() -> int:
         raise UserError(f"--models: {unknown[0]!r} is not one of {', '.join(CONTENDERS)}.")
     record: dict[str, Any] = json.loads(RECORD.read_text()) if RECORD.exists() else {"models": {}}
     for name in FLAGS.models if FLAGS.data else ():
-        contender = CONTENDERS[name]
-        run = train(name, contender, Path(FLAGS.runs).absolute(), FLAGS.minutes)
-        for split in ("valid", "test"):
-            call("eval.py", f"--workdir={run.root}", f"--split={split}", *contender.scoring)
-        record["models"][name] = record_of(run)
+        record["models"][name] = run_contender(name, Path(FLAGS.runs).absolute(), FLAGS.minutes, record["models"])
         write_pages(record)
     if not FLAGS.data:
         write_pages(record)
