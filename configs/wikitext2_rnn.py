@@ -3,8 +3,8 @@
     python train.py --config=configs/wikitext2_rnn.py:DIR --workdir=runs/wikitext2_rnn
     python eval.py --workdir=runs/wikitext2_rnn --split=test --batch_size=1
 
-Cost: 30 minutes on two CPU cores. Expected: `python -m benchmarks.language_models` trains this model and the others of
-its table for the same time.
+Cost: 30 minutes on two CPU cores. This config has not been run yet to its last step;
+`python -m benchmarks.language_models` trains this model and the others of its table for the same time.
 """
 
 from configs import wikitext2_lstm

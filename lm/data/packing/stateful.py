@@ -38,7 +38,7 @@ class StatefulRows:
     between epochs. Row r of window t is row t * batch_size + r of the epoch.
     """
 
-    kind = "window of a stretch"
+    kind = "stateful window"
     notes: Sequence[str] = ()
 
     def __init__(self, name: str, store: TokenStore, seed: int, length: int, batch_size: int):
