@@ -71,5 +71,6 @@ class Output:
     pairs: Any = None  # bool (B, L, P): which of the first P logits belong to true pairs of words; the rest are random
     indices: Any = None  # int32 (B, P): indices of the tokens with logits (B, P, V); None if all tokens have logits
     next_sentence_logits: Any = None  # float32 (B, L, 2): valid only at the first token of each pair of texts
+    penalty: Any = None  # float32 scalar: a sum over targets to add to the summed loss in training
     embedding: Any = None  # float32 (B, D): a unit vector for the text in each row
     paired_embedding: Any = None  # float32 (B, D): a unit vector for the paired text of each row

@@ -20,18 +20,28 @@ ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
 ARGUMENTS = {
     "classify_mr": "mr",
+    "classify_mr_bilstm": "mr",
     "classify_mr_cnn": "mr",
     "minilm_mr": "mr",
     "minilm_wnut17": "wnut17",
     "multi30k_en_de": "raw",
+    "multi30k_lstm_attention": "raw",
+    "ner_bilstm": "wnut17",
     "ner_wnut17": "wnut17",
     "scan": "scan",
+    "scan_lstm": "scan",
     "scitldr": "scitldr",
     "shakespeare_char": "input.txt",
     "shakespeare_char_cpu": "input.txt",
+    "shakespeare_lstm": "input.txt,gru",
     "tatoeba_en_zh": "tatoeba",
     "vectors_wikitext2": "wikitext2",
     "wikitext2": "wikitext2",
+    "wikitext2_awd_lstm": "wikitext2",
+    "wikitext2_gru": "wikitext2",
+    "wikitext2_lstm": "wikitext2",
+    "wikitext2_rnn": "wikitext2",
+    "wikitext2_words": "wikitext2",
     "xquad_en": "xquad",
 }
 

@@ -90,9 +90,10 @@ class CleaningConfig:
     per line, whose words replace its path when the config is read. Case is ignored. Chinese must be segmented."""
     stem: str = option("", choices=("", *STEMMERS))
     """Language of the NLTK Snowball stemmer that replaces each word by its stem in lower case, or 'porter'."""
-    whitespace: str = option("keep", choices=("keep", "trim", "lines", "collapse"))
+    whitespace: str = option("keep", choices=("keep", "trim", "lines", "collapse", "collapse_lines"))
     """Treatment of whitespace. 'keep' leaves it unchanged; 'trim' strips both ends of the document; 'lines' strips
-    trailing spaces and merges empty lines; 'collapse' replaces each run of whitespace with one space."""
+    trailing spaces and merges empty lines; 'collapse' replaces each run of whitespace with one space and strips both
+    ends; 'collapse_lines' does the same to each line."""
     min_chars: int = option(1, minimum=0)
     """Drop documents with fewer characters than this."""
     max_chars: int = option(0, minimum=0)
@@ -130,6 +131,9 @@ class TokenizerConfig:
     """Vocabulary size for kind='sentencepiece', or maximum vocabulary size for kind='words'."""
     min_count: int = option(1, minimum=1, needs=("no path",), read_by="kind")
     """Minimum number of occurrences of a word in the training text, for kind='words'. Rarer words become <unk>."""
+    line_breaks: bool = option(False, needs=("no path",), read_by="kind")
+    """Make each line break a token, for kind='words', as for the published perplexities of WikiText. If False, line
+    breaks only separate words."""
     algorithm: str = option("unigram", choices=("unigram", "bpe"), needs=("no path",), read_by="kind")
     """Training algorithm of SentencePiece. On five data sets, small models scored at least as well with unigram; bpe
     needs fewer tokens for text in which spaces surround every token (see docs/guide.md)."""
@@ -174,6 +178,10 @@ class DataConfig:
     """Train one tokenizer per side of a pair instead of a shared tokenizer."""
     sequence_length: int = option(256, minimum=2)
     """Number of tokens per row. In an encoder-decoder, this setting applies to target rows."""
+    stateful: bool = False
+    """Continue row r of each batch in row r of the next batch, and carry the state of a recurrent model from batch to
+    batch (truncated back-propagation through time, Merity 2018). The state starts anew at the start of a document. In
+    evaluations, eval.batch_size is the number of stretches into which the text is cut."""
     source_length: int = option(0, minimum=0)
     """Number of tokens per source row of an encoder-decoder. If 0, sequence_length is used."""
     labels: tuple[str, ...] = ()

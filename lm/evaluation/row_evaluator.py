@@ -18,6 +18,7 @@ from lm.batch import Array, Batch
 from lm.config import ObjectiveConfig
 from lm.data.packing.prefetch import prefetch
 from lm.data.packing.rows import EvalRows
+from lm.decoding.inputs import place_cache
 from lm.evaluation.evaluator import EvaluationSetup, Evaluator, Report, choose, named_metrics
 from lm.evaluation.token_metrics import Sums
 from lm.models.protocol import Model
@@ -56,7 +57,7 @@ class RowEvaluator(Evaluator):
         self.name, self._rows, self._config = setup.name, dict(setup.rows), config
         self._model, self._task, self._mesh = setup.model, task, mesh
         sizes = {source: each.num_rows for source, each in setup.rows.items()}
-        self._row_ids = choose(sizes, config.eval.max_rows if setup.in_training else 0)
+        self._row_ids = self._choose(sizes, config.eval.max_rows if setup.in_training else 0)
         counts = [len(ids) for ids in self._row_ids.values()]
         self.num_rows = sum(counts)
         self._limited = self.num_rows < sum(sizes.values())
@@ -100,23 +101,35 @@ class RowEvaluator(Evaluator):
         """Returns the unit of the scored subset, such as "rows", and the size of the subset in this unit."""
         return "rows", self.num_rows
 
+    def _choose(self, sizes: Mapping[str, int], limit: int) -> dict[str, np.ndarray]:
+        """Returns the indices of the rows to score, about `limit` in total; 0 means all."""
+        return choose(sizes, limit)
+
+    def _rows_per_batch(self) -> int:
+        """Returns the number of rows to score in each batch; more rows, up to `batch_size`, are padding."""
+        return self.batch_size
+
+    def _first_cache(self) -> Any:
+        """Returns the cache that the model receives with the first batch of a data source, or None."""
+
     def _batches(self, params: Any, source: str) -> Iterator[Scored]:
         """Yields the results of each batch. Sums use float32 within a batch and float64 across batches."""
-        rows, row_ids = self._rows[source], self._row_ids[source]
-        # A row id equal to the number of rows stands for a padding row, whose weights are 0.
-        padded = np.pad(row_ids, (0, -len(row_ids) % self.batch_size), constant_values=rows.num_rows)
+        rows, count = self._rows[source], self._rows_per_batch()
+        chosen = np.split(self._row_ids[source], range(count, len(self._row_ids[source]), count))
 
         def make(i: int) -> Batch:
-            return rows.rows(padded[i * self.batch_size + self._mine])
+            # A row id equal to the number of rows stands for a padding row, whose weights are 0.
+            padding = self.batch_size - len(chosen[i])
+            return rows.rows(np.pad(chosen[i], (0, padding), constant_values=rows.num_rows)[self._mine])
 
         running: tuple[np.ndarray, tuple[Array, Array | None]] | None = None
-        with prefetch(make, 0, len(padded) // self.batch_size, 0, BATCHES_AHEAD) as batches, on_mesh(self._mesh):
-            for i, local in enumerate(batches):
+        cache, objective = self._first_cache(), self._config.objective
+        with prefetch(make, 0, len(chosen), 0, BATCHES_AHEAD) as batches, on_mesh(self._mesh):
+            for ids, local in zip(chosen, batches, strict=True):
                 assert self.batch_size * local.shape[1] < 2**24, "a batch has too many tokens to be counted in float32"
                 batch = to_global(local, self._mine, self._sharding, self.batch_size)
                 # The results of a batch are read while the next batch is running, so that the device never waits.
-                ids, objective = row_ids[i * self.batch_size : (i + 1) * self.batch_size], self._config.objective
-                found = forward_batch(self._model, self._task, objective, self.with_logits, params, batch)
+                found, cache = forward_batch(self._model, self._task, objective, self.with_logits, params, batch, cache)
                 previous, running = running, (ids, found)
                 if previous is not None:
                     yield _read(*previous)
@@ -173,16 +186,18 @@ def _text(rows: EvalRows, targets: float) -> Sums:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def forward_batch(
-    model: Model, task: Any, objective: ObjectiveConfig, with_logits: bool, params: Any, batch: Batch
-) -> tuple[Array, Array | None]:
+    model: Model, task: Any, objective: ObjectiveConfig, with_logits: bool, params: Any, batch: Batch, cache: Any = None
+) -> tuple[tuple[Array, Array | None], Any]:
     """Returns the stacked `LossSums` of a batch and, if `with_logits` is true, the logits, replicated on all devices.
 
-    All evaluators of the same model and task share one compiled program.
+    If a cache is given, the batch continues the cached texts, and the new cache is returned as well. All evaluators of
+    the same model and task share one compiled program.
     """
-    output = model.apply({"params": params}, batch, train=False)
+    output = model.apply({"params": params}, batch, train=False, cache=cache)
     sums = jnp.stack(dataclasses.astuple(task.loss(output, batch, objective)))
     found = sums, output.logits if with_logits else None
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), found)
+    found = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), found)
+    return found, None if cache is None else place_cache(output.cache)
 
 
 def _read(row_ids: np.ndarray, found: tuple[Array, Array | None]) -> Scored:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -11,8 +11,11 @@ import jax.numpy as jnp
 
 from lm.batch import Array, Batch, Output, Source, same_segment
 from lm.config import ModelConfig
-from lm.models.heads import Head
+from lm.models.heads import Head, TokenVectors
 
+# The Flax collection in which outputs of layers and attention weights are recorded if it is mutable, and their names.
+RECORD, LAYERS, SOURCE_WEIGHTS = "intermediates", "layer_outputs", "source_weights"
+N = TypeVar("N", bound="Network")
 # Names of the head's dropout layer. They determine its PRNG keys, so they must not change.
 DROPOUT_BESIDE_A_TOWER, DROPOUT_ALONE = "Dropout_1", "Dropout_0"
 
@@ -52,6 +55,16 @@ class Network(nn.Module):
         """Returns the embeddings of the tokens, float32 (B, L, E)."""
         embedding_VE = variables["params"]["token_embedding"]["embedding"]
         return jnp.take(embedding_VE, batch.tokens, axis=0).astype(jnp.float32)
+
+
+def encoder_alone(model: Network, cls: type[N], variables: Any) -> tuple[N, dict[str, Any]]:
+    """Returns the encoder of an encoder-decoder as a model of its own, of class `cls`, and its variables."""
+    config, params = model.config, variables["params"]
+    name, size = "token_embedding", config.vocab_size
+    if not config.share_embeddings:
+        name, size = "source_embedding", config.source_vocab_size or size
+    config = dataclasses.replace(config, num_layers=config.num_encoder_layers, vocab_size=size)
+    return cls(config, TokenVectors()), {"params": {**params["encoder"], "token_embedding": params[name]}}
 
 
 def with_paired_texts(batch: Batch) -> Batch:

@@ -62,6 +62,9 @@ class Model(Protocol):
         batch contains it; later batches have source=None. If there are fewer sources than rows, each source is shared
         by the same number of consecutive rows.
 
+        If data.stateful is set, training and evaluation pass the cache of each batch to the next. A token at position 0
+        then starts another text.
+
         Args:
             variables: {"params": parameters}; all parameters are float32.
             rngs: {"dropout": key}; needed only if `train` is true and the config enables dropout.

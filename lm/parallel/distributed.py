@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
 from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
@@ -137,3 +138,8 @@ def barrier(name: str) -> None:
     """Waits until every process has reached the barrier with this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def agreed_on(value: float) -> float:
+    """Returns the first process's value in all processes, which must call this function together."""
+    return float(multihost_utils.broadcast_one_to_all(np.float64(value))) if jax.process_count() > 1 else value

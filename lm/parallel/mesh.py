@@ -110,6 +110,17 @@ def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(find, state)
 
 
+def cache_shardings(cache: Any, mesh: Mesh) -> Any:
+    """Returns the shardings of the arrays of a model's cache, real or abstract."""
+
+    def is_axes(each: Any) -> bool:
+        return isinstance(each, tuple) and all(isinstance(name, str) for name in each)
+
+    return jax.tree.map(
+        lambda axes: NamedSharding(mesh, nn.logical_to_mesh_axes(axes, RULES)), cache.axes(), is_leaf=is_axes
+    )
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a batch, which splits the rows, but not the length, over the mesh axes data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None))

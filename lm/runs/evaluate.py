@@ -342,7 +342,9 @@ def _stem(options: Options, own: Config, config: Config) -> str:
     if options.text:
         parts = ["results", "text", re.sub(r"[*?]", "_", Path(options.text).name)]
     search, own_search = config.eval.generation, own.eval.generation
+    stretches = [each.eval.batch_size if each.data.stateful else 0 for each in (config, own)]
     for name, value, usual in (
+        ("stretches", *stretches),
         ("stride", config.eval.stride, own.eval.stride),
         ("average", options.average, 1),
         ("beams", search.num_beams, own_search.num_beams),

@@ -7,14 +7,16 @@ from typing import Any
 
 from lm.config import Config
 from lm.data.packing.rows import EvalRows, TrainRows, WindowExamples, WindowRows
+from lm.data.packing.stateful import StatefulEvalRows, StatefulRows
 from lm.data.storing.words import clean_words
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.baselines.baseline import Baseline
 from lm.evaluation.baselines.language import BigramBaseline, UnigramBaseline, XzBaseline
 from lm.evaluation.row_evaluator import TokenEvaluator
+from lm.evaluation.stateful_evaluator import StatefulEvaluator
 from lm.evaluation.token_metrics import language_metrics, missing_metrics, xz_bits_per_byte
-from lm.tasks.task import SAMPLING, SMOOTHING, EvaluationSetup, Metrics, Stores
+from lm.tasks.task import SAMPLING, SMOOTHING, EvaluationSetup, Metrics, Refuse, Stores
 from lm.tasks.texts import DocumentTask
 
 WITHOUT_BOS = "the first token of each document is predicted from EOS, since the tokenizer has no BOS token"
@@ -27,7 +29,7 @@ class Causal(DocumentTask):
     doc = "predict each token from all earlier tokens"
     families = ("decoder",)
     metric_names = ("loss", "perplexity", "token_accuracy", "bits_per_byte", "word_perplexity")
-    settings = SAMPLING | SMOOTHING | {"eval.stride", "eval.compare_with_xz", "eval.sample_tokens"}
+    settings = SAMPLING | SMOOTHING | {"eval.stride", "eval.compare_with_xz", "eval.sample_tokens", "data.stateful"}
     settings |= {"data.cleaning.lowercase", "data.cleaning.segment"}
     writes_text = True
     windowed = True
@@ -35,8 +37,25 @@ class Causal(DocumentTask):
     def console_metrics(self, config: Config) -> tuple[str, ...]:
         return "loss", "bits_per_byte"
 
+    def check(self, config: Config, refuse: Refuse) -> None:
+        super().check(config, refuse)
+        if not config.data.stateful:
+            return
+        if sum(source.weight > 0 for source in config.data.train.values()) > 1:
+            refuse("data.stateful", "rows continue within one data source, but data.train has several; use only one.")
+        if config.eval.stride != config.data.sequence_length:
+            refuse("eval.stride", "with data.stateful, windows continue each other and do not overlap; set this to 0.")
+
+    def batch_settings(self, config: Config) -> list[Any]:
+        return ["stateful"] if config.data.stateful else []
+
     def check_train(self, config: Config, where: str, store: Any) -> None:
         needed, found = config.data.sequence_length + 1, 0 if store is None else store.num_tokens
+        if config.data.stateful and found < (rows := config.train.batch_size * config.data.sequence_length):
+            raise UserError(
+                f"{where} has {found} tokens for training, but the rows of one step need {rows} (train.batch_size * "
+                "data.sequence_length, since data.stateful is set); add text, or lower one of these settings."
+            )
         if found < needed:
             raise UserError(
                 f"{where} has {found} tokens for training, but one row needs {needed} (data.sequence_length + 1); "
@@ -45,17 +64,29 @@ class Causal(DocumentTask):
 
     def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> TrainRows:
         length = config.data.sequence_length
-        sources = {name: WindowRows(name, store, config.seed, length) for name, store in stores.items()}
+        of_window = config.seed, length
+        if config.data.stateful:
+            of_stretch = *of_window, config.train.batch_size
+            stateful = {name: StatefulRows(name, store, *of_stretch) for name, store in stores.items()}
+            return TrainRows(config, stateful, self.layout(config))
+        sources = {name: WindowRows(name, store, *of_window) for name, store in stores.items()}
         return TrainRows(config, sources, self.layout(config))
 
-    def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> dict[str, EvalRows]:
+    def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> dict[str, Any]:
         length, stride, layout = config.data.sequence_length, config.eval.stride, self.layout(config)
+        if config.data.stateful:
+            of_rows = length, config.eval.batch_size, layout
+            return {name: StatefulEvalRows(store, *of_rows) for name, store in stores.items()}
         return {name: EvalRows(WindowExamples(store, length, stride), layout) for name, store in stores.items()}
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         missing = partial(missing_metrics, with_xz=setup.config.eval.compare_with_xz)
         has_bos = setup.tokenizers.target.bos_id is not None
         signatures = {} if has_bos else {"perplexity": WITHOUT_BOS}
+        if setup.config.data.stateful:
+            stretches = setup.config.eval.batch_size
+            signatures["context"] = f"the state is carried along each of {stretches} stretches (eval.batch_size)"
+            return [StatefulEvaluator(self, setup, language_metrics, missing, signatures)]
         return [TokenEvaluator(self, setup, language_metrics, missing, signatures)]
 
     def baselines(self, config: Config) -> tuple[Baseline, ...]:

@@ -22,7 +22,7 @@ from lm.data.packing.rows import TrainRows
 from lm.errors import DONE, SAVED_ON_SIGNAL, UserError
 from lm.models import MODELS, build_model
 from lm.models.protocol import Model
-from lm.parallel.distributed import barrier, failing_together, is_first
+from lm.parallel.distributed import agreed_on, barrier, failing_together, is_first
 from lm.parallel.mesh import batch_sharding, check_divisible, local_rows, make_mesh, to_global
 from lm.parallel.signals import StopRequest
 from lm.reporting.metrics_writer import LateMetrics, MetricsWriter
@@ -105,7 +105,7 @@ def train(config: Config, workdir: Path) -> int:
         barrier("metrics")
 
         loop = Loop(config, prepared, rows, model, mesh, run, checkpoints, console, reporter)
-        end = start if loop.is_out_of_patience() else config.train.num_steps
+        end = start if loop.reason_to_stop() else config.train.num_steps
         if start < end:
             console.banner("Training")
             began = time.monotonic()
@@ -121,10 +121,7 @@ def train(config: Config, workdir: Path) -> int:
         else:
             console.print(f"Already done: step {start:,} of {config.train.num_steps:,}.")
         if end < config.train.num_steps:
-            console.print(
-                f"Stopped at step {end:,}: {config.checkpoint.best_metric} did not improve for "
-                f"{config.train.patience} evaluations in a row (train.patience)."
-            )
+            console.print(f"Stopped at step {end:,}: {loop.reason_to_stop()}.")
 
         if skipped := int(state.bad_steps):
             console.print(f"{skipped:,} of {end:,} steps were skipped: their loss or gradient was not finite.")
@@ -170,15 +167,28 @@ class Loop:
         self._metadata = {"data": self.prepared.fingerprint, "config": recorded_settings(self.config)}
         self.had_gradient = False  # whether `run` took a step with a finite, nonzero gradient
 
-    def is_out_of_patience(self) -> bool:
-        return is_exhausted(self._measured, self.config.train.patience, self.config.checkpoint.highest_is_best)
+    def reason_to_stop(self) -> str:
+        """Returns why training ends before its last step, or "" if it does not."""
+        train, metric = self.config.train, self.config.checkpoint.best_metric
+        if is_exhausted(self._measured, train.patience, self.config.checkpoint.highest_is_best):
+            return f"{metric} did not improve for {train.patience} evaluations in a row (train.patience)"
+        if 0 < 60 * train.max_minutes <= self.seconds:
+            return f"it has trained for {self.seconds / 60:.1f} minutes (train.max_minutes={train.max_minutes:g})"
+        return ""
+
+    def _is_out_of_time(self, step: int, began: float) -> bool:
+        """Returns whether train.max_minutes have passed, in all processes alike. `began` is when the run began."""
+        if not self.config.train.max_minutes or step % self.config.log.every_steps:
+            return False
+        self.seconds = agreed_on(time.monotonic() - began)
+        return 60 * self.config.train.max_minutes <= self.seconds
 
     def run(
         self, state: TrainState, start: int, step: jax.stages.Compiled, request: StopRequest
     ) -> tuple[TrainState, int]:
         """Trains from step `start` to the end or an early stop. Returns the final state and the last step's number."""
         config, total = self.config, self.config.train.num_steps
-        late = LateMetrics()
+        late, began = LateMetrics(), time.monotonic() - self.seconds
         with ExitStack() as stack:
             progress = stack.enter_context(self.console.progress(total, start))
             writer = None
@@ -194,7 +204,8 @@ class Loop:
             for done in range(start + 1, total + 1):
                 state, metrics = step(state, next(batches))
                 log.take(late.push(done, metrics))
-                evaluating = done % config.eval.every_steps == 0 or done == total
+                out_of_time = self._is_out_of_time(done, began)
+                evaluating = done % config.eval.every_steps == 0 or done == total or out_of_time
                 saving = done % config.checkpoint.every_steps == 0 or done == total
                 stopping = done < total and bool(request.at(done))
                 self.checkpoints.check()
@@ -208,10 +219,10 @@ class Loop:
                         log.evaluated(done, values)
                         if config.checkpoint.best_metric in values:
                             self._measured.append(values[config.checkpoint.best_metric])
-                    exhausted = evaluating and self.is_out_of_patience()
-                    if saving or stopping or exhausted:
+                    ending = evaluating and bool(self.reason_to_stop())
+                    if saving or stopping or ending:
                         self.checkpoints.save(done, state, self._metadata, values)
-                if stopping or exhausted:
+                if stopping or ending:
                     return state, done
         return state, total
 

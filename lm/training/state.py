@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from lm.batch import Array
 from lm.config import Config
 from lm.models.protocol import Model
-from lm.parallel.mesh import on_mesh, param_shardings, state_shardings
+from lm.parallel.mesh import cache_shardings, on_mesh, param_shardings, state_shardings
 
 
 @flax.struct.dataclass
@@ -29,6 +29,7 @@ class TrainState:
     ema: Any  # moving average of the parameters, or None
     bad_steps: Array  # int32: steps skipped because the loss or gradient was not finite
     bad_in_row: Array  # int32: steps skipped since the last good step
+    carried: Any = None  # the model's cache after the last good batch if data.stateful is set, otherwise None
 
 
 def initial_state(config: Config, model: Model, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
@@ -41,7 +42,13 @@ def initial_state(config: Config, model: Model, optimizer: optax.GradientTransfo
         ema=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay > 0 else None,
         bad_steps=jnp.zeros((), jnp.int32),
         bad_in_row=jnp.zeros((), jnp.int32),
+        carried=_empty_cache(config, model),
     )
+
+
+def _empty_cache(config: Config, model: Model) -> Any:
+    """Returns the state that a stateful run carries into its first batch, or None if the run is not stateful."""
+    return model.empty_cache(config.train.batch_size, config.data.sequence_length) if config.data.stateful else None
 
 
 def abstract_state(config: Config, model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -50,6 +57,8 @@ def abstract_state(config: Config, model: Model, optimizer: optax.GradientTransf
         boxed = jax.eval_shape(lambda: model.initial_params(jax.random.key(0)))
         state = jax.eval_shape(lambda: initial_state(config, model, optimizer, jax.random.key(0)))
     shardings = state_shardings(state, state.params, param_shardings(boxed, mesh), mesh)
+    if state.carried is not None:
+        shardings = dataclasses.replace(shardings, carried=cache_shardings(state.carried, mesh))
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
 
 

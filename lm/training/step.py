@@ -39,26 +39,29 @@ def train_step(
     pairs = jnp.maximum(jnp.sum(first_tokens(batch)), 1.0)
     multipliers = learning_rate_multipliers(config, model)
 
-    def microbatch_loss(params: Any, micro: Batch, key: Array) -> tuple[Array, LossSums]:
+    def microbatch_loss(params: Any, micro: Batch, carried: Any, key: Array) -> tuple[Array, tuple[LossSums, Any]]:
         params = stop_frozen(params, multipliers)
         rngs = {"dropout": key} if any(getattr(config.model, rate) for rate in DROPOUT_RATES) else None
-        output = model.apply({"params": params}, micro, train=True, rngs=rngs)
+        output = model.apply({"params": params}, micro, train=True, cache=carried, rngs=rngs)
         sums = task.loss(output, micro, config.objective)
-        return sums.loss / weight + sums.pair_nll / pairs, sums
+        if output.penalty is not None:
+            sums = dataclasses.replace(sums, loss=sums.loss + output.penalty)
+        return sums.loss / weight + sums.pair_nll / pairs, (sums, output.cache)
 
-    gradient = jax.grad(microbatch_loss, has_aux=True)
+    gradient = jax.grad(microbatch_loss, has_aux=True)  # not of `carried`, so back-propagation ends at the window
     if count == 1:
-        grads, sums = gradient(state.params, batch, key)
+        grads, (sums, carried) = gradient(state.params, batch, state.carried, key)
     else:
 
-        def accumulate(carry: tuple[Any, LossSums], inputs: tuple[Batch, Array]) -> tuple[tuple[Any, LossSums], None]:
-            micro, index = inputs
-            grads, sums = gradient(state.params, micro, jax.random.fold_in(key, index))
-            return jax.tree.map(jnp.add, carry, (grads, sums)), None
+        def accumulate(total: tuple[Any, LossSums], inputs: tuple[Batch, Any, Array]) -> tuple[Any, Any]:
+            micro, carried, index = inputs
+            grads, (sums, carried) = gradient(state.params, micro, carried, jax.random.fold_in(key, index))
+            return jax.tree.map(jnp.add, total, (grads, sums)), carried
 
-        micros = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
+        micros = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), (batch, state.carried))
         start = (jax.tree.map(jnp.zeros_like, state.params), LossSums())
-        (grads, sums), _ = jax.lax.scan(accumulate, start, (micros, jnp.arange(count)))
+        (grads, sums), carried = jax.lax.scan(accumulate, start, (*micros, jnp.arange(count)))
+        carried = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), carried)
 
     loss = sums.loss / weight + sums.pair_nll / pairs
     gradient_norm = global_norm(grads)
@@ -68,7 +71,7 @@ def train_step(
     ema = None if state.ema is None else moving_average(state.ema, params, config.optimizer.ema_decay)
 
     step, none_in_row = state.step + 1, jnp.zeros_like(state.bad_in_row)
-    if_good = TrainState(step, params, opt_state, ema, state.bad_steps, none_in_row)
+    if_good = TrainState(step, params, opt_state, ema, state.bad_steps, none_in_row, carried)
     if_bad = dataclasses.replace(state, step=step, bad_steps=state.bad_steps + 1, bad_in_row=state.bad_in_row + 1)
     new_state = jax.tree.map(lambda new, old: jnp.where(good, new, old), if_good, if_bad)
     metrics = {

@@ -146,6 +146,8 @@ def test_a_setting_that_the_task_reads_can_be_changed(name):
     other = {
         "data.separate_vocabularies": {"model.share_embeddings": False},
         "data.source_length": {"data.source_length": 200},
+        "data.stateful": {"model.architecture": "recurrent"}
+        | dict.fromkeys(("model.head_dim", "model.num_kv_heads", "model.d_ff"), 0),  # which Transformers derive
         "eval.generation.max_new_tokens": {"eval.generation.max_new_tokens": 7},
         "eval.stride": {"eval.stride": 7},
         "objective.class_weights": {"data.labels": ("a", "b")},

@@ -1,4 +1,4 @@
-"""Early stopping: when patience is exhausted, and a whole run that ends by it."""
+"""Early stopping: when patience is exhausted, and whole runs that end by it or after some minutes."""
 
 import itertools
 import json
@@ -8,6 +8,7 @@ import pytest
 
 from lm.runs.directory import RunDirectory
 from lm.training.loop import is_exhausted
+from tests.run_helpers import checkpoints_of, train_here
 
 
 def better(one: float, other: float, highest_is_best: bool) -> bool:
@@ -56,3 +57,16 @@ def test_run_stops_when_patience_is_exhausted_and_is_not_continued(tiny_pairs, c
     assert outcome.status == 0, outcome.stderr
     assert "Already done: step 6 of 40." in outcome.stdout and message in outcome.stdout
     assert RunDirectory.existing(root).read_metrics() == lines
+
+
+def test_run_stops_when_its_time_is_up_and_is_not_continued(tiny, tmp_path, capsys):
+    root, changes = tmp_path / "run", {"train__max_minutes": 1e-5, "log__every_steps": 3, "train__num_steps": 8}
+    assert train_here(tiny, root, **changes) == 0
+    assert "Stopped at step 3: it has trained for 0.0 minutes (train.max_minutes=1e-05)." in capsys.readouterr().out
+    lines = RunDirectory.existing(root).read_metrics()
+    assert [line["step"] for line in lines if "valid/loss" in line] == [3] and checkpoints_of(root) == [3]
+    assert train_here(tiny, root, **changes) == 0
+    assert "Already done: step 3 of 8." in capsys.readouterr().out
+    assert RunDirectory.existing(root).read_metrics() == lines
+    assert train_here(tiny, root, **changes | {"train__max_minutes": 1.0}) == 0, "more time was given"
+    assert checkpoints_of(root)[-1] == 8

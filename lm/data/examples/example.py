@@ -28,6 +28,7 @@ class Example:
     source_S: np.ndarray | None = None  # int32: the input of the encoder, or the other text of a pair
     segments: Sequence[int] = ()  # the length of each segment; empty if the example is one segment
     source_segments: Sequence[int] = ()  # the same for the source
+    position: int = 0  # position of the first token; above 0 if the example continues a text (data.stateful)
 
     def lengths_of_source(self) -> Sequence[int]:
         """Returns the length of each segment of the source."""

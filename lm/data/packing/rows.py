@@ -22,7 +22,7 @@ import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Protocol
 
 import grain
@@ -85,10 +85,13 @@ class RowLayout:
             source = Source(source_side.tokens, source_side.positions, source_side.segments)
         targets = side.spread([each.targets_T for each in examples], np.float32 if self.real_targets else np.int32)
         weights = side.spread([each.weights_T for each in examples], np.float32)
+        positions = side.positions
+        if any(each.position for each in examples):
+            positions = positions + side.spread([np.full_like(each.tokens_T, each.position) for each in examples])
         if self.max_masked:
             assert np.count_nonzero(weights, axis=1).max(initial=0) <= self.max_masked
         return Batch(
-            side.tokens, targets, weights, positions=side.positions, segments=side.segments, source=source, types=types
+            side.tokens, targets, weights, positions=positions, segments=side.segments, source=source, types=types
         )
 
 
@@ -195,14 +198,14 @@ class WindowRows:
     def row(self, epoch: int, row: int) -> list[Example]:
         store, start = self._store, self._start(epoch, row)
         end = start + self._length
-        wrapped = _cut(store, 0, end - store.num_tokens) if end > store.num_tokens else []
-        return [next_tokens(store, *each) for each in _cut(store, start, min(end, store.num_tokens)) + wrapped]
+        wrapped = cut(store, 0, end - store.num_tokens) if end > store.num_tokens else []
+        return [next_tokens(store, *each) for each in cut(store, start, min(end, store.num_tokens)) + wrapped]
 
     def _start(self, epoch: int, row: int) -> int:
         return order.number("offset", *self._key, epoch, below=self._length) + row * self._length
 
 
-def _cut(store: TokenStore, start: int, end: int) -> list[tuple[int, int]]:
+def cut(store: TokenStore, start: int, end: int) -> list[tuple[int, int]]:
     """Splits the tokens [start, end) of the stream at document boundaries, and returns the bounds of the parts."""
     first, last = np.searchsorted(store.starts, (start + 1, end))
     return list(pairwise([start, *store.starts[first:last].tolist(), end]))
@@ -253,17 +256,20 @@ class WindowExamples(Examples):
 
 
 class RowSource(Protocol):
-    """The endless rows of one data source, such as `PackedRows` or `WindowRows`."""
+    """The endless training rows of one data source, such as `PackedRows` or `WindowRows`."""
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """What a row is called in messages."""
 
     @property
-    def notes(self) -> Sequence[str]: ...
+    def notes(self) -> Sequence[str]:
+        """Messages about how the examples were made."""
 
     def num_rows(self, epoch: int) -> int: ...
 
-    def locate(self, index: int) -> tuple[int, int]: ...
+    def locate(self, index: int) -> tuple[int, int]:
+        """Returns (epoch, row within the epoch) of row `index`, which is counted across all epochs."""
 
     def row(self, epoch: int, row: int) -> list[Example]: ...
 

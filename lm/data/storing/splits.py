@@ -206,6 +206,8 @@ def clean_text(config: CleaningConfig, text: str) -> str:
         text = _EMPTY_LINES.sub("\n\n", _TRAILING_SPACE.sub("", text)).strip("\n")
     elif config.whitespace == "collapse":
         text = " ".join(text.split())
+    elif config.whitespace == "collapse_lines":
+        text = "\n".join(" ".join(line.split()) for line in text.split("\n"))
     return text
 
 

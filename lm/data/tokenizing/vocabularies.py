@@ -19,6 +19,7 @@ from lm.data.tokenizing.pieces import cut
 from lm.errors import UserError
 from lm.files import parse_json
 
+WORD, WORD_OR_BREAK, LINE_BREAK = re.compile(r"\S+"), re.compile(r"\n|\S+"), r"\x{a}"
 WHITE_SPACE = "".join(f"\\x{{{code:x}}}" for code in range(sys.maxunicode + 1) if chr(code).isspace())
 
 
@@ -82,16 +83,20 @@ class CharacterTokenizer(VocabularyTokenizer):
 
 
 class WordTokenizer(VocabularyTokenizer):
-    """Tokens are the most frequent words of the training text; other words become `unk_id`. Decoding inserts spaces."""
+    """Tokens are the most frequent words of the training text; other words become `unk_id`. Decoding inserts spaces.
+
+    If a line break is in the vocabulary, each line break is a token. Otherwise, line breaks only separate words.
+    """
 
     kind = "words"
     doc = "the words of the training text, split at whitespace"
-    reads = ("vocab_size", "min_count")
+    reads = ("vocab_size", "min_count", "line_breaks")
     file_name = "words.json"
 
     def __init__(self, vocabulary: Sequence[str]):
         super().__init__(vocabulary)
         self._ids = {word: number for number, word in enumerate(self.vocabulary, start=4)}
+        self._pattern = WORD_OR_BREAK if "\n" in self._ids else WORD
 
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> WordTokenizer:
@@ -99,7 +104,8 @@ class WordTokenizer(VocabularyTokenizer):
 
         Raises UserError if no word occurs `config.min_count` times.
         """
-        counts = collections.Counter(word for text in texts for piece in cut(text) for word in piece.split())
+        pattern = WORD_OR_BREAK if config.line_breaks else WORD
+        counts = collections.Counter(word for text in texts for piece in cut(text) for word in pattern.findall(piece))
         kept = [word for word, count in counts.items() if count >= config.min_count]
         if counts and not kept:
             most = max(counts.values())
@@ -110,18 +116,22 @@ class WordTokenizer(VocabularyTokenizer):
         return cls(sorted(kept, key=lambda word: (-counts[word], word))[: config.vocab_size - 4])
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [[self._ids.get(word, UNK) for word in text.split()] for text in texts]
+        return [[self._ids.get(word, UNK) for word in self._pattern.findall(text)] for text in texts]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
-        return self.encode(text), [match.span() for match in re.finditer(r"\S+", text)]
+        return self.encode(text), [match.span() for match in self._pattern.finditer(text)]
 
     def library_parts(self, names: Mapping[int, str]) -> dict[str, Any]:
         model = {"type": "WordLevel", "vocab": self._ids_in_library(names), "unk_token": names[UNK]}
         # The library's definition of whitespace differs from Python's.
-        return {"model": model, "pre_tokenizer": library.split(f"[{WHITE_SPACE}]+", "Removed")}
+        steps = [library.split(f"[{WHITE_SPACE}]+", "Removed")]
+        if self._pattern is WORD_OR_BREAK:
+            steps = [library.split("\n"), library.split(f"[{WHITE_SPACE.replace(LINE_BREAK, '')}]+", "Removed")]
+        return {"model": model, "pre_tokenizer": library.sequence("pretokenizers", steps)}
 
     def _decode(self, ids: list[int]) -> str:
-        return " ".join(self._piece(token) for token in ids)
+        text = " ".join(self._piece(token) for token in ids)
+        return re.sub(" ?\n ?", "\n", text) if self._pattern is WORD_OR_BREAK else text
 
     def _starts_word(self, token: int) -> bool:
         return True

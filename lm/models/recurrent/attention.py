@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from lm.batch import Array
 from lm.config import ModelConfig
 from lm.models.layers import projection
+from lm.models.network import RECORD, SOURCE_WEIGHTS
 
 
 def _linear(config: ModelConfig, name: str, x: Array, size: int) -> Array:
@@ -71,6 +72,7 @@ class SourceAttention(nn.Module):
         x_BLD, mask_BLS = (x.reshape(-1, per_source * L, x.shape[-1]) for x in (x_BLD, mask_BLS))
         scores_BLS = score(config, x_BLD, memory_BSD).astype(jnp.float32)
         weights_BLS = jax.nn.softmax(jnp.where(mask_BLS, scores_BLS, -1e9), axis=-1)
+        self.sow(RECORD, SOURCE_WEIGHTS, weights_BLS)
         context_BLD = jnp.einsum("BLS,BSD->BLD", weights_BLS.astype(memory_BSD.dtype), memory_BSD)
         both = jnp.concatenate([context_BLD, x_BLD], axis=-1)
         return jnp.tanh(_linear(config, "combine", both, D)).reshape(B, L, D)

@@ -128,12 +128,19 @@ class RecurrentLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_LBE: Array, segments_BL: Array, train: bool, state: State | None, initial: State | None
+        self,
+        x_LBE: Array,
+        segments_BL: Array,
+        train: bool,
+        state: State | None,
+        starts_BL: Array | None,
+        initial: State | None,
     ) -> tuple[Array, dict[str, State], State]:
         """Returns the output (L, B, D), {direction: states after each token}, and the state after the last token.
 
         Args:
             state: the state before the first token if the tokens continue a text; not supported if bidirectional.
+            starts_BL: if the tokens continue a text, whether another text starts at a token; None means nowhere.
             initial: for each token, the initial state of a text that starts there, as (L, B, D) arrays; if None, zeros.
         """
         directions = DIRECTIONS if self.bidirectional else DIRECTIONS[:1]
@@ -144,7 +151,9 @@ class RecurrentLayer(nn.Module):
             flip = partial(jnp.flip, axis=0) if name == "backward" else lambda x: x
             segments_LB = flip(segments_BL.T)
             starts_LB = jnp.pad(segments_LB, ((1, 0), (0, 0)), constant_values=-1)[:-1] != segments_LB
-            texts = starts_LB & (state is None), segments_LB > 0
+            if state is not None:
+                starts_LB = jnp.zeros_like(starts_LB) if starts_BL is None else starts_BL.T
+            texts = starts_LB, segments_LB > 0
             states, last = Direction(self.config, width, name=name)(flip(x_LBE), *texts, train, before, initial)
             after[name] = jax.tree.map(flip, states)
         return jnp.concatenate([states["h"] for states in after.values()], axis=-1), after, last
@@ -170,12 +179,14 @@ class RecurrentStack(nn.Module):
         segments_BL: Array,
         train: bool,
         states: tuple[State, ...] | None = None,
+        starts_BL: Array | None = None,
         initial: tuple[State, ...] | None = None,
     ) -> tuple[Array, StackOutput]:
         """Returns the last layer's output after dropout, (B, L, D), and the outputs and states of all layers.
 
         Args:
             states: the state of each layer before the first token, if the tokens continue a text.
+            starts_BL: with `states`, whether another text starts at a token; None means nowhere.
             initial: for each layer, the initial states of texts; if None, zeros.
         """
         # A locked mask is the same for all tokens of a row (Gal 2016).
@@ -184,8 +195,8 @@ class RecurrentStack(nn.Module):
         x_LBD, found = dropout(jnp.swapaxes(x_BLE, 0, 1)), StackOutput([], [], ())
         for n in range(self.num_layers):
             layer = RecurrentLayer(self.config, self.bidirectional, name=f"{LAYER_PREFIX}{n}")
-            before, starts = (None if each is None else each[n] for each in (states, initial))
-            h_LBD, after, last = layer(x_LBD, segments_BL, train, before, starts)
+            before, start = (None if each is None else each[n] for each in (states, initial))
+            h_LBD, after, last = layer(x_LBD, segments_BL, train, before, starts_BL, start)
             found = StackOutput([*found.layers_LBD, h_LBD], [*found.states, after], (*found.last, last))
             x_LBD = dropout(h_LBD.astype(self.config.dtype))
         return jnp.swapaxes(x_LBD, 0, 1), found

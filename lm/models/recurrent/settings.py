@@ -23,7 +23,9 @@ RECURRENT = Architecture(
         "encoder": RecurrentEncoder.build,
         "encoder_decoder": RecurrentEncoderDecoder.build,
     },
-    frozenset({"model.num_layers"} | {f"model.{each.name}" for each in dataclasses.fields(RecurrentSettings)}),
+    frozenset(
+        {"model.num_layers", "data.stateful"} | {f"model.{each.name}" for each in dataclasses.fields(RecurrentSettings)}
+    ),
     check=check,
     poolings={"encoder": "mean"},  # each direction has read only a part of the text at its first or last token
     fsdp_sizes=lambda model: {} if model.family == "decoder" else {"d_model / 2": model.d_model // 2},

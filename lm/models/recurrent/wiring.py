@@ -16,7 +16,10 @@ from lm.models.layers import Embedding
 from lm.models.network import (
     DROPOUT_ALONE,
     DROPOUT_BESIDE_A_TOWER,
+    LAYERS,
+    RECORD,
     Network,
+    encoder_alone,
     of_paired_texts,
     shifted_right,
     with_paired_texts,
@@ -27,8 +30,6 @@ from lm.models.recurrent.attention import SCORES, SourceAttention
 from lm.models.recurrent.cache import RecurrentCache, empty_cache
 from lm.models.recurrent.layer import RecurrentStack, StackOutput
 from lm.models.recurrent.recurrence import State
-
-RECORD, LAYERS = "intermediates", "layer_outputs"  # where the outputs of the layers are recorded
 
 
 class Recurrent(Network):
@@ -76,14 +77,20 @@ class OneStack(Recurrent):
         if two_texts:
             batch = with_paired_texts(batch)
         states = None if cache is None else cache.states
-        x_BLD, found = self.stack(self.token_embedding(batch.tokens), batch.segments, train, states)
+        starts_BL = batch.positions == 0  # after a cached text, other texts may follow (data.stateful)
+        x_BLD, found = self.stack(self.token_embedding(batch.tokens), batch.segments, train, states, starts_BL)
         self.sow(RECORD, LAYERS, found.layers_LBD)
         if cache is not None:
             cache = dataclasses.replace(cache, states=found.last)
         output = self.head(self.config, self.token_embedding, x_BLD, batch, train, DROPOUT_BESIDE_A_TOWER)
         if two_texts:
             return of_paired_texts(output)
-        return dataclasses.replace(output, cache=cache)
+        penalty = self.penalty(x_BLD, found.layers_LBD[-1], batch) if train else None
+        return dataclasses.replace(output, cache=cache, penalty=penalty)
+
+    def penalty(self, x_BLD: Array, h_LBD: Array, batch: Batch) -> Array | None:
+        """Returns what the last layer's output adds to the summed training loss, or None."""
+        return None
 
     @property
     def text_layers(self) -> int:
@@ -104,6 +111,21 @@ class RecurrentDecoder(OneStack):
     """A recurrent language model (Mikolov 2010, Zaremba 2014)."""
 
     bidirectional: ClassVar[bool] = False
+
+    def penalty(self, x_BLD: Array, h_LBD: Array, batch: Batch) -> Array | None:
+        """Returns the penalties on the last layer's output after dropout (x) and before (h), summed over the targets.
+
+        See model.output_penalty and model.change_penalty. Each penalty is a mean over the features, as in Merity 2018.
+        """
+        config, found = self.config, []
+        if config.output_penalty:
+            squares_BL = jnp.mean(jnp.square(x_BLD.astype(jnp.float32)), axis=-1)
+            found.append(config.output_penalty * jnp.sum(squares_BL * batch.weights))
+        if config.change_penalty:
+            changes_BL = jnp.mean(jnp.square(jnp.diff(jnp.swapaxes(h_LBD, 0, 1), axis=1)), axis=-1)
+            weights_BL = batch.weights[:, 1:] * (batch.segments[:, 1:] == batch.segments[:, :-1])
+            found.append(config.change_penalty * jnp.sum(changes_BL * weights_BL))
+        return sum(found) if found else None
 
 
 class RecurrentEncoder(OneStack):
@@ -157,7 +179,7 @@ class RecurrentEncoderDecoder(Recurrent):
             assert cache is not None and cache.memory is not None, "the batch and the cache have no source"
             memory_BSD, memory_segments_BS = cache.memory, cache.memory_segments
         states = None if cache is None else cache.states
-        x_BLD, found = self.decoder(self.token_embedding(tokens_BL), batch.segments, train, states, initial)
+        x_BLD, found = self.decoder(self.token_embedding(tokens_BL), batch.segments, train, states, None, initial)
         if cache is not None:
             cache = dataclasses.replace(cache, states=found.last)
         if SCORES[self.config.source_attention].function:
@@ -207,10 +229,5 @@ class RecurrentEncoderDecoder(Recurrent):
     @nn.nowrap
     def token_vectors(self, variables: Any, batch: Batch, layer: int) -> Array:
         """Returns the token vectors of the encoder, which is run as a standalone `RecurrentEncoder`."""
-        config, params = self.config, variables["params"]
-        name, size = "token_embedding", config.vocab_size
-        if not config.share_embeddings:
-            name, size = "source_embedding", config.source_vocab_size or size
-        config = dataclasses.replace(config, num_layers=self.text_layers, vocab_size=size)
-        params = {**params["encoder"], "token_embedding": params[name]}
-        return RecurrentEncoder(config, TokenVectors()).token_vectors({"params": params}, batch, layer)
+        encoder, variables = encoder_alone(self, RecurrentEncoder, variables)
+        return encoder.token_vectors(variables, batch, layer)

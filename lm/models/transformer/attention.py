@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from lm.batch import Array, same_segment
 from lm.config import ModelConfig
 from lm.models.layers import Norm, projection, residual_scale
+from lm.models.network import RECORD, SOURCE_WEIGHTS
 from lm.models.transformer import attention_kernels
 from lm.models.transformer.cache import LayerCache, write_tokens
 from lm.models.transformer.positions import Rotation, rotate
@@ -130,6 +131,9 @@ class Attention(nn.Module):
         sources, length = k_BGSK.shape[0], B // k_BGSK.shape[0] * L
         q, mask = q_BLHK.reshape(sources, length, H, K), memory.mask.reshape(sources, length, -1)
         dropout, settings = self._dropout(context), self._score_settings()
+        if self.is_mutable_collection(RECORD):
+            weights_BGRLS = attention_weights(q, k_BGSK, mask, None, *settings)
+            self.sow(RECORD, SOURCE_WEIGHTS, jnp.mean(weights_BGRLS, axis=(1, 2)).reshape(B, L, -1))
         y = dot_product_attention(q, k_BGSK, v_BGSK, mask, dropout, None, *settings)
         return y.reshape(B, L, H, K), cache
 
@@ -171,7 +175,20 @@ def dot_product_attention(
 ) -> Array:
     """Computes dot-product attention. Returns (B, L, H, K). Query head h uses key/value head h // (H / G).
 
-    If all keys of a query are masked, the output is not NaN.
+    If all keys of a query are masked, the output is not NaN. `attention_weights` explains the other arguments.
+    """
+    weights_BGRLS = attention_weights(q_BLHK, k_BGSK, mask_BLS, bias_BHLS, scale, softcap).astype(v_BGSK.dtype)
+    if dropout is not None:
+        weights_BGRLS = dropout(weights_BGRLS)
+    y_BGRLK = jnp.einsum("BGRLS,BGSK->BGRLK", weights_BGRLS, v_BGSK)
+    B, L, H, K = q_BLHK.shape
+    return jnp.swapaxes(y_BGRLK.reshape(B, H, L, K), 1, 2)
+
+
+def attention_weights(
+    q_BLHK: Array, k_BGSK: Array, mask_BLS: Array, bias_BHLS: Array | None, scale: float, softcap: float
+) -> Array:
+    """Returns the softmax of the scores, float32 (B, G, R, L, S), where R = H / G.
 
     Args:
         bias_BHLS: a bias that is added to the scores; its first dimension is B or 1.
@@ -190,8 +207,4 @@ def dot_product_attention(
     if bias_BHLS is not None:
         scores_BGRLS = scores_BGRLS + bias_BHLS.reshape(-1, *scores_BGRLS.shape[1:])
     scores_BGRLS = jnp.where(mask_BLS[:, None, None], scores_BGRLS, jnp.finfo(jnp.float32).min)
-    weights_BGRLS = jax.nn.softmax(scores_BGRLS, axis=-1).astype(v_BGSK.dtype)
-    if dropout is not None:
-        weights_BGRLS = dropout(weights_BGRLS)
-    y_BGRLK = jnp.einsum("BGRLS,BGSK->BGRLK", weights_BGRLS, v_BGSK)
-    return jnp.swapaxes(y_BGRLK.reshape(B, H, L, K), 1, 2)
+    return jax.nn.softmax(scores_BGRLS, axis=-1)

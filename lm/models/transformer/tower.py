@@ -12,13 +12,13 @@ import numpy as np
 from lm.batch import Array, Batch, Source
 from lm.config import ModelConfig
 from lm.models.layers import NORM_POSITIONS, Embedding, Norm, projection
+from lm.models.network import RECORD
 from lm.models.transformer.attention import AttentionContext, Memory, View, attention_mask
 from lm.models.transformer.attention_kernels import kernel_for_call
 from lm.models.transformer.cache import Cache
 from lm.models.transformer.positions import RelativeBias, no_rotation, rotary, sinusoidal_positions
 from lm.models.transformer.stack import Stack, distinct_kinds, layer_pattern
 
-RECORD = "intermediates"  # the Flax collection that records vectors if the caller makes the collection mutable
 EMBEDDED, LAST_BLOCK = "embedded_tokens", "last_block"
 
 

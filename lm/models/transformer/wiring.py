@@ -16,7 +16,9 @@ from lm.models.layers import Embedding
 from lm.models.network import (
     DROPOUT_ALONE,
     DROPOUT_BESIDE_A_TOWER,
+    RECORD,
     Network,
+    encoder_alone,
     of_paired_texts,
     shifted_right,
     with_paired_texts,
@@ -27,7 +29,7 @@ from lm.models.transformer import costs
 from lm.models.transformer.attention import Memory
 from lm.models.transformer.attention_kernels import choose_kernel
 from lm.models.transformer.cache import Cache, empty_cache
-from lm.models.transformer.tower import EMBEDDED, LAST_BLOCK, RECORD, Tower
+from lm.models.transformer.tower import EMBEDDED, LAST_BLOCK, Tower
 
 
 class Transformer(Network):
@@ -189,10 +191,5 @@ class EncoderDecoder(Transformer):
     @nn.nowrap
     def token_vectors(self, variables: Any, batch: Batch, layer: int) -> Array:
         """Returns the token vectors of the encoder, which is run as a standalone `Encoder`."""
-        config, params = self.config, variables["params"]
-        name, size = "token_embedding", config.vocab_size
-        if not config.share_embeddings:
-            name, size = "source_embedding", config.source_vocab_size or size
-        config = dataclasses.replace(config, num_layers=self.text_layers, vocab_size=size)
-        params = {**params["encoder"], "token_embedding": params[name]}
-        return Encoder(config, TokenVectors()).token_vectors({"params": params}, batch, layer)
+        encoder, variables = encoder_alone(self, Encoder, variables)
+        return encoder.token_vectors(variables, batch, layer)

@@ -18,6 +18,7 @@ from lm.data.storing.splits import Cleaner, clean_text
         ({"whitespace": "trim"}, "\n a  b \n", "a  b"),
         ({"whitespace": "lines"}, "\n  a  b \t\n\n \n\nc\n", "  a  b\n\nc"),
         ({"whitespace": "collapse"}, "\n a \t b\u00a0c\n", "a b c"),
+        ({"whitespace": "collapse_lines"}, "\n a \t b\u00a0c \r\n\n d\n", "\na b c\n\nd\n"),
         ({"strip_html": True, "whitespace": "collapse"}, "<b>a</b>\n<i>b</i>", "a b"),
     ],
 )

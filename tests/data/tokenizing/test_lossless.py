@@ -12,7 +12,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from lm.config import TokenizerConfig
 from lm.data.storing.token_store import count_changed
-from lm.data.tokenizing import TOKENIZERS, build_tokenizer
+from lm.data.tokenizing import TOKENIZERS, build_tokenizer, library
+from lm.data.tokenizing.special_tokens import TEXT, Template
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TEXTS = ["a cat sat", "A cat sat", "a  cat sat", " a cat sat", "a cat\nsat", "cafe", "café", "ﬁsh", "fish"]
@@ -70,6 +71,15 @@ def test_our_own_tokenizers_restore_every_text(kind):
 def test_words_lose_white_space_other_than_single_spaces():
     tokenizer = build_tokenizer(TokenizerConfig(kind="words"), TEXTS)
     assert changed(tokenizer) == ["a  cat sat", " a cat sat", "a cat\nsat"]
+
+
+def test_words_and_line_breaks_restore_lines_of_single_spaces():
+    tokenizer = build_tokenizer(TokenizerConfig(kind="words", line_breaks=True), ["b b\n", "a\n\nc\n"])
+    text = "\n\na b\nb\n\n\nc a"
+    assert [tokenizer.piece(token) for token in tokenizer.encode(" a b \n ")] == ["a", "b", "⏎"]
+    assert changed(tokenizer, [text]) == [] and tokenizer.encode(text.replace("\n", " \n ")) == tokenizer.encode(text)
+    assert len(tokenizer.encode(text)) == 5 + 6 and changed(tokenizer, ["a b\n", "", "\n", " a"]) == [" a"]
+    library.build(tokenizer, Template.of_one(1, TEXT), Template.of_one(1, TEXT))  # compares the ids
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,33 @@
+"""The recipe of the AWD-LSTM (Merity 2018), scaled down, on WikiText-2's words.
+
+    python train.py --config=configs/wikitext2_awd_lstm.py:DIR --workdir=runs/wikitext2_awd_lstm
+    python eval.py --workdir=runs/wikitext2_awd_lstm --split=test --batch_size=1
+
+As in the paper: three layers, tied embeddings, dropout of the recurrent weights, dropout masks that are the same at all
+tokens of a row, penalties on the activations and on their changes, an average of the parameters for evaluation, and
+states carried from window to window. What differs: 384 units instead of 1150; one dropout rate, lower than the paper's,
+for inputs, layers and outputs, and none for whole words of the embedding, since 30 minutes are about one epoch and the
+paper's 750 epochs need more; windows of always 35 tokens, since a compiled step needs a fixed shape; and AdamW with an
+exponential moving average instead of SGD with an average that starts once the loss stops falling (NT-ASGD), which optax
+does not have.
+Cost: 30 minutes on two CPU cores. This config has not been run yet to its last step;
+`python -m benchmarks.language_models` trains this model and the others of its table for the same time. The
+paper's model (33 M parameters, 750 epochs) has a test perplexity of 65.8.
+"""
+
+from configs import wikitext2_lstm
+
+
+def get_config(directory=""):
+    config = wikitext2_lstm.get_config(directory)
+    config.model.update(
+        num_layers=3,
+        d_model=384,
+        dropout=0.2,
+        locked_dropout=True,
+        recurrent_dropout=0.2,
+        output_penalty=2.0,
+        change_penalty=1.0,
+    )
+    config.optimizer.ema_decay = 0.99
+    return config
