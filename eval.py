@@ -39,9 +39,10 @@ from lm.parallel import distributed
 from lm.parallel.distributed import is_first
 from lm.reporting.table import baselines_of, print_table, with_means
 from lm.runs.baselines import Baselines
-from lm.runs.evaluate import SPLITS, Options, evaluate_run
+from lm.runs.evaluate import Options, evaluate_run
 from lm.runs.mixing import Mix
 from lm.runs.prepare import cache_directory
+from lm.runs.results import SPLITS
 
 FLAGS = flags.FLAGS
 

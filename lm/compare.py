@@ -45,7 +45,7 @@ from lm.evaluation.text_metrics import (
 )
 from lm.evaluation.tokenisation import Tokenisation
 from lm.runs.directory import RunDirectory
-from lm.runs.evaluate import SPLITS
+from lm.runs.results import SPLITS
 from lm.tasks import TASKS
 
 FLAGS = flags.FLAGS

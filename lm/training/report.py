@@ -27,8 +27,8 @@ from lm.reporting.curves import draw_curves
 from lm.reporting.progress import Console, counting
 from lm.reporting.table import Result, print_table, write_results
 from lm.runs.directory import RunDirectory
-from lm.runs.evaluate import make_result
 from lm.runs.prepare import Prepared
+from lm.runs.results import make_result
 from lm.tasks import task_of
 from lm.training.state import TrainState
 
