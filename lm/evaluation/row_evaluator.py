@@ -193,7 +193,8 @@ def forward_batch(
     If a cache is given, the batch continues the cached texts, and the new cache is returned as well. All evaluators of
     the same model and task share one compiled program.
     """
-    output = model.apply({"params": params}, batch, train=False, cache=cache)
+    continued = {} if cache is None else {"cache": cache}
+    output = model.apply({"params": params}, batch, train=False, **continued)
     sums = jnp.stack(dataclasses.astuple(task.loss(output, batch, objective)))
     found = sums, output.logits if with_logits else None
     found = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), found)
