@@ -31,6 +31,7 @@ ARGUMENTS = {
     "shakespeare_char_cpu": "input.txt",
     "tatoeba_en_zh": "tatoeba",
     "wikitext2": "wikitext2",
+    "wikitext2_ngram": "wikitext2",
     "xquad_en": "xquad",
 }
 
