@@ -100,7 +100,7 @@ def main() -> int:
         "note": FLAGS.note,
         "training_seconds": round(_training_seconds(run)),
         "parameters": _parameters(checkpoints),
-        "tokens_trained": int(newest.name) * config.train.batch_size * sum(lengths),
+        "tokens_trained": _tokens(run) or int(newest.name) * config.train.batch_size * sum(lengths),
         **({"runs": {each.run: each.metrics for each in repeated}} if repeated else {}),
         "data": checkpoints.record(checkpoints.steps()[-1])["metadata"]["data"],
         **surroundings(),
@@ -116,6 +116,11 @@ def main() -> int:
 def _training_seconds(run: RunDirectory) -> float:
     """Returns the seconds from the first step to the last record, including evaluations but not interruptions."""
     return max(line.get("train/seconds", 0.0) for line in run.read_metrics())
+
+
+def _tokens(run: RunDirectory) -> int:
+    """Returns the number of training tokens of a model that was fitted without gradients, and 0 for other models."""
+    return int(max(line.get("train/tokens", 0) for line in run.read_metrics()))
 
 
 def _parameters(checkpoints: Checkpoints) -> int:

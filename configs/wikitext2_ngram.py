@@ -5,7 +5,9 @@
 
 DIR holds train.txt.gz (or train.txt), valid.txt and test.txt, tokenised as published. Each line is a document, so
 contexts begin at the start of a line, and the end of each line is predicted.
-Cost: not run yet.
+Cost: about ten seconds of counting and three minutes of evaluation on two CPU cores. Measured: perplexities of 239.98
+(validation) and 224.81 (test) per token, where the end of each line that is not empty counts as a token. KenLM's lmplz
+and query have the same perplexities on the same lines. The column `word perplexity` does not count the ends of lines.
 """
 
 from pathlib import Path

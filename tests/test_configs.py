@@ -42,6 +42,7 @@ ARGUMENTS = {
     "wikitext2_lstm": "wikitext2",
     "wikitext2_rnn": "wikitext2",
     "wikitext2_words": "wikitext2",
+    "wikitext2_ngram": "wikitext2",
     "xquad_en": "xquad",
 }
 

@@ -39,11 +39,11 @@ def fit_model(prepared: Prepared, mesh: Mesh, run: RunDirectory, console: Consol
             of_run = run.load_config()
             config = replace_settings(config, {"model": of_run.model})
         began = time.monotonic()
+        tokens = sum(store.num_tokens for store in prepared.stores["train"].values())
         if not done:
             fit = MODELS[config.model.architecture].fit
             assert fit is not None
             (scratch := cache_directory(config)).mkdir(parents=True, exist_ok=True)
-            tokens = sum(store.num_tokens for store in prepared.stores["train"].values())
             with counting(tokens, "tokens") as report:
                 fitted = fit(config, prepared.stores["train"], prepared.tokenizer, scratch, report)
             seconds = time.monotonic() - began
@@ -66,7 +66,7 @@ def fit_model(prepared: Prepared, mesh: Mesh, run: RunDirectory, console: Consol
             prepared.trained.save(run.train_hashes_path)
             values = reporter.evaluate(state, STEP)
             writer = MetricsWriter(run.metrics_path, run.tensorboard_dir, config)
-            writer.write(STEP, values | {"train/seconds": seconds})
+            writer.write(STEP, values | {"train/seconds": seconds, "train/tokens": tokens})
             writer.close()
             metadata = {"data": prepared.fingerprint, "config": recorded_settings(config)}
             checkpoints.save(STEP, state, metadata, values)

@@ -18,10 +18,11 @@ from lm.config.ngram import NgramSettings
 from lm.errors import UserError
 from lm.models.heads import NextToken
 from lm.models.ngram import counting
+from lm.models.ngram import smoothing as smoothing_module
 from lm.models.ngram.arpa import params_of, read_arpa
 from lm.models.ngram.interpolation import estimated_lambdas
 from lm.models.ngram.model import NgramModel
-from lm.models.ngram.smoothing import Counts, estimates, kneser_ney_discounts
+from lm.models.ngram.smoothing import Counts, estimates, kneser_ney_discounts, numbers_of
 from lm.models.ngram.table import ZERO, fitted
 
 PAD, BOS, EOS, UNK, V = 0, 1, 2, 3, 10
@@ -143,7 +144,8 @@ def rows(tokens, segments=None):
 
 
 @pytest.mark.parametrize(("smoothing", "order"), [*itertools.product(SETTINGS, (3,)), ("kneser_ney", 1), ("add_k", 2)])
-def test_every_probability_equals_brute_force(tmp_path, smoothing, order):
+def test_every_probability_equals_brute_force(tmp_path, monkeypatch, smoothing, order):
+    monkeypatch.setattr(smoothing_module, "BLOCK", 7)
     settings = SETTINGS[smoothing] | (
         {"lambdas": SETTINGS[smoothing]["lambdas"][:order]} if "lambdas" in SETTINGS[smoothing] else {}
     )
@@ -231,7 +233,8 @@ def test_texts_of_a_packed_row_do_not_see_each_other_and_decoding_equals_one_pas
 def test_discounts_are_those_of_the_formula_and_refused_where_kenlm_refuses_them(tmp_path):
     def counts(*numbers):
         """Returns counts in which `numbers[i]` n-grams occur i + 1 times."""
-        return Counts(2, None, np.repeat(np.arange(1, len(numbers) + 1), numbers), V)
+        repeated = np.repeat(np.arange(1, len(numbers) + 1), numbers)
+        return Counts(2, None, repeated, V, numbers_of(repeated))
 
     y = 40 / (40 + 2 * 20)
     wanted = [0, 1 - 2 * y * 20 / 40, 2 - 3 * y * 10 / 20, 3 - 4 * y * 5 / 10]

@@ -35,7 +35,7 @@ class Level:
         begins: int64 (M + 1,), where M is the number of n-grams of order k - 1: the n-grams that continue n-gram i of
             order k - 1 are begins[i] to begins[i + 1] - 1. For k = 1, the only prefix is empty.
         words: int32 (N,): the last tokens. In order 1, they are all the tokens of the vocabulary.
-        counts: int64 (N,).
+        counts: int32 (N,).
         suffixes: int32 (N,): the index, in order k - 1, of the n-gram without its first token.
         initial: bool (N,): whether the n-gram begins with the token that precedes each document.
     """
@@ -50,6 +50,17 @@ class Level:
     def parents(self) -> np.ndarray:
         """The index of the prefix of each n-gram in the level below, int32 (N,)."""
         return np.repeat(np.arange(len(self.begins) - 1, dtype=np.int32), np.diff(self.begins))
+
+    def blocks(self, size: int) -> Iterator[tuple[slice, slice]]:
+        """Yields (slice of the prefixes, slice of their n-grams) for consecutive parts of about `size` n-grams."""
+        cuts = np.searchsorted(self.begins, np.arange(0, self.begins[-1], size)[1:])
+        for first, last in itertools.pairwise(np.unique([0, *cuts, len(self.begins) - 1])):
+            yield slice(first, last), slice(self.begins[first], self.begins[last])
+
+    def part(self, prefixes: slice, ngrams: slice) -> Level:
+        """Returns the level with only some consecutive prefixes."""
+        begins = self.begins[prefixes.start : prefixes.stop + 1] - self.begins[prefixes.start]
+        return Level(begins, self.words[ngrams], self.counts[ngrams], self.suffixes[ngrams], self.initial[ngrams])
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Returns the sum of the values (N,) over the n-grams with the same prefix, (M,)."""
@@ -80,7 +91,7 @@ def count_ngrams(
             counts_V += np.bincount(tokens[~is_start], minlength=vocab_size)
         words = np.arange(vocab_size, dtype=np.int32)
         begins = np.array([0, vocab_size])
-        levels = [Level(begins, words, counts_V, np.zeros(vocab_size, np.int32), words == start_id)]
+        levels = [Level(begins, words, counts_V.astype(np.int32), np.zeros(vocab_size, np.int32), words == start_id)]
         for k in range(2, order + 1):
             # The two files of indices take turns; the chunks of each order have a folder of their own.
             local_T = scratch.array(f"ids_{k % 2}", np.int32, text.num_tokens if k < order else 0)
@@ -208,9 +219,9 @@ def _merge(runs: Sequence[_Run], below: Level, vocab_size: int, scratch: _Scratc
         if len(keys):
             kept = keys[merged[firsts]]
             words, parents = (kept % vocab_size).astype(np.int32), (kept // vocab_size).astype(np.int32)
-            parts.append((parents, words, np.add.reduceat(counts, firsts, dtype=np.int64), suffixes[merged[firsts]]))
+            parts.append((parents, words, np.add.reduceat(counts, firsts, dtype=np.int32), suffixes[merged[firsts]]))
         size += len(firsts)
-    empty = [np.zeros(0, dtype) for dtype in (np.int32, np.int32, np.int64, np.int32)]
+    empty = [np.zeros(0, np.int32)] * 4
     parents, words, counts, suffixes = map(np.concatenate, zip(empty, *parts, strict=True))
     begins = np.append(0, np.cumsum(np.bincount(parents, minlength=len(below.words))))
     return Level(begins, words, counts, suffixes, below.initial[parents]), maps

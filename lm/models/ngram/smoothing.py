@@ -22,6 +22,7 @@ from lm.models.ngram.counting import Level
 from lm.models.ngram.interpolation import estimated_lambdas
 
 WHERE = "config.model.ngram"
+BLOCK = 1 << 22  # n-grams whose probabilities are computed at a time
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,19 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Counts:
-    """The counts of one order from which a method computes its estimate."""
+    """The counts of some consecutive contexts of one order, from which a method computes their estimate.
+
+    Attributes:
+        counts: int (N,): raw or, for Kneser-Ney, adjusted.
+        num_words: V.
+        numbers: the numbers of n-grams of the whole order with the counts 0, 1, 2, 3, 4 and 5 or more.
+    """
 
     order: int
     level: Level
-    counts: np.ndarray  # int64 (N,): raw or, for Kneser-Ney, adjusted
-    num_words: int  # V
+    counts: np.ndarray
+    num_words: int
+    numbers: np.ndarray
 
     @property
     def totals(self) -> np.ndarray:
@@ -71,7 +79,7 @@ class Smoothing:
         method: returns `direct` and `reserved` for one order; None if the probabilities come from a file.
         reads: the settings in NgramSettings that only some methods read.
         adjusts: whether the orders below the highest count the distinct tokens before an n-gram, not its occurrences.
-        prepare: returns the settings with values estimated from the counts of all orders.
+        prepare: returns the settings with values estimated from the counts of all orders, and V.
         shares_equally: whether the reserved probability is shared equally among all tokens, not by the lower order.
     """
 
@@ -79,7 +87,7 @@ class Smoothing:
     method: Method | None
     reads: tuple[str, ...] = ()
     adjusts: bool = False
-    prepare: Callable[[NgramSettings, Sequence[Counts]], NgramSettings] = lambda settings, counts: settings
+    prepare: Callable[[NgramSettings, Sequence[Level], int], NgramSettings] = lambda settings, *given: settings
     shares_equally: bool = False
 
 
@@ -91,22 +99,27 @@ def estimates(levels: Sequence[Level], settings: NgramSettings, possible: np.nda
     """
     smoothing, num_words = SMOOTHINGS[settings.smoothing], int(possible.sum())
     assert smoothing.method is not None
-    every = [
-        Counts(order, level, _adjusted(levels, order) if smoothing.adjusts else level.counts, num_words)
-        for order, level in enumerate(levels, start=1)
-    ]
-    settings = smoothing.prepare(settings, every)
-    uniform = 1.0 / num_words
+    settings, uniform = smoothing.prepare(settings, levels, num_words), 1.0 / num_words
     lower = np.full(1, uniform)
-    for each in every:
-        direct, reserved = smoothing.method(settings, each)
-        empty = each.totals == 0
-        reserved = np.where(empty, 1.0, reserved)
-        shared: Any = uniform if smoothing.shares_equally else lower[each.level.suffixes]
-        lower = direct + each.of_parents(reserved) * shared
-        if each.order == 1:
-            lower = np.where(possible, lower, 0.0)
-        yield Estimate(lower, reserved)
+    for order, level in enumerate(levels, start=1):
+        counts = _adjusted(levels, order) if smoothing.adjusts else level.counts
+        numbers = numbers_of(counts)
+        probabilities, reserved = np.empty(len(counts)), np.empty(len(level.begins) - 1)
+        for contexts, ngrams in level.blocks(BLOCK):
+            part = Counts(order, level.part(contexts, ngrams), counts[ngrams], num_words, numbers)
+            direct, left = smoothing.method(settings, part)
+            reserved[contexts] = np.where(part.totals == 0, 1.0, left)
+            shared: Any = uniform if smoothing.shares_equally else lower[part.level.suffixes]
+            probabilities[ngrams] = direct + part.of_parents(reserved[contexts]) * shared
+        if order == 1:
+            probabilities[~possible] = 0.0
+        yield Estimate(probabilities, reserved)
+        lower = probabilities
+
+
+def numbers_of(counts: np.ndarray) -> np.ndarray:
+    """Returns the numbers of n-grams with the counts 0, 1, 2, 3, 4 and 5 or more, int (6,)."""
+    return np.bincount(np.minimum(counts, 5), minlength=6)
 
 
 def _adjusted(levels: Sequence[Level], order: int) -> np.ndarray:
@@ -149,7 +162,7 @@ def _jelinek_mercer(settings: NgramSettings, counts: Counts) -> tuple[np.ndarray
 def _absolute_discounting(settings: NgramSettings, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
     discount = settings.discount
     if not discount:
-        once, twice = (int(np.count_nonzero(counts.counts == number)) for number in (1, 2))
+        once, twice = int(counts.numbers[1]), int(counts.numbers[2])
         if not once:
             raise UserError(
                 f"{WHERE}.discount: no {counts.order}-gram occurs exactly once, so n1 / (n1 + 2 n2) is 0; set this "
@@ -181,8 +194,7 @@ def kneser_ney_discounts(counts: Counts, fallback: tuple[float, ...]) -> np.ndar
     Where the formula divides by 0 or its result is not between 0 and the count, KenLM refuses the data unless
     --discount_fallback is given. The setting `fallback_discounts` plays the role of that flag.
     """
-    numbers = np.bincount(np.minimum(counts.counts, 5), minlength=6).astype(np.float64)  # n-grams with each count
-    reason = ""
+    numbers = counts.numbers.astype(np.float64)
     if missing := [number for number in (1, 2, 3) if not numbers[number]]:
         reason = f"no {counts.order}-gram has the count {missing[0]}"
     else:
@@ -200,10 +212,8 @@ def kneser_ney_discounts(counts: Counts, fallback: tuple[float, ...]) -> np.ndar
     return np.array([0.0, *fallback])
 
 
-def _with_lambdas(settings: NgramSettings, counts: Sequence[Counts]) -> NgramSettings:
-    if settings.lambdas:
-        return settings
-    return estimated_lambdas(settings, [each.level for each in counts], counts[0].num_words)
+def _with_lambdas(settings: NgramSettings, levels: Sequence[Level], num_words: int) -> NgramSettings:
+    return settings if settings.lambdas else estimated_lambdas(settings, levels, num_words)
 
 
 SMOOTHINGS = {
