@@ -33,6 +33,7 @@ class WordVectorTask(DocumentTask):
 
     families = ("encoder",)
     trains_words = True
+    loss_name = "task_loss"
     settings = frozenset({"objective.context_window", "eval.word_pairs"})
 
     def metrics(self, config: Config) -> tuple[str, ...]:

@@ -80,7 +80,7 @@ def test_vectors_are_evaluated_exported_examined_and_refused_for_text(tiny, tmp_
     assert train_here(tiny, root, **VECTORS, model__ngram_buckets=50) == 0
     assert call("eval.py", f"--workdir={root}").status == 0
     found = json.loads((root / "eval/16/results.json").read_text())["metrics"]
-    assert 0 < found["loss"] < 6 * np.log(2) + 0.1 and 0 < found["pair_accuracy"] < 1
+    assert 0 < found["task_loss"] < 6 * np.log(2) + 0.1 and 0 < found["pair_accuracy"] < 1
     outcome = call("lm.vectors", "export", f"--workdir={root}", f"--output={file}")
     assert outcome.status == 0 and "13 words, 16 values each" in outcome.stdout, outcome.stderr
     exported = read_vectors(file)
