@@ -57,6 +57,7 @@ class ContextTask(WordVectorTask):
     settings = WordVectorTask.settings | {
         f"objective.{name}" for name in ("negatives", "shared_negatives", "subsample")
     }
+    source_title = "random words"
     whole_context: bool  # whether a word has one target with all of its context, or one per context word
 
     def max_ngrams(self, config: Config) -> int:
