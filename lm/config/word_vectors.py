@@ -35,9 +35,9 @@ class ContextSettings:
     and a context word at distance d counts 1/d (Pennington 2014)."""
     negatives: int = option(5, minimum=1, affects="updates")
     """Number k of random words in the loss for each context word (negative sampling, Mikolov 2013)."""
-    shared_negatives: int = option(64, minimum=1, affects="batches")
-    """Number of random words that are drawn for each row and shared by all words of the row. Each has the weight
-    negatives / shared_negatives, so that the expected loss is that of `negatives` separate draws (Ji 2016)."""
+    shared_negatives: int = option(32, minimum=1, affects="batches")
+    """Number of random words that are drawn for each block of 32 words of a row and shared by these words. Each has the
+    weight negatives / shared_negatives, so that the expected loss is that of `negatives` separate draws (Ji 2016)."""
     subsample: float = option(1e-3, minimum=0.0, maximum=1.0, affects="batches")
     """Threshold t for dropping frequent words: a word of relative frequency f is kept with probability sqrt(t / f) +
     t / f, as in word2vec. 0 keeps all words."""

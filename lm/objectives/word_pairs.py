@@ -15,8 +15,8 @@ from lm.objectives.losses import LossSums
 def negative_sampling_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
     """Returns the summed loss of all pairs: -log s(z) for each pair, and -log s(-z) for its negatives.
 
-    z is the logit of a pair and s the logistic function. The random words of a row stand for all negatives, so the mean
-    of their losses counts `objective.negatives` = k times for each pair. At the optimum, z is the pointwise mutual
+    z is the logit of a pair and s the logistic function. The random words of a block stand for all negatives, so the
+    mean of their losses counts `objective.negatives` = k times for each pair. At the optimum, z is the pointwise mutual
     information minus log k (Levy 2014). `correct` is the weighted number of true pairs with z > -log k and of random
     pairs with z < -log k, each side counting one half.
     """

@@ -30,6 +30,7 @@ class Glove(WordVectorTask):
     name = "glove"
     doc = "train word vectors that predict the logarithms of co-occurrence counts (GloVe)"
     metric_names = ("loss",)
+    source_title = "second words"
     settings = WordVectorTask.settings | {"objective.count_limit", "objective.count_power"}
 
     def head(self, config: Config) -> Any:

@@ -19,6 +19,7 @@ from lm.errors import UserError
 from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import pair_metrics
 from lm.evaluation.word_vectors import SimilarityEvaluator, WordTable
+from lm.models.word_vectors.heads import BLOCK
 from lm.objectives.losses import LossSums
 from lm.objectives.word_pairs import negative_sampling_loss
 from lm.tasks.task import EvaluationSetup, Stores
@@ -33,6 +34,7 @@ class WordVectorTask(DocumentTask):
 
     families = ("encoder",)
     trains_words = True
+    loss_name = "task_loss"
     settings = frozenset({"objective.context_window", "eval.word_pairs"})
 
     def metrics(self, config: Config) -> tuple[str, ...]:
@@ -55,6 +57,7 @@ class ContextTask(WordVectorTask):
     settings = WordVectorTask.settings | {
         f"objective.{name}" for name in ("negatives", "shared_negatives", "subsample")
     }
+    source_title = "random words"
     whole_context: bool  # whether a word has one target with all of its context, or one per context word
 
     def max_ngrams(self, config: Config) -> int:
@@ -62,8 +65,12 @@ class ContextTask(WordVectorTask):
         return NGRAMS_PER_WORD * config.data.sequence_length if config.model.ngram_buckets else 0
 
     def layout(self, config: Config) -> RowLayout:
-        source_length = config.objective.shared_negatives + self.max_ngrams(config)
+        source_length = self.num_noise(config) + self.max_ngrams(config)
         return RowLayout(config.data.sequence_length, source_length, with_types=True)
+
+    def num_noise(self, config: Config) -> int:
+        """Returns the number of random words per row."""
+        return config.objective.shared_negatives * (config.data.sequence_length // BLOCK)
 
     def batch_settings(self, config: Config) -> list[Any]:
         objective, model = config.objective, config.model
@@ -79,7 +86,7 @@ class ContextTask(WordVectorTask):
             counts_V,
             config.data.sequence_length,
             objective.context_window,
-            objective.shared_negatives,
+            self.num_noise(config),
             objective.subsample,
             self.whole_context,
             ngrams_of(config, tokenizer),

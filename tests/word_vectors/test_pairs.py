@@ -21,6 +21,7 @@ from lm.objectives.word_pairs import count_loss, negative_sampling_loss
 from tests.small_model import random_params
 
 V, WINDOW, NOISE, LENGTH, BUCKETS = 30, 3, 5, 64, 40
+PER_ROW = 2 * NOISE  # random words, for two blocks of 32 words
 IS_WORD = np.arange(V) >= 4
 OBJECTIVE = ObjectiveConfig(negatives=2, count_limit=4.0)
 WORDS = [None] * 4 + [f"word{i}" for i in range(V - 4)]
@@ -42,10 +43,10 @@ STORE = store_of(0, [40, 1, 90, 33, 2, 120, 80])
 
 def sampling(whole_context=False, threshold=0.05, table=None, max_ngrams=0, length=LENGTH):
     counts_V = word_counts([STORE], V, np.flatnonzero(IS_WORD))
-    return ContextSampling(counts_V, length, WINDOW, NOISE, threshold, whole_context, table, max_ngrams)
+    return ContextSampling(counts_V, length, WINDOW, PER_ROW, threshold, whole_context, table, max_ngrams)
 
 
-def batch_of(draws, rows=4, source_length=NOISE):
+def batch_of(draws, rows=4, source_length=PER_ROW):
     found = ContextRows("a", STORE, 0, draws)
     layout = RowLayout(LENGTH, source_length, with_types=True)
     return layout.lay_out([found.row(0, row) for row in range(min(rows, found.num_rows(0)))])
@@ -58,6 +59,12 @@ def pairs_of(batch: Batch, row: int):
             near = 0 < abs(i - j) <= batch.types[row, i]
             if near and batch.segments[row, i] == batch.segments[row, j] > 0:
                 yield i, j
+
+
+def noise_of(batch: Batch, row: int, i: int):
+    """Returns the random words with which word i is compared: those of its block."""
+    begin = NOISE * (i // 32)
+    return batch.source.tokens[row, begin : begin + NOISE]
 
 
 def softplus(x):
@@ -100,13 +107,13 @@ def test_weights_count_the_pairs_and_documents_are_kept_apart(whole):
 
 def test_evaluation_rows_cover_the_text_once_and_never_change():
     draws = sampling(threshold=0.0)
-    examples = ContextExamples("a", STORE, 0, draws, (LENGTH, NOISE))
+    examples = ContextExamples("a", STORE, 0, draws, (LENGTH, PER_ROW))
     found = [examples.make(0, i) for i in range(len(examples))]
     words = STORE.tokens[IS_WORD[STORE.tokens]]
     covered = np.concatenate([each.tokens_T for each in found])
     assert len(covered) >= 0.97 * len(words), "a row may lack space for its last words"
     assert examples.num_targets() == sum(each.weights_T.sum() for each in found)
-    again = ContextExamples("a", STORE, 0, draws, (LENGTH, NOISE)).make(7, 3)
+    again = ContextExamples("a", STORE, 0, draws, (LENGTH, PER_ROW)).make(7, 3)
     np.testing.assert_array_equal(again.source_S, found[3].source_S)
     np.testing.assert_array_equal(again.types_T, found[3].types_T)
 
@@ -118,7 +125,7 @@ def test_ngrams_and_the_rows_that_hold_them():
     assert table.of(np.array([5, 0, 9])).tolist() == buckets_of("word1", (3, 4), BUCKETS) + buckets_of(
         "word5", (3, 4), BUCKETS
     )
-    batch = batch_of(sampling(table=table, max_ngrams=400), source_length=NOISE + 400)
+    batch = batch_of(sampling(table=table, max_ngrams=400), source_length=PER_ROW + 400)
     for row in range(2):
         for i in np.flatnonzero(batch.segments[row]):
             found = batch.source.tokens[row][batch.source.segments[row] == i + 2]
@@ -134,7 +141,7 @@ def scored(head, buckets, whole):
         architecture="word_vectors", family="encoder", vocab_size=V, max_length=LENGTH, d_model=6, ngram_buckets=buckets
     )
     table = ngram_table(WORDS, (3, 4), buckets) if buckets else None
-    batch = batch_of(sampling(whole, table=table, max_ngrams=500), source_length=NOISE + 500 * bool(buckets))
+    batch = batch_of(sampling(whole, table=table, max_ngrams=500), source_length=PER_ROW + 500 * bool(buckets))
     model = build_model(config, head)
     params = random_params(model, 0.7)
     sums = negative_sampling_loss(model.apply({"params": params}, batch), batch, OBJECTIVE)
@@ -153,8 +160,8 @@ def test_skipgram_loss_is_a_sum_over_pairs_and_negatives(buckets):
     batch, inputs, outputs, sums = scored(SkipGramScores(window=WINDOW, num_noise=NOISE), buckets, False)
     loss = weight = correct = 0.0
     for row, words in enumerate(batch.tokens):
-        noise = outputs[batch.source.tokens[row, :NOISE]]
         for i, j in pairs_of(batch, row):
+            noise = outputs[noise_of(batch, row, i)]
             true, false = inputs[words[i]] @ outputs[words[j]], noise @ inputs[words[i]]
             loss += softplus(-true) + 2 * np.mean(softplus(false))
             correct += 0.5 * (true > -np.log(2)) + 0.5 * np.mean(false < -np.log(2))
@@ -172,7 +179,7 @@ def test_cbow_loss_uses_the_mean_of_each_context(buckets):
             around[i].append(inputs[words[j]])
         for i, vectors in around.items():
             mean = np.mean(vectors, axis=0)
-            noise = outputs[batch.source.tokens[row, :NOISE]] @ mean
+            noise = outputs[noise_of(batch, row, i)] @ mean
             loss += softplus(-outputs[words[i]] @ mean) + 2 * np.mean(softplus(noise))
             weight += 1
     np.testing.assert_allclose([sums.nll, sums.weight], [loss, weight], rtol=1e-5)
@@ -197,7 +204,7 @@ def test_glove_scores_add_two_biases():
     model = build_model(config, CountScores())
     params = nn.unbox(random_params(model, 0.7))
     batch = batch_of(sampling())
-    batch = Batch(**{**vars(batch), "tokens": batch.tokens[:, :NOISE]})
+    batch = Batch(**{**vars(batch), "tokens": batch.tokens[:, :PER_ROW]})
     first, second = batch.tokens, batch.source.tokens
     expected = np.sum(
         params["token_embedding"]["embedding"][first] * params["output_embedding"]["embedding"][second], -1

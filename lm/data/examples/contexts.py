@@ -5,7 +5,7 @@ contexts are formed, as in word2vec (Mikolov 2013, section 2.3), so contexts rea
 special tokens are always dropped. R is chosen such that a row is almost full on average; words for which it has no
 space are omitted. Contexts do not extend beyond a document.
 
-T is the number of words in a row, N the number of random words, V the size of the vocabulary.
+T is the number of words in a row, N the number of random words per row, V the size of the vocabulary.
 """
 
 from __future__ import annotations

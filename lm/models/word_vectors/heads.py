@@ -1,7 +1,7 @@
 """The heads of word vectors: scores of pairs of words, computed as matrix products (Ji 2016).
 
 The words of a row are divided into blocks of C words. All words of a block are scored against the K = C + 2W words
-around the block, and all words of a row against the N random words of the row. Masks select the pairs.
+around the block and against the N random words of the block. Masks select the pairs.
 
 P is the number of candidates among which a word has true pairs, and W is the maximum distance of a pair.
 """
@@ -44,6 +44,13 @@ def contexts(batch: Batch, window: int) -> tuple[Array, Array]:
     return around(batch.tokens), near_BnCK & same_BnCK
 
 
+def noise(batch: Batch, number: int) -> Array:
+    """Returns the `number` random words of each block, int32 (B, L / C, N), from the beginning of the source."""
+    assert batch.source is not None, "the source holds random words"
+    blocks = batch.shape[1] // BLOCK
+    return batch.source.tokens[:, : blocks * number].reshape(-1, blocks, number)
+
+
 class PairHead(Head):
     """Base class of the heads with a table of output vectors, initialised with zeros as in word2vec."""
 
@@ -69,7 +76,7 @@ class OutputEmbedding(nn.Module):
 
 
 class SkipGramScores(PairHead):
-    """Scores of each word with the words around its block and with the random words of its row (Mikolov 2013).
+    """Scores of each word with the words around its block and with the random words of its block (Mikolov 2013).
 
     The logits have the shape (B, L, K + N), and `Output.pairs` the shape (B, L, K).
     """
@@ -80,12 +87,11 @@ class SkipGramScores(PairHead):
     def compute(self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, dropout: nn.Dropout) -> Output:
         table_VE, (around_BnK, pairs_BnCK) = self.output_table(config), contexts(batch, self.window)
         (B, L, E), K = x_BLD.shape, around_BnK.shape[-1]
-        context_BnKE = jnp.take(table_VE, around_BnK, axis=0).astype(x_BLD.dtype)
+        candidates_BnP = jnp.concatenate([around_BnK, noise(batch, self.num_noise)], axis=-1)
+        vectors_BnPE = jnp.take(table_VE, candidates_BnP, axis=0).astype(x_BLD.dtype)
         words_BnCE = x_BLD.reshape(B, -1, BLOCK, E)
-        scores_BnCK = jnp.einsum("bnce,bnke->bnck", words_BnCE, context_BnKE, preferred_element_type=jnp.float32)
-        noise_BLN = _noise_scores(table_VE, x_BLD, batch, self.num_noise)
-        logits_BLP = jnp.concatenate([scores_BnCK.reshape(B, L, K), noise_BLN], axis=-1)
-        return Output(logits_BLP, pairs=pairs_BnCK.reshape(B, L, K))
+        scores_BnCP = jnp.einsum("bnce,bnpe->bncp", words_BnCE, vectors_BnPE, preferred_element_type=jnp.float32)
+        return Output(scores_BnCP.reshape(B, L, -1), pairs=pairs_BnCK.reshape(B, L, K))
 
     @nn.nowrap
     def scores_per_word(self) -> int:
@@ -93,7 +99,7 @@ class SkipGramScores(PairHead):
 
 
 class CbowScores(PairHead):
-    """Scores of the mean vector of each word's context with the word and with the random words of its row.
+    """Scores of the mean vector of each word's context with the word and with the random words of its block.
 
     The logits have the shape (B, L, 1 + N), and `Output.pairs` the shape (B, L, 1): whether the word has a context.
     """
@@ -111,7 +117,10 @@ class CbowScores(PairHead):
         mean_BLE = (sums_BnCE / jnp.maximum(counts_BnC1, 1.0)).reshape(B, L, E)
         mean_BLE = mean_BLE.astype(x_BLD.dtype)
         own_BL1 = jnp.sum(mean_BLE * jnp.take(table_VE, batch.tokens, axis=0), axis=-1, keepdims=True)
-        noise_BLN = _noise_scores(table_VE, mean_BLE, batch, self.num_noise)
+        noise_BnNE = jnp.take(table_VE, noise(batch, self.num_noise), axis=0).astype(x_BLD.dtype)
+        means_BnCE = mean_BLE.reshape(B, -1, BLOCK, E)
+        noise_BnCN = jnp.einsum("bnce,bnke->bnck", means_BnCE, noise_BnNE, preferred_element_type=jnp.float32)
+        noise_BLN = noise_BnCN.reshape(B, L, -1)
         return Output(jnp.concatenate([own_BL1, noise_BLN], axis=-1), pairs=(counts_BnC1 > 0).reshape(B, L, 1))
 
     @nn.nowrap
@@ -136,13 +145,6 @@ class CountScores(PairHead):
     def cost(self, config: ModelConfig, length: int = 0) -> HeadCost:
         V, E = config.vocab_size, config.d_model
         return HeadCost(V * E + 2 * V, 2 * length * E, length)
-
-
-def _noise_scores(table_VE: Array, x_BLE: Array, batch: Batch, number: int) -> Array:
-    """Returns the scores of all words with the first `number` words of the source, float32 (B, L, N)."""
-    assert batch.source is not None, "the source holds random words"
-    noise_BNE = jnp.take(table_VE, batch.source.tokens[:, :number], axis=0).astype(x_BLE.dtype)
-    return jnp.einsum("ble,bne->bln", x_BLE, noise_BNE, preferred_element_type=jnp.float32)
 
 
 class WordBias(nn.Module):

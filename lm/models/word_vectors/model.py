@@ -74,7 +74,8 @@ class WordVectors(Network):
     @nn.nowrap
     def initial_params(self, key: Array) -> dict[str, Any]:
         ids = jnp.zeros((1, BLOCK), jnp.int32)
-        batch = Batch(ids, ids, ids.astype(jnp.float32), ids, ids + 1, Source(ids, ids, ids + 1), ids)
+        others = jnp.zeros((1, getattr(self.head, "num_noise", BLOCK)), jnp.int32)
+        batch = Batch(ids, ids, ids.astype(jnp.float32), ids, ids + 1, Source(others, others, others + 1), ids)
         return self.init({"params": key}, batch)["params"]
 
     @nn.nowrap
