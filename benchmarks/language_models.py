@@ -217,7 +217,7 @@ def table(models: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def draw(models: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Plots the word perplexity on a part of the validation split against the minutes of training."""
+    """Plots the word perplexity on about a tenth of the validation split against the minutes of training."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.4), layout="constrained")

@@ -52,6 +52,6 @@ def get_config(directory=""):
         final_fraction=0.0,
     )
     config.train.update(batch_size=8, num_steps=2000)
-    config.eval.update(every_steps=250, batch_size=16, max_rows=64)
+    config.eval.update(every_steps=250, batch_size=16, max_rows=176)
     config.checkpoint.every_steps = 250
     return config
