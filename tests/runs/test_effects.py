@@ -32,7 +32,7 @@ def test_settings_that_may_change_when_a_run_continues(by_effect):
         sections
         | names("data", "cache_dir num_workers prefetch")
         | names("model", "attention remat")
-        | names("train", "accumulation max_bad_steps patience")
+        | names("train", "accumulation max_bad_steps max_minutes patience")
     )
 
 
@@ -40,7 +40,8 @@ def test_model_settings_that_may_differ_in_another_config_for_evaluation(by_effe
     harmless = by_effect["nothing"] | by_effect["updates"] | by_effect["storage"]
     assert {name for name in harmless if name.startswith("model.")} == names(
         "model",
-        "attention attention_dropout dropout embedding_std init_residual_scaling init_std locked_dropout max_length "
+        "attention attention_dropout change_penalty dropout embedding_from embedding_std init_residual_scaling init_std "
+        "locked_dropout max_length ngram.add ngram.discount ngram.fallback_discounts ngram.lambdas output_penalty "
         "recurrent_dropout recurrent_dropout_of remat scan_layers vocab_multiple",
     )
 
@@ -61,7 +62,7 @@ def test_settings_that_change_what_equal_parameters_compute(by_effect):
         "rope_scaling rope_factor rope_original_length rope_low_freq_factor rope_high_freq_factor rope_beta_fast "
         "rope_beta_slow rope_attention_factor rope_truncate rope_scaling_local nope_every nope_offset first_norm "
         "norm_epsilon norm_unit_offset activation scale_logits logits_softcap attention_scale attention_softcap "
-        "norm_embeddings embedding_scale window global_every global_offset dtype pooling lora_alpha",
+        "norm_embeddings embedding_scale ngram_lengths window global_every global_offset dtype pooling lora_alpha",
     )
 
 
@@ -70,7 +71,8 @@ def test_settings_that_decide_shapes(by_effect):
     special = {name: found for name, each in fields.items() if (found := each.metadata.get("parameters"))}
     shapes = {name.removeprefix("model.") for name in by_effect["shapes"] - {"objective.name"}}
     general = (
-        "architecture num_layers num_encoder_layers d_model num_heads num_kv_heads head_dim d_ff cell filter_widths"
+        "architecture num_layers num_encoder_layers d_model num_heads num_kv_heads head_dim d_ff cell filter_widths "
+        "ngram.order ngram.sizes ngram.smoothing"
     )
     assert shapes - set(special) == set(general.split())
     decided = defaultdict(set)
@@ -90,6 +92,8 @@ def test_settings_that_decide_shapes(by_effect):
         "recurrent_norm": {"cell_norm"},
         "state_norm": {"cell_norm"},
         "source_attention": {"source_attention"},
+        "static_embedding": {"static_channel"},
+        "ngram_embedding": {"ngram_buckets"},
         "shared_layer": {"share_layers"},
         "output": {"vocab_size", "tie_embeddings", "embedding_width"},
         "output_bias": {"vocab_size", "output_bias"},
