@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -19,9 +19,12 @@ from lm.models.protocol import Model
 from lm.parallel.mesh import cache_shardings, on_mesh, param_shardings, state_shardings
 
 
-@flax.struct.dataclass
+@dataclass(frozen=True)
 class TrainState:
-    """The complete state of a run. The data order, masks and dropout depend only on `step` and the config."""
+    """The complete state of a run. The data order, masks and dropout depend only on `step` and the config.
+
+    A pytree. If `carried` is None, the pytree lacks it, as in checkpoints written before the field existed.
+    """
 
     step: Array  # int32: number of completed steps
     params: Any  # float32
@@ -30,6 +33,20 @@ class TrainState:
     bad_steps: Array  # int32: steps skipped because the loss or gradient was not finite
     bad_in_row: Array  # int32: steps skipped since the last good step
     carried: Any = None  # the model's cache after the last good batch if data.stateful is set, otherwise None
+
+    def children(self) -> dict[str, Any]:
+        """Returns the children of the pytree by name."""
+        return {name: value for name, value in vars(self).items() if name != "carried" or value is not None}
+
+
+jax.tree_util.register_pytree_with_keys(
+    TrainState,
+    lambda state: (
+        [(jax.tree_util.GetAttrKey(name), value) for name, value in state.children().items()],
+        tuple(state.children()),
+    ),
+    lambda names, values: TrainState(**dict(zip(names, values, strict=True))),
+)
 
 
 def initial_state(config: Config, model: Model, optimizer: optax.GradientTransformation, key: Array) -> TrainState:

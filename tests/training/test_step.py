@@ -294,3 +294,12 @@ def test_compiled_step_contains_the_sharding_constraints():
     assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, "fsdp", "tensor")
     moment = abstract.opt_state[0].mu["layers"]["mlp"]["up"]["kernel"]
     assert moment.sharding == kernel.sharding
+
+
+def test_a_state_that_is_not_carried_is_no_part_of_the_tree():
+    """Otherwise, checkpoints written before the field existed could not be restored."""
+    state = TrainState(*(np.zeros(()) for _ in range(5)), bad_in_row=np.zeros(()))
+    names = ["step", "params", "opt_state", "ema", "bad_steps", "bad_in_row"]
+    for given, expected in ((state, names), (dataclasses.replace(state, carried=np.ones(2)), [*names, "carried"])):
+        paths = jax.tree_util.tree_leaves_with_path(given, is_leaf=lambda x: x is None)
+        assert [jax.tree_util.keystr(path, simple=True) for path, _ in paths] == expected
