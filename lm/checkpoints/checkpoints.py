@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
@@ -224,16 +223,16 @@ class Checkpoints:
                 problem = f"cannot average {count} checkpoints: the run has only {len(steps)}{up_to}"
                 raise UserError(f"{self.directory}: {problem}; train with a larger config.checkpoint.keep_latest.")
             steps = steps[-count:]
-            total: Any = None
+            mean: Any = None
             try:
-                for step in steps:
+                for number, step in enumerate(steps, start=1):
                     params, _ = self.restore_params(abstract_params, step, ema=ema)
-                    total = params if total is None else jax.tree.map(jnp.add, total, params)
+                    mean = params if mean is None else jax.tree.map(functools.partial(_mean, number), mean, params)
                 break
             except UserError:
                 if attempt == ATTEMPTS - 1 or set(steps) <= set(reading.agreed(self.steps())):
                     raise  # no training run has removed one of the steps, or this was the last attempt
-        return jax.tree.map(lambda x: x / count, total), steps
+        return mean, steps
 
     def _candidates(self, step: int | Literal["best"] | None) -> list[int]:
         self.wait()
@@ -334,3 +333,8 @@ class Checkpoints:
                 self._manager.reload()  # Orbax has lost track of the checkpoints that it was about to delete
             advice = "Earlier checkpoints are intact; free some space or grant access, then run the command again."
             raise UserError(f"{self.directory}: the checkpoint could not be {attempt}: {reason}. {advice}") from error
+
+
+def _mean(count: int, mean: Any, x: Any) -> Any:
+    """Returns the mean of `count` arrays from that of all but the last, `x`. The mean of equal values is exact."""
+    return mean + (x - mean) / count

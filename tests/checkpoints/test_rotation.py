@@ -67,6 +67,20 @@ def test_average_starts_again_with_the_checkpoints_that_are_left(tmp_path: Path,
     np.testing.assert_array_equal(params["w"], np.full(50_000, 25.0))
 
 
+@pytest.mark.parametrize("count", [3, 5, 6, 7])
+def test_average_of_equal_parameters_is_exact(tmp_path: Path, count: int) -> None:
+    """Otherwise, the adapters of an averaged run could not be exported alone."""
+    frozen = np.random.default_rng(0).standard_normal(1_000).astype(np.float32)
+    with Checkpoints(tmp_path, CheckpointConfig(keep_latest=count)) as checkpoints:
+        for step in range(count):
+            checkpoints.save(
+                step, {"params": {"frozen": frozen, "trained": np.full(10, 2.0**step, np.float32)}}, {}, {}
+            )
+    params, _ = Checkpoints(tmp_path, read_only=True).average_params(count)
+    np.testing.assert_array_equal(params["frozen"], frozen)
+    np.testing.assert_allclose(params["trained"], (2.0**count - 1) / count, rtol=1e-6)
+
+
 def test_damaged_checkpoint_beside_new_ones_is_still_reported(tmp_path: Path, during_reading: Any, capfd: Any) -> None:
     three = CheckpointConfig(keep_latest=3, keep_best=0)
     save(tmp_path, 10, 20, settings=three)
