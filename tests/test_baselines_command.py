@@ -2,11 +2,16 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from lm.config import defaults, source
+from lm.config import Config, defaults, source
+from lm.data.reading.readers import Pair
+from lm.data.tokenizing.bytes import ByteTokenizer
+from lm.evaluation.baselines.baseline import BaselineSetup
 from lm.evaluation.baselines.language import BigramBaseline
+from lm.runs.baselines import _key
 from tests.run_helpers import config_of, save_untrained
 from tests.test_predict_command import make_run
 
@@ -59,6 +64,23 @@ def test_runs_with_other_data_have_their_own_baselines(labels, call):
     outcome = call("eval.py", f"--workdir={roots}", "--baselines")
     assert outcome.status == 0, outcome.stderr
     assert all(f"majority class (data of {name})" in outcome.stdout for name in ("a", "other"))
+
+
+def test_baselines_are_shared_only_if_everything_that_they_read_is_equal():
+    def setup(*stores, prefix="", reference="x"):
+        train, valid, test = ({"s": SimpleNamespace(fingerprint=each)} for each in stores)
+        references = {"s": [Pair("a", (reference,))]}
+        return BaselineSetup(Config.from_dict({}), None, ByteTokenizer(), train, valid, test, references, {"s": prefix})
+
+    setups = [setup("a", "b", "c"), setup("x", "b", "c"), setup("a", "x", "c"), setup("a", "b", "x")]
+    setups += [setup("a", "b", "c", prefix="p: "), setup("a", "b", "c", reference="y")]
+    keys = [_key(each, "test") for each in setups]
+    assert len(set(keys)) == len(keys) and _key(setup("a", "b", "c"), "test") == keys[0]
+
+
+def test_a_missing_checkpoint_is_reported_before_baselines_are_fitted(labels, call):
+    outcome = call("eval.py", f"--workdir={labels / 'a'}", "--baselines", "--step=7")
+    assert outcome.status == 1 and "step 7" in outcome.stderr and "baseline" not in outcome.stdout
 
 
 def test_language_models_are_fitted_to_the_training_split_of_the_run(tiny, tmp_path, call):
