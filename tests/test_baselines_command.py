@@ -2,11 +2,16 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from lm.config import defaults, source
+from lm.config import Config, defaults, source
+from lm.data.reading.readers import Pair
+from lm.data.tokenizing.bytes import ByteTokenizer
+from lm.evaluation.baselines.baseline import BaselineSetup
 from lm.evaluation.baselines.language import BigramBaseline
+from lm.runs.baselines import _key
 from tests.run_helpers import config_of, save_untrained
 from tests.test_predict_command import make_run
 
@@ -17,9 +22,9 @@ def results(root, stem="results"):
 
 @pytest.fixture(scope="module")
 def labels(tiny_labels, tmp_path_factory):
-    """Two runs with the same data, and one with other folds."""
+    """Two runs with the same data."""
     folder = tmp_path_factory.mktemp("baselines")
-    for name, changes in (("a", {}), ("b", {"seed": 0}), ("other", {"data__fold": 1})):
+    for name, changes in (("a", {}), ("b", {"seed": 0})):
         save_untrained(folder / name, config_of(tiny_labels, **changes))
     return folder
 
@@ -54,13 +59,33 @@ def test_runs_with_the_same_data_share_their_baselines(labels, call):
     assert results(labels / "a")["baselines"] == results(labels / "b")["baselines"]
 
 
-def test_runs_with_other_data_have_their_own_baselines(labels, call):
-    roots = ",".join(str(labels / name) for name in ("a", "other"))
+@pytest.mark.exhaustive
+def test_runs_with_other_data_have_their_own_baselines(labels, tiny_labels, tmp_path, call):
+    save_untrained(tmp_path / "other", config_of(tiny_labels, data__fold=1))
+    roots = f"{labels / 'a'},{tmp_path / 'other'}"
     outcome = call("eval.py", f"--workdir={roots}", "--baselines")
     assert outcome.status == 0, outcome.stderr
     assert all(f"majority class (data of {name})" in outcome.stdout for name in ("a", "other"))
 
 
+def test_baselines_are_shared_only_if_everything_that_they_read_is_equal():
+    def setup(*stores, prefix="", reference="x"):
+        train, valid, test = ({"s": SimpleNamespace(fingerprint=each)} for each in stores)
+        references = {"s": [Pair("a", (reference,))]}
+        return BaselineSetup(Config.from_dict({}), None, ByteTokenizer(), train, valid, test, references, {"s": prefix})
+
+    setups = [setup("a", "b", "c"), setup("x", "b", "c"), setup("a", "x", "c"), setup("a", "b", "x")]
+    setups += [setup("a", "b", "c", prefix="p: "), setup("a", "b", "c", reference="y")]
+    keys = [_key(each, "test") for each in setups]
+    assert len(set(keys)) == len(keys) and _key(setup("a", "b", "c"), "test") == keys[0]
+
+
+def test_a_missing_checkpoint_is_reported_before_baselines_are_fitted(labels, call):
+    outcome = call("eval.py", f"--workdir={labels / 'a'}", "--baselines", "--step=7")
+    assert outcome.status == 1 and "step 7" in outcome.stderr and "baseline" not in outcome.stdout
+
+
+@pytest.mark.exhaustive
 def test_language_models_are_fitted_to_the_training_split_of_the_run(tiny, tmp_path, call):
     """The text of --text is scored, but the counts still come from the training split."""
     save_untrained(tmp_path / "run", config_of(tiny, optimizer__ema_decay=0.0))
@@ -74,6 +99,7 @@ def test_language_models_are_fitted_to_the_training_split_of_the_run(tiny, tmp_p
     assert xz["metrics"].keys() == {"bits_per_byte"} and xz["metrics"]["bits_per_byte"] > 20
 
 
+@pytest.mark.exhaustive
 def test_baselines_that_cannot_be_computed_and_tasks_without_any_say_so(tiny, tmp_path, call, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pycrfsuite", None)
     run = make_run(tmp_path / "tags", "tagging", tiny.cache)
@@ -89,6 +115,7 @@ def test_baselines_that_cannot_be_computed_and_tasks_without_any_say_so(tiny, tm
     assert "baselines" not in results(run.root)
 
 
+@pytest.mark.exhaustive
 def test_missing_training_data_is_one_line_before_anything_is_scored(tmp_path, tiny, refused):
     values = defaults()
     for split in ("train", "valid"):

@@ -106,6 +106,9 @@ def test_an_arpa_file_of_a_run_becomes_a_run_with_the_same_loss(trained, tmp_pat
     assert outcome.status == 0, outcome.stderr
     outcome = call("eval.py", f"--workdir={imported}")
     assert outcome.status == 0 and loss_of(imported) == pytest.approx(loss_of(trained), rel=1e-5), outcome.stderr
+    outcome = call("eval.py", f"--workdir={trained}", f"--mix={imported}:0.5")
+    mixed = loss_of(trained, stem="results-mix_imported_0.5")
+    assert outcome.status == 0 and mixed == pytest.approx(loss_of(trained), rel=1e-5), outcome.stderr
     outcome = call("lm.ngram", "import", *flags)
     assert outcome.status == 1 and "already exists; choose a new name" in outcome.stderr
     # Without --like, the words of the file are words of text.
@@ -160,6 +163,7 @@ def test_a_mixture_interpolates_probabilities():
     np.testing.assert_allclose(np.exp(logits), wanted, rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_a_neural_run_and_an_ngram_run_are_mixed_in_both_directions(tiny, trained, tmp_path, call):
     short = {"train__num_steps": 8, "optimizer__warmup_steps": 0, "optimizer__ema_decay": 0.0, "eval__stride": 30}
     neural = tmp_path / "neural"

@@ -87,7 +87,8 @@ class CleaningConfig:
     """Convert the text to lower case."""
     stop_words: str = ""
     """Words to remove: 'english' or 'chinese' (lists of function words without negations), or a text file with one word
-    per line, whose words replace its path when the config is read. Case is ignored. Chinese must be segmented."""
+    per line, whose words replace its path when the config is read. Case is ignored. Chinese must be segmented. The
+    blanks on one side of a removed word are removed too."""
     stem: str = option("", choices=("", *STEMMERS))
     """Language of the NLTK Snowball stemmer that replaces each word by its stem in lower case, or 'porter'."""
     whitespace: str = option("keep", choices=("keep", "trim", "lines", "collapse", "collapse_lines"))

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import regex
+
 from lm.config.schema import entries
 from lm.errors import UserError
 from lm.files import expanded, read_file
 
+_CHARACTERS = r"[\p{L}\p{M}\p{N}]"
+# A word consists of letters, digits and combining marks; apostrophes and hyphens may connect its parts. The English
+# clitics that treebank tokenisation splits off ('s, 're, ...) are words too.
+WORD = regex.compile(
+    rf"{_CHARACTERS}+(?:[-'’]{_CHARACTERS}+)*|(?<!{_CHARACTERS})['’](?:s|m|re|ve|d|ll)(?!{_CHARACTERS})",
+    regex.IGNORECASE,
+)
 LARGEST_FILE = 1_000_000  # bytes; lists of stop words have a few thousand bytes
 
 
@@ -37,6 +46,11 @@ def with_words(stop_words: str) -> str:
         if len(parts := line.split()) > 1:
             raise UserError(
                 f"{where}, line {number}: {line.strip()!r:.60} is not a single word; put one word per line."
+            )
+        if parts and not WORD.fullmatch(parts[0]):
+            raise UserError(
+                f"{where}, line {number}: {parts[0]!r:.60} never occurs as a word, because words consist of letters "
+                "and digits, which apostrophes and hyphens may connect; remove this line."
             )
         words += parts
     if not words:

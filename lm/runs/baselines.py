@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lm.config import Config
+from lm.data.reading.format import hash_of
 from lm.data.storing.splits import split_sources
 from lm.data.tokenizing.base import Tokenizers
 from lm.evaluation.baselines.baseline import BaselineSetup, NotComputed
@@ -58,10 +59,10 @@ class Baselines:
         valid = prepare_split(own, tokenizers, "valid") if any(each.needs_valid for each in found) else {}
         if not is_first():
             return []
-        key = _key(config, tokenizers, train, stores, split)
+        prefixes = {each.name: each.config.prefix for each in split_sources(config.data, section)}
+        setup = BaselineSetup(config, task, tokenizers.target, train, valid, stores, references, prefixes)
+        key = _key(setup, split)
         if key not in self.known:
-            prefixes = {each.name: each.config.prefix for each in split_sources(config.data, section)}
-            setup = BaselineSetup(config, task, tokenizers.target, train, valid, stores, references, prefixes)
             self.known[key] = [_result(each, setup, split) for each in found]
         return self.known[key]
 
@@ -80,10 +81,10 @@ def _result(baseline: Any, setup: BaselineSetup, split: str) -> Result:
     return Result(baseline.name, 0, split, metrics, 0, None, None, seconds, signatures=scores.signatures)
 
 
-def _key(
-    config: Config, tokenizers: Tokenizers, train: Mapping[str, Any], stores: Mapping[str, Any], split: str
-) -> str:
+def _key(setup: BaselineSetup, split: str) -> str:
     """Returns a string that is equal for evaluations with the same baselines."""
-    of_stores = [sorted((name, store.fingerprint) for name, store in each.items()) for each in (train, stores)]
+    config, splits = setup.config, (setup.train, setup.valid, setup.stores)
+    of_stores = [sorted((name, store.fingerprint) for name, store in each.items()) for each in splits]
+    pairs = [(name, setup.prefixes.get(name, ""), list(each)) for name, each in sorted(setup.references.items())]
     settings = [config.objective.name, config.seed, config.data.labels, dataclasses.asdict(config.eval)]
-    return json.dumps([split, *of_stores, *settings, tokenizers.target.fingerprint])
+    return json.dumps([split, *of_stores, hash_of(repr(pairs)), *settings, setup.tokenizer.fingerprint])

@@ -97,13 +97,6 @@ def evaluate_run(root: Path, options: Options, name: str = "", baselines: Baseli
     task = task_of(config)
     stores, references = _open_data(config, tokenizers, options)
     split = f"text {Path(options.text).name}" if options.text else options.split
-    beside: list[Result] = []
-    if baselines is not None:
-        trained_on = own if own.data.train else config  # an imported run has no data of its own
-        trained_on = replace_settings(trained_on, {"data.cache_dir": options.cache_dir})
-        section = "test" if options.text else options.split.partition("/")[0]
-        beside = baselines.score(trained_on, config, tokenizers, stores, references, section, split)
-
     model = build_model(config.model, task.head(config))
     mesh = choose_mesh(config)
     params, step, parameters, is_best = read_params(directory, config, model, mesh, options)
@@ -112,6 +105,12 @@ def evaluate_run(root: Path, options: Options, name: str = "", baselines: Baseli
     if options.mix is not None:
         model, params, mix_details = _mixed(options.mix, own, config, tokenizers, model, params, mesh, options)
         name = f"{name or root} + {mix_details['weight']:.3g} {options.mix.name}"
+    beside: list[Result] = []
+    if baselines is not None:  # they may take minutes, so the checkpoints are read before
+        trained_on = own if own.data.train else config  # an imported run has no data of its own
+        trained_on = replace_settings(trained_on, {"data.cache_dir": options.cache_dir})
+        section = "test" if options.text else options.split.partition("/")[0]
+        beside = baselines.score(trained_on, config, tokenizers, stores, references, section, split)
     evaluation = task.evaluation(EvaluationSetup(config, model, mesh, tokenizers, rows, references, options.split))
     devices = f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}"
     if is_first():

@@ -35,8 +35,8 @@ def setup_of(task, train, valid, evaluated, references=None, prefixes=None, labe
             tag_scheme="IOB2", generation=SimpleNamespace(metrics=("bleu", "rouge"), bleu_tokenize="13a")
         ),
     )
-    stores = {name: SimpleNamespace(raw=raw) for name, raw in evaluated.items()}
-    sides = [{"s": SimpleNamespace(raw=raw)} for raw in (train, valid)]
+    stores = {name: SimpleNamespace(raw=raw, fingerprint=repr(raw)) for name, raw in evaluated.items()}
+    sides = [{"s": SimpleNamespace(raw=raw, fingerprint=repr(raw))} for raw in (train, valid)]
     return BaselineSetup(config, TASKS[task], None, *sides, stores, references or {}, prefixes or {})
 
 
@@ -129,6 +129,23 @@ def test_the_penalty_is_chosen_on_the_validation_split():
     strength = re.search("C=([0-9.]+), chosen on", scores.signatures[LogisticNgrams.name])
     assert float(strength[1]) > min(label_baselines.LOGISTIC)
     assert reports == [(number, 5, "models") for number in range(5)]
+    assert scores.signatures[LogisticNgrams.name].endswith(", chosen on the validation split, which is also scored")
+    other = setup_of("classification", train, valid, {"s": train}, labels=("neg", "pos"))
+    assert LogisticNgrams().score(other).signatures[LogisticNgrams.name].endswith(", chosen on the validation split")
+
+
+def test_a_solver_that_stops_early_is_named(monkeypatch):
+    monkeypatch.setattr(label_baselines, "MOST_ITERATIONS", 2)
+    train = labelled(texts(40, 0))
+    setup = setup_of("classification", train, train[:20], {"s": train}, labels=("neg", "pos"))
+    assert LogisticNgrams().score(setup).signatures[LogisticNgrams.name].endswith("; did not converge")
+
+
+def test_predictions_that_are_not_numbers_are_no_baseline():
+    raw = [Labelled("good film", None, str(number)) for number in (1.0, 2.0)]
+    nan = [Labelled("good", None, "nan")]
+    with pytest.raises(NotComputed, match="are not numbers"):
+        RidgeNgrams().score(setup_of("regression", raw, nan, {"s": raw}))
 
 
 def test_labels_that_do_not_vary_have_no_linear_model():

@@ -1,6 +1,7 @@
 """Word vectors in whole runs: continued to the bit, the same on every mesh, evaluated, exported and loaded."""
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ VECTORS = {
     "eval__every_steps": 8,
 }
 GLOVE = {"objective__name": "glove", "objective__shared_negatives": 32, "objective__subsample": 1e-3}
+EXHAUSTIVE = pytest.mark.exhaustive
 TASKS = {
     "skipgram": {"model__ngram_buckets": 50},
     "cbow": {"objective__name": "cbow"},
@@ -46,6 +48,18 @@ def pairs(tmp_path_factory):
     file = tmp_path_factory.mktemp("pairs") / "pairs.tsv"
     file.write_text("quick\tbrown\t3\nfox\tdog\t9\nlazy\twizards\t1\nfox\tabsent\t5\n")
     return file
+
+
+@pytest.mark.parametrize("task", ["skipgram", *(pytest.param(each, marks=EXHAUSTIVE) for each in ("cbow", "glove"))])
+def test_vectors_are_of_cleaned_words(tiny, tmp_path, task):
+    words, draw = ["The", "Foxes", "fox", "and", "dogs", "Dog", "is", "RUN", "running"], random.Random(0)
+    lines = [" ".join(draw.choices(words, k=12)) for _ in range(60)]
+    (tmp_path / "text.txt").write_text("\n".join(lines))
+    text = {"data__train__text__path": str(tmp_path / "text.txt"), "data__train__text__document": "line"}
+    clean = {f"data__cleaning__{name}": "english" for name in ("stop_words", "stem")}
+    short = {"data__cleaning__lowercase": True, "train__num_steps": 2, "optimizer__warmup_steps": 0}
+    assert train_here(tiny, tmp_path / "run", **VECTORS | TASKS[task] | text | clean | short) == 0
+    assert sorted(json.loads((tmp_path / "run/tokenizer/words.json").read_text())) == ["dog", "fox", "run"]
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -78,6 +78,7 @@ def build(
     where = "" if source.identity() == "all" else " (in the whole data source)"
     notes = [*reader.notes_on(raw), *(f"{note}{where}" for note in reader.notes())]
     notes += [f"texts dropped ({reason}): {count:,}" for reason, count in rules.dropped.items() if count]
+    notes += rules.notes()
     fingerprint = hash_of(kind, *of_data, *identity[1:])
     return ExampleStore(source.name, raw, tokens, fingerprint, _counts(raw, tokens, tokenizer), {}, notes)
 

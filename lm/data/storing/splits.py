@@ -16,6 +16,7 @@ import hashlib
 import re
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -192,14 +193,16 @@ def cleaning_values(config: CleaningConfig) -> dict[str, Any]:
     return values | ({"markup": markup.VERSION} if config.strip_html or config.strip_control else {})
 
 
-def clean_text(config: CleaningConfig, text: str) -> str:
+def clean_text(config: CleaningConfig, text: str, removed: Counter[str] | None = None) -> str:
+    """Applies the steps of data.cleaning to a text. Adds the stop words that are removed to `removed`."""
     if config.unicode:
         text = unicodedata.normalize(config.unicode, text)  # type: ignore[arg-type]
     if config.strip_html:
         text = markup.strip_html(text)
     if config.strip_control:
         text = markup.strip_control(text)
-    text = words.clean_words(config, text)
+    if any(getattr(config, step) for step in WORD_STEPS):
+        text = words.clean_words(config, text, removed)
     if config.whitespace == "trim":
         text = text.strip()
     elif config.whitespace == "lines":
@@ -230,9 +233,20 @@ class Cleaner:
         self.config = config
         self.dropped = dict.fromkeys(self.reasons, 0)  # number of dropped examples by reason
         self._seen: set[bytes] = set()
+        self._removed: Counter[str] = Counter()
 
     def clean(self, example: Any) -> Any:
-        return clean_text(self.config, example)
+        return self._cleaned(example)
+
+    def _cleaned(self, text: str) -> str:
+        return clean_text(self.config, text, self._removed)
+
+    def notes(self) -> list[str]:
+        """Returns what a person should know about the texts cleaned so far."""
+        if not self.config.stop_words or self._removed:
+            return []
+        unsegmented = "" if self.config.segment else " (Chinese must be segmented, e.g. by data.cleaning.segment)"
+        return [f"no text contained a stop word{unsegmented}"]
 
     def keeps(self, example: Any) -> bool:
         """Returns whether a cleaned example is kept. Counts dropped examples in `dropped`."""
@@ -269,8 +283,8 @@ class PairCleaner(Cleaner):
         }
 
     def clean(self, example: Pair) -> Pair:
-        references = tuple(clean_text(self.config, each) for each in example.references)
-        return Pair(clean_text(self.config, example.source), references)
+        references = tuple(self._cleaned(each) for each in example.references)
+        return Pair(self._cleaned(example.source), references)
 
     def _reason_to_drop(self, *texts: str) -> str:
         if reason := super()._reason_to_drop(*texts):
@@ -292,8 +306,8 @@ class LabelledCleaner(Cleaner):
     def clean(self, example: Any) -> Any:
         if not isinstance(example, Labelled):
             return example
-        pair = None if example.pair is None else clean_text(self.config, example.pair)
-        return Labelled(clean_text(self.config, example.text), pair, example.label)
+        pair = None if example.pair is None else self._cleaned(example.pair)
+        return Labelled(self._cleaned(example.text), pair, example.label)
 
     def keeps(self, example: Any) -> bool:
         """Returns whether an example is kept; the two texts of a pair are checked as one text."""

@@ -251,6 +251,8 @@ def _build(
     print(
         f"tokenised {label}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, {counts['bytes']:,} bytes "
         f"in {time.monotonic() - began:.1f} s",
+        *(f"note: {label}: {note}" for note in rules.notes()),
+        sep="\n",
         file=sys.stderr,
     )
 

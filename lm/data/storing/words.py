@@ -1,8 +1,4 @@
-"""Cleans the words of a text: Chinese word segmentation, lower case, stop words and stemming.
-
-A word consists of letters, digits and combining marks; apostrophes and hyphens may connect its parts. The English
-clitics that treebank tokenisation splits off ('s, 're, ...) are words too. Punctuation is kept.
-"""
+"""Cleans the words of a text: Chinese word segmentation, lower case, stop words and stemming. Punctuation is kept."""
 
 from __future__ import annotations
 
@@ -10,43 +6,63 @@ import functools
 import importlib.metadata
 import logging
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import regex
-
 from lm.config import CleaningConfig
+from lm.config.stop_words import WORD
 from lm.data.reading.format import hash_of
 from lm.data.storing.stop_words import STOP_WORDS
 from lm.errors import UserError
 
-_CHARACTERS = r"[\p{L}\p{M}\p{N}]"
-WORD = regex.compile(
-    rf"{_CHARACTERS}+(?:[-'’]{_CHARACTERS}+)*|(?<!{_CHARACTERS})['’](?:s|m|re|ve|d|ll)(?!{_CHARACTERS})",
-    regex.IGNORECASE,
-)
-# Whitespace that surrounded removed words.
-SPACES, AROUND_LINES = regex.compile(r"[^\S\n]{2,}"), regex.compile(r"^[^\S\n]+|[^\S\n]+$", regex.MULTILINE)
 
+def clean_words(config: CleaningConfig, text: str, removed: Counter[str] | None = None) -> str:
+    """Applies the word-level steps of data.cleaning. Adds the removed words to `removed`.
 
-def clean_words(config: CleaningConfig, text: str) -> str:
-    """Applies the word-level steps of data.cleaning. Raises UserError if a step needs a missing package."""
+    Raises UserError if a step needs a missing package.
+    """
     if config.segment:
         text = segmenter()(text)
     if config.lowercase:
         text = text.lower()
-    stop_words = words_of(config.stop_words)
-    stem = stemmer(config.stem) if config.stem else str
-    if stop_words or config.stem:
-
-        def cleaned(match: regex.Match[str]) -> str:
-            word = match[0].replace("’", "'")
-            return "" if word.lower() in stop_words else stem(match[0])
-
-        text = WORD.sub(cleaned, text)
-    if stop_words:
-        text = AROUND_LINES.sub("", SPACES.sub(" ", text))
+    if config.stop_words:
+        text = _without(words_of(config.stop_words), text, Counter() if removed is None else removed)
+    if config.stem:
+        stem = stemmer(config.stem)
+        text = WORD.sub(lambda match: stem(match[0]), text)
     return text
+
+
+def _without(stop_words: frozenset[str], text: str, removed: Counter[str]) -> str:
+    """Removes words, each with the blanks after it (if there are others before it) or, at the end of a line, before it.
+
+    Other whitespace remains unchanged.
+    """
+    parts, end = [""], 0
+    for match in WORD.finditer(text):
+        word = match[0].lower().replace("’", "'")
+        if word in stop_words:
+            removed[word] += 1
+            _join(parts, text[end : match.start()], is_first=end == 0)
+            end = match.end()
+    _join(parts, text[end:], is_first=end == 0, is_last=True)
+    return "".join(parts)
+
+
+def _join(parts: list[str], part: str, is_first: bool, is_last: bool = False) -> None:
+    """Appends the text between two removed words to the parts before it, and drops blanks beside the first word."""
+    line, line_break, others = part.partition("\n")
+    rest = line.lstrip()
+    ends_line = not rest and bool(line_break or is_last)
+    if not is_first:
+        if ends_line:
+            before, break_before, last = parts[-1].rpartition("\n")
+            parts[-1] = before + break_before + last.rstrip()
+        if ends_line or not parts[-1] or parts[-1][-1].isspace():
+            part = rest + line_break + others
+    if part:
+        parts.append(part)
 
 
 def identity(config: CleaningConfig) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from lm.evaluation.baselines.baseline import BaselineSetup, LabelBaseline, NotCo
 MOST_CHARACTERS = 1 << 26  # of training text
 MOST_COEFFICIENTS = 1 << 22  # features times labels; the most frequent n-grams are kept
 LOGISTIC = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse strengths of the L2 penalty
+MOST_ITERATIONS = 1000  # of scikit-learn's solver for logistic regression
 RIDGE = (0.1, 0.3, 1.0, 3.0, 10.0)  # strengths of the L2 penalty
 
 
@@ -67,8 +68,8 @@ class LogisticNgrams(LabelBaseline):
         features_EF = vectorizer.fit_transform(map(_text, train))
 
         def fit(strength: float) -> Any:
-            with warnings.catch_warnings(action="ignore"):  # scikit-learn warns if the solver stops at the maximum
-                return LogisticRegression(C=strength, max_iter=1000).fit(features_EF, gold)
+            with warnings.catch_warnings(action="ignore"):  # the description says if the solver did not converge
+                return LogisticRegression(C=strength, max_iter=MOST_ITERATIONS).fit(features_EF, gold)
 
         def accuracy(model: Any, features: Any, valid: Sequence[Labelled]) -> float:
             return float(np.mean(model.predict(features) == np.array([example.label for example in valid])))
@@ -77,7 +78,8 @@ class LogisticNgrams(LabelBaseline):
         probabilities_EC = np.zeros((len(raw), len(labels)))
         columns = [labels.index(label) for label in model.classes_.tolist()]
         probabilities_EC[:, columns] = model.predict_proba(vectorizer.transform(map(_text, raw)))
-        return probabilities_EC, _describe(features_EF.shape[1], f"C={strength:g}", note)
+        stopped = "did not converge" if max(model.n_iter_) >= MOST_ITERATIONS else ""
+        return probabilities_EC, _describe(setup, features_EF.shape[1], f"C={strength:g}", stopped, note)
 
 
 class RidgeNgrams(LabelBaseline):
@@ -104,7 +106,7 @@ class RidgeNgrams(LabelBaseline):
 
         model, strength = _best(setup, vectorizer, RIDGE, fit, closeness)
         predicted_E = model.predict(vectorizer.transform(map(_text, raw)))
-        return predicted_E, _describe(features_EF.shape[1], f"alpha={strength:g}", note)
+        return predicted_E, _describe(setup, features_EF.shape[1], f"alpha={strength:g}", note)
 
 
 def _text(example: Labelled) -> str:
@@ -130,7 +132,10 @@ def _best(
     fit: Callable[[float], Any],
     quality: Callable[[Any, Any, Sequence[Labelled]], float],
 ) -> tuple[Any, float]:
-    """Fits a model with each strength. Returns the one with the highest quality on the validation split."""
+    """Fits a model with each strength. Returns the one with the highest quality on the validation split.
+
+    Raises NotComputed if no quality is a number.
+    """
     valid = raw_examples(setup.valid)
     features = vectorizer.transform(map(_text, valid))
     found: tuple[float, Any, float] | None = None
@@ -140,10 +145,16 @@ def _best(
         model = fit(strength)
         if (value := quality(model, features, valid)) > (found[0] if found else -np.inf):
             found = value, model, strength
-    assert found is not None
+    if found is None:
+        raise NotComputed("the models' predictions for the validation split are not numbers")
     return found[1], found[2]
 
 
-def _describe(num_features: int, strength: str, note: str) -> str:
+def _describe(setup: BaselineSetup, num_features: int, strength: str, *notes: str) -> str:
     features = f"tf-idf of {num_features:,} word 1- and 2-grams"
-    return "; ".join(filter(None, [features, f"{strength}, chosen on the validation split", note]))
+    chosen = f"{strength}, chosen on the validation split"
+    # Sources of the split may be scored alone, so stores are compared one by one.
+    of_valid = {store.fingerprint for store in setup.valid.values()}
+    if any(store.fingerprint in of_valid for store in setup.stores.values()):
+        chosen += ", which is also scored"
+    return "; ".join(filter(None, [features, chosen, *notes]))

@@ -1,5 +1,6 @@
 """Word-level cleaning: stop words, lower case, stemming and segmentation; what identifies a store; bad settings."""
 
+import random
 import sys
 from types import SimpleNamespace
 
@@ -10,8 +11,9 @@ from nltk.stem.snowball import SnowballStemmer
 from lm.config import CleaningConfig, Config
 from lm.config.data import STEMMERS, WORD_STEPS
 from lm.config.stop_words import with_words
+from lm.data.reading.readers import Labelled
 from lm.data.storing import words
-from lm.data.storing.splits import clean_text, cleaning_values
+from lm.data.storing.splits import LabelledCleaner, clean_text, cleaning_values
 from lm.data.storing.stop_words import STOP_WORDS
 from lm.errors import UserError
 from tests.tasks.test_tasks import values_of
@@ -23,7 +25,10 @@ from tests.tasks.test_tasks import values_of
         ({"lowercase": True}, "The ÄÖÜ Film", "the äöü film"),
         ({"stop_words": "english"}, "The film, which I saw, was not good", "film, saw, not good"),
         ({"stop_words": "english"}, "it 's John 's state-of-the-art idea .", "John state-of-the-art idea ."),
-        ({"stop_words": "english"}, "It’s  a\n  film of\nthe year", "\nfilm\nyear"),
+        ({"stop_words": "english"}, "It’s  a\n  film of\nthe year", "\n  film\nyear"),
+        ({"stop_words": "x\n"}, "  if  a:\n\n\tx  b\tx   c \n  x\nd  x \n  e", "  if  a:\n\n\tb\tc \n\nd\n  e"),
+        ({"stop_words": "x\n"}, "(x a), b x, x x c,x d", "( a), b , c, d"),
+        ({"stop_words": "x\n"}, "x", ""),
         ({"stop_words": "chinese"}, "这 是 一个 好 电影", "好 电影"),
         ({"stop_words": "chinese"}, "这是一个好电影", "这是一个好电影"),
         ({"stop_words": "Film\nnot\n"}, "The FILM is not bad", "The is bad"),
@@ -35,6 +40,19 @@ from tests.tasks.test_tasks import values_of
 )
 def test_cleaning(options, text, want):
     assert clean_text(CleaningConfig(**options), text) == want
+
+
+def test_random_texts_lose_words_and_blanks_beside_them_only():
+    """Words are separated as before, no line is added or lost, and blanks that are not beside a removed word remain."""
+    draw = random.Random(0)
+    for _ in range(500):
+        text = "".join(draw.choices(["x", "ab", "c", " ", " ", "\n", ","], k=draw.randint(0, 12)))
+        found = clean_text(CleaningConfig(stop_words="x\n"), text)
+        assert found.count("\n") == text.count("\n") and len(found) <= len(text)
+        assert words.WORD.findall(found) == [word for word in words.WORD.findall(text) if word != "x"]
+        for one, other in zip(text.split("\n"), found.split("\n"), strict=True):
+            if "x" not in words.WORD.findall(one):
+                assert other == one
 
 
 def test_defaults_change_neither_texts_nor_what_identifies_a_store():
@@ -73,6 +91,17 @@ def test_lists_are_function_words_in_lower_case_without_negations():
         assert all(found == [word] for word, found in matches.items()), "each entry is a whole word"
     assert not STOP_WORDS["english"] & {"no", "not", "nor", "never", "n't", "none", "don't"}
     assert not STOP_WORDS["chinese"] & {"不", "没", "没有", "无", "非"}
+
+
+def test_stop_words_that_no_text_contains_are_noted():
+    for config, text, noted in [
+        ({"stop_words": "chinese"}, "这是一个好电影", True),
+        ({"stop_words": "chinese"}, "这 是 一个 好 电影", False),
+        ({"lowercase": True}, "film", False),
+    ]:
+        rules = LabelledCleaner(CleaningConfig(**config))
+        rules.clean(Labelled(text, None, "pos"))
+        assert ["no text contained a stop word" in note for note in rules.notes()] == [True] * noted
 
 
 # --- segmentation -------------------------------------------------------------------------------------------------
@@ -135,6 +164,8 @@ def test_config_contains_the_words_of_a_file(tmp_path):
         (None, "cannot be read (No such file or directory); use 'english' or 'chinese', or a file with one word per l"),
         (b"\n \n", "contains no words; leave this setting empty to keep all words."),
         (b"the\nof course\n", "line 2: 'of course' is not a single word; put one word per line."),
+        (b"the\nc++\n", "line 2: 'c++' never occurs as a word, because words consist of letters and digits"),
+        (b",\n", "line 1: ',' never occurs as a word"),
         (b"a\n\xff", "is not encoded in UTF-8 (byte 2); convert it to UTF-8."),
         (b"word\n" * 300_000, "has 1,500,000 bytes; a list of stop words has at most 1,000,000."),
     ],
