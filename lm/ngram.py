@@ -5,7 +5,7 @@ python -m lm.ngram import --arpa=model.arpa --workdir=runs/imported           wo
 python -m lm.ngram import --arpa=m.arpa.gz --workdir=runs/i --like=runs/ngram   the tokenizer and the data of a run
 
 An imported file is a run directory, which eval.py and lm.generate use like any other. Its probabilities are those of
-the file, whatever its smoothing.
+the file, whatever its smoothing; files in which they do not sum to 1 are refused.
 """
 
 from __future__ import annotations

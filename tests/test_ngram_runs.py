@@ -123,6 +123,17 @@ def test_bad_arpa_files_and_runs_are_refused_in_one_line_and_nothing_is_written(
         "cut": (good[:-7].encode(), "is incomplete"),
         "latin": (good.replace("abc", "é").encode("latin-1"), "is not UTF-8"),
     }
+    files |= {
+        "sums": (good.encode(), "the probabilities of the 1-grams sum to 0.2, not to 1"),
+        "context": (
+            good.replace("=3\n", "=3\nngram 2=1\n")
+            .replace("-1\t<s>", "-1\t<s>\t0.5")
+            .replace("-1\t", "-0.30103\t")
+            .replace("\\end", "\\2-grams:\n-0.30103\t<s> abc\n\n\\end")
+            .encode(),
+            "the probabilities after '<s>' sum to 2.081, not to 1",
+        ),
+    }
     files |= {"like": (good.encode(), "1 words, such as 'abc', are not in the tokenizer of")}
     files |= {
         "broken.gz": (gzip.compress(good.encode())[:-12], "damaged or not a gzip file"),

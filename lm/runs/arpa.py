@@ -21,7 +21,8 @@ from lm.data.tokenizing.vocabularies import WordTokenizer
 from lm.errors import UserError
 from lm.files import new_directory, remove_leftovers, replacing, writing_flag
 from lm.models import MODELS, build_model
-from lm.models.ngram.arpa import BEGIN, END, UNKNOWN, Arpa, Vocabulary, arpa_lines, params_of, read_arpa
+from lm.models.ngram.arpa import BEGIN, END, UNKNOWN, Arpa, Vocabulary, arpa_lines, params_of, read_arpa, shown
+from lm.models.ngram.sums import wrong_sum
 from lm.reporting.progress import counting
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options, choose_mesh, read_params
@@ -103,7 +104,9 @@ def import_arpa(path: Path, workdir: Path, like: Path | None) -> str:
         if tokenizer is None:
             tokenizer = _words_of(arpa)
         vocab_size = tokenizer.vocab_size
-        params = params_of(arpa, _ids(arpa, tokenizer, like), vocab_size, tokenizer.start_id)
+        ids = _ids(arpa, tokenizer, like)
+        params = params_of(arpa, ids, vocab_size, tokenizer.start_id)
+        _check_sums(arpa, params, ids, tokenizer.start_id)
     sizes = tuple(len(table[0]) for table in arpa.tables[1:])
     values["model"] |= {"architecture": "ngram", "ngram": values["model"]["ngram"] | {"smoothing": "arpa"}}
     config = Config.from_dict(values)
@@ -151,10 +154,18 @@ def _ids(arpa: Arpa, tokenizer: Tokenizer, like: Path | None) -> np.ndarray:
     """Returns the token id of each word of the file, int32."""
     known = vocabulary_of(tokenizer, tokenizer.vocab_size).ids()
     if unknown := [word for word in arpa.words if word not in known]:
-        example = repr(unknown[0] if len(unknown[0]) <= 60 else f"{unknown[0][:60]}...")
-        problem = f"{len(unknown):,} words, such as {example}, are not in the tokenizer"
+        problem = f"{len(unknown):,} words, such as {shown(unknown[0])}, are not in the tokenizer"
         raise UserError(f"{problem} of {like}; omit --like, or name the run whose export this is.")
     return np.array([known[word] for word in arpa.words], np.int32)
+
+
+def _check_sums(arpa: Arpa, params: dict[str, Any], ids: np.ndarray, start_id: int) -> None:
+    """Raises UserError if probabilities do not sum to 1, since evaluations would normalise them silently."""
+    if (wrong := wrong_sum(params)) is not None:
+        context, total = wrong
+        words = dict(zip(ids.tolist(), arpa.words, strict=True)) | {start_id: BEGIN}
+        where = f"after {shown(' '.join(words[token] for token in context))}" if context else "of the 1-grams"
+        raise UserError(f"the probabilities {where} sum to {total:.4g}, not to 1; normalise the model.")
 
 
 @contextmanager
