@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ import pytest
 from lm.batch import Output
 from lm.errors import UserError
 from lm.models.mixture import Mixture
+from lm.runs.arpa import export_arpa, import_arpa
+from lm.runs.directory import RunDirectory
 from lm.runs.mixing import Mix, check_mixable
 from tests.run_helpers import config_of, train_here
 
@@ -79,6 +82,11 @@ def test_every_token_has_its_whole_context_whatever_the_length_of_windows(tiny, 
         ),
         ({"model__ngram__lambdas": (0.5,)}, "config.model.ngram.lambdas: give 3 weights from 0 to 1, one per order"),
         ({"model__ngram__fallback_discounts": (0.5, 3, 1)}, "give three discounts, each from 0 to its count"),
+        ({"data__sequence_length": 2}, "config.data.sequence_length: 2 is less than model.ngram.order=3"),
+        (
+            {"eval__stride": 31},
+            "config.eval.stride: windows that begin every 31 tokens cut the contexts of model.ngram",
+        ),
         ({"model__ngram__sizes": (5,)}, "config.model.ngram.sizes: these numbers are counted in the training data"),
     ],
 )
@@ -150,6 +158,16 @@ def test_bad_arpa_files_and_runs_are_refused_in_one_line_and_nothing_is_written(
     outcome = call("lm.ngram", "export", f"--workdir={tmp_path / 'add'}", f"--out={tmp_path / 'out'}")
     assert outcome.status == 1 and "smoothing='add_k' shares probability equally" in outcome.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_an_import_like_a_neural_run_gives_every_token_its_whole_context(tiny, trained, tmp_path):
+    run = RunDirectory(tmp_path / "neural")
+    run.write_config(config_of(tiny, eval__every_steps=7))
+    shutil.copytree(trained / "tokenizer", tmp_path / "neural" / "tokenizer")
+    export_arpa(trained, tmp_path / "m.arpa")
+    import_arpa(tmp_path / "m.arpa", tmp_path / "imported", tmp_path / "neural")
+    assert run.load_config().eval.stride == 32
+    assert RunDirectory(tmp_path / "imported").load_config().eval.stride == 30  # 3-grams in windows of 32
 
 
 class Fixed:

@@ -108,15 +108,16 @@ def import_arpa(path: Path, workdir: Path, like: Path | None) -> str:
         params = params_of(arpa, ids, vocab_size, tokenizer.start_id)
         _check_sums(arpa, params, ids, tokenizer.start_id)
     sizes = tuple(len(table[0]) for table in arpa.tables[1:])
-    values["model"] |= {"architecture": "ngram", "ngram": values["model"]["ngram"] | {"smoothing": "arpa"}}
-    config = Config.from_dict(values)
+    ngram = values["model"]["ngram"] | {"smoothing": "arpa", "order": arpa.order}
+    values["model"] |= {"architecture": "ngram", "ngram": ngram}
+    values["eval"]["stride"] = 0  # derived from the order
+    config = Config.from_dict(values, reset_unread=True)  # n-grams do not read all evaluation settings of neural runs
     # Some kinds of tokenizers, such as words, are never loaded from a file that the config names.
     where = str(workdir.absolute() / "tokenizer" / tokenizer.file_name) if tokenizer.file_type else ""
     config = replace_settings(
         config,
         {
             "model.vocab_size": vocab_size,
-            "model.ngram.order": arpa.order,
             "model.ngram.sizes": sizes,
             "data.tokenizer.path": where,
             "data.tokenizer.kind": tokenizer.kind,

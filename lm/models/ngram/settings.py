@@ -18,13 +18,22 @@ from lm.models.ngram.smoothing import SMOOTHINGS
 from lm.models.ngram.table import fitted
 
 
-def derive(config: Any) -> dict[str, Any]:
+def largest_stride(config: Any) -> int:
     """Returns a stride of evaluation windows that gives every token its whole context of n - 1 tokens."""
-    return {"eval.stride": max(1, config.data.sequence_length - (config.model.ngram.order - 1))}
+    return max(1, config.data.sequence_length - (config.model.ngram.order - 1))
+
+
+def derive(config: Any) -> dict[str, Any]:
+    return {"eval.stride": largest_stride(config)}
 
 
 def check(config: Any, refuse: Refuse) -> None:
     ngram, sources = config.model.ngram, config.data.train
+    if (length := config.data.sequence_length) < ngram.order:
+        refuse("data.sequence_length", f"{length} is less than model.ngram.order={ngram.order}; raise this number.")
+    if (stride := config.eval.stride) > (largest := largest_stride(config)):
+        problem = f"windows that begin every {stride} tokens cut the contexts of model.ngram.order={ngram.order}"
+        refuse("eval.stride", f"{problem}; set this to 0, which means {largest}.")
     weights = {each.weight for each in sources.values() if each.weight > 0}
     if len(weights) > 1:
         refuse("data.train", "every document is counted once, so all weights must be 1, or 0 to leave a source out.")
