@@ -22,7 +22,7 @@ TENSOR_SIZES = ("vocab_size", "source_vocab_size")  # sizes that every architect
 
 MODEL_SETTINGS = """
 d_model embedding_width num_encoder_layers source_vocab_size norm norm_epsilon activation use_bias share_embeddings
-shift_decoder tie_embeddings scale_logits logits_softcap dropout init_std embedding_std dtype
+shift_decoder tie_embeddings scale_logits logits_softcap dropout init_std embedding_std embedding_from dtype
 """
 OTHER_SETTINGS = """
 init_from data.num_workers data.prefetch objective.label_smoothing objective.label_smoothing_over objective.z_loss
