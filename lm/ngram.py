@@ -28,7 +28,7 @@ def define_flags() -> None:
     define_path("workdir", "Run directory to create (import) or to export.")
     define_path("arpa", "import: the ARPA file, or a .gz file that holds one.")
     define_path("like", "import: run whose tokenizer, data and evaluation settings are used.")
-    define_path("out", "export: ARPA file to write.")
+    define_path("out", "export: ARPA file to write; compressed if its name ends in .gz.")
 
 
 def main() -> int:

@@ -74,6 +74,7 @@ def test_every_token_has_its_whole_context_whatever_the_length_of_windows(tiny, 
     ("changes", "message"),
     [
         ({"model__d_model": 64}, "config.model.d_model: this setting is not read by model.architecture=ngram, only by"),
+        ({"model__embedding_from": "a.txt"}, "config.model.embedding_from: this setting is not read by model.arch"),
         ({"train__num_steps": 5}, "config.train.num_steps: this setting is not read by model.architecture=ngram"),
         ({"objective__name": "classification"}, "model.architecture=ngram learns from whole documents; choose causal"),
         (
@@ -108,7 +109,9 @@ def test_an_arpa_file_of_a_run_becomes_a_run_with_the_same_loss(trained, tmp_pat
     arpa, imported = tmp_path / "model.arpa", tmp_path / "imported"
     outcome = call("lm.ngram", "export", f"--workdir={trained}", f"--out={arpa}")
     assert outcome.status == 0 and "n-grams of orders 1 to 3" in outcome.stdout, outcome.stderr
-    (tmp_path / "m.arpa.gz").write_bytes(gzip.compress(arpa.read_bytes()))
+    export_arpa(trained, tmp_path / "m.arpa.gz")
+    assert (tmp_path / "m.arpa.gz").read_bytes()[:8] == b"\x1f\x8b\x08\0\0\0\0\0"  # no name and no time
+    assert gzip.decompress((tmp_path / "m.arpa.gz").read_bytes()) == arpa.read_bytes()
     flags = f"--arpa={tmp_path / 'm.arpa.gz'}", f"--workdir={imported}", f"--like={trained}"
     outcome = call("lm.ngram", "import", *flags)
     assert outcome.status == 0, outcome.stderr
@@ -212,11 +215,11 @@ def test_runs_that_predict_other_tokens_are_not_mixed(tiny, tiny_labels):
     for other, fingerprints, length, message in (
         (own, ("a", "b"), 32, "the tokenizers of the two runs differ"),
         (config_of(tiny_labels), ("a", "a"), 32, "objective.name=classification does not score every token"),
-        (own, ("a", "a"), 64, "its model has 32 positions, but rows have 64 tokens; evaluate that run"),
+        (config_of(tiny), ("a", "a"), 64, "its model has 32 positions, but rows have 64 tokens; evaluate that run"),
     ):
         with pytest.raises(UserError, match=message):
             check_mixable(mix, own, other, fingerprints, length)
-    check_mixable(mix, own, own, ("a", "a"), 32)
+    check_mixable(mix, own, own, ("a", "a"), 64)  # an n-gram model has no positions
 
 
 @pytest.mark.parametrize("text", ["runs/a:0", "runs/a:1.5", "runs/a:-1"])
@@ -224,3 +227,10 @@ def test_weights_outside_0_to_1_are_refused(text):
     with pytest.raises(UserError, match="must be between 0 and 1"):
         Mix.of(text)
     assert Mix.of("runs/a") == Mix.of("runs/a") and Mix.of("runs/a:b/c").weight is None
+
+
+@pytest.mark.parametrize("text", ["runs/a:", "runs/a:0,3", "runs/a:.3x"])
+def test_weights_that_are_no_numbers_are_refused(text):
+    with pytest.raises(UserError, match=f"--mix={text}: .* is not a number; write RUN:WEIGHT, e.g. runs/a:0.3"):
+        Mix.of(text)
+    assert Mix.of("runs:1/a").root.name == "a"

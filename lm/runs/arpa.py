@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import re
@@ -9,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from lm.errors import UserError
 from lm.files import new_directory, remove_leftovers, replacing, writing_flag
 from lm.models import MODELS, build_model
 from lm.models.ngram.arpa import BEGIN, END, UNKNOWN, Arpa, Vocabulary, arpa_lines, params_of, read_arpa, shown
+from lm.models.ngram.settings import NGRAM
 from lm.models.ngram.sums import wrong_sum
 from lm.reporting.progress import counting
 from lm.runs.directory import RunDirectory
@@ -29,8 +31,8 @@ from lm.runs.evaluate import Options, choose_mesh, read_params
 from lm.runs.fingerprint import recorded_settings
 from lm.runs.prepare import load_tokenizers
 from lm.tasks import task_of
+from lm.training.fitting import STEP
 
-STEP = 1  # the step of the only checkpoint of an imported run
 SPECIAL = re.compile(rf"\\*({'|'.join(map(re.escape, (BEGIN, END, UNKNOWN)))})")
 
 
@@ -62,10 +64,13 @@ def vocabulary_of(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
 
 
 def export_arpa(root: Path, path: Path) -> str:
-    """Writes the n-gram model of a run to an ARPA file, and describes it. Raises UserError if that is impossible."""
+    """Writes the n-gram model of a run to an ARPA file, and describes it. Raises UserError if that is impossible.
+
+    If the name of the file ends in .gz, the file is compressed; equal models yield equal files.
+    """
     directory = RunDirectory.existing(root)
     config = directory.load_config()
-    if MODELS[config.model.architecture].fit is None:
+    if MODELS[config.model.architecture] is not NGRAM:
         raise UserError(f"{root} holds a model with model.architecture={config.model.architecture}, not n-grams.")
     model = build_model(config.model, task_of(config).head(config))
     params, *_ = read_params(directory, config, model, choose_mesh(config), Options())
@@ -76,13 +81,24 @@ def export_arpa(root: Path, path: Path) -> str:
     order, done = config.model.ngram.order, 0
     total = sum(len(each["log_probs"]) for each in params.values())
     with writing_flag("out", path), replacing(path) as temporary, counting(total, "n-grams") as report:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        with _writing(temporary, path.name.endswith(".gz")) as file:
             for part in arpa_lines(params, order, vocabulary):
-                file.write(part)
+                file.write(part.encode())
                 done += part.count("\n")
                 if report is not None:
                     report(min(done, total), total)
     return f"{total:,} n-grams of orders 1 to {order}"
+
+
+@contextmanager
+def _writing(path: Path, compressed: bool) -> Iterator[IO[bytes]]:
+    with path.open("wb") as file:
+        if not compressed:
+            yield file
+            return
+        # The header holds neither a name nor a time.
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as packed:
+            yield packed
 
 
 # --- import -------------------------------------------------------------------------------------------------------
