@@ -48,6 +48,8 @@ def trained(tiny, tmp_path_factory):
 
 
 def test_a_run_is_fitted_once_and_used_by_the_commands(tiny, trained, call, capsys):
+    fitted = json.loads((trained / "checkpoints/1/record/metadata").read_text())["content"]["metadata"]["fitted"]
+    assert len(fitted["lambdas"]) == 3 and all(0 < each < 1 for each in fitted["lambdas"])
     record = (trained / "checkpoints/1").stat().st_mtime_ns
     capsys.readouterr()
     assert train_here(tiny, trained, **NGRAM) == 0
@@ -95,6 +97,17 @@ def test_settings_that_do_not_fit_are_refused(tiny, changes, message):
     with pytest.raises(UserError) as error:
         config_of(tiny, **NGRAM | changes)
     assert message in str(error.value)
+
+
+def test_models_that_cannot_be_fitted_are_refused_before_anything_is_built(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("lm.training.loop.prepare", None)
+    message = "config.model.ngram.smoothing: such a model cannot be trained, only imported"
+    with pytest.raises(UserError, match=message):
+        train_here(tiny, tmp_path / "run", **NGRAM | {"model__ngram__smoothing": "arpa"})
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(UserError, match="is fitted by one process; start only one"):
+        train_here(tiny, tmp_path / "run", **NGRAM)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_order_above_the_longest_document_is_refused_and_leaves_nothing(tiny, tmp_path):

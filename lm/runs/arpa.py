@@ -91,7 +91,7 @@ def export_arpa(root: Path, path: Path) -> str:
 
 
 @contextmanager
-def _writing(path: Path, compressed: bool) -> Iterator[IO[bytes]]:
+def _writing(path: Path, compressed: bool) -> Iterator[IO[bytes] | gzip.GzipFile]:
     with path.open("wb") as file:
         if not compressed:
             yield file

@@ -41,7 +41,7 @@ ngram 3=1
 
 def test_a_written_file_is_read_as_the_same_tables(tmp_path):
     settings = NgramSettings(order=3, fallback_discounts=(0.5, 1.0, 1.5))
-    params = fitted(levels_of(documents(), 3, tmp_path), settings, POSSIBLE)
+    params, _ = fitted(levels_of(documents(), 3, tmp_path), settings, POSSIBLE)
     names = ("", "", "", "<unk>", *(f"w{n}" for n in range(4, V)))
     text = "".join(arpa_lines(params, 3, Vocabulary(names, BOS, EOS, UNK)))
     arpa = read_arpa(text.splitlines(keepends=True))
@@ -57,7 +57,7 @@ def test_a_written_file_is_read_as_the_same_tables(tmp_path):
 def test_a_tokenizer_without_bos_writes_its_eos_as_both_marks(tmp_path):
     texts = [[EOS, *each[1:]] for each in documents()]
     settings = NgramSettings(order=2, smoothing="absolute_discounting", discount=0.5)
-    params = fitted(count_ngrams([store_of(texts)], 2, V, EOS, tmp_path), settings, POSSIBLE)
+    params, _ = fitted(count_ngrams([store_of(texts)], 2, V, EOS, tmp_path), settings, POSSIBLE)
     names = ("", "", "", "<unk>", *(f"w{n}" for n in range(4, V)))
     arpa = read_arpa("".join(arpa_lines(params, 2, Vocabulary(names, EOS, EOS, UNK))).splitlines())
     ids = {name: n for n, name in enumerate(names)} | {"<s>": EOS, "</s>": EOS}
