@@ -56,7 +56,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("stride", 0, "Number of tokens between window starts. If 0, the config's eval.stride is used.")
     flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.")
     flags.DEFINE_string(
-        "mix", "", "Run with whose probabilities those of each run are interpolated, as RUN:WEIGHT, or RUN to tune it."
+        "mix",
+        "",
+        "Second run, whose probabilities are mixed with those of each run: RUN:WEIGHT, or RUN to tune the weight.",
     )
     flags.DEFINE_integer("num_beams", 0, "Beam size for generated outputs. If 0, eval.generation.num_beams is used.")
     flags.DEFINE_float("length_penalty", None, "Overrides eval.generation.length_penalty.")

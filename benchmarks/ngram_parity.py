@@ -51,7 +51,7 @@ def our_arpa(lines: list[str], order: int) -> str:
     possible[:END] = False  # padding and BEGIN
     with tempfile.TemporaryDirectory() as folder:
         levels = count_ngrams([store], order, len(possible), BEGIN, Path(folder))
-    params = fitted(levels, NgramSettings(order=order), possible)
+    params, _ = fitted(levels, NgramSettings(order=order), possible)
     return "".join(arpa_lines(params, order, Vocabulary(("", "", "", UNKNOWN, *words), BEGIN, END, UNK)))
 
 

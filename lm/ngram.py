@@ -5,7 +5,7 @@ python -m lm.ngram import --arpa=model.arpa --workdir=runs/imported           wo
 python -m lm.ngram import --arpa=m.arpa.gz --workdir=runs/i --like=runs/ngram   the tokenizer and the data of a run
 
 An imported file is a run directory, which eval.py and lm.generate use like any other. Its probabilities are those of
-the file, whatever its smoothing.
+the file, whatever its smoothing; files in which they do not sum to 1 are refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def define_flags() -> None:
     define_path("workdir", "Run directory to create (import) or to export.")
     define_path("arpa", "import: the ARPA file, or a .gz file that holds one.")
     define_path("like", "import: run whose tokenizer, data and evaluation settings are used.")
-    define_path("out", "export: ARPA file to write.")
+    define_path("out", "export: ARPA file to write; compressed if its name ends in .gz.")
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ import pytest
 from lm.batch import Output
 from lm.errors import UserError
 from lm.models.mixture import Mixture
+from lm.runs.arpa import export_arpa, import_arpa
+from lm.runs.directory import RunDirectory
 from lm.runs.mixing import Mix, check_mixable
 from tests.run_helpers import config_of, train_here
 
@@ -45,6 +48,8 @@ def trained(tiny, tmp_path_factory):
 
 
 def test_a_run_is_fitted_once_and_used_by_the_commands(tiny, trained, call, capsys):
+    fitted = json.loads((trained / "checkpoints/1/record/metadata").read_text())["content"]["metadata"]["fitted"]
+    assert len(fitted["lambdas"]) == 3 and all(0 < each < 1 for each in fitted["lambdas"])
     record = (trained / "checkpoints/1").stat().st_mtime_ns
     capsys.readouterr()
     assert train_here(tiny, trained, **NGRAM) == 0
@@ -71,6 +76,7 @@ def test_every_token_has_its_whole_context_whatever_the_length_of_windows(tiny, 
     ("changes", "message"),
     [
         ({"model__d_model": 64}, "config.model.d_model: this setting is not read by model.architecture=ngram, only by"),
+        ({"model__embedding_from": "a.txt"}, "config.model.embedding_from: this setting is not read by model.arch"),
         ({"train__num_steps": 5}, "config.train.num_steps: this setting is not read by model.architecture=ngram"),
         ({"objective__name": "classification"}, "model.architecture=ngram learns from whole documents; choose causal"),
         (
@@ -79,6 +85,11 @@ def test_every_token_has_its_whole_context_whatever_the_length_of_windows(tiny, 
         ),
         ({"model__ngram__lambdas": (0.5,)}, "config.model.ngram.lambdas: give 3 weights from 0 to 1, one per order"),
         ({"model__ngram__fallback_discounts": (0.5, 3, 1)}, "give three discounts, each from 0 to its count"),
+        ({"data__sequence_length": 2}, "config.data.sequence_length: 2 is less than model.ngram.order=3"),
+        (
+            {"eval__stride": 31},
+            "config.eval.stride: windows that begin every 31 tokens cut the contexts of model.ngram",
+        ),
         ({"model__ngram__sizes": (5,)}, "config.model.ngram.sizes: these numbers are counted in the training data"),
     ],
 )
@@ -86,6 +97,17 @@ def test_settings_that_do_not_fit_are_refused(tiny, changes, message):
     with pytest.raises(UserError) as error:
         config_of(tiny, **NGRAM | changes)
     assert message in str(error.value)
+
+
+def test_models_that_cannot_be_fitted_are_refused_before_anything_is_built(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("lm.training.loop.prepare", None)
+    message = "config.model.ngram.smoothing: such a model cannot be trained, only imported"
+    with pytest.raises(UserError, match=message):
+        train_here(tiny, tmp_path / "run", **NGRAM | {"model__ngram__smoothing": "arpa"})
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(UserError, match="is fitted by one process; start only one"):
+        train_here(tiny, tmp_path / "run", **NGRAM)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_order_above_the_longest_document_is_refused_and_leaves_nothing(tiny, tmp_path):
@@ -100,7 +122,9 @@ def test_an_arpa_file_of_a_run_becomes_a_run_with_the_same_loss(trained, tmp_pat
     arpa, imported = tmp_path / "model.arpa", tmp_path / "imported"
     outcome = call("lm.ngram", "export", f"--workdir={trained}", f"--out={arpa}")
     assert outcome.status == 0 and "n-grams of orders 1 to 3" in outcome.stdout, outcome.stderr
-    (tmp_path / "m.arpa.gz").write_bytes(gzip.compress(arpa.read_bytes()))
+    export_arpa(trained, tmp_path / "m.arpa.gz")
+    assert (tmp_path / "m.arpa.gz").read_bytes()[:8] == b"\x1f\x8b\x08\0\0\0\0\0"  # no name and no time
+    assert gzip.decompress((tmp_path / "m.arpa.gz").read_bytes()) == arpa.read_bytes()
     flags = f"--arpa={tmp_path / 'm.arpa.gz'}", f"--workdir={imported}", f"--like={trained}"
     outcome = call("lm.ngram", "import", *flags)
     assert outcome.status == 0, outcome.stderr
@@ -126,6 +150,17 @@ def test_bad_arpa_files_and_runs_are_refused_in_one_line_and_nothing_is_written(
         "cut": (good[:-7].encode(), "is incomplete"),
         "latin": (good.replace("abc", "é").encode("latin-1"), "is not UTF-8"),
     }
+    files |= {
+        "sums": (good.encode(), "the probabilities of the 1-grams sum to 0.2, not to 1"),
+        "context": (
+            good.replace("=3\n", "=3\nngram 2=1\n")
+            .replace("-1\t<s>", "-1\t<s>\t0.5")
+            .replace("-1\t", "-0.30103\t")
+            .replace("\\end", "\\2-grams:\n-0.30103\t<s> abc\n\n\\end")
+            .encode(),
+            "the probabilities after '<s>' sum to 2.081, not to 1",
+        ),
+    }
     files |= {"like": (good.encode(), "1 words, such as 'abc', are not in the tokenizer of")}
     files |= {
         "broken.gz": (gzip.compress(good.encode())[:-12], "damaged or not a gzip file"),
@@ -142,6 +177,16 @@ def test_bad_arpa_files_and_runs_are_refused_in_one_line_and_nothing_is_written(
     outcome = call("lm.ngram", "export", f"--workdir={tmp_path / 'add'}", f"--out={tmp_path / 'out'}")
     assert outcome.status == 1 and "smoothing='add_k' shares probability equally" in outcome.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_an_import_like_a_neural_run_gives_every_token_its_whole_context(tiny, trained, tmp_path):
+    run = RunDirectory(tmp_path / "neural")
+    run.write_config(config_of(tiny, eval__every_steps=7))
+    shutil.copytree(trained / "tokenizer", tmp_path / "neural" / "tokenizer")
+    export_arpa(trained, tmp_path / "m.arpa")
+    import_arpa(tmp_path / "m.arpa", tmp_path / "imported", tmp_path / "neural")
+    assert run.load_config().eval.stride == 32
+    assert RunDirectory(tmp_path / "imported").load_config().eval.stride == 30  # 3-grams in windows of 32
 
 
 class Fixed:
@@ -187,11 +232,11 @@ def test_runs_that_predict_other_tokens_are_not_mixed(tiny, tiny_labels):
     for other, fingerprints, length, message in (
         (own, ("a", "b"), 32, "the tokenizers of the two runs differ"),
         (config_of(tiny_labels), ("a", "a"), 32, "objective.name=classification does not score every token"),
-        (own, ("a", "a"), 64, "its model has 32 positions, but rows have 64 tokens; evaluate that run"),
+        (config_of(tiny), ("a", "a"), 64, "its model has 32 positions, but rows have 64 tokens; evaluate that run"),
     ):
         with pytest.raises(UserError, match=message):
             check_mixable(mix, own, other, fingerprints, length)
-    check_mixable(mix, own, own, ("a", "a"), 32)
+    check_mixable(mix, own, own, ("a", "a"), 64)  # an n-gram model has no positions
 
 
 @pytest.mark.parametrize("text", ["runs/a:0", "runs/a:1.5", "runs/a:-1"])
@@ -199,3 +244,10 @@ def test_weights_outside_0_to_1_are_refused(text):
     with pytest.raises(UserError, match="must be between 0 and 1"):
         Mix.of(text)
     assert Mix.of("runs/a") == Mix.of("runs/a") and Mix.of("runs/a:b/c").weight is None
+
+
+@pytest.mark.parametrize("text", ["runs/a:", "runs/a:0,3", "runs/a:.3x"])
+def test_weights_that_are_no_numbers_are_refused(text):
+    with pytest.raises(UserError, match=f"--mix={text}: .* is not a number; write RUN:WEIGHT, e.g. runs/a:0.3"):
+        Mix.of(text)
+    assert Mix.of("runs:1/a").root.name == "a"

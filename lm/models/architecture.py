@@ -22,7 +22,7 @@ TENSOR_SIZES = ("vocab_size", "source_vocab_size")  # sizes that every architect
 
 MODEL_SETTINGS = """
 d_model embedding_width num_encoder_layers source_vocab_size norm norm_epsilon activation use_bias share_embeddings
-shift_decoder tie_embeddings scale_logits logits_softcap dropout init_std embedding_std dtype
+shift_decoder tie_embeddings scale_logits logits_softcap dropout init_std embedding_std embedding_from dtype
 """
 OTHER_SETTINGS = """
 init_from data.num_workers data.prefetch objective.label_smoothing objective.label_smoothing_over objective.z_loss
@@ -48,11 +48,13 @@ class Fitted:
         settings: {dotted name: value} for the settings that the data determines, such as the sizes of tables.
         params: the parameters, as NumPy arrays.
         notes: lines to print.
+        record: JSON values estimated from the data besides the parameters, which the checkpoint records.
     """
 
     settings: Mapping[str, Any]
     params: dict[str, Any]
     notes: tuple[str, ...] = ()
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Fit(Protocol):
@@ -89,6 +91,7 @@ class Architecture:
         tensor_sizes: the settings that the mesh axis `tensor` must divide.
         fsdp_sizes: returns {description: size} for the sizes that the mesh axis `fsdp` must divide, besides d_model.
         fit: fits the model without gradients; None if the model is trained by gradients. The task must be windowed.
+        check_fit: refuses settings of models that can be used but not fitted.
     """
 
     doc: str
@@ -104,6 +107,7 @@ class Architecture:
     tensor_sizes: tuple[str, ...] = TENSOR_SIZES
     fsdp_sizes: Callable[[ModelConfig], Mapping[str, int]] = lambda config: {}
     fit: Fit | None = None
+    check_fit: Callable[[Any, Refuse], None] = lambda config, refuse: None
 
     def __post_init__(self) -> None:
         if self.fit is None:

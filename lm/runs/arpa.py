@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import re
@@ -9,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -21,15 +22,17 @@ from lm.data.tokenizing.vocabularies import WordTokenizer
 from lm.errors import UserError
 from lm.files import new_directory, remove_leftovers, replacing, writing_flag
 from lm.models import MODELS, build_model
-from lm.models.ngram.arpa import BEGIN, END, UNKNOWN, Arpa, Vocabulary, arpa_lines, params_of, read_arpa
+from lm.models.ngram.arpa import BEGIN, END, UNKNOWN, Arpa, Vocabulary, arpa_lines, params_of, read_arpa, shown
+from lm.models.ngram.settings import NGRAM
+from lm.models.ngram.sums import wrong_sum
 from lm.reporting.progress import counting
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options, choose_mesh, read_params
 from lm.runs.fingerprint import recorded_settings
 from lm.runs.prepare import load_tokenizers
 from lm.tasks import task_of
+from lm.training.fitting import STEP
 
-STEP = 1  # the step of the only checkpoint of an imported run
 SPECIAL = re.compile(rf"\\*({'|'.join(map(re.escape, (BEGIN, END, UNKNOWN)))})")
 
 
@@ -61,10 +64,13 @@ def vocabulary_of(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
 
 
 def export_arpa(root: Path, path: Path) -> str:
-    """Writes the n-gram model of a run to an ARPA file, and describes it. Raises UserError if that is impossible."""
+    """Writes the n-gram model of a run to an ARPA file, and describes it. Raises UserError if that is impossible.
+
+    If the name of the file ends in .gz, the file is compressed; equal models yield equal files.
+    """
     directory = RunDirectory.existing(root)
     config = directory.load_config()
-    if MODELS[config.model.architecture].fit is None:
+    if MODELS[config.model.architecture] is not NGRAM:
         raise UserError(f"{root} holds a model with model.architecture={config.model.architecture}, not n-grams.")
     model = build_model(config.model, task_of(config).head(config))
     params, *_ = read_params(directory, config, model, choose_mesh(config), Options())
@@ -75,13 +81,24 @@ def export_arpa(root: Path, path: Path) -> str:
     order, done = config.model.ngram.order, 0
     total = sum(len(each["log_probs"]) for each in params.values())
     with writing_flag("out", path), replacing(path) as temporary, counting(total, "n-grams") as report:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        with _writing(temporary, path.name.endswith(".gz")) as file:
             for part in arpa_lines(params, order, vocabulary):
-                file.write(part)
+                file.write(part.encode())
                 done += part.count("\n")
                 if report is not None:
                     report(min(done, total), total)
     return f"{total:,} n-grams of orders 1 to {order}"
+
+
+@contextmanager
+def _writing(path: Path, compressed: bool) -> Iterator[IO[bytes] | gzip.GzipFile]:
+    with path.open("wb") as file:
+        if not compressed:
+            yield file
+            return
+        # The header holds neither a name nor a time.
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as packed:
+            yield packed
 
 
 # --- import -------------------------------------------------------------------------------------------------------
@@ -103,17 +120,20 @@ def import_arpa(path: Path, workdir: Path, like: Path | None) -> str:
         if tokenizer is None:
             tokenizer = _words_of(arpa)
         vocab_size = tokenizer.vocab_size
-        params = params_of(arpa, _ids(arpa, tokenizer, like), vocab_size, tokenizer.start_id)
+        ids = _ids(arpa, tokenizer, like)
+        params = params_of(arpa, ids, vocab_size, tokenizer.start_id)
+        _check_sums(arpa, params, ids, tokenizer.start_id)
     sizes = tuple(len(table[0]) for table in arpa.tables[1:])
-    values["model"] |= {"architecture": "ngram", "ngram": values["model"]["ngram"] | {"smoothing": "arpa"}}
-    config = Config.from_dict(values)
+    ngram = values["model"]["ngram"] | {"smoothing": "arpa", "order": arpa.order}
+    values["model"] |= {"architecture": "ngram", "ngram": ngram}
+    values["eval"]["stride"] = 0  # derived from the order
+    config = Config.from_dict(values, reset_unread=True)  # n-grams do not read all evaluation settings of neural runs
     # Some kinds of tokenizers, such as words, are never loaded from a file that the config names.
     where = str(workdir.absolute() / "tokenizer" / tokenizer.file_name) if tokenizer.file_type else ""
     config = replace_settings(
         config,
         {
             "model.vocab_size": vocab_size,
-            "model.ngram.order": arpa.order,
             "model.ngram.sizes": sizes,
             "data.tokenizer.path": where,
             "data.tokenizer.kind": tokenizer.kind,
@@ -151,10 +171,18 @@ def _ids(arpa: Arpa, tokenizer: Tokenizer, like: Path | None) -> np.ndarray:
     """Returns the token id of each word of the file, int32."""
     known = vocabulary_of(tokenizer, tokenizer.vocab_size).ids()
     if unknown := [word for word in arpa.words if word not in known]:
-        example = repr(unknown[0] if len(unknown[0]) <= 60 else f"{unknown[0][:60]}...")
-        problem = f"{len(unknown):,} words, such as {example}, are not in the tokenizer"
+        problem = f"{len(unknown):,} words, such as {shown(unknown[0])}, are not in the tokenizer"
         raise UserError(f"{problem} of {like}; omit --like, or name the run whose export this is.")
     return np.array([known[word] for word in arpa.words], np.int32)
+
+
+def _check_sums(arpa: Arpa, params: dict[str, Any], ids: np.ndarray, start_id: int) -> None:
+    """Raises UserError if probabilities do not sum to 1, since evaluations would normalise them silently."""
+    if (wrong := wrong_sum(params)) is not None:
+        context, total = wrong
+        words = dict(zip(ids.tolist(), arpa.words, strict=True)) | {start_id: BEGIN}
+        where = f"after {shown(' '.join(words[token] for token in context))}" if context else "of the 1-grams"
+        raise UserError(f"the probabilities {where} sum to {total:.4g}, not to 1; normalise the model.")
 
 
 @contextmanager

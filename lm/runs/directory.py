@@ -79,7 +79,7 @@ class RunDirectory:
             if run.config_path.exists():
                 run._check_continues(config)
             run._remove_leftovers()
-            if not run._has_checkpoints():
+            if not run.has_checkpoints():
                 for name in TOKENIZERS:  # of an earlier attempt, which may have read other data
                     shutil.rmtree(run.root / name, ignore_errors=True)
                 run.write_config(config)
@@ -182,12 +182,12 @@ class RunDirectory:
 
     # --- starting and continuing --------------------------------------------------------------------------
 
-    def _has_checkpoints(self) -> bool:
+    def has_checkpoints(self) -> bool:
         """Returns whether any checkpoint was completed, even if it is damaged now."""
         return self.checkpoints_dir.is_dir() and any(TORN not in each.name for each in self.checkpoints_dir.iterdir())
 
     def _has_begun(self) -> bool:
-        return self._has_checkpoints() or any(self._metric_lines())
+        return self.has_checkpoints() or any(self._metric_lines())
 
     def _withdraw(self) -> None:
         """Removes a new run because a process has failed. By then, the error may have released the lock."""
@@ -245,7 +245,7 @@ class RunDirectory:
             listed = fingerprint.listed(lines, 8, max(40, 240 // len(lines)))
             advice = f"Start a new run in another --workdir, or restore the old values to continue this run.{advice}"
             raise UserError(f"{self.root} holds a run with another config ({listed}). {advice}")
-        if self._has_checkpoints():
+        if self.has_checkpoints():
             self.moved = differences_affecting({"location"}, Config, a, b)
             self._check_records(new, fingerprint.FOR_TRAINING)
             for name in self._tokenizers(config):

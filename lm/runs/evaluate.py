@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from lm.reporting.progress import counting
 from lm.reporting.table import Result, write_results
 from lm.runs.baselines import Baselines
 from lm.runs.directory import RunDirectory
+from lm.runs.fingerprint import DERIVED_FROM_DATA
 from lm.runs.mixing import Mix, check_mixable, mixed, tuned_weight
 from lm.runs.prepare import check_only_reads, load_tokenizers, prepare_split
 from lm.runs.results import make_result
@@ -202,22 +204,18 @@ def evaluation_config(root: Path, own: Config, options: Options) -> Config:
     values = own.to_dict()
     values["data"]["cache_dir"] = options.cache_dir
     if options.config is not None:
-        other = options.config.to_dict()
-        if other["model"]["vocab_size"] == 0:  # not yet derived from a tokenizer
-            other["model"]["vocab_size"] = own.model.vocab_size
-        if not other["model"]["ngram"]["sizes"]:  # not yet counted
-            other["model"]["ngram"]["sizes"] = own.model.ngram.sizes
+        unknown = [name for name in DERIVED_FROM_DATA if not attrgetter(name)(options.config)]
+        other = replace_settings(options.config, {name: attrgetter(name)(own) for name in unknown}).to_dict()
         lines = differences_affecting(MODEL, Config, {"model": values["model"]}, {"model": other["model"]})
         if lines:
             problem = f"its model differs from the model of {root} ({'; '.join(lines)})"
             raise UserError(
                 f"--config={options.config_name}: {problem}; override these settings, or use another config."
             )
-        if (labels := other["data"]["labels"]) not in ((), own.data.labels):
+        if (labels := other["data"]["labels"]) != own.data.labels:
             problem = f"its data.labels ({', '.join(labels)}) must match the labels of {root}"
             order = f"including their order ({', '.join(own.data.labels)})"
             raise UserError(f"--config={options.config_name}: {problem}, {order}; omit data.labels.")
-        other["data"]["labels"] = own.data.labels
         if other["eval"]["tag_scheme"] == "auto":
             other["eval"]["tag_scheme"] = own.eval.tag_scheme
         values |= {"data": other["data"], "eval": other["eval"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from lm.batch import Array, Batch
 from lm.config import Config
 from lm.data.packing.rows import EvalRows
 from lm.errors import UserError
+from lm.models import MODELS
 from lm.models.mixture import Mixture, log_probs
 from lm.models.protocol import Model
 from lm.parallel.distributed import is_first
@@ -36,11 +38,14 @@ class Mix:
 
     @classmethod
     def of(cls, text: str) -> Mix:
-        """Parses RUN or RUN:WEIGHT. Raises UserError if the weight is not between 0 and 1."""
+        """Parses RUN or RUN:WEIGHT. Raises UserError if the weight is not a number between 0 and 1."""
         path, colon, number = text.rpartition(":")
         try:
             weight = float(number)
         except ValueError:
+            if path and re.fullmatch(r"([-+.]?\d[^/]*)?", number):
+                problem = f"{number!r} is not a number"
+                raise UserError(f"--mix={text}: {problem}; write RUN:WEIGHT, e.g. {path}:0.3, or only RUN.") from None
             path, colon = "", ""
         if not colon or not path:
             return cls(Path(text), None)
@@ -62,7 +67,7 @@ def check_mixable(mix: Mix, own: Config, other: Config, fingerprints: tuple[str,
     if fingerprints[0] != fingerprints[1]:
         advice = "train both with the same tokenizer settings on the same text, or with the same data.tokenizer.path"
         raise UserError(f"--mix={mix.root}: the tokenizers of the two runs differ; {advice}.")
-    if other.model.max_length < length:
+    if MODELS[other.model.architecture].fit is None and other.model.max_length < length:
         problem = f"its model has {other.model.max_length} positions, but rows have {length} tokens"
         raise UserError(f"--mix={mix.root}: {problem}; evaluate that run and mix in this one.")
 

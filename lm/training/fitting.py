@@ -12,6 +12,8 @@ import optax
 from jax.sharding import Mesh
 
 from lm.checkpoints.checkpoints import Checkpoints
+from lm.config import Config
+from lm.config.checks import refuse
 from lm.config.experiment import replace_settings
 from lm.errors import DONE, UserError
 from lm.models import MODELS, build_model
@@ -29,11 +31,17 @@ from lm.training.state import TrainState, abstract_state
 STEP = 1  # the step of the only checkpoint
 
 
+def check_fitting(config: Config, run: RunDirectory) -> None:
+    """Raises UserError, before anything is built, if this model cannot be fitted by these processes."""
+    if jax.process_count() > 1:
+        raise UserError(f"model.architecture={config.model.architecture} is fitted by one process; start only one.")
+    if not run.has_checkpoints():
+        MODELS[config.model.architecture].check_fit(config, refuse)
+
+
 def fit_model(prepared: Prepared, mesh: Mesh, run: RunDirectory, console: Console) -> int:
     """Fits the model of a run, or loads it if that is already done, and evaluates it. Returns the exit status."""
     config, task = prepared.config, task_of(prepared.config)
-    if jax.process_count() > 1:
-        raise UserError(f"model.architecture={config.model.architecture} is fitted by one process; start only one.")
     with Checkpoints(run.checkpoints_dir, config.checkpoint) as checkpoints:
         if done := bool(checkpoints.steps()):
             of_run = run.load_config()
@@ -68,7 +76,7 @@ def fit_model(prepared: Prepared, mesh: Mesh, run: RunDirectory, console: Consol
             writer = MetricsWriter(run.metrics_path, run.tensorboard_dir, config)
             writer.write(STEP, values | {"train/seconds": seconds, "train/tokens": tokens})
             writer.close()
-            metadata = {"data": prepared.fingerprint, "config": recorded_settings(config)}
+            metadata = {"data": prepared.fingerprint, "config": recorded_settings(config), "fitted": fitted.record}
             checkpoints.save(STEP, state, metadata, values)
             checkpoints.wait()
         console.banner("Result")

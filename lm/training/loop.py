@@ -34,7 +34,7 @@ from lm.runs.initialisation import load_initial, source_run
 from lm.runs.prepare import Prepared, check_moved, prepare
 from lm.tasks import task_of
 from lm.training.epochs import with_epochs
-from lm.training.fitting import fit_model
+from lm.training.fitting import check_fitting, fit_model
 from lm.training.multipliers import learning_rate_multipliers
 from lm.training.optimizers import make_optimizer
 from lm.training.report import Reporter
@@ -51,6 +51,8 @@ def train(config: Config, workdir: Path) -> int:
         source_run(config)  # checks init_from before anything is written; a resumed run does not need it
     if config.model.embedding_from and not RunDirectory(workdir).config_path.exists():
         check_vectors(config)
+    if MODELS[config.model.architecture].fit is not None:
+        check_fitting(config, RunDirectory(workdir))
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
     platform = mesh.devices.flat[0].platform

@@ -1,12 +1,16 @@
 """ARPA files: what is written is read again, and each kind of damage leads to one clear line."""
 
+import json
+
 import numpy as np
 import pytest
 
+from benchmarks.ngram_parity import GOLDEN
 from lm.config.ngram import NgramSettings
 from lm.errors import UserError
 from lm.models.ngram.arpa import Vocabulary, arpa_lines, params_of, read_arpa
 from lm.models.ngram.counting import count_ngrams
+from lm.models.ngram.sums import wrong_sum
 from lm.models.ngram.table import fitted
 from tests.models.test_ngram import BOS, EOS, POSSIBLE, UNK, V, documents, levels_of, store_of
 
@@ -37,7 +41,7 @@ ngram 3=1
 
 def test_a_written_file_is_read_as_the_same_tables(tmp_path):
     settings = NgramSettings(order=3, fallback_discounts=(0.5, 1.0, 1.5))
-    params = fitted(levels_of(documents(), 3, tmp_path), settings, POSSIBLE)
+    params, _ = fitted(levels_of(documents(), 3, tmp_path), settings, POSSIBLE)
     names = ("", "", "", "<unk>", *(f"w{n}" for n in range(4, V)))
     text = "".join(arpa_lines(params, 3, Vocabulary(names, BOS, EOS, UNK)))
     arpa = read_arpa(text.splitlines(keepends=True))
@@ -53,7 +57,7 @@ def test_a_written_file_is_read_as_the_same_tables(tmp_path):
 def test_a_tokenizer_without_bos_writes_its_eos_as_both_marks(tmp_path):
     texts = [[EOS, *each[1:]] for each in documents()]
     settings = NgramSettings(order=2, smoothing="absolute_discounting", discount=0.5)
-    params = fitted(count_ngrams([store_of(texts)], 2, V, EOS, tmp_path), settings, POSSIBLE)
+    params, _ = fitted(count_ngrams([store_of(texts)], 2, V, EOS, tmp_path), settings, POSSIBLE)
     names = ("", "", "", "<unk>", *(f"w{n}" for n in range(4, V)))
     arpa = read_arpa("".join(arpa_lines(params, 2, Vocabulary(names, EOS, EOS, UNK))).splitlines())
     ids = {name: n for n, name in enumerate(names)} | {"<s>": EOS, "</s>": EOS}
@@ -111,3 +115,30 @@ def test_damage_leads_to_one_clear_line(old, new, message):
     with pytest.raises(UserError, match=message) as error:
         read(text)
     assert "\n" not in str(error.value) and len(str(error.value)) <= 200
+
+
+def test_contexts_whose_probabilities_do_not_sum_to_one_are_found():
+    arpa = read_arpa(json.loads(GOLDEN.read_text())["arpa"].splitlines())
+    begin = arpa.words.index("<s>")
+    params = params_of(arpa, np.arange(len(arpa.words)), len(arpa.words), begin)
+    assert wrong_sum(params) is None  # KenLM's probabilities do
+
+    def changed(order, name, index, factor):
+        tables = params[f"order_{order}"]
+        values = tables[name].copy()
+        values[index] += np.log(factor)
+        return params | {f"order_{order}": tables | {name: values}}
+
+    word = int(np.argmax(params["order_1"]["log_probs"]))
+    context, total = wrong_sum(changed(1, "log_probs", word, 0.9))
+    assert context == [] and total == pytest.approx(1 - 0.1 * np.exp(params["order_1"]["log_probs"][word]), abs=1e-4)
+    # The words that do not follow a context share what its back-off weight leaves to them.
+    first = int(np.nonzero(np.diff(params["order_1"]["begins"]))[0][0])
+    follow = slice(*params["order_1"]["begins"][first : first + 2])
+    left = 1 - np.exp(params["order_2"]["log_probs"][follow]).sum()
+    context, total = wrong_sum(changed(1, "back_offs", first, 2))
+    assert context == [first] and total == pytest.approx(1 + left, abs=1e-4)
+    node = int(np.nonzero(np.diff(params["order_2"]["begins"]))[0][0])
+    last = params["order_2"]["words"][node]
+    context, total = wrong_sum(changed(2, "back_offs", node, 3))
+    assert len(context) == 2 and context[1] == last and total > 1.01

@@ -22,7 +22,7 @@ from lm.models.ngram import smoothing as smoothing_module
 from lm.models.ngram.arpa import params_of, read_arpa
 from lm.models.ngram.interpolation import estimated_lambdas
 from lm.models.ngram.model import NgramModel
-from lm.models.ngram.smoothing import Counts, estimates, kneser_ney_discounts, numbers_of
+from lm.models.ngram.smoothing import estimates, kneser_ney_discounts, numbers_of
 from lm.models.ngram.table import ZERO, fitted
 
 PAD, BOS, EOS, UNK, V = 0, 1, 2, 3, 10
@@ -150,7 +150,7 @@ def test_every_probability_equals_brute_force(tmp_path, monkeypatch, smoothing, 
         {"lambdas": SETTINGS[smoothing]["lambdas"][:order]} if "lambdas" in SETTINGS[smoothing] else {}
     )
     levels = levels_of(documents(), order, tmp_path)
-    params = fitted(levels, NgramSettings(order=order, smoothing=smoothing, **settings), POSSIBLE)
+    params, _ = fitted(levels, NgramSettings(order=order, smoothing=smoothing, **settings), POSSIBLE)
     expected = BruteForce(documents(), order, smoothing, **settings)
     contexts = [[BOS, 4, 5, 4, 9, UNK, 4, 5], [4, 4, 4, 6, 7, 8, 9, 5], [UNK, 9, 8, 4, 5, 6, 4, 4]]
     model = model_of(params, order, smoothing)
@@ -209,7 +209,7 @@ def test_an_arpa_file_of_kenlm_scores_sentences_as_kenlm_does():
 
 def test_texts_of_a_packed_row_do_not_see_each_other_and_decoding_equals_one_pass(tmp_path):
     settings = NgramSettings(order=4, fallback_discounts=(0.5, 1.0, 1.5))
-    params = fitted(levels_of(documents(), 4, tmp_path), settings, POSSIBLE)
+    params, _ = fitted(levels_of(documents(), 4, tmp_path), settings, POSSIBLE)
     model = model_of(params, 4, "kneser_ney")
     params = jax.tree.map(jnp.asarray, params)
     apply = jax.jit(lambda batch, cache=None: model.apply({"params": params}, batch, cache=cache))
@@ -231,18 +231,18 @@ def test_texts_of_a_packed_row_do_not_see_each_other_and_decoding_equals_one_pas
 
 
 def test_discounts_are_those_of_the_formula_and_refused_where_kenlm_refuses_them(tmp_path):
-    def counts(*numbers):
-        """Returns counts in which `numbers[i]` n-grams occur i + 1 times."""
+    def discounts(numbers, *fallback):
+        """Returns the discounts of 2-grams of which `numbers[i]` occur i + 1 times."""
         repeated = np.repeat(np.arange(1, len(numbers) + 1), numbers)
-        return Counts(2, None, repeated, V, numbers_of(repeated))
+        return kneser_ney_discounts(NgramSettings(fallback_discounts=fallback), 2, numbers_of(repeated))
 
     y = 40 / (40 + 2 * 20)
     wanted = [0, 1 - 2 * y * 20 / 40, 2 - 3 * y * 10 / 20, 3 - 4 * y * 5 / 10]
-    np.testing.assert_allclose(kneser_ney_discounts(counts(40, 20, 10, 5, 9), ()), wanted, rtol=1e-12)
+    np.testing.assert_allclose(discounts((40, 20, 10, 5, 9)), wanted, rtol=1e-12)
     for numbers, reason in (((40, 20, 0, 5), "no 2-gram has the count 3"), ((40, 2, 30, 9), "count 2 would be -")):
         with pytest.raises(UserError, match=reason):
-            kneser_ney_discounts(counts(*numbers), ())
-        assert kneser_ney_discounts(counts(*numbers), (0.5, 1, 1.5)).tolist() == [0, 0.5, 1, 1.5]
+            discounts(numbers)
+        assert discounts(numbers, 0.5, 1, 1.5).tolist() == [0, 0.5, 1, 1.5]
 
 
 def test_deleted_interpolation_maximises_the_likelihood_of_what_is_left_out(tmp_path):

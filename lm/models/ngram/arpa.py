@@ -142,12 +142,12 @@ def read_arpa(text: Iterable[str]) -> Arpa:
     tables: list[Table] = []
     for k, size in enumerate(sizes, start=1):
         if lines.line != f"\\{k}-grams:":
-            raise lines.error(f"expected the section \\{k}-grams:, not {_shown(lines.line)}")
+            raise lines.error(f"expected the section \\{k}-grams:, not {shown(lines.line)}")
         tables.append(_read_section(lines, k, size, len(sizes), words))
     if lines.line != "\\end\\":
-        raise lines.error(f"expected \\end\\, not {_shown(lines.line)}")
+        raise lines.error(f"expected \\end\\, not {shown(lines.line)}")
     if lines.next_filled():
-        raise lines.error(f"there is text after \\end\\: {_shown(lines.line)}")
+        raise lines.error(f"there is text after \\end\\: {shown(lines.line)}")
     for name in (BEGIN, END):
         if name not in words:
             raise UserError(f"the 1-grams lack {name}, which a language model of documents needs.")
@@ -160,11 +160,11 @@ def _read_header(lines: _Lines) -> list[int]:
     while (found := lines.next_filled()) and lines.line.startswith("#"):
         pass
     if not found or lines.line != "\\data\\":
-        raise lines.error(f"expected \\data\\, the first line of an ARPA file, not {_shown(lines.line)}")
+        raise lines.error(f"expected \\data\\, the first line of an ARPA file, not {shown(lines.line)}")
     sizes: list[int] = []
     while lines.next_filled() and (match := re.fullmatch(r"ngram +(\d{1,9}) *= *(\d{1,15}) *", lines.line)):
         if int(match[1]) != len(sizes) + 1:
-            raise lines.error(f"expected the number of {len(sizes) + 1}-grams, not {_shown(lines.line)}")
+            raise lines.error(f"expected the number of {len(sizes) + 1}-grams, not {shown(lines.line)}")
         sizes.append(int(match[2]))
     if not sizes:
         raise lines.error("expected the number of 1-grams, such as 'ngram 1=1000'")
@@ -188,18 +188,18 @@ def _read_section(lines: _Lines, k: int, size: int, order: int, words: dict[str,
             if not fields:
                 continue
         if len(fields) not in (k + 1, k + 2):
-            raise lines.error(f"expected a logarithm, {k} words and at most one more number, not {_shown(line)}")
+            raise lines.error(f"expected a logarithm, {k} words and at most one more number, not {shown(line)}")
         log_prob, back_off = _numbers(lines, fields[0], fields[k + 1] if len(fields) > k + 1 else "0")
         if k == order and back_off:
             raise lines.error(f"{k}-grams, the longest, must have no back-off weight, not {fields[k + 1]}")
         if k == 1:
             if fields[1] in words:
-                raise lines.error(f"the 1-gram {_shown(fields[1])} is listed twice")
+                raise lines.error(f"the 1-gram {shown(fields[1])} is listed twice")
             words[fields[1]] = len(words)
         try:
             ids.extend([words[word] for word in fields[1 : k + 1]])
         except KeyError as error:
-            raise lines.error(f"the word {_shown(error.args[0])} is not among the 1-grams") from None
+            raise lines.error(f"the word {shown(error.args[0])} is not among the 1-grams") from None
         log_probs.append(log_prob)
         back_offs.append(back_off)
     else:
@@ -213,15 +213,15 @@ def _numbers(lines: _Lines, log_prob: str, back_off: str) -> tuple[float, float]
     try:
         first, second = float(log_prob), float(back_off)
     except ValueError:
-        raise lines.error(f"{_shown(log_prob)} and {_shown(back_off)} must be numbers") from None
+        raise lines.error(f"{shown(log_prob)} and {shown(back_off)} must be numbers") from None
     if not (math.isfinite(first) and math.isfinite(second)):
-        raise lines.error(f"{_shown(log_prob)} and {_shown(back_off)} must be finite; write -99 for a probability of 0")
+        raise lines.error(f"{shown(log_prob)} and {shown(back_off)} must be finite; write -99 for a probability of 0")
     if first > 0:
         raise lines.error(f"the logarithm {log_prob} is positive, so the probability would exceed 1")
     return first, second
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:60]}...")
 
 

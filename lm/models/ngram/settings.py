@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,22 @@ from lm.models.ngram.smoothing import SMOOTHINGS
 from lm.models.ngram.table import fitted
 
 
-def derive(config: Any) -> dict[str, Any]:
+def largest_stride(config: Any) -> int:
     """Returns a stride of evaluation windows that gives every token its whole context of n - 1 tokens."""
-    return {"eval.stride": max(1, config.data.sequence_length - (config.model.ngram.order - 1))}
+    return max(1, config.data.sequence_length - (config.model.ngram.order - 1))
+
+
+def derive(config: Any) -> dict[str, Any]:
+    return {"eval.stride": largest_stride(config)}
 
 
 def check(config: Any, refuse: Refuse) -> None:
     ngram, sources = config.model.ngram, config.data.train
+    if (length := config.data.sequence_length) < ngram.order:
+        refuse("data.sequence_length", f"{length} is less than model.ngram.order={ngram.order}; raise this number.")
+    if (stride := config.eval.stride) > (largest := largest_stride(config)):
+        problem = f"windows that begin every {stride} tokens cut the contexts of model.ngram.order={ngram.order}"
+        refuse("eval.stride", f"{problem}; set this to 0, which means {largest}.")
     weights = {each.weight for each in sources.values() if each.weight > 0}
     if len(weights) > 1:
         refuse("data.train", "every document is counted once, so all weights must be 1, or 0 to leave a source out.")
@@ -37,13 +46,16 @@ def check(config: Any, refuse: Refuse) -> None:
         refuse("model.ngram.sizes", "these numbers are counted in the training data; leave this setting empty.")
 
 
+def check_fit(config: Any, refuse: Refuse) -> None:
+    if SMOOTHINGS[config.model.ngram.smoothing].method is None:
+        refuse("model.ngram.smoothing", "such a model cannot be trained, only imported (python -m lm.ngram import).")
+
+
 def fit(
     config: Any, stores: Mapping[str, Any], tokenizer: Any, directory: Path, report: FitReport | None = None
 ) -> Fitted:
     """Counts the n-grams of the training data and estimates their probabilities. See `lm.models.architecture.Fit`."""
     ngram, vocab_size = config.model.ngram, config.model.vocab_size
-    if SMOOTHINGS[ngram.smoothing].method is None:
-        raise UserError("config.model.ngram.smoothing: 'arpa' cannot be trained; run python -m lm.ngram import.")
     levels = count_ngrams(list(stores.values()), ngram.order, vocab_size, tokenizer.start_id, directory, report)
     sizes = [len(level.words) for level in levels[1:]]
     if 0 in sizes:
@@ -52,9 +64,24 @@ def fit(
             f"config.model.ngram.order: no document has {longest + 1} tokens, including those around it, so {longest} "
             "is the highest possible order."
         )
-    params = fitted(levels, ngram, possible_tokens(tokenizer, vocab_size, levels[0].counts))
+    possible = possible_tokens(tokenizer, vocab_size, levels[0].counts)
+    smoothing = SMOOTHINGS[ngram.smoothing]
+    ngram = smoothing.prepare(ngram, levels, int(possible.sum()))
+    params, discounts = fitted(levels, ngram, possible)
     notes = [f"counted {', '.join(f'{size:,} {k}-grams' for k, size in enumerate(sizes, start=2))}"] if sizes else []
-    return Fitted({"model.ngram.sizes": tuple(sizes)}, params, tuple(notes))
+    record: dict[str, Any] = {}
+    if "lambdas" in smoothing.reads:
+        record["lambdas"] = list(ngram.lambdas)
+        notes.append(f"weights (lambdas) of the orders from 1: {_numbers(ngram.lambdas)}")
+    if discounts:
+        record["discounts"] = discounts
+        listed = (f"{_numbers(each)} ({k}-grams)" for k, each in enumerate(discounts, start=1))
+        notes.append(f"discounts of the counts 1, 2 and 3 or more: {'; '.join(listed)}")
+    return Fitted({"model.ngram.sizes": tuple(sizes)}, params, tuple(notes), record)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{each:.4f}" for each in values)
 
 
 def possible_tokens(tokenizer: Any, vocab_size: int, counts: np.ndarray) -> np.ndarray:
@@ -76,4 +103,5 @@ NGRAM = Architecture(
     check,
     tensor_sizes=(),  # the tables are not split
     fit=fit,
+    check_fit=check_fit,
 )

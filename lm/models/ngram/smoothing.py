@@ -32,10 +32,12 @@ class Estimate:
     Attributes:
         probabilities: (N,): the interpolated p(w | h) of each n-gram.
         reserved: (M,): reserved(h) of each context h, an n-gram of the order below; 1 if nothing follows it.
+        discounts: (4,): what was subtracted from the counts 0, 1, 2 and 3 or more, if the method does that.
     """
 
     probabilities: np.ndarray
     reserved: np.ndarray
+    discounts: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,14 @@ class Counts:
     Attributes:
         counts: int (N,): raw or, for Kneser-Ney, adjusted.
         num_words: V.
-        numbers: the numbers of n-grams of the whole order with the counts 0, 1, 2, 3, 4 and 5 or more.
+        discounts: (4,): what is subtracted from the counts 0, 1, 2 and 3 or more, if the method does that.
     """
 
     order: int
     level: Level
     counts: np.ndarray
     num_words: int
-    numbers: np.ndarray
+    discounts: np.ndarray | None
 
     @property
     def totals(self) -> np.ndarray:
@@ -80,6 +82,7 @@ class Smoothing:
         reads: the settings in NgramSettings that only some methods read.
         adjusts: whether the orders below the highest count the distinct tokens before an n-gram, not its occurrences.
         prepare: returns the settings with values estimated from the counts of all orders, and V.
+        discounts: returns the discounts (4,) of an order from the numbers of its n-grams (see `numbers_of`).
         shares_equally: whether the reserved probability is shared equally among all tokens, not by the lower order.
     """
 
@@ -88,6 +91,7 @@ class Smoothing:
     reads: tuple[str, ...] = ()
     adjusts: bool = False
     prepare: Callable[[NgramSettings, Sequence[Level], int], NgramSettings] = lambda settings, *given: settings
+    discounts: Callable[[NgramSettings, int, np.ndarray], np.ndarray] | None = None
     shares_equally: bool = False
 
 
@@ -95,25 +99,26 @@ def estimates(levels: Sequence[Level], settings: NgramSettings, possible: np.nda
     """Yields the estimate of each order, from 1 up. Raises UserError if the counts do not suit the method.
 
     Args:
+        settings: those that `prepare` returned.
         possible: bool (V,): the tokens that can be predicted. The others have the probability 0.
     """
     smoothing, num_words = SMOOTHINGS[settings.smoothing], int(possible.sum())
     assert smoothing.method is not None
-    settings, uniform = smoothing.prepare(settings, levels, num_words), 1.0 / num_words
+    uniform = 1.0 / num_words
     lower = np.full(1, uniform)
     for order, level in enumerate(levels, start=1):
         counts = _adjusted(levels, order) if smoothing.adjusts else level.counts
-        numbers = numbers_of(counts)
+        discounts = smoothing.discounts and smoothing.discounts(settings, order, numbers_of(counts))
         probabilities, reserved = np.empty(len(counts)), np.empty(len(level.begins) - 1)
         for contexts, ngrams in level.blocks(BLOCK):
-            part = Counts(order, level.part(contexts, ngrams), counts[ngrams], num_words, numbers)
+            part = Counts(order, level.part(contexts, ngrams), counts[ngrams], num_words, discounts)
             direct, left = smoothing.method(settings, part)
             reserved[contexts] = np.where(part.totals == 0, 1.0, left)
             shared: Any = uniform if smoothing.shares_equally else lower[part.level.suffixes]
             probabilities[ngrams] = direct + part.of_parents(reserved[contexts]) * shared
         if order == 1:
             probabilities[~possible] = 0.0
-        yield Estimate(probabilities, reserved)
+        yield Estimate(probabilities, reserved, discounts)
         lower = probabilities
 
 
@@ -159,25 +164,23 @@ def _jelinek_mercer(settings: NgramSettings, counts: Counts) -> tuple[np.ndarray
     return weight * counts.shares(), np.full(len(counts.totals), 1.0 - weight)
 
 
-def _absolute_discounting(settings: NgramSettings, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
+def _absolute_discounts(settings: NgramSettings, order: int, numbers: np.ndarray) -> np.ndarray:
     discount = settings.discount
     if not discount:
-        once, twice = int(counts.numbers[1]), int(counts.numbers[2])
+        once, twice = int(numbers[1]), int(numbers[2])
         if not once:
             raise UserError(
-                f"{WHERE}.discount: no {counts.order}-gram occurs exactly once, so n1 / (n1 + 2 n2) is 0; set this "
+                f"{WHERE}.discount: no {order}-gram occurs exactly once, so n1 / (n1 + 2 n2) is 0; set this "
                 "number, or use more or unrepeated text."
             )
         discount = once / (once + 2 * twice)
-    return _discounted(counts, np.array([0.0, discount, discount, discount]))
+    return np.array([0.0, discount, discount, discount])
 
 
-def _kneser_ney(settings: NgramSettings, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
-    return _discounted(counts, kneser_ney_discounts(counts, settings.fallback_discounts))
-
-
-def _discounted(counts: Counts, discounts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _discounted(settings: NgramSettings, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
     """Subtracts discounts[min(c, 3)] from each count c. A context reserves the total of what was subtracted."""
+    discounts = counts.discounts
+    assert discounts is not None
     subtracted = np.minimum(discounts[np.minimum(counts.counts, 3)], counts.counts)
     totals = counts.totals
     direct = _divided(counts.counts - subtracted, counts.of_parents(totals))
@@ -188,28 +191,28 @@ def _discounted(counts: Counts, discounts: np.ndarray) -> tuple[np.ndarray, np.n
     return direct, _divided(reserved, totals)
 
 
-def kneser_ney_discounts(counts: Counts, fallback: tuple[float, ...]) -> np.ndarray:
+def kneser_ney_discounts(settings: NgramSettings, order: int, numbers: np.ndarray) -> np.ndarray:
     """Returns the discounts of the counts 0, 1, 2 and 3 or more (Chen & Goodman 1998, equation 26), as KenLM does.
 
     Where the formula divides by 0 or its result is not between 0 and the count, KenLM refuses the data unless
     --discount_fallback is given. The setting `fallback_discounts` plays the role of that flag.
     """
-    numbers = counts.numbers.astype(np.float64)
+    numbers = numbers.astype(np.float64)
     if missing := [number for number in (1, 2, 3) if not numbers[number]]:
-        reason = f"no {counts.order}-gram has the count {missing[0]}"
+        reason = f"no {order}-gram has the count {missing[0]}"
     else:
         y = numbers[1] / (numbers[1] + 2 * numbers[2])
         found = np.array([n - (n + 1) * y * numbers[n + 1] / numbers[n] if n else 0.0 for n in range(4)])
         if np.all(found >= 0) and np.all(found <= np.arange(4)):
             return found
         wrong = next(n for n in (1, 2, 3) if not 0 <= found[n] <= n)
-        reason = f"the discount of {counts.order}-grams with the count {wrong} would be {found[wrong]:.3g}"
-    if not fallback:
+        reason = f"the discount of {order}-grams with the count {wrong} would be {found[wrong]:.3g}"
+    if not settings.fallback_discounts:
         raise UserError(
             f"{WHERE}.smoothing: Kneser-Ney discounts cannot be estimated ({reason}), because the text is small, "
             "repetitive or artificial; set model.ngram.fallback_discounts=(0.5, 1.0, 1.5), or use another smoothing."
         )
-    return np.array([0.0, *fallback])
+    return np.array([0.0, *settings.fallback_discounts])
 
 
 def _with_lambdas(settings: NgramSettings, levels: Sequence[Level], num_words: int) -> NgramSettings:
@@ -226,13 +229,17 @@ SMOOTHINGS = {
         prepare=_with_lambdas,
     ),
     "absolute_discounting": Smoothing(
-        "a constant is subtracted from every count (Ney 1994)", _absolute_discounting, ("discount",)
+        "a constant is subtracted from every count (Ney 1994)",
+        _discounted,
+        ("discount",),
+        discounts=_absolute_discounts,
     ),
     "kneser_ney": Smoothing(
         "interpolated modified Kneser-Ney (Chen & Goodman 1998), as in KenLM",
-        _kneser_ney,
+        _discounted,
         ("fallback_discounts",),
         adjusts=True,
+        discounts=kneser_ney_discounts,
     ),
     "arpa": Smoothing("probabilities imported from a file (python -m lm.ngram import); cannot be trained", None),
 }

@@ -14,36 +14,40 @@ orders for such words (add-k).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from lm.config.ngram import NgramSettings
 from lm.models.ngram.counting import Level
-from lm.models.ngram.smoothing import SMOOTHINGS, Estimate, estimates
+from lm.models.ngram.smoothing import SMOOTHINGS, estimates
 
 # The natural logarithm that stands for a probability of 0. In ARPA files, it is the base-10 logarithm -99.
 ZERO = -99 * math.log(10)
 
 
-def fitted(levels: Sequence[Level], settings: NgramSettings, possible: np.ndarray) -> dict[str, Any]:
-    """Returns the parameters estimated from counts. `possible` (V,) marks the tokens that can be predicted."""
-    params = _params(levels, estimates(levels, settings, possible))
-    if SMOOTHINGS[settings.smoothing].shares_equally:
-        params["uniform"] = log(np.where(possible, 1.0 / possible.sum(), 0.0))
-    return params
+def fitted(
+    levels: Sequence[Level], settings: NgramSettings, possible: np.ndarray
+) -> tuple[dict[str, Any], list[list[float]]]:
+    """Returns the parameters estimated from counts, and the discounts of each order if the smoothing has any.
 
-
-def _params(levels: Sequence[Level], found: Iterable[Estimate]) -> dict[str, Any]:
+    `possible` (V,) marks the tokens that can be predicted. The discounts are those of the counts 1, 2 and 3 or more.
+    """
     params: dict[str, Any] = {}
+    discounts: list[list[float]] = []
+    found = estimates(levels, settings, possible)
     for order, (level, estimate) in enumerate(zip(levels, found, strict=True), start=1):
         params[f"order_{order}"] = {"log_probs": log(estimate.probabilities)}
         if order > 1:
             params[f"order_{order}"]["words"] = level.words
             below = params[f"order_{order - 1}"]
             below |= {"back_offs": log(estimate.reserved), "begins": level.begins.astype(np.int32)}
-    return params
+        if estimate.discounts is not None:
+            discounts.append(estimate.discounts[1:].tolist())
+    if SMOOTHINGS[settings.smoothing].shares_equally:
+        params["uniform"] = log(np.where(possible, 1.0 / possible.sum(), 0.0))
+    return params, discounts
 
 
 def log(probabilities: np.ndarray) -> np.ndarray:
