@@ -68,10 +68,10 @@ class WordTable:
         return self._index.get(word, self._index.get(word.lower()))
 
     def neighbours(self, word: int, count: int) -> list[tuple[str, float]]:
-        """Returns the `count` words with the highest cosines to a word, which is not among them."""
+        """Returns the `count` words (or all, if there are fewer) with the highest cosines to a word, without itself."""
         cosines_V = self.unit_VE @ self.unit_VE[word]
-        cosines_V[word] = -np.inf
-        return [(self.words[i], float(cosines_V[i])) for i in np.argsort(-cosines_V, kind="stable")[:count]]
+        nearest = [i for i in np.argsort(-cosines_V, kind="stable")[: count + 1].tolist() if i != word]
+        return [(self.words[i], float(cosines_V[i])) for i in nearest[:count]]
 
     def similarity(self, pairs: Sequence[tuple[str, str, float]]) -> Score:
         """Returns Spearman's rank correlation of cosines and human scores over the pairs whose words are both known.
@@ -116,12 +116,12 @@ class WordTable:
         """
         centred = self.unit_VE[list(words)] - self.unit_VE[list(words)].mean(axis=0)
         left, values, _ = np.linalg.svd(centred, full_matrices=False)
-        places = np.zeros((len(words), 2))
-        places[:, : min(2, len(values))] = (left * values)[:, :2]
-        signs = np.sign(places[np.abs(places).argmax(axis=0), [0, 1]])
+        coordinates = np.zeros((len(words), 2))
+        coordinates[:, : min(2, len(values))] = (left * values)[:, :2]
+        signs = np.sign(coordinates[np.abs(coordinates).argmax(axis=0), [0, 1]])
         total = np.sum(values**2)
         shares = np.pad(values**2, (0, 2))[:2] / (total if total > 0 else 1.0)
-        return places * np.where(signs == 0, 1.0, signs), shares
+        return coordinates * np.where(signs == 0, 1.0, signs), shares
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:

@@ -100,6 +100,10 @@ def test_vectors_are_evaluated_exported_examined_and_refused_for_text(tiny, tmp_
     outcome = call("lm.vectors", "picture", f"--file={file}", "--words=fox,dog,lazy", f"--output={tmp_path / 'p.png'}")
     assert outcome.status == 0 and (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG", outcome.stderr
 
+    outcome = call("lm.vectors", "export", f"--file={file}", f"--output={tmp_path / 'v.bin.gz'}")
+    assert "v.bin.gz (binary)" in outcome.stdout, outcome.stderr
+    np.testing.assert_array_equal(read_vectors(tmp_path / "v.bin.gz").vectors_VE, exported.vectors_VE)
+
     refused("generates no text", "lm.generate", f"--workdir={root}", "--prompt=a")
     refused("predicts no labels", "lm.predict", f"--workdir={root}", "--text=a")
     refused("cat not in the vocabulary of 13 words", "lm.vectors", "neighbours", f"--file={file}", "--words=cat")
