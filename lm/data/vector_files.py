@@ -223,9 +223,9 @@ def write_vectors(file: IO[bytes], kind: str, words: Sequence[str], vectors_VE: 
                 del named[word]
             else:
                 clean.add(named[word])
-        notes = [f"{len(spaced):,} words contain whitespace, e.g. {spaced[0][:60]!r}; it is written as _"]
+        notes.append(f"whitespace in {len(spaced):,} of {len(words):,} words, e.g. {spaced[0][:60]!r}, is written as _")
         if left_out := len(words) - len(named):
-            notes.append(f"{left_out:,} of these words are left out, because the word with _ exists already")
+            notes.append(f"{left_out:,} of these words left out, because the word with _ exists already")
         kept = [number for number, word in enumerate(words) if word in named]
         words, vectors_VE = [*named.values()], vectors_VE[kept]
     with contextlib.ExitStack() as stack:

@@ -74,8 +74,8 @@ def test_whitespace_in_words_is_replaced_and_reported(tmp_path, kind, gz):
     assert found.words == ["a", "._._.", "b_c", "d\u00a0e"] and found.format == FORMATS[kind]
     np.testing.assert_array_equal(found.vectors_VE, np.eye(5)[[0, 1, 3, 4]])
     assert notes == [
-        "2 words contain whitespace, e.g. '. . .'; it is written as _",
-        "1 of these words are left out, because the word with _ exists already",
+        "whitespace in 2 of 5 words, e.g. '. . .', is written as _",
+        "1 of these words left out, because the word with _ exists already",
     ]
 
 
