@@ -123,6 +123,17 @@ def test_evaluation_rows_cover_the_text_once_and_never_change(max_ngrams):
     np.testing.assert_array_equal(again.types_T, found[3].types_T)
 
 
+def test_rows_of_a_small_source_are_full_too():
+    large = store_of(1, [900, 1100])
+    draws = ContextSampling(
+        word_counts([STORE, large], V, np.flatnonzero(IS_WORD)), LENGTH, WINDOW, PER_ROW, 0.05, False
+    )
+    for store in (STORE, large):
+        rows = ContextRows("a", store, 0, draws)
+        filled = [len(rows.row(0, row)[0].tokens_T) / LENGTH for row in range(rows.num_rows(0))]
+        assert 0.85 < np.mean(filled) <= 1
+
+
 def test_ngrams_and_the_rows_that_hold_them():
     assert ngrams("at", (3, 6)) == ["<at", "at>"]
     assert ngrams("a", (1, 6)) == ["a", "<a", "a>"]

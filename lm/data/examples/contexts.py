@@ -33,11 +33,18 @@ def word_counts(stores: Iterable[TokenStore], vocab_size: int, words: np.ndarray
     """Returns how often each token occurs in all stores together, int64 (V,); 0 for tokens that are not `words`."""
     counts_V = np.zeros(vocab_size, np.int64)
     for store in stores:
-        for begin in range(0, store.num_tokens, COUNTED):
-            counts_V += np.bincount(store.tokens[begin : begin + COUNTED], minlength=vocab_size)
+        counts_V += token_counts(store, vocab_size)
     is_word_V = np.zeros(vocab_size, bool)
     is_word_V[words] = True
     return np.where(is_word_V, counts_V, 0)
+
+
+def token_counts(store: TokenStore, vocab_size: int) -> np.ndarray:
+    """Returns how often each token occurs in a store, int64 (V,)."""
+    counts_V = np.zeros(vocab_size, np.int64)
+    for begin in range(0, store.num_tokens, COUNTED):
+        counts_V += np.bincount(store.tokens[begin : begin + COUNTED], minlength=vocab_size)
+    return counts_V
 
 
 def kept_share(counts_V: np.ndarray, threshold: float) -> np.ndarray:
@@ -75,9 +82,9 @@ class ContextSampling:
         powers_V = self.counts_V.astype(np.float64) ** NOISE_POWER * (self.counts_V > 0)
         return np.cumsum(powers_V) / powers_V.sum()
 
-    def span(self, num_tokens: int) -> int:
-        """Returns R, the number of tokens from which a row is made, for a store of `num_tokens` tokens."""
-        kept_V = self.counts_V * self.kept_V
+    def span(self, store: TokenStore) -> int:
+        """Returns R, the number of tokens of a store from which a training row is made."""
+        num_tokens, kept_V = store.num_tokens, token_counts(store, len(self.counts_V)) * self.kept_V
         shares = [self.length * num_tokens / max(kept_V.sum(), 1.0)]
         if self.ngrams is not None:
             shares.append(self.max_ngrams * num_tokens / max((kept_V * self.ngrams.counts_V).sum(), 1.0))
@@ -141,7 +148,7 @@ class ContextRows:
 
     def __init__(self, name: str, store: TokenStore, seed: int, sampling: ContextSampling):
         self._store, self._key, self._sampling = store, (seed, name), sampling
-        self._span = min(sampling.span(store.num_tokens), store.num_tokens)
+        self._span = min(sampling.span(store), store.num_tokens)
         self._count = store.num_tokens // self._span
         shuffle = order.number("shuffle", *self._key, below=2**32)
         self._order = grain.MapDataset.range(self._count).shuffle(seed=shuffle).repeat()
@@ -174,7 +181,7 @@ class ContextExamples(Examples):
     def __init__(self, name: str, store: TokenStore, seed: int, sampling: ContextSampling, capacities: tuple[int, ...]):
         self.store, self._key, self._sampling, self._capacities = store, (seed, name), sampling, capacities
         self._begins = [0]  # the first token of each row, and the end of the last row
-        most = 2 * sampling.span(store.num_tokens)
+        most = 2 * sampling.span(store)
         while (begin := self._begins[-1]) < store.num_tokens:
             tokens_R = np.asarray(store.tokens[begin : begin + most])
             self._begins.append(begin + sampling.fitting(tokens_R, self._draws(len(self))))
