@@ -118,7 +118,7 @@ def _is_text(line: bytes, size: int) -> bool:
     except UnicodeDecodeError:
         return False
     is_printable = not any(byte < 32 for byte in line.rstrip(b"\r\n").replace(b"\t", b""))
-    return is_printable and (any(map(_is_number, fields)) or len(fields) >= size)
+    return is_printable and (any(map(is_number, fields)) or len(fields) >= size)
 
 
 def _text(path: Path, file: IO[bytes], size: int, count: int | None, begun: list[bytes]) -> Iterator[Entry]:
@@ -136,14 +136,14 @@ def _text(path: Path, file: IO[bytes], size: int, count: int | None, begun: list
         if len(numbers) < size:
             found = f"{len(numbers):,} instead of {size:,} values"
             raise UserError(f"{path}, {where}: the line has {found}; all vectors need the same dimension; {ADVICE}.")
-        if not word or (" " in word and _is_number(word.rpartition(" ")[2])):
+        if not word or (" " in word and is_number(word.rpartition(" ")[2])):
             problem = "has no word" if not word else f"has more than {size:,} values"
             raise UserError(f"{path}, {where}: the line {problem}; all vectors need the same dimension; {ADVICE}.")
         try:
             with np.errstate(over="ignore"):  # `read_vectors` reports infinite values
                 vector_E = np.array(numbers, np.float32)
         except ValueError:
-            wrong = next(each for each in numbers if not _is_number(each))
+            wrong = next(each for each in numbers if not is_number(each))
             raise UserError(f"{path}, {where}: {wrong[:40]!r} is not a number; {ADVICE}.") from None
         done += 1
         if count is not None and done > count:
@@ -183,7 +183,7 @@ def _decoded(path: Path, where: str, content: bytes) -> str:
         raise UserError(f"{path}, {where}: this is not UTF-8 text ({error.reason}); {ADVICE}.") from error
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
     try:
         float(text)
         return True

@@ -69,6 +69,8 @@ def test_pairs_and_questions_are_read(tmp_path):
     assert read_pairs(file) == [("love", "sex", 6.77), ("ice cream", "sea", 1.0)]
     file.write_text("word1,word2,score\na,b,1\nc,d,2\n")
     assert read_pairs(file) == [("a", "b", 1.0), ("c", "d", 2.0)]
+    file.write_text("word1\tword2\tPOS\tSimLex999\tconc(w1)\nold\tnew\tA\t1.58\t2.72\nmuscle\ttulip\tN\t0\t5\n")
+    assert read_pairs(file) == [("old", "new", 1.58), ("muscle", "tulip", 0.0)]
     file.write_text(": capitals\nAthens Greece Oslo Norway\n: family\nboy girl he she\n")
     assert read_questions(file)[1] == Question("family", ("boy", "girl", "he", "she"))
 
@@ -78,6 +80,9 @@ def test_pairs_and_questions_are_read(tmp_path):
     [
         (read_pairs, b"a b 1\nc d\n", "line 2: expected two words and a score, got 'c d'"),
         (read_pairs, b"a b 1\nc d nan\n", "line 2: expected two words and a score"),
+        (read_pairs, b"a b\nc d 1\ne f 2\n", "line 1: expected two words and a score, got 'a b'"),
+        (read_pairs, b"a b 1\nice cream sea 2\n", "line 2: expected two words and a score"),
+        (read_pairs, b"a b x\nc d y\n", "line 2: expected two words and a score"),
         (read_pairs, b"a b 1\n", "has fewer than two pairs"),
         (read_pairs, b"\xff\n", "is not UTF-8 text"),
         (read_questions, b": s\na b c\n", "line 2: expected four words, got 'a b c'"),
