@@ -18,7 +18,7 @@ import itertools
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 
@@ -230,7 +230,7 @@ def write_vectors(file: IO[bytes], kind: str, words: Sequence[str], vectors_VE: 
         words, vectors_VE = [*named.values()], vectors_VE[kept]
     with contextlib.ExitStack() as stack:
         if gz:
-            file = stack.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0))
+            file = cast(IO[bytes], stack.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0)))
         WRITERS[kind](file, words, vectors_VE)
     return notes
 
