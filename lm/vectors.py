@@ -7,9 +7,10 @@ python -m lm.vectors analogies --file=vectors.bin --questions=questions-words.tx
 python -m lm.vectors picture --workdir=runs/vectors --words=king,queen,man,woman --output=words.png
 
 Each command takes a run directory (--workdir) or a file in word2vec text or binary, GloVe text or fastText .vec format
-(--file), which may be compressed (.gz). Any model with a token embedding has word vectors: the vectors of the tokens
-that are whole words. All similarities are cosines. A word that is not in the vocabulary is looked up in lower case.
-3CosAdd answers "a is to b as c is to ?" with the word nearest to b - a + c, the three words excepted (Mikolov 2013).
+(--file). Files whose names end in .gz are compressed. Any model with a token embedding has word vectors: the vectors of
+the tokens that are whole words. All similarities are cosines. A word that is not in the vocabulary is looked up in
+lower case.
+3CosAdd answers "a is to b as c is to ?" with the word nearest to b - a + c, excluding these three words (Mikolov 2013).
 The picture shows the first two principal components of the vectors, scaled to length 1.
 """
 
@@ -27,7 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lm.config.command import DONE, define_path, define_step_flag, run
-from lm.data.vector_files import WRITERS
+from lm.data.vector_files import WRITERS, write_vectors
 from lm.errors import UserError
 from lm.evaluation.word_vectors import Score, WordTable, read_pairs, read_questions
 from lm.files import expanded, replacing, writing_flag
@@ -53,7 +54,9 @@ def define_flags() -> None:
     define_step_flag()
     flags.DEFINE_integer("limit", 0, "With --file: read only this many words. 0 means all.", lower_bound=0)
     define_path("output", "export: file of word vectors to write. picture: PNG file to write.")
-    flags.DEFINE_enum("format", None, list(WRITERS), "export: format. The default is binary for .bin, else word2vec.")
+    flags.DEFINE_enum(
+        "format", None, list(WRITERS), "export: format. The default is binary for .bin and .bin.gz, else word2vec."
+    )
     flags.DEFINE_list("words", [], "neighbours and picture: comma-separated words.")
     flags.DEFINE_integer("count", 10, "neighbours: number of neighbours of each word.", lower_bound=1)
     define_path("questions", "analogies: file with four words a line and sections ': NAME' (questions-words.txt).")
@@ -91,15 +94,16 @@ Use = Callable[[WordTable, str], None]
 
 def export() -> Use:
     path = expanded(FLAGS.output)
-    kind = FLAGS.format or ("binary" if path.suffix == ".bin" else "word2vec")
+    gz = path.suffix == ".gz"
+    kind = FLAGS.format or ("binary" if path.name.removesuffix(".gz").endswith(".bin") else "word2vec")
     if FLAGS.file is not None and path.exists() and path.samefile(expanded(FLAGS.file)):
         raise UserError(f"--output={FLAGS.output}: this file is also the input; choose another file.")
 
     def use(table: WordTable, described: str) -> None:
         with writing_flag("output", path), replacing(path.resolve(), durable=True) as temporary:
             with temporary.open("wb") as file:
-                WRITERS[kind](file, table.words, table.vectors_VE)
-        print(f"{described}\nwritten: {FLAGS.output} ({kind})")
+                notes = write_vectors(file, kind, table.words, table.vectors_VE, gz)
+        print("\n".join([described, *(f"note: {each}" for each in notes), f"written: {FLAGS.output} ({kind})"]))
 
     return use
 

@@ -167,6 +167,10 @@ def _check_best_metric(config: Any, task: Any) -> None:
     """Raises UserError unless evaluation computes the metric by which checkpoints are ranked."""
     data, metric, metrics = config.data, config.checkpoint.best_metric, task.metrics(config)
     sources = sorted(data.valid) or sorted(name for name, each in data.train.items() if each.weight > 0)
+    if not metric:
+        if config.train.patience:
+            refuse("train.patience", "checkpoint.best_metric is empty, so nothing can improve; leave this at 0.")
+        return
     prefixes = ["valid/", *(f"valid/{name}/" for name in sources if len(sources) > 1)]
     if metric not in [prefix + each for prefix in prefixes for each in metrics]:
         known = f"{' or '.join(prefixes)} followed by one of {', '.join(metrics)}{task.advice_on_metric(metric)}"

@@ -94,11 +94,14 @@ class CheckpointConfig:
     keep_best: int = option(1, minimum=0)
     """Number of best checkpoints to keep, ranked by best_metric."""
     best_metric: str = "valid/loss"
-    """Metric by which checkpoints are ranked. Lower is better, except for scores such as valid/bleu."""
+    """Metric by which checkpoints are ranked. Lower is better, except for scores such as valid/bleu. If empty, the last
+    step is the best; this is the case for objective.name='glove' unless eval.word_pairs is set."""
 
     @property
     def highest_is_best(self) -> bool:
         """Whether best_metric is a score (higher is better) rather than a loss or an error."""
+        if not self.best_metric:
+            return False
         return bool(entries("lm.evaluation.METRICS")[self.best_metric.rpartition("/")[2]].higher_is_better)
 
 

@@ -4,23 +4,25 @@
     GloVe text                      the same without the header
     word2vec binary                 the header, then "word " and E little-endian float32 numbers for each word
 
-Reading recognises the format by the first bytes, and `.gz` files are decompressed. Files are read word by word, and no
-memory is reserved for what a header promises. V is the number of words, E the number of values per word.
+Reading recognises the format by the first bytes. Files whose names end in `.gz` are decompressed. Files are read word
+by word, and no memory is reserved for what a header promises. V is the number of words, E the number of values per
+word.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import itertools
 import re
-import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 import numpy as np
 
+from lm.data.reading.encodings import open_binary, read_errors
 from lm.errors import UserError
 from lm.files import expanded
 
@@ -31,6 +33,7 @@ BLOCK = 1 << 20  # bytes of a binary file that are read at a time
 LONGEST_LINE = LONGEST_WORD + 64 * LONGEST_VECTOR  # bytes
 ADVICE = "convert or download the file again"
 FLOAT = np.dtype("<f4")
+SPACES = re.compile(r"\s", re.ASCII)  # the characters that separate fields and lines
 
 
 class Vectors(NamedTuple):
@@ -76,14 +79,8 @@ def dimension_of(path: Path | str) -> int:
 def _open(path: Path) -> Iterator[IO[bytes]]:
     if not path.is_file():
         raise UserError(f"there is no file {path}.")
-    try:
-        opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115
-        with opened as file:
-            yield cast(IO[bytes], file)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: the compressed data is damaged ({error}); {ADVICE}.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    with read_errors(path), open_binary(path) as file:
+        yield file
 
 
 Entry = tuple[str, np.ndarray, str]  # a word, its vector and its position in the file, for messages
@@ -91,7 +88,7 @@ Entry = tuple[str, np.ndarray, str]  # a word, its vector and its position in th
 
 def _entries(path: Path, file: IO[bytes]) -> tuple[str, int, Iterator[Entry]]:
     """Returns the format of a file, the number of values per word, and the entries of the file."""
-    first = file.readline(LONGEST_LINE)
+    first = file.readline(LONGEST_LINE).removeprefix(codecs.BOM_UTF8)
     if not first.strip():
         raise UserError(f"{path} is empty or begins with an empty line; {ADVICE}.")
     header = HEADER.fullmatch(first)
@@ -115,13 +112,13 @@ def _entries(path: Path, file: IO[bytes]) -> tuple[str, int, Iterator[Entry]]:
 
 
 def _is_text(line: bytes, size: int) -> bool:
-    """Returns whether the line after a header is text rather than the beginning of binary data."""
-    numbers = line.split()[1:][-size:]
+    """Returns whether the line after a header is text, possibly damaged, rather than the beginning of binary data."""
     try:
-        [float(each) for each in numbers]
-        return bool(numbers)
-    except ValueError:
+        fields = line.decode("utf-8").split()[1:]
+    except UnicodeDecodeError:
         return False
+    is_printable = not any(byte < 32 for byte in line.rstrip(b"\r\n").replace(b"\t", b""))
+    return is_printable and (any(map(is_number, fields)) or len(fields) >= size)
 
 
 def _text(path: Path, file: IO[bytes], size: int, count: int | None, begun: list[bytes]) -> Iterator[Entry]:
@@ -139,14 +136,14 @@ def _text(path: Path, file: IO[bytes], size: int, count: int | None, begun: list
         if len(numbers) < size:
             found = f"{len(numbers):,} instead of {size:,} values"
             raise UserError(f"{path}, {where}: the line has {found}; all vectors need the same dimension; {ADVICE}.")
-        if not word or (" " in word and _is_number(word.rpartition(" ")[2])):
+        if not word or (" " in word and is_number(word.rpartition(" ")[2])):
             problem = "has no word" if not word else f"has more than {size:,} values"
             raise UserError(f"{path}, {where}: the line {problem}; all vectors need the same dimension; {ADVICE}.")
         try:
             with np.errstate(over="ignore"):  # `read_vectors` reports infinite values
                 vector_E = np.array(numbers, np.float32)
         except ValueError:
-            wrong = next(each for each in numbers if not _is_number(each))
+            wrong = next(each for each in numbers if not is_number(each))
             raise UserError(f"{path}, {where}: {wrong[:40]!r} is not a number; {ADVICE}.") from None
         done += 1
         if count is not None and done > count:
@@ -159,23 +156,23 @@ def _text(path: Path, file: IO[bytes], size: int, count: int | None, begun: list
 def _binary(path: Path, file: IO[bytes], size: int, count: int, begun: bytes) -> Iterator[Entry]:
     """Yields the entries of a binary file. `begun` holds the bytes after the header that were read already."""
     longest = LONGEST_WORD + size * FLOAT.itemsize + 2
-    block, place = begun, 0  # bytes of the file, and how many of them were used
+    block, position = begun, 0  # bytes of the file, and how many of them were used
     for number in range(1, count + 1):
         where = f"word {number:,} of {count:,}"
-        if len(block) - place < longest:
-            block, place = block[place:] + file.read(BLOCK + longest), 0
-        space = block.find(b" ", place, place + LONGEST_WORD)
+        if len(block) - position < longest:
+            block, position = block[position:] + file.read(BLOCK + longest), 0
+        space = block.find(b" ", position, position + LONGEST_WORD)
         end = space + 1 + size * FLOAT.itemsize
-        if space < 0 and len(block) - place > LONGEST_WORD:
+        if space < 0 and len(block) - position > LONGEST_WORD:
             raise UserError(f"{path}, {where}: the word has no end; {ADVICE}.")
         if space < 0 or end > len(block):
             raise UserError(f"{path}, {where}: the file ends there; {ADVICE}.")
-        word = _decoded(path, where, block[place:space].lstrip(b"\n"))
+        word = _decoded(path, where, block[position:space].lstrip(b"\n"))
         if not word:
             raise UserError(f"{path}, {where}: the word is empty; {ADVICE}.")
         yield word, np.frombuffer(block[space + 1 : end], FLOAT).astype(np.float32), where
-        place = end
-    if (block[place:] + file.read(2)).strip(b"\n"):
+        position = end
+    if (block[position:] + file.read(2)).strip(b"\n"):
         raise UserError(f"{path}: the header promises {count:,} words, but there is more data; {ADVICE}.")
 
 
@@ -186,7 +183,7 @@ def _decoded(path: Path, where: str, content: bytes) -> str:
         raise UserError(f"{path}, {where}: this is not UTF-8 text ({error.reason}); {ADVICE}.") from error
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
     try:
         float(text)
         return True
@@ -209,6 +206,33 @@ def _write_binary(file: IO[bytes], words: Sequence[str], vectors_VE: np.ndarray)
     file.write(b"%d %d\n" % vectors_VE.shape)
     for word, vector_E in zip(words, vectors_VE, strict=True):
         file.write(word.encode() + b" " + vector_E.astype(FLOAT).tobytes() + b"\n")
+
+
+def write_vectors(file: IO[bytes], kind: str, words: Sequence[str], vectors_VE: np.ndarray, gz: bool) -> list[str]:
+    """Writes distinct words and their vectors in the format `kind`, and returns notes about what was changed.
+
+    No format can hold whitespace within words reliably, so it is replaced by underscores. If the word exists then, the
+    word with whitespace is left out.
+    """
+    named, notes = {word: word for word in words}, []
+    if spaced := [word for word in words if SPACES.search(word)]:
+        clean = {*words}
+        for word in spaced:
+            named[word] = SPACES.sub("_", word)
+            if named[word] in clean:
+                del named[word]
+            else:
+                clean.add(named[word])
+        notes.append(f"whitespace in {len(spaced):,} of {len(words):,} words, e.g. {spaced[0][:60]!r}, is written as _")
+        if left_out := len(words) - len(named):
+            notes.append(f"{left_out:,} of these words left out, because the word with _ exists already")
+        kept = [number for number, word in enumerate(words) if word in named]
+        words, vectors_VE = [*named.values()], vectors_VE[kept]
+    with contextlib.ExitStack() as stack:
+        if gz:
+            file = cast(IO[bytes], stack.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0)))
+        WRITERS[kind](file, words, vectors_VE)
+    return notes
 
 
 # Maps each format that can be written to a function that writes distinct words without whitespace and their vectors.

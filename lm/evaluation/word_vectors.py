@@ -18,6 +18,8 @@ from jax.sharding import PartitionSpec
 from scipy.stats import spearmanr
 
 from lm.data.storing.splits import named_errors
+from lm.data.tokenizing.words import words_of
+from lm.data.vector_files import is_number
 from lm.errors import UserError
 from lm.evaluation.evaluator import EvaluationSetup, Evaluator, Report
 from lm.evaluation.metric import Metric, share
@@ -68,18 +70,22 @@ class WordTable:
         return self._index.get(word, self._index.get(word.lower()))
 
     def neighbours(self, word: int, count: int) -> list[tuple[str, float]]:
-        """Returns the `count` words with the highest cosines to a word, which is not among them."""
+        """Returns the `count` words (or all, if there are fewer) with the highest cosines to a word, without itself."""
         cosines_V = self.unit_VE @ self.unit_VE[word]
-        cosines_V[word] = -np.inf
-        return [(self.words[i], float(cosines_V[i])) for i in np.argsort(-cosines_V, kind="stable")[:count]]
+        nearest = [i for i in np.argsort(-cosines_V, kind="stable")[: count + 1].tolist() if i != word]
+        return [(self.words[i], float(cosines_V[i])) for i in nearest[:count]]
+
+    def known(self, pairs: Sequence[tuple[str, str, float]]) -> list[tuple[int, int, float]]:
+        """Returns the indices of the words and the score of each pair whose words are both known."""
+        found = [(self.find(one), self.find(other), score) for one, other, score in pairs]
+        return [(one, other, score) for one, other, score in found if one is not None and other is not None]
 
     def similarity(self, pairs: Sequence[tuple[str, str, float]]) -> Score:
         """Returns Spearman's rank correlation of cosines and human scores over the pairs whose words are both known.
 
         The correlation is NaN if fewer than two pairs are known, or if all their scores are equal.
         """
-        found = [(self.find(one), self.find(other), score) for one, other, score in pairs]
-        known = [(one, other, score) for one, other, score in found if one is not None and other is not None]
+        known = self.known(pairs)
         cosines = [float(self.unit_VE[one] @ self.unit_VE[other]) for one, other, _ in known]
         scores = [score for *_, score in known]
         defined = len(set(scores)) > 1 and len(set(cosines)) > 1
@@ -116,12 +122,12 @@ class WordTable:
         """
         centred = self.unit_VE[list(words)] - self.unit_VE[list(words)].mean(axis=0)
         left, values, _ = np.linalg.svd(centred, full_matrices=False)
-        places = np.zeros((len(words), 2))
-        places[:, : min(2, len(values))] = (left * values)[:, :2]
-        signs = np.sign(places[np.abs(places).argmax(axis=0), [0, 1]])
+        coordinates = np.zeros((len(words), 2))
+        coordinates[:, : min(2, len(values))] = (left * values)[:, :2]
+        signs = np.sign(coordinates[np.abs(coordinates).argmax(axis=0), [0, 1]])
         total = np.sum(values**2)
         shares = np.pad(values**2, (0, 2))[:2] / (total if total > 0 else 1.0)
-        return places * np.where(signs == 0, 1.0, signs), shares
+        return coordinates * np.where(signs == 0, 1.0, signs), shares
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
@@ -137,21 +143,25 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 
 def read_pairs(path: Path) -> list[tuple[str, str, float]]:
-    """Reads word pairs with scores, such as WordSim-353: two words and a number, separated by tabs, commas or spaces.
+    """Reads word pairs with scores, such as WordSim-353 or SimLex-999, separated by tabs, commas or spaces.
 
-    The first line may be a header. Raises UserError if another line has no score or if there are fewer than two pairs.
+    The first two fields are the words. The score is in the column that has the first number after the words in the
+    first pair. The first line is a header if it has at least three fields, but no number after the words. Raises
+    UserError if another line has no score or if there are fewer than two pairs.
     """
-    pairs = []
+    pairs, column = [], None
     for index, (number, line) in enumerate(_lines(path)):
         separator = "\t" if "\t" in line else "," if "," in line else None
         fields = [each.strip() for each in line.split(separator)]
+        if column is None:
+            column = next((i for i, each in enumerate(fields[2:], start=2) if is_number(each)), None)
+            if column is None and index == 0 and len(fields) >= 3:
+                continue
         try:
-            score = float(fields[2])
+            score = float(fields[column or 2])
             if not (math.isfinite(score) and fields[0] and fields[1]):
                 raise ValueError
         except (ValueError, IndexError) as error:
-            if index == 0:
-                continue
             raise UserError(
                 f"{path}, line {number}: expected two words and a score, got {line[:80]!r}; correct this line."
             ) from error
@@ -188,6 +198,12 @@ class SimilarityEvaluator(Evaluator):
         self._mesh = setup.mesh
         with named_errors("config.eval.word_pairs"):
             self._pairs = read_pairs(expanded(setup.config.eval.word_pairs))
+            words = [word for word in words_of(self._tokenizer) if word is not None]
+            known = WordTable(words, np.zeros((len(words), 0), np.float32)).known(self._pairs)
+            if len({score for *_, score in known}) < 2:
+                file, number = setup.config.eval.word_pairs, f"{len(known):,} of {len(self._pairs):,} pairs"
+                problem = f"the vocabulary contains both words of {number} of {file}"
+                raise UserError(f"{problem}; a rank correlation needs two pairs with different scores.")
         self._scored = Score(math.nan, 0, len(self._pairs))
 
     def evaluate(self, params: Any, step: int, report: Report | None = None) -> dict[str, float]:

@@ -20,22 +20,29 @@ FitReport = Callable[[int, int], None]  # called with (number done, total)
 
 TENSOR_SIZES = ("vocab_size", "source_vocab_size")  # sizes that every architecture splits over the mesh axis `tensor`
 
-MODEL_SETTINGS = """
-d_model embedding_width num_encoder_layers source_vocab_size norm norm_epsilon activation use_bias share_embeddings
-shift_decoder tie_embeddings scale_logits logits_softcap dropout init_std embedding_std embedding_from dtype
+TABLE_SETTINGS = "d_model init_std embedding_std embedding_from dtype"
+LAYER_SETTINGS = """
+embedding_width num_encoder_layers source_vocab_size norm norm_epsilon activation use_bias share_embeddings
+shift_decoder tie_embeddings scale_logits logits_softcap dropout
 """
 OTHER_SETTINGS = """
 init_from data.num_workers data.prefetch objective.label_smoothing objective.label_smoothing_over objective.z_loss
 checkpoint.every_steps log.every_steps eval.every_steps eval.max_rows
 """
 # The dotted names of the settings that all architectures trained by gradients read, and the others do not.
-NEURAL = frozenset(
+TRAINED = frozenset(
     [
-        *(f"model.{name}" for name in MODEL_SETTINGS.split()),
-        *(f"model.{each.name}" for each in dataclasses.fields(HeadSettings)),
+        *(f"model.{name}" for name in TABLE_SETTINGS.split()),
         *(f"optimizer.{each.name}" for each in dataclasses.fields(OptimizerConfig)),
         *(f"train.{each.name}" for each in dataclasses.fields(TrainConfig)),
         *OTHER_SETTINGS.split(),
+    ]
+)
+# The dotted names of the settings that all of these read except those that consist of word vectors.
+LAYERED = frozenset(
+    [
+        *(f"model.{name}" for name in LAYER_SETTINGS.split()),
+        *(f"model.{each.name}" for each in dataclasses.fields(HeadSettings)),
     ]
 )
 
@@ -80,7 +87,8 @@ class Architecture:
     Attributes:
         families: the supported values of model.family, each with the function that builds the model.
         settings: the dotted names of the settings that this architecture reads but at least one other does not. Those
-            in `NEURAL` are added if the architecture is trained by gradients.
+            in `TRAINED` are added if the architecture is trained by gradients, and those in `LAYERED` if it also has
+            layers.
         derive: returns {dotted name: value} for the derived values that replace settings of 0.
         check: refuses settings that contradict each other.
         poolings: the default of model.pooling for some families; for the others, it is "last".
@@ -111,4 +119,5 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if self.fit is None:
-            object.__setattr__(self, "settings", self.settings | NEURAL)
+            layered = frozenset() if self.word_vectors else LAYERED
+            object.__setattr__(self, "settings", self.settings | TRAINED | layered)

@@ -13,22 +13,22 @@ from lm.files import replacing
 from lm.reporting.confusion import FONTS
 
 
-def draw_words(words: Sequence[str], places_W2: np.ndarray, shares: np.ndarray, path: Path, title: str) -> None:
+def draw_words(words: Sequence[str], coordinates_W2: np.ndarray, shares: np.ndarray, path: Path, title: str) -> None:
     """Writes the result of `word_figure` to a PNG file atomically. May raise OSError."""
-    figure = word_figure(words, places_W2, shares, title)
+    figure = word_figure(words, coordinates_W2, shares, title)
     with replacing(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
         figure.savefig(temporary, format="png", dpi=130)
 
 
-def word_figure(words: Sequence[str], places_W2: np.ndarray, shares: np.ndarray, title: str) -> Any:
+def word_figure(words: Sequence[str], coordinates_W2: np.ndarray, shares: np.ndarray, title: str) -> Any:
     """Returns a matplotlib Figure with one labelled point per word.
 
     Args:
-        places_W2: the coordinates of the words.
+        coordinates_W2: the coordinates of the words.
         shares: the share of the variance along each of the two components.
     """
-    assert places_W2.shape == (len(words), 2), (places_W2.shape, len(words))
+    assert coordinates_W2.shape == (len(words), 2), (coordinates_W2.shape, len(words))
     from matplotlib import font_manager, rc_context
     from matplotlib.figure import Figure  # slow to import, and used only here
 
@@ -37,9 +37,9 @@ def word_figure(words: Sequence[str], places_W2: np.ndarray, shares: np.ndarray,
         side = 6.0 + 0.03 * min(len(words), 200)  # inches
         figure = Figure(figsize=(1.25 * side, side), layout="constrained")
         axes = figure.subplots()
-        axes.scatter(places_W2[:, 0], places_W2[:, 1], s=14, color="#2f6fb0", zorder=2)
-        for word, place in zip(words, places_W2, strict=True):
-            axes.annotate(word, place, xytext=(4, 3), textcoords="offset points", fontsize=9, parse_math=False)
+        axes.scatter(coordinates_W2[:, 0], coordinates_W2[:, 1], s=14, color="#2f6fb0", zorder=2)
+        for word, position in zip(words, coordinates_W2, strict=True):
+            axes.annotate(word, position, xytext=(4, 3), textcoords="offset points", fontsize=9, parse_math=False)
         axes.margins(0.12)
         axes.grid(color="#e6eaee", zorder=0)
         for axis, share in zip("xy", shares, strict=True):

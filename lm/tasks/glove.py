@@ -10,6 +10,7 @@ import numpy as np
 
 from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig
+from lm.config.experiment import replace_settings
 from lm.data.examples.counted_pairs import CountedExamples, CountedRows
 from lm.data.packing.rows import EvalRows, RowLayout, TrainRows
 from lm.data.storing.pair_counts import PairCounts, open_or_count
@@ -36,8 +37,24 @@ class Glove(WordVectorTask):
     def head(self, config: Config) -> Any:
         return CountScores()
 
+    def resolve(self, config: Config) -> Config:
+        """Ranks steps by the rank correlation if there is one, and otherwise does not rank them.
+
+        The loss of two splits differs with their sizes alone, because it compares the model, which fits the counts of
+        the training text, with the counts of the evaluated split.
+        """
+        if config.checkpoint.best_metric != "valid/loss":
+            return config
+        metric = "valid/similarity" if config.eval.word_pairs else ""
+        return replace_settings(config, {"checkpoint.best_metric": metric})
+
     def check(self, config: Config, refuse: Refuse) -> None:
         super().check(config, refuse)
+        if sum(each.weight > 0 for each in config.data.train.values()) > 1:
+            problem = "GloVe counts the pairs of one text"
+            refuse("data.train", f"{problem}; use one data source, whose path may be a glob pattern for several files.")
+        if config.train.patience and not config.checkpoint.best_metric:
+            refuse("train.patience", "the loss of GloVe does not rank steps; set eval.word_pairs, or leave this at 0.")
         if config.model.ngram_buckets:
             refuse("model.ngram_buckets", "GloVe has no character n-grams; leave this at 0.")
 

@@ -72,7 +72,8 @@ class Reporter:
             values, _ = self._evaluate_whole(params, step, report)
         else:
             values = self._during.evaluate(params, step, report)
-        if not math.isfinite(values.get(best := self._config.checkpoint.best_metric, math.nan)):
+        best = self._config.checkpoint.best_metric
+        if best and not math.isfinite(values.get(best, math.nan)):
             self._console.print(f"step {step:,}: {best} has no finite value, so this step cannot be the best.")
         if step == self._config.train.num_steps:  # `final` prints everything
             return values

@@ -105,17 +105,33 @@ def test_weights_count_the_pairs_and_documents_are_kept_apart(whole):
     assert 0.85 < np.mean(batch.segments > 0) <= 1
 
 
-def test_evaluation_rows_cover_the_text_once_and_never_change():
-    draws = sampling(threshold=0.0)
+@pytest.mark.parametrize("max_ngrams", [0, 300])
+def test_evaluation_rows_cover_the_text_once_and_never_change(max_ngrams):
+    table = ngram_table(WORDS, (3, 4), BUCKETS) if max_ngrams else None
+    draws = sampling(threshold=0.0, table=table, max_ngrams=max_ngrams)
     examples = ContextExamples("a", STORE, 0, draws, (LENGTH, PER_ROW))
     found = [examples.make(0, i) for i in range(len(examples))]
     words = STORE.tokens[IS_WORD[STORE.tokens]]
-    covered = np.concatenate([each.tokens_T for each in found])
-    assert len(covered) >= 0.97 * len(words), "a row may lack space for its last words"
+    np.testing.assert_array_equal(np.concatenate([each.tokens_T for each in found]), words)
+    sizes = [table.counts_V[each.tokens_T].sum() if max_ngrams else len(each.tokens_T) for each in found]
+    assert max(sizes) <= (max_ngrams or LENGTH) and min(sizes[:-1]) > 0.9 * max(sizes)
     assert examples.num_targets() == sum(each.weights_T.sum() for each in found)
+    subsampled = ContextExamples("a", STORE, 0, sampling(), (LENGTH, PER_ROW))
+    assert [len(subsampled.make(0, i).tokens_T) for i in range(len(subsampled) - 1)] == [LENGTH] * (len(subsampled) - 1)
     again = ContextExamples("a", STORE, 0, draws, (LENGTH, PER_ROW)).make(7, 3)
     np.testing.assert_array_equal(again.source_S, found[3].source_S)
     np.testing.assert_array_equal(again.types_T, found[3].types_T)
+
+
+def test_rows_of_a_small_source_are_full_too():
+    large = store_of(1, [900, 1100])
+    draws = ContextSampling(
+        word_counts([STORE, large], V, np.flatnonzero(IS_WORD)), LENGTH, WINDOW, PER_ROW, 0.05, False
+    )
+    for store in (STORE, large):
+        rows = ContextRows("a", store, 0, draws)
+        filled = [len(rows.row(0, row)[0].tokens_T) / LENGTH for row in range(rows.num_rows(0))]
+        assert 0.85 < np.mean(filled) <= 1
 
 
 def test_ngrams_and_the_rows_that_hold_them():

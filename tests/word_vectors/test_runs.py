@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from lm.checkpoints.checkpoints import Checkpoints
+from lm.config import Config
 from lm.data.vector_files import read_vectors
-from tests.run_helpers import assert_same_run, metrics, train_here
+from lm.errors import UserError
+from tests.run_helpers import assert_same_run, config_of, metrics, train_here
 
 VECTORS = {
     "model__architecture": "word_vectors",
@@ -70,8 +72,32 @@ def test_a_stopped_run_continues_to_the_bit(tiny, tmp_path, pairs, task):
     assert train_here(tiny, tmp_path / "halves", **changes) == 0
     assert_same_run(tmp_path / "straight", tmp_path / "halves")
     lines = metrics(tmp_path / "straight")
+    if task == "glove":
+        kept = config_of(tiny, **changes).checkpoint.best_metric
+        assert kept == "valid/similarity" and config_of(tiny, **VECTORS | GLOVE).checkpoint.best_metric == ""
     losses = [line["valid/loss"] for line in lines if "valid/loss" in line]
     assert losses[-1] < losses[0] and all(-1 <= line["valid/similarity"] <= 1 for line in lines if "valid/loss" in line)
+
+
+def test_the_last_step_of_glove_is_the_best_without_word_pairs(tiny, tmp_path, capsys):
+    assert train_here(tiny, tmp_path / "run", **VECTORS | GLOVE) == 0
+    shown = capsys.readouterr().out
+    assert "Step 16 is the last.\n" in shown and "no finite value" not in shown
+
+
+def test_glove_refuses_several_sources(tiny):
+    config = config_of(tiny, **VECTORS | GLOVE).to_dict()
+    (source,) = config["data"]["train"].values()
+    config["data"]["train"] = {"one": source, "other": source}
+    with pytest.raises(UserError, match="use one data source"):
+        Config.from_dict(config, reset_unread=True)
+
+
+def test_unknown_pairs_are_refused_before_training(tiny, tmp_path):
+    (tmp_path / "pairs").write_text("fox\tdog\t9\nlazy\twizards\t9\nfox\tabsent\t5\n")
+    with pytest.raises(UserError, match=r"config.eval.word_pairs: .* both words of 2 of 3 pairs of"):
+        train_here(tiny, tmp_path / "run", **VECTORS, eval__word_pairs=str(tmp_path / "pairs"))
+    assert not (tmp_path / "run/checkpoints").exists()
 
 
 def test_every_mesh_gives_the_same_vectors(tiny, tmp_path):
@@ -114,6 +140,10 @@ def test_vectors_are_evaluated_exported_examined_and_refused_for_text(tiny, tmp_
     outcome = call("lm.vectors", "picture", f"--file={file}", "--words=fox,dog,lazy", f"--output={tmp_path / 'p.png'}")
     assert outcome.status == 0 and (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG", outcome.stderr
 
+    outcome = call("lm.vectors", "export", f"--file={file}", f"--output={tmp_path / 'v.bin.gz'}")
+    assert "v.bin.gz (binary)" in outcome.stdout, outcome.stderr
+    np.testing.assert_array_equal(read_vectors(tmp_path / "v.bin.gz").vectors_VE, exported.vectors_VE)
+
     refused("generates no text", "lm.generate", f"--workdir={root}", "--prompt=a")
     refused("predicts no labels", "lm.predict", f"--workdir={root}", "--text=a")
     refused("cat not in the vocabulary of 13 words", "lm.vectors", "neighbours", f"--file={file}", "--words=cat")
@@ -134,6 +164,9 @@ def test_vectors_are_evaluated_exported_examined_and_refused_for_text(tiny, tmp_
         ("word vectors need a multiple of 32, not 33", ["data.sequence_length=33"]),
         ("is not a range of lengths", ["model.ngram_buckets=5", "model.ngram_lengths=(4, 3)"]),
         ("GloVe has no character n-grams", ["objective.name=glove", "model.ngram_buckets=5"]),
+        ("this setting is not read by model.architecture=word_vectors", ["model.dropout=0.1"]),
+        ("this setting is not read by model.architecture=word_vectors", ["model.tie_embeddings=False"]),
+        ("set eval.word_pairs, or leave this at 0", ["objective.name=glove", "train.patience=1"]),
         ("config.eval.word_pairs: absent.tsv cannot be read", ["eval.word_pairs=absent.tsv"]),
     ],
 )

@@ -1,13 +1,14 @@
 """Files of word vectors: what is written is read again to the bit, gensim agrees, and damage gives one clear line."""
 
 import gzip
+import io
 
 import numpy as np
 import pytest
 
 from benchmarks.word_vector_files import GOLDEN, WORDS, vectors
 from lm.data import vector_files
-from lm.data.vector_files import WRITERS, dimension_of, read_vectors
+from lm.data.vector_files import WRITERS, dimension_of, read_vectors, write_vectors
 from lm.errors import UserError
 
 FORMATS = {"word2vec": "word2vec text", "binary": "word2vec binary", "glove": "GloVe text"}
@@ -63,6 +64,27 @@ def test_glove_words_may_contain_spaces(tmp_path):
     assert read_vectors(tmp_path / "v").words == ["a", ". . ."]
 
 
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("gz", [False, True])
+def test_whitespace_in_words_is_replaced_and_reported(tmp_path, kind, gz):
+    file, path = io.BytesIO(), tmp_path / ("v.gz" if gz else "v")
+    notes = write_vectors(file, kind, ["a", ". . .", "b c", "b_c", "d\u00a0e"], np.eye(5, dtype=np.float32), gz)
+    path.write_bytes(file.getvalue())
+    found = read_vectors(path)
+    assert found.words == ["a", "._._.", "b_c", "d\u00a0e"] and found.format == FORMATS[kind]
+    np.testing.assert_array_equal(found.vectors_VE, np.eye(5)[[0, 1, 3, 4]])
+    assert notes == [
+        "whitespace in 2 of 5 words, e.g. '. . .', is written as _",
+        "1 of these words left out, because the word with _ exists already",
+    ]
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_word(tmp_path):
+    for content in ("a 1 2\n", "1 2\na 1 2\n"):
+        (tmp_path / "v").write_text(content, encoding="utf-8-sig")
+        assert read_vectors(tmp_path / "v").words == ["a"]
+
+
 @pytest.mark.parametrize("kind", ["word2vec", "binary"])
 def test_gensim_reads_our_files(tmp_path, kind):
     models = pytest.importorskip("gensim.models", reason="needs requirements-vectors.txt")
@@ -98,6 +120,8 @@ NAN = b"1 2\na " + np.float32([1, np.nan]).tobytes()
         (b"a 1 2\nb 1 x\n", "line 2: 'x' is not a number"),
         (b"a 1 2\n\xff 1 2\n", "line 2: this is not UTF-8 text"),
         (b"a 1 2\n\nb 1 2\n", "line 2: the line is empty"),
+        (b"2 2\na 1 x\nb 3 4\n", "line 2: 'x' is not a number"),
+        (b"2 2\na 1\nb 3 4\n", "line 2: the line has 1 instead of 2 values"),
         (b"word\n", "line 1: expected a word and its vector"),
     ],
 )
@@ -115,5 +139,5 @@ def test_a_promise_that_cannot_be_checked_reserves_no_memory(tmp_path):
     with pytest.raises(UserError, match=r"line 2: the line has 2 instead of 100,000 values"):
         read_vectors(path)
     path.write_bytes(gzip.compress(b"a 1 2\nb 3 4\n")[:-9])
-    with pytest.raises(UserError, match="the compressed data is damaged"):
+    with pytest.raises(UserError, match="damaged or not a gzip file"):
         read_vectors(path)

@@ -17,6 +17,7 @@ def test_neighbours_are_sorted_by_cosine_and_exclude_the_word():
     found = COMPASS.neighbours(0, 3)
     assert [word for word, _ in found] == ["Northeast", "north", "zero"]
     np.testing.assert_allclose([cosine for _, cosine in found], [math.sqrt(0.5), 0, 0], atol=1e-7)
+    assert [word for word, _ in COMPASS.neighbours(0, 9)] == ["Northeast", "north", "zero", "west"]
 
 
 def test_words_are_found_as_they_are_or_in_lower_case():
@@ -53,13 +54,13 @@ def test_analogies_match_a_search_over_all_words():
 
 def test_components_are_those_of_the_covariance_matrix():
     table = WordTable(list("abcdefgh"), np.random.default_rng(2).normal(size=(8, 5)).astype(np.float32))
-    places, shares = table.components(range(8))
+    coordinates, shares = table.components(range(8))
     unit = table.vectors_VE / np.linalg.norm(table.vectors_VE, axis=1, keepdims=True)
     values, axes = np.linalg.eigh(np.cov(unit.T))
     expected = (unit - unit.mean(0)) @ axes[:, ::-1][:, :2]
-    np.testing.assert_allclose(np.abs(places), np.abs(expected), atol=1e-5)
+    np.testing.assert_allclose(np.abs(coordinates), np.abs(expected), atol=1e-5)
     np.testing.assert_allclose(shares, values[::-1][:2] / values.sum(), atol=1e-5)
-    assert (places[np.abs(places).argmax(axis=0), [0, 1]] > 0).all()
+    assert (coordinates[np.abs(coordinates).argmax(axis=0), [0, 1]] > 0).all()
 
 
 def test_pairs_and_questions_are_read(tmp_path):
@@ -68,6 +69,8 @@ def test_pairs_and_questions_are_read(tmp_path):
     assert read_pairs(file) == [("love", "sex", 6.77), ("ice cream", "sea", 1.0)]
     file.write_text("word1,word2,score\na,b,1\nc,d,2\n")
     assert read_pairs(file) == [("a", "b", 1.0), ("c", "d", 2.0)]
+    file.write_text("word1\tword2\tPOS\tSimLex999\tconc(w1)\nold\tnew\tA\t1.58\t2.72\nmuscle\ttulip\tN\t0\t5\n")
+    assert read_pairs(file) == [("old", "new", 1.58), ("muscle", "tulip", 0.0)]
     file.write_text(": capitals\nAthens Greece Oslo Norway\n: family\nboy girl he she\n")
     assert read_questions(file)[1] == Question("family", ("boy", "girl", "he", "she"))
 
@@ -77,6 +80,9 @@ def test_pairs_and_questions_are_read(tmp_path):
     [
         (read_pairs, b"a b 1\nc d\n", "line 2: expected two words and a score, got 'c d'"),
         (read_pairs, b"a b 1\nc d nan\n", "line 2: expected two words and a score"),
+        (read_pairs, b"a b\nc d 1\ne f 2\n", "line 1: expected two words and a score, got 'a b'"),
+        (read_pairs, b"a b 1\nice cream sea 2\n", "line 2: expected two words and a score"),
+        (read_pairs, b"a b x\nc d y\n", "line 2: expected two words and a score"),
         (read_pairs, b"a b 1\n", "has fewer than two pairs"),
         (read_pairs, b"\xff\n", "is not UTF-8 text"),
         (read_questions, b": s\na b c\n", "line 2: expected four words, got 'a b c'"),

@@ -1,9 +1,10 @@
 """Examples for word vectors: a stretch of text without rare and dropped words, and random words for the same row.
 
-A row is made from a fixed number R of consecutive tokens of the store. Frequent words are dropped at random before
+A row is made from R consecutive tokens of the store. Frequent words are dropped at random before
 contexts are formed, as in word2vec (Mikolov 2013, section 2.3), so contexts reach across the gaps; unknown words and
-special tokens are always dropped. R is chosen such that a row is almost full on average; words for which it has no
-space are omitted. Contexts do not extend beyond a document.
+special tokens are always dropped. In training, R is fixed and chosen such that a row is almost full on average; words
+for which it has no space are omitted. In evaluation, each row is made from as many tokens as fit. Contexts do not
+extend beyond a document.
 
 T is the number of words in a row, N the number of random words per row, V the size of the vocabulary.
 """
@@ -32,11 +33,18 @@ def word_counts(stores: Iterable[TokenStore], vocab_size: int, words: np.ndarray
     """Returns how often each token occurs in all stores together, int64 (V,); 0 for tokens that are not `words`."""
     counts_V = np.zeros(vocab_size, np.int64)
     for store in stores:
-        for begin in range(0, store.num_tokens, COUNTED):
-            counts_V += np.bincount(store.tokens[begin : begin + COUNTED], minlength=vocab_size)
+        counts_V += token_counts(store, vocab_size)
     is_word_V = np.zeros(vocab_size, bool)
     is_word_V[words] = True
     return np.where(is_word_V, counts_V, 0)
+
+
+def token_counts(store: TokenStore, vocab_size: int) -> np.ndarray:
+    """Returns how often each token occurs in a store, int64 (V,)."""
+    counts_V = np.zeros(vocab_size, np.int64)
+    for begin in range(0, store.num_tokens, COUNTED):
+        counts_V += np.bincount(store.tokens[begin : begin + COUNTED], minlength=vocab_size)
+    return counts_V
 
 
 def kept_share(counts_V: np.ndarray, threshold: float) -> np.ndarray:
@@ -74,13 +82,26 @@ class ContextSampling:
         powers_V = self.counts_V.astype(np.float64) ** NOISE_POWER * (self.counts_V > 0)
         return np.cumsum(powers_V) / powers_V.sum()
 
-    def span(self, num_tokens: int) -> int:
-        """Returns R, the number of tokens from which a row is made, for a store of `num_tokens` tokens."""
-        kept_V = self.counts_V * self.kept_V
+    def span(self, store: TokenStore) -> int:
+        """Returns R, the number of tokens of a store from which a training row is made."""
+        num_tokens, kept_V = store.num_tokens, token_counts(store, len(self.counts_V)) * self.kept_V
         shares = [self.length * num_tokens / max(kept_V.sum(), 1.0)]
         if self.ngrams is not None:
             shares.append(self.max_ngrams * num_tokens / max((kept_V * self.ngrams.counts_V).sum(), 1.0))
         return max(1, math.floor(FILLED * min(shares)))
+
+    def fitting(self, tokens_R: np.ndarray, rng: np.random.Generator) -> int:
+        """Returns the number of tokens, at least 1, from which `example` makes a row without omitting words.
+
+        `rng` must be in the same state as for `example`. A single word whose n-grams fill more than a row counts as
+        fitting.
+        """
+        kept_T = np.flatnonzero(rng.random(len(tokens_R)) < self.kept_V[tokens_R])
+        fitting = self.length
+        if self.ngrams is not None:
+            sizes_T = self.ngrams.counts_V[tokens_R[kept_T]]
+            fitting = min(fitting, int(np.searchsorted(np.cumsum(sizes_T), self.max_ngrams, side="right")))
+        return max(1, int(kept_T[fitting])) if fitting < len(kept_T) else len(tokens_R)
 
     def example(self, tokens_R: np.ndarray, documents_R: np.ndarray, rng: np.random.Generator) -> Example:
         """Makes a row from consecutive tokens and the index of each token's document."""
@@ -127,7 +148,7 @@ class ContextRows:
 
     def __init__(self, name: str, store: TokenStore, seed: int, sampling: ContextSampling):
         self._store, self._key, self._sampling = store, (seed, name), sampling
-        self._span = min(sampling.span(store.num_tokens), store.num_tokens)
+        self._span = min(sampling.span(store), store.num_tokens)
         self._count = store.num_tokens // self._span
         shuffle = order.number("shuffle", *self._key, below=2**32)
         self._order = grain.MapDataset.range(self._count).shuffle(seed=shuffle).repeat()
@@ -152,23 +173,31 @@ class ContextRows:
 
 
 class ContextExamples(Examples):
-    """The evaluation rows of one data source. Each example fills a row, and its draws are always the same."""
+    """The evaluation rows of one data source. Each example fills a row, and its draws are always the same.
+
+    Every word that is not dropped by subsampling is part of one row.
+    """
 
     def __init__(self, name: str, store: TokenStore, seed: int, sampling: ContextSampling, capacities: tuple[int, ...]):
         self.store, self._key, self._sampling, self._capacities = store, (seed, name), sampling, capacities
-        self._span = min(sampling.span(store.num_tokens), store.num_tokens)
+        self._begins = [0]  # the first token of each row, and the end of the last row
+        most = 2 * sampling.span(store)
+        while (begin := self._begins[-1]) < store.num_tokens:
+            tokens_R = np.asarray(store.tokens[begin : begin + most])
+            self._begins.append(begin + sampling.fitting(tokens_R, self._draws(len(self))))
 
     def __len__(self) -> int:
-        return -(-self.store.num_tokens // self._span)
+        return len(self._begins) - 1
+
+    def _draws(self, index: int) -> np.random.Generator:
+        return order.generator("contexts", *self._key, "evaluation", index)
 
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
         return tuple(np.full(len(self), capacity, np.int64) for capacity in self._capacities)
 
     def make(self, epoch: int, index: int) -> Example:
-        begin = index * self._span
-        rng = order.generator("contexts", *self._key, "evaluation", index)
-        end = min(begin + self._span, self.store.num_tokens)
-        return self._sampling.example(*stretch(self.store, begin, end), rng)
+        begin, end = self._begins[index : index + 2]
+        return self._sampling.example(*stretch(self.store, begin, end), self._draws(index))
 
     def num_targets(self) -> int:
         """Returns the sum of the weights, which is the number of pairs."""

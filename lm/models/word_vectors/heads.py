@@ -29,11 +29,11 @@ def contexts(batch: Batch, window: int) -> tuple[Array, Array]:
     """
     assert batch.types is not None and batch.shape[1] % BLOCK == 0, batch.shape
     blocks = batch.shape[1] // BLOCK
-    places_nK = np.arange(blocks)[:, None] * BLOCK + np.arange(BLOCK + 2 * window)[None]
+    indices_nK = np.arange(blocks)[:, None] * BLOCK + np.arange(BLOCK + 2 * window)[None]
     distance_11CK = np.abs(np.arange(BLOCK + 2 * window)[None] - window - np.arange(BLOCK)[:, None])[None, None]
 
     def around(x_BL: Array) -> Array:
-        return jnp.pad(x_BL, ((0, 0), (window, window)))[:, places_nK]
+        return jnp.pad(x_BL, ((0, 0), (window, window)))[:, indices_nK]
 
     def inside(x_BL: Array) -> Array:
         return x_BL.reshape(-1, blocks, BLOCK, 1)
@@ -110,8 +110,8 @@ class CbowScores(PairHead):
     def compute(self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, dropout: nn.Dropout) -> Output:
         table_VE, (B, L, E), window = self.output_table(config), x_BLD.shape, self.window
         _, pairs_BnCK = contexts(batch, window)
-        places_nK = np.arange(L // BLOCK)[:, None] * BLOCK + np.arange(BLOCK + 2 * window)[None]
-        context_BnKE = jnp.pad(x_BLD, ((0, 0), (window, window), (0, 0)))[:, places_nK]
+        indices_nK = np.arange(L // BLOCK)[:, None] * BLOCK + np.arange(BLOCK + 2 * window)[None]
+        context_BnKE = jnp.pad(x_BLD, ((0, 0), (window, window), (0, 0)))[:, indices_nK]
         counts_BnC1 = jnp.sum(pairs_BnCK, axis=-1, keepdims=True).astype(jnp.float32)
         sums_BnCE = jnp.einsum("bnck,bnke->bnce", pairs_BnCK.astype(x_BLD.dtype), context_BnKE)
         mean_BLE = (sums_BnCE / jnp.maximum(counts_BnC1, 1.0)).reshape(B, L, E)

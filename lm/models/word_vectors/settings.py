@@ -11,8 +11,6 @@ from lm.models.word_vectors.model import WordVectors
 
 def check(config: Any, refuse: Refuse) -> None:
     model, optimizer, length = config.model, config.optimizer, config.data.sequence_length
-    if model.embedding_width:
-        refuse("model.embedding_width", "the width of word vectors is d_model; leave this at 0.")
     if length % BLOCK:
         refuse("data.sequence_length", f"word vectors need a multiple of {BLOCK}, not {length}.")
     shortest, longest = model.ngram_lengths
