@@ -59,6 +59,9 @@ def check_mixable(mix: Mix, own: Config, other: Config, fingerprints: tuple[str,
         if not task_of(config).windowed:
             problem = f"a run with objective.name={config.objective.name} does not score every token of plain texts"
             raise UserError(f"--mix={mix.root}: {problem}; mix language models only.")
+        if config.data.stateful:
+            problem = "one of the two runs carries its state between windows (data.stateful)"
+            raise UserError(f"--mix={mix.root}: {problem}, which a mixture does not; use runs without data.stateful.")
     if fingerprints[0] != fingerprints[1]:
         advice = "train both with the same tokenizer settings on the same text, or with the same data.tokenizer.path"
         raise UserError(f"--mix={mix.root}: the tokenizers of the two runs differ; {advice}.")
