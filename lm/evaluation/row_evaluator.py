@@ -18,12 +18,11 @@ from lm.batch import Array, Batch
 from lm.config import ObjectiveConfig
 from lm.data.packing.prefetch import prefetch
 from lm.data.packing.rows import EvalRows
-from lm.decoding.inputs import place_cache
 from lm.evaluation.evaluator import EvaluationSetup, Evaluator, Report, choose, named_metrics
 from lm.evaluation.token_metrics import Sums
 from lm.models.protocol import Model
 from lm.objectives.losses import LossSums
-from lm.parallel.mesh import batch_sharding, local_rows, on_mesh, to_global
+from lm.parallel.mesh import batch_sharding, local_rows, on_mesh, place_cache, to_global
 
 BATCHES_AHEAD = 2
 
