@@ -180,8 +180,8 @@ class DataConfig:
     """Number of tokens per row. In an encoder-decoder, this setting applies to target rows."""
     stateful: bool = False
     """Continue row r of each batch in row r of the next batch, and carry the state of a recurrent model from batch to
-    batch (truncated back-propagation through time, Merity 2018). The state is reset at the first token of a document. In
-    evaluations, eval.batch_size is the number of stretches into which the text is cut."""
+    batch (truncated back-propagation through time, Merity 2018). The state is reset at the first token of a document.
+    In evaluations, eval.batch_size is the number of stretches into which the text is cut."""
     source_length: int = option(0, minimum=0)
     """Number of tokens per source row of an encoder-decoder. If 0, sequence_length is used."""
     labels: tuple[str, ...] = ()
