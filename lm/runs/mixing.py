@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 
 from lm.batch import Array, Batch
 from lm.config import Config
-from lm.data.packing.rows import EvalRows
 from lm.errors import UserError
+from lm.evaluation.evaluator import EvaluationRows
 from lm.models.mixture import Mixture, log_probs
 from lm.models.protocol import Model
 from lm.parallel.distributed import is_first
@@ -71,7 +71,11 @@ def check_mixable(mix: Mix, own: Config, other: Config, fingerprints: tuple[str,
 
 
 def tuned_weight(
-    models: tuple[Model, Model], params: tuple[Any, Any], rows: Mapping[str, EvalRows], batch_size: int, mesh: Mesh
+    models: tuple[Model, Model],
+    params: tuple[Any, Any],
+    rows: Mapping[str, EvaluationRows],
+    batch_size: int,
+    mesh: Mesh,
 ) -> float:
     """Returns the weight of the second model for which a mixture predicts the targets best.
 
