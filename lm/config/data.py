@@ -132,8 +132,8 @@ class TokenizerConfig:
     min_count: int = option(1, minimum=1, needs=("no path",), read_by="kind")
     """Minimum number of occurrences of a word in the training text, for kind='words'. Rarer words become <unk>."""
     line_breaks: bool = option(False, needs=("no path",), read_by="kind")
-    """Make each line break a token, for kind='words', as for the published perplexities of WikiText. If False, line
-    breaks only separate words."""
+    """Make each line break a token, for kind='words', as for the published perplexities of WikiText. This token is in
+    the vocabulary whatever min_count and vocab_size are. If False, line breaks only separate words."""
     algorithm: str = option("unigram", choices=("unigram", "bpe"), needs=("no path",), read_by="kind")
     """Training algorithm of SentencePiece. On five data sets, small models scored at least as well with unigram; bpe
     needs fewer tokens for text in which spaces surround every token (see docs/guide.md)."""
