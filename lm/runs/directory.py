@@ -289,6 +289,11 @@ class RunDirectory:
                 raise UserError(f"{self.metrics_path}, line {number}: this line is not a JSON object; remove it.")
         return [values for _, values in lines if values is not None]
 
+    def train_seconds(self) -> float:
+        """Returns for how long the run had trained at its last line, including steps after its last checkpoint."""
+        found = (values for _, values in self._metric_lines() if values is not None)
+        return max((values.get("train/seconds", 0.0) for values in found), default=0.0)
+
     def truncate_metrics(self, step: int) -> None:
         """Drops incomplete lines and the lines of all steps after `step`, so that the run can resume from `step`."""
         lines = list(self._metric_lines())
