@@ -197,6 +197,8 @@ def test_a_stopped_run_continues_to_the_bit_with_its_states(tiny, tmp_path):
     assert train_here(tiny, tmp_path / "halves", **CARRIED | {"train__num_steps": 4}) == 0
     assert train_here(tiny, tmp_path / "halves", **CARRIED) == 0
     assert_same_run(tmp_path / "straight", tmp_path / "halves")
+    with pytest.raises(UserError, match=r"holds a run with another config \(eval.batch_size: 8 -> 16\)"):
+        train_here(tiny, tmp_path / "halves", **CARRIED | {"eval__batch_size": 16})
 
 
 def test_evaluation_carries_the_state_on_any_mesh(tiny, tmp_path, call):

@@ -171,7 +171,8 @@ class EvalConfig:
     every_steps: int = option(500, minimum=1)
     """Number of steps between evaluations. The model is also evaluated at the end."""
     batch_size: int = option(0, minimum=0)
-    """Number of rows per batch. If 0, train.batch_size is used."""
+    """Number of rows per batch. If 0, train.batch_size is used. With data.stateful, it is also the number of stretches
+    into which the text is cut; this affects the metrics, so a resumed run must not change it."""
     max_rows: int = option(0, minimum=0)
     """Number of rows to score in each evaluation during training. 0 means all. The final table and eval.py always score
     all rows."""

@@ -24,7 +24,7 @@ from lm.checkpoints.keeping import TORN
 from lm.config import Config
 from lm.config.experiment import replace_settings
 from lm.config.retired import migrated
-from lm.config.schema import differences_affecting
+from lm.config.schema import differences, differences_affecting
 from lm.data.tokenizing.base import INFO_FILE
 from lm.errors import UserError
 from lm.files import parse_json, read_file, remove_leftovers, replacing, storing
@@ -237,6 +237,8 @@ class RunDirectory:
             if not new.optimizer.schedule_entry.has_end:
                 del a["optimizer"]["decay_steps"], b["optimizer"]["decay_steps"]
         lines = differences_affecting(fingerprint.FOR_TRAINING, Config, a, b)
+        if new.data.stateful:  # the number of stretches affects the metrics, which are compared over the whole run
+            lines += differences(*({"eval.batch_size": each.eval.batch_size} for each in (old, new)))
         if lines and self._has_begun():
             changed, advice = {line.split(":")[0] for line in lines}, ""
             if longer and changed <= {"optimizer.decay_steps", "optimizer.warmup_steps"}:
