@@ -238,7 +238,8 @@ class RunDirectory:
                 del a["optimizer"]["decay_steps"], b["optimizer"]["decay_steps"]
         lines = differences_affecting(fingerprint.FOR_TRAINING, Config, a, b)
         if new.data.stateful:  # the number of stretches affects the metrics, which are compared over the whole run
-            lines += differences(*({"eval.batch_size": each.eval.batch_size} for each in (old, new)))
+            before, after = ({"eval.batch_size": each.eval.batch_size} for each in (old, new))
+            lines += differences(before, after)
         if lines and self._has_begun():
             changed, advice = {line.split(":")[0] for line in lines}, ""
             if longer and changed <= {"optimizer.decay_steps", "optimizer.warmup_steps"}:
