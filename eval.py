@@ -62,7 +62,12 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer("num_beams", 0, "Beam size for generated outputs. If 0, eval.generation.num_beams is used.")
     flags.DEFINE_float("length_penalty", None, "Overrides eval.generation.length_penalty.")
-    flags.DEFINE_integer("batch_size", 0, "Rows per batch (affects memory and speed). If 0, eval.batch_size is used.")
+    flags.DEFINE_integer(
+        "batch_size",
+        0,
+        "Rows per batch. If 0, eval.batch_size is used. It affects memory and speed and, if data.stateful is set, the "
+        "results: it is the number of stretches into which the text is cut.",
+    )
     flags.DEFINE_bool("baselines", False, "Add rows for simple models that are fitted to the run's training split.")
     flags.DEFINE_bool("mean", False, "Add two rows: the mean and the standard deviation of the runs.")
     distributed.define_flags()

@@ -36,18 +36,23 @@ SMALLEST = 20  # sources per group, since BLEU of a few sentences means little
 def define_flags() -> None:
     flags.DEFINE_list("workdir", [], "Comma-separated run directories of encoder-decoders.")
     flags.DEFINE_string("split", "test", "The split whose predictions are read.")
+    flags.DEFINE_string("stem", "", "Name of other predictions of the split, e.g. predictions-test-beams5.")
     flags.DEFINE_integer("groups", 6, "Number of groups of sources.", lower_bound=1)
     flags.DEFINE_string("note", "", "How the runs were trained, for the record.")
     command.define_path("output", "PNG file to write; the record is written beside it.")
 
 
-def predictions_of(root: Path, split: str) -> tuple[list[Example], str]:
-    """Returns the predictions of the latest evaluated step on a split, and the run's setting for BLEU."""
+def predictions_of(root: Path, split: str, stem: str = "") -> tuple[list[Example], str]:
+    """Returns the predictions of the latest evaluated step on a split, and the run's setting for BLEU.
+
+    The file STEM.jsonl is read. By default, it is the one that eval.py writes if no other option is given.
+    """
     config = RunDirectory.existing(root).load_config()
-    stem = "predictions" + ("" if split == "valid" else f"-{split}")
-    found = sorted(root.glob(f"eval/*/{stem}*.jsonl"), key=lambda path: (int(path.parent.name), path.stat().st_mtime))
+    stem = stem or "predictions" + ("" if split == "valid" else f"-{split}")
+    found = sorted(root.glob(f"eval/*/{stem}.jsonl"), key=lambda path: int(path.parent.name))
     if not found:
-        raise UserError(f"{root}: has no predictions on {split}; run eval.py --workdir={root} --split={split} first.")
+        advice = f"run eval.py --workdir={root} --split={split}, or name another file with --stem"
+        raise UserError(f"{root}: has no {stem}.jsonl in any eval/STEP; {advice}.")
     return read_predictions(found[-1]), config.eval.generation.bleu_tokenize
 
 
@@ -110,7 +115,7 @@ def main() -> int:
         raise UserError("--workdir and --output are needed (see --help).")
     curves, texts = {}, None
     for each in FLAGS.workdir:
-        examples, tokenize = predictions_of(Path(each), FLAGS.split)
+        examples, tokenize = predictions_of(Path(each), FLAGS.split, FLAGS.stem)
         if texts not in (None, texts := [one.source for one in examples]):
             raise UserError(f"{each}: its predictions are for other sources than those of {FLAGS.workdir[0]}.")
         curves[Path(each).name] = bleu_by_length(examples, FLAGS.groups, tokenize)
@@ -118,7 +123,7 @@ def main() -> int:
         shown = (f"{each['words'][0]}-{each['words'][1]} words: {each['bleu']:.1f}" for each in groups)
         print(f"{name}: {', '.join(shown)}")
     draw(curves, Path(FLAGS.output))
-    record = {"note": FLAGS.note, "split": FLAGS.split, "runs": curves, **surroundings()}
+    record = {"note": FLAGS.note, "split": FLAGS.split, "stem": FLAGS.stem, "runs": curves, **surroundings()}
     write_record(Path(FLAGS.output).with_suffix(".json"), record)
     print(f"Written: {FLAGS.output}")
     return command.DONE

@@ -6,8 +6,8 @@ For each run of a language model, rows of `--length` tokens are read from the va
 of the last token of a row with respect to the embedded input t tokens earlier is computed, and its norm is averaged
 over the rows. The picture shows this norm relative to its value at t = 0, for the best step of the run (solid lines)
 and for the initial parameters (dashed lines). In an Elman network, it falls exponentially with t (Bengio 1994), so the
-network cannot learn what happened long before; the cell state of an LSTM keeps it up. A JSON file beside the picture
-records the values.
+network cannot learn what happened long before; the cell state of an LSTM keeps the gradient from vanishing. A JSON
+file beside the picture records the values.
 """
 
 from __future__ import annotations

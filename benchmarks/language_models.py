@@ -23,15 +23,17 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from benchmarks.record import RESULTS, surroundings, write_record
+from configs import wikitext2_ngram, wikitext2_words
 from lm.config import command
 from lm.errors import UserError
 from lm.files import replacing
@@ -63,11 +65,16 @@ class Contender:
     runs: tuple[str, ...] = ()  # the contenders whose runs are mixed; if empty, the model has a run of its own
 
 
-AS_WORDS = (  # the data settings of configs/wikitext2_words.py
-    *(f"--config.data.{split}.wikitext2.document=file" for split in ("train", "valid", "test")),
-    "--config.data.cleaning.whitespace=collapse_lines",
-    "--config.data.tokenizer.line_breaks=True",
-)
+def changes_to(config: ConfigDict, wanted: ConfigDict, prefix: str) -> Iterator[str]:
+    """Yields a flag of train.py for each setting in which a config differs from the wanted one."""
+    for name, value in wanted.items():
+        if isinstance(value, ConfigDict):
+            yield from changes_to(config[name], value, f"{prefix}.{name}")
+        elif config[name] != value:
+            yield f"--{prefix}.{name}={value}"
+
+
+AS_WORDS = tuple(changes_to(wikitext2_ngram.get_config().data, wikitext2_words.word_data().data, "config.data"))
 OVERLAPPING = ("--stride=32",)
 CONTENDERS = {
     "ngram": Contender("5-gram, Kneser-Ney", "wikitext2_ngram", OVERLAPPING, AS_WORDS, is_counted=True),

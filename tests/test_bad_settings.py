@@ -52,6 +52,10 @@ TWO_SIDED = ["model.family=encoder_decoder", "objective.name=span_corruption"]
         (["model.family=encoder_decoder"], "config.objective.name: 'causal' does not support model.family=encoder_dec"),
         (["objective.name=ul2"], "config.objective.name: 'ul2' does not support model.family=decoder; choose causal"),
         (["objective.name=seq2seq"], "config.objective.name: 'seq2seq' does not support model.family=decoder"),
+        (
+            ["data.tokenizer.kind=words", "data.tokenizer.line_breaks=True", "data.cleaning.whitespace=collapse"],
+            "config.data.tokenizer.line_breaks: data.cleaning.whitespace='collapse' removes all line breaks",
+        ),
         (["data.source_length=8"], "config.data.source_length: this setting is not read by objective.name=causal"),
         (
             ["model.num_encoder_layers=2"],

@@ -16,6 +16,7 @@ from lm.runs.arpa import export_arpa, import_arpa
 from lm.runs.directory import RunDirectory
 from lm.runs.mixing import Mix, check_mixable
 from tests.run_helpers import config_of, train_here
+from tests.test_stateful import STATEFUL
 
 # Resets what the config file of the tests changes for the Transformer.
 NGRAM = {
@@ -228,7 +229,7 @@ def test_a_neural_run_and_an_ngram_run_are_mixed_in_both_directions(tiny, traine
 
 
 def test_runs_that_predict_other_tokens_are_not_mixed(tiny, tiny_labels):
-    mix, own = Mix.of("runs/b:0.5"), config_of(tiny, **NGRAM)
+    mix, own, stateful = Mix.of("runs/b:0.5"), config_of(tiny, **NGRAM), config_of(tiny, **STATEFUL)
     for other, fingerprints, length, message in (
         (own, ("a", "b"), 32, "the tokenizers of the two runs differ"),
         (config_of(tiny_labels), ("a", "a"), 32, "objective.name=classification does not score every token"),
@@ -236,6 +237,9 @@ def test_runs_that_predict_other_tokens_are_not_mixed(tiny, tiny_labels):
     ):
         with pytest.raises(UserError, match=message):
             check_mixable(mix, own, other, fingerprints, length)
+    for runs in ((own, stateful), (stateful, own)):
+        with pytest.raises(UserError, match="--mix=runs/b: one of the two runs carries its state between windows"):
+            check_mixable(mix, *runs, ("a", "a"), 32)
     check_mixable(mix, own, own, ("a", "a"), 64)  # an n-gram model has no positions
 
 

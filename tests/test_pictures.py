@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from benchmarks.attention_picture import draw, load, panels
-from benchmarks.bleu_by_length import bleu_by_length, groups_of
+from benchmarks.bleu_by_length import bleu_by_length, groups_of, predictions_of
 from benchmarks.gradient_distance import norms_by_distance
 from benchmarks.language_models import CONTENDERS, steps_within, table
+from configs import wikitext2_ngram, wikitext2_words
 from lm.batch import Batch
 from lm.config import ModelConfig, ObjectiveConfig
 from lm.errors import UserError
-from lm.evaluation.predictions import Example
+from lm.evaluation.predictions import Example, write_predictions
 from lm.evaluation.text_metrics import score
 from lm.models import build_model
 from lm.models.network import RECORD, SOURCE_WEIGHTS
@@ -122,6 +123,35 @@ def test_bleu_of_each_group_is_that_of_its_texts_alone():
         assert each["bleu"] == score(("bleu",), *texts, bleu_tokenize="13a").metrics["bleu"]
         assert (each["words"], each["sources"]) == ([4 + odd, 4 + odd], 30)
     assert found[0]["bleu"] != found[1]["bleu"]
+
+
+def test_predictions_are_those_of_the_split_and_of_its_latest_step(tiny_pairs, tmp_path):
+    root, example = tmp_path / "run", Example("a b", ("c d",), "c d", 0.0)
+    save_untrained(root, config_of(tiny_pairs))
+    for step, stem, source in (
+        (8, "predictions", "valid 8"),
+        (16, "predictions", "valid 16"),
+        (16, "predictions-beams5", "five beams"),
+        (32, "predictions-test", "test"),
+    ):
+        path = root / f"eval/{step}/{stem}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_predictions(path, [dataclasses.replace(example, source=source)])
+    found = [
+        predictions_of(root, *each)[0][0].source for each in (("valid",), ("test",), ("valid", "predictions-beams5"))
+    ]
+    assert found == ["valid 16", "test", "five beams"]
+    with pytest.raises(
+        UserError, match=r"has no predictions-train.jsonl in any eval/STEP; run eval.py .* --split=train"
+    ):
+        predictions_of(root, "train")
+
+
+def test_the_ngram_of_the_comparison_reads_the_words_of_the_other_models():
+    config, wanted = wikitext2_ngram.get_config("folder"), wikitext2_words.word_data("folder")
+    for name, value in (flag.removeprefix("--config.").split("=") for flag in CONTENDERS["ngram"].changes):
+        config.update_from_flattened_dict({name: value == "True" if value in ("True", "False") else value})
+    assert config.data == wanted.data
 
 
 def test_steps_fill_the_time_with_their_evaluations():

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -22,7 +23,7 @@ from lm.runs.directory import RunDirectory
 from lm.runs.prepare import prepare
 from lm.tasks import task_of
 from lm.training.state import abstract_state, make_state
-from lm.training.step import compile_train_step
+from lm.training.step import compile_train_step, with_finite_rows
 from tests.run_helpers import assert_same_run, config_of, train_here
 from tests.test_recurrent_runs import RECURRENT, SHORT
 from tests.training.test_step import LENGTH, ROWS, VOCAB, config_with
@@ -174,6 +175,20 @@ def test_meshes_and_microbatches_carry_the_states_of_one_device(shape, accumulat
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), one, other)
 
 
+def test_after_a_skipped_step_rows_continue_from_its_window_if_their_states_are_finite():
+    config = config_with(**STATEFUL, optimizer__weight_decay=0.0)
+    first, second = (window_of(long_rows(2 * LENGTH), number) for number in range(2))
+    good = steps_of(config, ONE, [first, second])
+    nan = first.weights * np.float32(np.nan)
+    (_, gradients, carried), _ = steps_of(config, ONE, [first.replace(weights=nan), second])
+    assert not any(np.any(each) for each in jax.tree.leaves(gradients))
+    jax.tree.map(np.testing.assert_array_equal, carried, good[0][2])
+    broken = ({"h": jnp.array([[1.0, 2.0], [3.0, 4.0]]), "c": jnp.array([[5.0, jnp.inf], [6.0, 7.0]])},)
+    (found,) = with_finite_rows(broken)
+    np.testing.assert_array_equal(found["h"], [[0, 0], [3, 4]])
+    np.testing.assert_array_equal(found["c"], [[0, 0], [6, 7]])
+
+
 # --- runs --------------------------------------------------------------------------------------------------------
 
 
@@ -182,6 +197,8 @@ def test_a_stopped_run_continues_to_the_bit_with_its_states(tiny, tmp_path):
     assert train_here(tiny, tmp_path / "halves", **CARRIED | {"train__num_steps": 4}) == 0
     assert train_here(tiny, tmp_path / "halves", **CARRIED) == 0
     assert_same_run(tmp_path / "straight", tmp_path / "halves")
+    with pytest.raises(UserError, match=r"holds a run with another config \(eval.batch_size: 8 -> 16\)"):
+        train_here(tiny, tmp_path / "halves", **CARRIED | {"eval__batch_size": 16})
 
 
 def test_evaluation_carries_the_state_on_any_mesh(tiny, tmp_path, call):

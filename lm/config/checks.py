@@ -92,6 +92,10 @@ def _check_data(config: Any, task: Any) -> None:
         if (value := getattr(data.cleaning, step)) != (default := default_of(f"data.cleaning.{step}")):
             problem = f"{value!r:.40} would change text that a published tokenizer expects unchanged"
             refuse(f"data.cleaning.{step}", f"{problem}; leave this setting at {default!r}.")
+    reads_breaks = "line_breaks" in tokenizer.reads and not data.tokenizer.path
+    if data.tokenizer.line_breaks and reads_breaks and data.cleaning.whitespace == "collapse":
+        problem = "data.cleaning.whitespace='collapse' removes all line breaks, so none can be a token"
+        refuse("data.tokenizer.line_breaks", f"{problem}; use 'collapse_lines'.")
     if data.fold >= data.folds:
         refuse("data.fold", f"{data.fold} is not less than data.folds={data.folds}; folds are numbered from 0.")
     if len(set(data.labels)) < len(data.labels):

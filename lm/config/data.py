@@ -133,8 +133,8 @@ class TokenizerConfig:
     min_count: int = option(1, minimum=1, needs=("no path",), read_by="kind")
     """Minimum number of occurrences of a word in the training text, for kind='words'. Rarer words become <unk>."""
     line_breaks: bool = option(False, needs=("no path",), read_by="kind")
-    """Make each line break a token, for kind='words', as for the published perplexities of WikiText. If False, line
-    breaks only separate words."""
+    """Make each line break a token, for kind='words', as for the published perplexities of WikiText. This token is in
+    the vocabulary whatever min_count and vocab_size are. If False, line breaks only separate words."""
     algorithm: str = option("unigram", choices=("unigram", "bpe"), needs=("no path",), read_by="kind")
     """Training algorithm of SentencePiece. On five data sets, small models scored at least as well with unigram; bpe
     needs fewer tokens for text in which spaces surround every token (see docs/guide.md)."""
@@ -181,8 +181,8 @@ class DataConfig:
     """Number of tokens per row. In an encoder-decoder, this setting applies to target rows."""
     stateful: bool = False
     """Continue row r of each batch in row r of the next batch, and carry the state of a recurrent model from batch to
-    batch (truncated back-propagation through time, Merity 2018). The state starts anew at the start of a document. In
-    evaluations, eval.batch_size is the number of stretches into which the text is cut."""
+    batch (truncated back-propagation through time, Merity 2018). The state is reset at the first token of a document.
+    In evaluations, eval.batch_size is the number of stretches into which the text is cut."""
     source_length: int = option(0, minimum=0)
     """Number of tokens per source row of an encoder-decoder. If 0, sequence_length is used."""
     labels: tuple[str, ...] = ()

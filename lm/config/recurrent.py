@@ -31,7 +31,8 @@ class RecurrentSettings:
     """Attention of a decoder to its source: 'none' (Sutskever 2014), or the score 'additive' (Bahdanau 2015), 'dot' or
     'general' (Luong 2015)."""
     output_penalty: float = option(0.0, minimum=0.0, affects="updates", needs=("family=decoder",))
-    """Weight of the mean square of the last layer's output, after dropout (activation regularisation, Merity 2018)."""
+    """Weight of the mean square of the last layer's output, after dropout (activation regularisation, Merity 2018; for
+    objective.name='causal' only)."""
     change_penalty: float = option(0.0, minimum=0.0, affects="updates", needs=("family=decoder",))
     """Weight of the mean squared change of the last layer's output from token to token, before dropout (temporal
-    activation regularisation, Merity 2018)."""
+    activation regularisation, Merity 2018; for objective.name='causal' only)."""

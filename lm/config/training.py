@@ -67,7 +67,9 @@ class TrainConfig:
     """Stop if checkpoint.best_metric has not improved in this many consecutive evaluations. 0 means never."""
     max_minutes: float = option(0.0, minimum=0.0, affects="nothing")
     """Stop after this many minutes of training, including evaluations, over all sessions of the run. 0 means no limit.
-    The learning rate depends only on the step, so set num_steps to the number that fits into this time."""
+    The time is checked every log.every_steps steps; of a session that was killed, it counts up to the last line of
+    metrics.jsonl. The learning rate depends only on the step, so set num_steps to the number that fits into this
+    time."""
     max_bad_steps: int = option(10, minimum=1, affects="nothing")
     """Stop after this many consecutive steps whose loss or gradient is not finite. These steps leave the parameters
     unchanged."""
@@ -172,7 +174,8 @@ class EvalConfig:
     every_steps: int = option(500, minimum=1)
     """Number of steps between evaluations. The model is also evaluated at the end."""
     batch_size: int = option(0, minimum=0)
-    """Number of rows per batch. If 0, train.batch_size is used."""
+    """Number of rows per batch. If 0, train.batch_size is used. With data.stateful, it is also the number of stretches
+    into which the text is cut; this affects the metrics, so a resumed run must not change it."""
     max_rows: int = option(0, minimum=0)
     """Number of rows to score in each evaluation during training. 0 means all. The final table and eval.py always score
     all rows."""

@@ -41,13 +41,13 @@ from lm.decoding.inputs import (
     model_batch,
     pad_rows,
     pad_sources,
-    place_cache,
     place_whole,
     rows_for_mesh,
 )
 from lm.decoding.sampling import Vocabulary, choosable, completes_repeat
 from lm.errors import UserError
 from lm.models.protocol import Cache, Model
+from lm.parallel.mesh import place_cache
 
 
 @dataclass(frozen=True)

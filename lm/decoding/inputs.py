@@ -1,4 +1,4 @@
-"""Model inputs for decoding: batches padded to a small number of shapes, and the placement of the cache on a mesh."""
+"""Model inputs for decoding: batches padded to a small number of shapes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 
 from lm.batch import Array, Batch, Source
 from lm.errors import UserError
-from lm.models.protocol import Cache
 
 Rows = Sequence[Sequence[int]]  # token ids of each row
 
@@ -82,8 +81,3 @@ def model_batch(tokens_BL: Array, positions_BL: Array, segments_BL: Array, sourc
 def place_whole(tree: Any) -> Any:
     """Constrains arrays to be replicated over the mesh."""
     return jax.tree.map(lambda x: nn.with_logical_constraint(x, (None,) * x.ndim), tree)
-
-
-def place_cache(cache: Cache) -> Cache:
-    """Constrains the cache to be sharded along its logical axes."""
-    return jax.tree.map(nn.with_logical_constraint, cache, cache.axes())

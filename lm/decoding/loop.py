@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.batch import Array, Batch
-from lm.decoding.inputs import Rows, model_batch, pad_rows, pad_sources, place_cache, place_whole, rows_for_mesh
+from lm.decoding.inputs import Rows, model_batch, pad_rows, pad_sources, place_whole, rows_for_mesh
 from lm.decoding.sampling import Sampling, Vocabulary, choosable, choose, process_logits
 from lm.errors import UserError
 from lm.models.protocol import Model
+from lm.parallel.mesh import place_cache
 
 SMALLEST_BUCKET = 16
 

@@ -6,15 +6,33 @@ import abc
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jax.sharding import Mesh
 
+from lm.batch import Batch
 from lm.config import Config
 from lm.data.tokenizing.base import Tokenizers
 
 Report = Callable[..., None]  # called after each batch as report(done, total) or report(done, total, noun=noun)
+
+
+class EvaluationRows(Protocol):
+    """The rows of a data source that an evaluation scores: `EvalRows` or `StatefulEvalRows`."""
+
+    @property
+    def examples(self) -> Any: ...
+
+    @property
+    def num_rows(self) -> int: ...
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """The divisors of the losses: the number of `targets` with a positive weight, and the text counts."""
+
+    def rows(self, row_ids: Sequence[int]) -> Batch:
+        """Returns rows `row_ids`, in that order, as NumPy arrays. Rows past the end are all padding."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +43,7 @@ class EvaluationSetup:
     model: Any  # lm.models.protocol.Model
     mesh: Mesh
     tokenizers: Tokenizers
-    rows: Mapping[str, Any]  # maps each data source to its EvalRows
+    rows: Mapping[str, EvaluationRows]  # of each data source
     references: Mapping[str, Sequence[Any]]  # maps data sources to pairs whose outputs are scored; may be empty
     name: str = "valid"
     in_training: bool = False  # whether to apply the config's limits for evaluations during training

@@ -17,13 +17,11 @@ from jax.sharding import PartitionSpec
 from lm.batch import Array, Batch
 from lm.config import ObjectiveConfig
 from lm.data.packing.prefetch import prefetch
-from lm.data.packing.rows import EvalRows
-from lm.decoding.inputs import place_cache
-from lm.evaluation.evaluator import EvaluationSetup, Evaluator, Report, choose, named_metrics
+from lm.evaluation.evaluator import EvaluationRows, EvaluationSetup, Evaluator, Report, choose, named_metrics
 from lm.evaluation.token_metrics import Sums
 from lm.models.protocol import Model
 from lm.objectives.losses import LossSums
-from lm.parallel.mesh import batch_sharding, local_rows, on_mesh, to_global
+from lm.parallel.mesh import batch_sharding, local_rows, on_mesh, place_cache, to_global
 
 BATCHES_AHEAD = 2
 
@@ -54,7 +52,8 @@ class RowEvaluator(Evaluator):
     def __init__(self, task: Any, setup: EvaluationSetup) -> None:
         config, mesh = setup.config, setup.mesh
         assert setup.rows, "a split must have at least one data source"
-        self.name, self._rows, self._config = setup.name, dict(setup.rows), config
+        self.name, self._config = setup.name, config
+        self._rows: dict[str, Any] = dict(setup.rows)  # subclasses may need more than `EvaluationRows`
         self._model, self._task, self._mesh = setup.model, task, mesh
         sizes = {source: each.num_rows for source, each in setup.rows.items()}
         self._row_ids = self._choose(sizes, config.eval.max_rows if setup.in_training else 0)
@@ -176,7 +175,7 @@ class TokenEvaluator(RowEvaluator):
         return self._metrics_of(part)
 
 
-def _text(rows: EvalRows, targets: float) -> Sums:
+def _text(rows: EvaluationRows, targets: float) -> Sums:
     """Returns the size of the scored text, estimated from its share of all targets."""
     share = targets / rows.totals["targets"] if rows.totals["targets"] else 0.0
     sizes = {name: share * rows.totals[name] for name in ("bytes", "words")}

@@ -121,6 +121,11 @@ def cache_shardings(cache: Any, mesh: Mesh) -> Any:
     )
 
 
+def place_cache(cache: Any) -> Any:
+    """Constrains the arrays of a cache, in a function that is traced `on_mesh`, to be sharded in the same way."""
+    return jax.tree.map(nn.with_logical_constraint, cache, cache.axes())
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a batch, which splits the rows, but not the length, over the mesh axes data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None))

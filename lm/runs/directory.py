@@ -24,7 +24,7 @@ from lm.checkpoints.keeping import TORN
 from lm.config import Config
 from lm.config.experiment import replace_settings
 from lm.config.retired import migrated
-from lm.config.schema import differences_affecting
+from lm.config.schema import differences, differences_affecting
 from lm.data.tokenizing.base import INFO_FILE
 from lm.errors import UserError
 from lm.files import parse_json, read_file, remove_leftovers, replacing, storing
@@ -237,6 +237,9 @@ class RunDirectory:
             if not new.optimizer.schedule_entry.has_end:
                 del a["optimizer"]["decay_steps"], b["optimizer"]["decay_steps"]
         lines = differences_affecting(fingerprint.FOR_TRAINING, Config, a, b)
+        if new.data.stateful:  # the number of stretches affects the metrics, which are compared over the whole run
+            before, after = ({"eval.batch_size": each.eval.batch_size} for each in (old, new))
+            lines += differences(before, after)
         if lines and self._has_begun():
             changed, advice = {line.split(":")[0] for line in lines}, ""
             if longer and changed <= {"optimizer.decay_steps", "optimizer.warmup_steps"}:
@@ -288,6 +291,11 @@ class RunDirectory:
             if values is None and number < len(lines):
                 raise UserError(f"{self.metrics_path}, line {number}: this line is not a JSON object; remove it.")
         return [values for _, values in lines if values is not None]
+
+    def train_seconds(self) -> float:
+        """Returns for how long the run had trained at its last line, including steps after its last checkpoint."""
+        found = (values for _, values in self._metric_lines() if values is not None)
+        return max((values.get("train/seconds", 0.0) for values in found), default=0.0)
 
     def truncate_metrics(self, step: int) -> None:
         """Drops incomplete lines and the lines of all steps after `step`, so that the run can resume from `step`."""

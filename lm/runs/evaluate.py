@@ -105,7 +105,7 @@ def evaluate_run(root: Path, options: Options, name: str = "", baselines: Baseli
     rows = task.eval_rows(config, tokenizers.target, stores)
     mix_details: dict[str, Any] = {}
     if options.mix is not None:
-        model, params, mix_details = _mixed(options.mix, own, config, tokenizers, model, params, mesh, options)
+        model, params, mix_details = _mixed(options.mix, config, tokenizers, model, params, mesh, options)
         name = f"{name or root} + {mix_details['weight']:.3g} {options.mix.name}"
     beside: list[Result] = []
     if baselines is not None:  # they may take minutes, so the checkpoints are read before
@@ -152,7 +152,6 @@ def evaluate_run(root: Path, options: Options, name: str = "", baselines: Baseli
 
 def _mixed(
     mix: Mix,
-    own: Config,
     config: Config,
     tokenizers: Tokenizers,
     model: Model,
@@ -164,7 +163,7 @@ def _mixed(
     directory = RunDirectory.existing(mix.root)
     of_other = directory.load_config()
     fingerprints = tokenizers.target.fingerprint, load_tokenizers(of_other, mix.root).target.fingerprint
-    check_mixable(mix, own, of_other, fingerprints, config.data.sequence_length)
+    check_mixable(mix, config, of_other, fingerprints, config.data.sequence_length)
     other_config = evaluation_config(mix.root, of_other, Options())
     other = build_model(other_config.model, task_of(other_config).head(other_config))
     other_params, step, *_ = read_params(directory, other_config, other, mesh, Options())

@@ -16,8 +16,8 @@ from jax.sharding import Mesh
 
 from lm.batch import Array, Batch
 from lm.config import Config
-from lm.data.packing.rows import EvalRows
 from lm.errors import UserError
+from lm.evaluation.evaluator import EvaluationRows
 from lm.models import MODELS
 from lm.models.mixture import Mixture, log_probs
 from lm.models.protocol import Model
@@ -64,6 +64,9 @@ def check_mixable(mix: Mix, own: Config, other: Config, fingerprints: tuple[str,
         if not task_of(config).windowed:
             problem = f"a run with objective.name={config.objective.name} does not score every token of plain texts"
             raise UserError(f"--mix={mix.root}: {problem}; mix language models only.")
+        if config.data.stateful:
+            problem = "one of the two runs carries its state between windows (data.stateful)"
+            raise UserError(f"--mix={mix.root}: {problem}, which a mixture does not; use runs without data.stateful.")
     if fingerprints[0] != fingerprints[1]:
         advice = "train both with the same tokenizer settings on the same text, or with the same data.tokenizer.path"
         raise UserError(f"--mix={mix.root}: the tokenizers of the two runs differ; {advice}.")
@@ -73,7 +76,11 @@ def check_mixable(mix: Mix, own: Config, other: Config, fingerprints: tuple[str,
 
 
 def tuned_weight(
-    models: tuple[Model, Model], params: tuple[Any, Any], rows: Mapping[str, EvalRows], batch_size: int, mesh: Mesh
+    models: tuple[Model, Model],
+    params: tuple[Any, Any],
+    rows: Mapping[str, EvaluationRows],
+    batch_size: int,
+    mesh: Mesh,
 ) -> float:
     """Returns the weight of the second model for which a mixture predicts the targets best.
 

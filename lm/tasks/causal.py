@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from lm.config import Config
-from lm.data.packing.rows import EvalRows, TrainRows, WindowExamples, WindowRows
+from lm.data.packing.rows import EvalRows, RowSource, TrainRows, WindowExamples, WindowRows
 from lm.data.packing.stateful import StatefulEvalRows, StatefulRows
 from lm.data.storing.words import clean_words
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.baselines.baseline import Baseline
 from lm.evaluation.baselines.language import BigramBaseline, UnigramBaseline, XzBaseline
+from lm.evaluation.evaluator import EvaluationRows
 from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.stateful_evaluator import StatefulEvaluator
 from lm.evaluation.token_metrics import language_metrics, missing_metrics, xz_bits_per_byte
@@ -30,7 +32,7 @@ class Causal(DocumentTask):
     families = ("decoder",)
     metric_names = ("loss", "perplexity", "token_accuracy", "bits_per_byte", "word_perplexity")
     settings = SAMPLING | SMOOTHING | {"eval.stride", "eval.compare_with_xz", "eval.sample_tokens", "data.stateful"}
-    settings |= {"data.cleaning.lowercase", "data.cleaning.segment"}
+    settings |= {"data.cleaning.lowercase", "data.cleaning.segment", "model.output_penalty", "model.change_penalty"}
     writes_text = True
     windowed = True
 
@@ -63,20 +65,18 @@ class Causal(DocumentTask):
             )
 
     def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> TrainRows:
-        length = config.data.sequence_length
-        of_window = config.seed, length
+        seed, length, batch_size = config.seed, config.data.sequence_length, config.train.batch_size
+        rows_of: Callable[[str, Any], RowSource] = partial(WindowRows, seed=seed, length=length)
         if config.data.stateful:
-            of_stretch = *of_window, config.train.batch_size
-            stateful = {name: StatefulRows(name, store, *of_stretch) for name, store in stores.items()}
-            return TrainRows(config, stateful, self.layout(config))
-        sources = {name: WindowRows(name, store, *of_window) for name, store in stores.items()}
+            rows_of = partial(StatefulRows, seed=seed, length=length, batch_size=batch_size)
+        sources = {name: rows_of(name, store) for name, store in stores.items()}
         return TrainRows(config, sources, self.layout(config))
 
-    def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> dict[str, Any]:
+    def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> Mapping[str, EvaluationRows]:
         length, stride, layout = config.data.sequence_length, config.eval.stride, self.layout(config)
         if config.data.stateful:
-            of_rows = length, config.eval.batch_size, layout
-            return {name: StatefulEvalRows(store, *of_rows) for name, store in stores.items()}
+            rows_of = partial(StatefulEvalRows, length=length, stretches=config.eval.batch_size, layout=layout)
+            return {name: rows_of(store) for name, store in stores.items()}
         return {name: EvalRows(WindowExamples(store, length, stride), layout) for name, store in stores.items()}
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:

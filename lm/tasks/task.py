@@ -29,7 +29,7 @@ from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.data.tokenizing.words import words_of
 from lm.errors import UserError
 from lm.evaluation.baselines.baseline import Baseline
-from lm.evaluation.evaluator import EvaluationSetup, SplitEvaluation
+from lm.evaluation.evaluator import EvaluationRows, EvaluationSetup, SplitEvaluation
 from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import token_metrics
 from lm.evaluation.word_vectors import WordTable
@@ -185,7 +185,7 @@ class Task(abc.ABC):
         """Returns an endless sequence of training rows. Raises UserError if a data source has no examples."""
 
     @abc.abstractmethod
-    def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> dict[str, EvalRows]:
+    def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> Mapping[str, EvaluationRows]:
         """Maps each data source that has examples to its evaluation rows. Long examples are truncated but never
         dropped.
 

@@ -99,6 +99,8 @@ def train(config: Config, workdir: Path) -> int:
                 initial = load_embeddings(config, prepared.tokenizers, state.params)
                 state = with_params(state, initial.values)
                 console.print("\n".join(initial.lines))
+        # Steps that are lost count as well. A run without a checkpoint starts over.
+        seconds = agreed_on(run.train_seconds()) if start else 0.0
         if is_first():  # nothing is written before all checks have passed
             run.write_config(config)
             run.truncate_metrics(start)
@@ -106,7 +108,7 @@ def train(config: Config, workdir: Path) -> int:
                 prepared.trained.save(run.train_hashes_path)
         barrier("metrics")
 
-        loop = Loop(config, prepared, rows, model, mesh, run, checkpoints, console, reporter)
+        loop = Loop(config, prepared, rows, model, mesh, run, checkpoints, console, reporter, seconds)
         end = start if loop.reason_to_stop() else config.train.num_steps
         if start < end:
             console.banner("Training")
@@ -160,12 +162,12 @@ class Loop:
     checkpoints: Checkpoints
     console: Console
     reporter: Reporter
+    seconds: float  # of training, in all sessions so far
 
     def __post_init__(self) -> None:
         metric = self.config.checkpoint.best_metric
         records = self.directory.read_metrics()
         self._measured = [math.nan if line[metric] is None else line[metric] for line in records if metric in line]
-        self.seconds = max((line.get("train/seconds", 0.0) for line in records), default=0.0)  # of earlier sessions
         self._metadata = {"data": self.prepared.fingerprint, "config": recorded_settings(self.config)}
         self.had_gradient = False  # whether `run` took a step with a finite, nonzero gradient
 

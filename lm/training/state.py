@@ -32,7 +32,7 @@ class TrainState:
     ema: Any  # moving average of the parameters, or None
     bad_steps: Array  # int32: steps skipped because the loss or gradient was not finite
     bad_in_row: Array  # int32: steps skipped since the last good step
-    carried: Any = None  # the model's cache after the last good batch if data.stateful is set, otherwise None
+    carried: Any = None  # the model's cache after the last batch if data.stateful is set, otherwise None
 
     def children(self) -> dict[str, Any]:
         """Returns the children of the pytree by name."""

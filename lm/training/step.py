@@ -31,7 +31,7 @@ def train_step(
     The loss is a sum over tokens, divided once by the total weight of the batch, so it is the same for any number of
     microbatches and devices. Microbatch j of k takes the rows j, j + k, j + 2k, ..., so no row moves to another device.
     If the loss or the gradient is not finite, the parameters, optimizer state and moving average stay unchanged, and
-    the step counts as bad.
+    the step counts as bad. The carried state (data.stateful) always belongs to the end of this batch.
     """
     key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
     task, count = task_of(config), config.train.accumulation
@@ -72,7 +72,8 @@ def train_step(
 
     step, none_in_row = state.step + 1, jnp.zeros_like(state.bad_in_row)
     if_good = TrainState(step, params, opt_state, ema, state.bad_steps, none_in_row, carried)
-    if_bad = dataclasses.replace(state, step=step, bad_steps=state.bad_steps + 1, bad_in_row=state.bad_in_row + 1)
+    bad = {"bad_steps": state.bad_steps + 1, "bad_in_row": state.bad_in_row + 1}
+    if_bad = dataclasses.replace(state, step=step, carried=with_finite_rows(carried), **bad)
     new_state = jax.tree.map(lambda new, old: jnp.where(good, new, old), if_good, if_bad)
     metrics = {
         "train/loss": loss,
@@ -85,6 +86,14 @@ def train_step(
         "bad_in_row": new_state.bad_in_row,
     }
     return new_state, metrics
+
+
+def with_finite_rows(carried: Any) -> Any:
+    """Returns a carried state in which each row with a value that is not finite is reset to 0."""
+    finite_B = jnp.array(True)
+    for x in jax.tree.leaves(carried):
+        finite_B &= jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
+    return jax.tree.map(lambda x: jnp.where(jnp.expand_dims(finite_B, tuple(range(1, x.ndim))), x, 0), carried)
 
 
 def batch_hash(batch: Batch) -> Array:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from lm.errors import UserError
 from lm.models import build_model
 from lm.models.network import LAYERS, RECORD
 from tests.models.test_recurrent import BASE, batch_of, random_tokens
@@ -30,6 +31,13 @@ def test_penalties_are_sums_over_the_targets_of_means_over_the_features():
     )
     assert float(output.penalty) == pytest.approx(float(expected), rel=1e-5)
     assert model.apply({"params": params}, batch).penalty is None, "only in training"
+
+
+@pytest.mark.parametrize(("task", "name"), [("classification", "output_penalty"), ("contrastive", "change_penalty")])
+def test_penalties_are_refused_by_tasks_other_than_causal_language_modelling(task, name):
+    message = f"config.model.{name}: this setting is not read by objective.name={task}, only by causal"
+    with pytest.raises(UserError, match=message):
+        config_with(**RECURRENT | {"objective__name": task, f"model__{name}": 1.0})
 
 
 def test_penalties_are_added_to_the_training_loss_in_any_number_of_microbatches():

@@ -145,11 +145,12 @@ def test_a_setting_that_the_task_does_not_read_is_accepted_only_at_its_default(n
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_setting_that_the_task_reads_can_be_changed(name):
+    # The settings that Transformers derive get their defaults.
+    recurrent = {"model.architecture": "recurrent", "model.head_dim": 0, "model.num_kv_heads": 0, "model.d_ff": 0}
     other = {
         "data.separate_vocabularies": {"model.share_embeddings": False},
         "data.source_length": {"data.source_length": 200},
-        "data.stateful": {"model.architecture": "recurrent"}
-        | dict.fromkeys(("model.head_dim", "model.num_kv_heads", "model.d_ff"), 0),  # which Transformers derive
+        **dict.fromkeys(("data.stateful", "model.output_penalty", "model.change_penalty"), recurrent),
         "eval.generation.max_new_tokens": {"eval.generation.max_new_tokens": 7},
         "eval.stride": {"eval.stride": 7},
         "objective.class_weights": {"data.labels": ("a", "b")},

@@ -70,3 +70,16 @@ def test_run_stops_when_its_time_is_up_and_is_not_continued(tiny, tmp_path, caps
     assert RunDirectory.existing(root).read_metrics() == lines
     assert train_here(tiny, root, **changes | {"train__max_minutes": 1.0}) == 0, "more time was given"
     assert checkpoints_of(root)[-1] == 8
+
+
+def test_time_of_steps_that_were_lost_in_a_kill_counts(tiny, tmp_path, capsys):
+    root, changes = tmp_path / "run", {"train__max_minutes": 1.0, "checkpoint__every_steps": 4}
+    changes |= {"optimizer__schedule": "constant", "optimizer__warmup_steps": 0}
+    assert train_here(tiny, root, **changes, train__num_steps=4) == 0
+    run = RunDirectory.existing(root)
+    kept = run.read_metrics()
+    with run.metrics_path.open("a") as file:
+        file.write(json.dumps({"step": 6, "train/loss": 1.0, "train/seconds": 63.0}) + "\n" + '{"step": 7, "tr')
+    assert train_here(tiny, root, **changes, train__num_steps=20) == 0
+    assert "Stopped at step 4: it has trained for 1.1 minutes" in capsys.readouterr().out
+    assert run.read_metrics() == kept

@@ -1,8 +1,8 @@
 """Rows for models that carry their state from batch to batch (data.stateful): row r of a batch continues in the next.
 
 The stream of tokens is cut into as many stretches as a batch has rows. Row r reads stretch r, one window after the
-other. The position of a token counts from the start of its document or of the stretch, so a model that starts anew at
-position 0 never carries its state into another document or stretch.
+other. The position of a token counts from the start of its document or of the stretch, so a model that resets its state
+at position 0 never carries its state into another document or stretch.
 """
 
 from __future__ import annotations

@@ -102,18 +102,28 @@ class WordTokenizer(VocabularyTokenizer):
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> WordTokenizer:
         """Returns a tokenizer with the most frequent words; ties are broken by code point.
 
-        Raises UserError if no word occurs `config.min_count` times.
+        With `config.line_breaks`, the line break is one of them, however rare it is. Raises UserError if no word occurs
+        `config.min_count` times, or if `config.line_breaks` is set but the text has no line break.
         """
         pattern = WORD_OR_BREAK if config.line_breaks else WORD
         counts = collections.Counter(word for text in texts for piece in cut(text) for word in pattern.findall(piece))
-        kept = [word for word, count in counts.items() if count >= config.min_count]
-        if counts and not kept:
-            most = max(counts.values())
+        words, breaks = [word for word in counts if word != "\n"], [word for word in counts if word == "\n"]
+        if config.line_breaks and words and not breaks:
+            problem = "the training text has no line breaks (perhaps each line is a document, or cleaning removes them)"
+            raise UserError(f"config.data.tokenizer.line_breaks: {problem}; leave this setting at False.")
+        kept = [word for word in words if counts[word] >= config.min_count]
+        if words and not kept:
+            most = max(counts[word] for word in words)
             raise UserError(
                 f"config.data.tokenizer.min_count: no word of the training text occurs {config.min_count} times; use "
                 f"at most {most}."
             )
-        return cls(sorted(kept, key=lambda word: (-counts[word], word))[: config.vocab_size - 4])
+
+        def rank(word: str) -> tuple[int, str]:
+            return -counts[word], word
+
+        kept = sorted(kept, key=rank)[: config.vocab_size - 4 - len(breaks)]
+        return cls(sorted(breaks + kept, key=rank))
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [[self._ids.get(word, UNK) for word in self._pattern.findall(text)] for text in texts]

@@ -14,6 +14,7 @@ from lm.config import TokenizerConfig
 from lm.data.storing.token_store import count_changed
 from lm.data.tokenizing import TOKENIZERS, build_tokenizer, library
 from lm.data.tokenizing.special_tokens import TEXT, Template
+from lm.errors import UserError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TEXTS = ["a cat sat", "A cat sat", "a  cat sat", " a cat sat", "a cat\nsat", "cafe", "café", "ﬁsh", "fish"]
@@ -80,6 +81,17 @@ def test_words_and_line_breaks_restore_lines_of_single_spaces():
     assert changed(tokenizer, [text]) == [] and tokenizer.encode(text.replace("\n", " \n ")) == tokenizer.encode(text)
     assert len(tokenizer.encode(text)) == 5 + 6 and changed(tokenizer, ["a b\n", "", "\n", " a"]) == [" a"]
     library.build(tokenizer, Template.of_one(1, TEXT), Template.of_one(1, TEXT))  # compares the ids
+
+
+def test_line_breaks_stay_in_a_vocabulary_that_lacks_more_frequent_words():
+    texts = [" ".join(str(n) for n in range(999) for _ in range(3)) + "\n3 x"]
+    tokenizer = build_tokenizer(TokenizerConfig(kind="words", vocab_size=300, min_count=2, line_breaks=True), texts)
+    assert tokenizer.vocab_size == 300 and tokenizer.vocabulary[0] == "3"
+    assert [tokenizer.piece(token) for token in tokenizer.encode("3\nx")] == ["3", "⏎", "<unk>"]
+    with pytest.raises(UserError, match=r"tokenizer.line_breaks: the training text has no line breaks"):
+        build_tokenizer(TokenizerConfig(kind="words", line_breaks=True), ["a b", "c"])
+    with pytest.raises(UserError, match=r"min_count: no word of the training text occurs 3 times; use at most 1"):
+        build_tokenizer(TokenizerConfig(kind="words", line_breaks=True, min_count=3), ["a\n\n\n\n"])
 
 
 @pytest.mark.parametrize(
