@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import PartitionSpec
-from scipy.stats import spearmanr
 
 from lm.data.storing.splits import named_errors
 from lm.data.tokenizing.words import words_of
@@ -85,6 +84,8 @@ class WordTable:
 
         The correlation is NaN if fewer than two pairs are known, or if all their scores are equal.
         """
+        from scipy.stats import spearmanr  # its import takes a second
+
         known = self.known(pairs)
         cosines = [float(self.unit_VE[one] @ self.unit_VE[other]) for one, other, _ in known]
         scores = [score for *_, score in known]
