@@ -260,7 +260,7 @@ class RowSource(Protocol):
 
     @property
     def kind(self) -> str:
-        """What a row is called in messages."""
+        """The word for a row in messages, such as "window"."""
 
     @property
     def notes(self) -> Sequence[str]:

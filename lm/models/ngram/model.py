@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -29,10 +30,10 @@ class NgramCache:
     tokens_BC: Array
 
     def repeat_rows(self, k: int) -> Self:
-        return self.replace(tokens_BC=jnp.repeat(self.tokens_BC, k, axis=0))  # type: ignore[attr-defined]
+        return dataclasses.replace(self, tokens_BC=jnp.repeat(self.tokens_BC, k, axis=0))
 
     def take_rows(self, rows_B: Array) -> Self:
-        return self.replace(tokens_BC=jnp.take(self.tokens_BC, rows_B, axis=0, mode="clip"))  # type: ignore[attr-defined]
+        return dataclasses.replace(self, tokens_BC=jnp.take(self.tokens_BC, rows_B, axis=0, mode="clip"))
 
     def axes(self) -> Any:
         return NgramCache(("batch", "length"))
