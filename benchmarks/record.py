@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -27,8 +26,10 @@ from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import command
 from lm.errors import UserError
 from lm.models.parameters import count_parameters
+from lm.reporting.curves import draw_curves
 from lm.reporting.table import Result, with_means
 from lm.runs.directory import RunDirectory
+from lm.tasks import task_of
 from lm.training.startup import versions
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -107,8 +108,9 @@ def main() -> int:
     }
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"{FLAGS.name}.json"
-    if run.curves_path.exists():
-        shutil.copyfile(run.curves_path, target.with_suffix(".png"))
+    if run.curves_path.exists():  # drawn anew, since the run directory may have another name, such as seed_0
+        loss, best = task_of(config).loss_name, config.checkpoint.best_metric
+        draw_curves(run.read_metrics(), target.with_suffix(".png"), FLAGS.name, loss, best)
     write_record(target, record)
     return command.DONE
 
