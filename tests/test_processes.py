@@ -86,7 +86,7 @@ def test_two_processes_stop_together_and_one_or_two_resume(launch, flags, refere
     assert printed == [], "only process 0 prints"
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.exhaustive), 1])
 def test_a_killed_process_ends_the_other_with_75(victim, launch, flags, tmp_path):
     """JAX would end it after 90 seconds, by an abort with a native stack trace."""
     pair = launch_pair(launch, *flags(tmp_path / "run"))

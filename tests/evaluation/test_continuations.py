@@ -89,6 +89,7 @@ def test_scores_of_a_decoder_equal_sums_of_log_probabilities(decoder):
     assert [each[1] for each in wanted] == [False] * len(PAIRS) + [True]
 
 
+@pytest.mark.exhaustive
 def test_scores_of_an_encoder_decoder_equal_sums_of_log_probabilities(encoder_decoder):
     wanted = [expected(encoder_decoder, [1, *new[:-1]], new, context) for context, new in PAIRS]
     assert_scores(encoder_decoder.score(PAIRS), wanted)
