@@ -25,6 +25,7 @@ from absl import flags
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import command
 from lm.errors import UserError
+from lm.models import MODELS
 from lm.models.parameters import count_parameters
 from lm.reporting.curves import draw_curves
 from lm.reporting.table import Result, with_means
@@ -101,7 +102,7 @@ def main() -> int:
         "note": FLAGS.note,
         "training_seconds": round(_training_seconds(run)),
         "parameters": _parameters(checkpoints),
-        "tokens_trained": _tokens(run) or int(newest.name) * config.train.batch_size * sum(lengths),
+        "tokens_trained": _tokens_fitted(run) or int(newest.name) * config.train.batch_size * sum(lengths),
         **({"runs": {each.run: each.metrics for each in repeated}} if repeated else {}),
         "data": checkpoints.record(checkpoints.steps()[-1])["metadata"]["data"],
         **surroundings(),
@@ -120,8 +121,10 @@ def _training_seconds(run: RunDirectory) -> float:
     return max(line.get("train/seconds", 0.0) for line in run.read_metrics())
 
 
-def _tokens(run: RunDirectory) -> int:
+def _tokens_fitted(run: RunDirectory) -> int:
     """Returns the number of training tokens of a model that was fitted without gradients, and 0 for other models."""
+    if MODELS[run.load_config().model.architecture].fit is None:
+        return 0
     return int(max(line.get("train/tokens", 0) for line in run.read_metrics()))
 
 

@@ -32,5 +32,5 @@ def get_config(argument=""):
         embedding_std=0.05,
     )
     config.optimizer.update(name="adamw", learning_rate=2e-3, warmup_steps=200, weight_decay=0.01)
-    config.train.update(batch_size=64, num_steps=3000)
+    config.train.update(batch_size=64, num_steps=2400)
     return config

@@ -14,7 +14,7 @@ from lm.errors import UserError
 from lm.models.mixture import Mixture
 from lm.runs.arpa import export_arpa, import_arpa
 from lm.runs.directory import RunDirectory
-from lm.runs.mixing import Mix, check_mixable
+from lm.runs.mixing import Mix, check_mixable, cut_contexts
 from tests.run_helpers import config_of, train_here
 from tests.test_stateful import STATEFUL
 
@@ -241,6 +241,15 @@ def test_runs_that_predict_other_tokens_are_not_mixed(tiny, tiny_labels):
         with pytest.raises(UserError, match="--mix=runs/b: one of the two runs carries its state between windows"):
             check_mixable(mix, *runs, ("a", "a"), 32)
     check_mixable(mix, own, own, ("a", "a"), 64)  # an n-gram model has no positions
+
+
+def test_windows_that_cut_the_contexts_of_the_other_run_are_reported(tiny):
+    neural, ngram = config_of(tiny), config_of(tiny, **NGRAM)
+    order = ngram.model.ngram.order
+    assert cut_contexts(ngram, neural) == cut_contexts(ngram, ngram) == ""
+    assert cut_contexts(neural, ngram) == (
+        f"windows that begin every 32 tokens cut some of its contexts, --stride={32 - order + 1} would not"
+    )
 
 
 @pytest.mark.parametrize("text", ["runs/a:0", "runs/a:1.5", "runs/a:-1"])

@@ -93,9 +93,13 @@ def _entries(path: Path, file: IO[bytes]) -> tuple[str, int, Iterator[Entry]]:
         raise UserError(f"{path} is empty or begins with an empty line; {ADVICE}.")
     header = HEADER.fullmatch(first)
     if header is None:
-        size = len(_decoded(path, "line 1", first).split()) - 1
-        if size < 1:
+        fields = _decoded(path, "line 1", first).split()
+        size = sum(1 for _ in itertools.takewhile(is_number, reversed(fields[1:])))
+        word = fields[: len(fields) - size]
+        if not size:
             raise UserError(f"{path}, line 1: expected a word and its vector, got {first[:60]!r}; {ADVICE}.")
+        if any(map(is_number, word[1:])):  # words may contain spaces, but here a value is no number
+            raise UserError(f"{path}, line 1: {word[-1][:40]!r} is not a number; {ADVICE}.")
         return "GloVe text", size, _text(path, file, size, None, [first])
     count, size = int(header[1]), int(header[2])
     if not (count and 0 < size <= LONGEST_VECTOR):

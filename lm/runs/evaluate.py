@@ -34,7 +34,7 @@ from lm.reporting.table import Result, write_results
 from lm.runs.baselines import Baselines
 from lm.runs.directory import RunDirectory
 from lm.runs.fingerprint import DERIVED_FROM_DATA
-from lm.runs.mixing import Mix, check_mixable, mixed, tuned_weight
+from lm.runs.mixing import Mix, check_mixable, cut_contexts, mixed, tuned_weight
 from lm.runs.prepare import check_only_reads, load_tokenizers, prepare_split
 from lm.runs.results import make_result
 from lm.tasks import task_of
@@ -145,7 +145,8 @@ def evaluate_run(root: Path, options: Options, name: str = "", baselines: Baseli
     if mix_details:
         how = f"tuned on {mix_details['tuned_on']}" if mix_details["tuned_on"] else "given"
         parts = f"{mix_details['run']}, step {mix_details['step']}, with the weight {mix_details['weight']:.4g} ({how})"
-        result.signatures["mix"] = f"the probabilities are interpolated with those of {parts}"
+        cut = f"; {problem}" if (problem := mix_details.get("cut_contexts")) else ""
+        result.signatures["mix"] = f"the probabilities are interpolated with those of {parts}{cut}"
     result = dataclasses.replace(result, baselines=tuple(beside))
     return Evaluated(result, directory.root, directory.eval_dir(step), _stem(options, own, config), evaluation)
 
@@ -179,6 +180,8 @@ def _mixed(
         )
         print(f"--mix={mix.root}: the best weight on the validation split is {weight:.4f}", flush=True)
     details = {"run": str(mix.root), "step": step, "weight": weight, "tuned_on": tuned_on}
+    if problem := cut_contexts(config, other_config):
+        details["cut_contexts"] = problem
     return *mixed(models, both, weight), details
 
 

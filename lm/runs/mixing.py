@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from lm.batch import Array, Batch
 from lm.config import Config
+from lm.config.experiment import replace_settings
 from lm.errors import UserError
 from lm.evaluation.evaluator import EvaluationRows
 from lm.models import MODELS
@@ -73,6 +74,15 @@ def check_mixable(mix: Mix, own: Config, other: Config, fingerprints: tuple[str,
     if MODELS[other.model.architecture].fit is None and other.model.max_length < length:
         problem = f"its model has {other.model.max_length} positions, but rows have {length} tokens"
         raise UserError(f"--mix={mix.root}: {problem}; evaluate that run and mix in this one.")
+
+
+def cut_contexts(own: Config, other: Config) -> str:
+    """Returns a note if the windows of the evaluated run cut contexts that the other run would keep, or ""."""
+    same_length = replace_settings(other, {"data.sequence_length": own.data.sequence_length})
+    longest = MODELS[other.model.architecture].derive(same_length).get("eval.stride", own.data.sequence_length)
+    if own.eval.stride <= longest:
+        return ""
+    return f"windows that begin every {own.eval.stride} tokens cut some of its contexts, --stride={longest} would not"
 
 
 def tuned_weight(

@@ -62,6 +62,8 @@ def test_fasttext_files_with_a_space_at_the_end_of_each_line_are_read(tmp_path):
 def test_glove_words_may_contain_spaces(tmp_path):
     (tmp_path / "v").write_text("a 1 2\n. . . 3 4\n")
     assert read_vectors(tmp_path / "v").words == ["a", ". . ."]
+    (tmp_path / "v").write_text("New York 1 2\na 3 4\n")
+    assert read_vectors(tmp_path / "v").words == ["New York", "a"]
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -123,6 +125,7 @@ NAN = b"1 2\na " + np.float32([1, np.nan]).tobytes()
         (b"2 2\na 1 x\nb 3 4\n", "line 2: 'x' is not a number"),
         (b"2 2\na 1\nb 3 4\n", "line 2: the line has 1 instead of 2 values"),
         (b"word\n", "line 1: expected a word and its vector"),
+        (b"a 1 x 3\nb 1 2 3\n", "line 1: 'x' is not a number"),
     ],
 )
 def test_damaged_files_are_refused_with_the_reason_and_the_position(tmp_path, content, message):
