@@ -169,7 +169,7 @@ def check_name(schema: type, dotted: str) -> None:
         above = ".".join(parts[:number])
         if not dataclasses.is_dataclass(kind):
             raise UserError(f"--config.{dotted}: {above} is a single value and has no setting {part!r}.")
-        hints = type_hints(kind)
+        hints = type_hints(typing.cast(type, kind))
         if part not in hints:
             raise UserError(_unknown("--config.", f"{above}.{part}".lstrip("."), hints))
         kind = hints[part]
