@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 
 Array = Any  # np.ndarray on the host, jax.Array on devices, jax.ShapeDtypeStruct when abstract
@@ -63,10 +64,31 @@ class Batch:
 
 
 @flax.struct.dataclass
+class VocabularyLogits:
+    """Logits (B, L, V) that are not computed yet, so that a loss can compute them in parts.
+
+    `lm.objectives.chunks` explains why.
+    """
+
+    x_BLE: Array  # the input of the last product
+    weights: dict[str, Array]  # the output matrix and, if there is one, the bias
+    project: Any = flax.struct.field(pytree_node=False)  # lm.models.vocabulary.VocabularyProjection
+
+    @property
+    def vocab_size(self) -> int:
+        return self.weights["matrix"].shape[self.project.axes["matrix"].index("vocab")]
+
+    def whole(self) -> Array:
+        """Returns the logits, float32 (B, L, V)."""
+        return nn.with_logical_constraint(self.project(self.weights, self.x_BLE), ("batch", "length", "vocab"))
+
+
+@flax.struct.dataclass
 class Output:
     """The output of a model. Fields that the head does not compute are None."""
 
-    logits: Any = None  # float32 (B, L, V) for tokens, (B, L, C) for labels, (B, L, 2) for answer spans
+    # Logits, possibly not computed yet: float32 (B, L, V) for tokens, (B, L, C) for labels, (B, L, 2) for answer spans.
+    scores: Any = None
     cache: Any = None  # the model's own Cache
     pairs: Any = None  # bool (B, L, P): which of the first P logits belong to true pairs of words; the rest are random
     indices: Any = None  # int32 (B, P): indices of the tokens with logits (B, P, V); None if all tokens have logits
@@ -74,3 +96,8 @@ class Output:
     penalty: Any = None  # float32 scalar: a sum over targets to add to the summed loss in training
     embedding: Any = None  # float32 (B, D): a unit vector for the text in each row
     paired_embedding: Any = None  # float32 (B, D): a unit vector for the paired text of each row
+
+    @property
+    def logits(self) -> Array:
+        """The logits as an array."""
+        return self.scores.whole() if isinstance(self.scores, VocabularyLogits) else self.scores
