@@ -32,6 +32,7 @@ def test_settings_that_may_change_when_a_run_continues(by_effect):
         sections
         | names("data", "cache_dir num_workers prefetch")
         | names("model", "attention remat")
+        | names("objective", "logit_chunks")
         | names("train", "accumulation max_bad_steps max_minutes patience")
     )
 
