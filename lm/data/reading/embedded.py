@@ -11,6 +11,7 @@ import ast
 import functools
 import hashlib
 import importlib.util
+import os
 import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
@@ -52,8 +53,11 @@ def _files() -> list[tuple[str, Path]]:
     library = Path(sysconfig.get_path("stdlib"))
     spec = importlib.util.find_spec("pydoc_data.topics")
     topics = [(TOPICS, Path(spec.origin))] if spec and spec.origin else []
-    files = [(path.relative_to(library), path) for path in library.rglob("*.py")]
-    return topics + sorted((name.as_posix(), path) for name, path in files if not {*SKIPPED_FOLDERS} & {*name.parts})
+    files = []
+    for folder, subfolders, names in os.walk(library):
+        subfolders[:] = set(subfolders) - {*SKIPPED_FOLDERS}  # installed packages have many times as many files
+        files += [Path(folder, name) for name in names if name.endswith(".py")]
+    return topics + sorted((path.relative_to(library).as_posix(), path) for path in files)
 
 
 def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
