@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorstore", "grain", "numpy", "scipy", "rich", "etils"}
 LATER = {"matplotlib", "pyarrow", "sacrebleu", "sklearn", "scipy.stats", "scipy.special", "nltk", "pandas", "seqeval"}
 LATER |= {"rouge_score", "tensorflow_datasets", "sentencepiece", "tokenizers", "jinja2", "tensorboardX"}
-LATER |= {"wandb", "lm_eval", "transformers", "tensorflow", "torch", "lxml", "jieba", "huggingface_hub"}
+LATER |= {"wandb", "lm_eval", "transformers", "tensorflow", "torch", "jieba", "huggingface_hub"}
 HELP = """
 import contextlib, os, runpy, sys
 sys.argv = [sys.argv[1], "--help"]
@@ -27,7 +27,7 @@ IMPORTS = """
 import sys
 import lm.parallel.distributed, lm.runs.compile_cache, lm.runs.repeats, lm.training.loop
 import lm.runs.baselines, lm.runs.evaluate, lm.runs.mixing
-import lm.aot, lm.chat, lm.data.show, lm.generate, lm.harness, lm.hf, lm.ngram, lm.predict, lm.vectors
+import lm.aot, lm.chat, lm.data.show, lm.generate, lm.harness, lm.ngram, lm.predict, lm.vectors
 print(*sys.modules)
 """
 

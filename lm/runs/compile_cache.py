@@ -32,7 +32,8 @@ def use_compile_cache(config: Config | None = None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     # An entry that cannot be read or written only costs time. JAX's warnings would name its own source files.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
-    if not jax.config.jax_enable_compilation_cache or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    enabled: bool = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    if not enabled or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     folder = cache_directory(config) / "xla"
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import hashlib
 import importlib.util
 import os
@@ -89,24 +90,31 @@ def _pages(docstrings: Iterator[str]) -> Iterator[str]:
 @functools.cache
 def documents() -> tuple[str, ...]:
     """Returns all documents (2.3 MB in Python 3.11 to 3.13). Raises UserError if the documentation is missing."""
-    texts: list[str] = []
-    for name, path in _files():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # library files may contain invalid escape sequences
-                tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # some library files are templates, not valid Python
-            continue
-        if name == TOPICS:  # topics = {name: text, ...}
-            values = (getattr(statement, "value", None) for statement in tree.body)
-            for topics in (ast.literal_eval(value) for value in values if isinstance(value, ast.Dict)):
-                texts += [topics[topic].strip("\n") for topic in sorted(topics)]
-        else:
-            module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-            texts += _pages(_docstrings(tree, module))
+    collects = gc.isenabled()
+    gc.disable()  # for each large syntax tree, it would scan all objects of the process again, e.g. those of JAX
+    try:
+        texts = [text for name, path in _files() for text in _documents_of(name, path)]
+    finally:
+        if collects:
+            gc.enable()
     if (size := sum(map(len, texts))) < FEWEST_CHARACTERS:
         raise UserError(
             f"embedded corpus: the Python installation in {sysconfig.get_path('stdlib')} contains only {size:,} "
             "characters of documentation; use a full installation, or your own text (kind='text', path=FILE)."
         )
     return tuple(filter(None, texts))
+
+
+def _documents_of(name: str, path: Path) -> list[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # library files may contain invalid escape sequences
+            tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # some library files are templates, not valid Python
+        return []
+    if name != TOPICS:
+        module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        return list(_pages(_docstrings(tree, module)))
+    values = (getattr(statement, "value", None) for statement in tree.body)  # topics = {name: text, ...}
+    dicts = [ast.literal_eval(value) for value in values if isinstance(value, ast.Dict)]
+    return [topics[topic].strip("\n") for topics in dicts for topic in sorted(topics)]
