@@ -37,7 +37,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 
@@ -48,10 +47,10 @@ from lm.decoding.lines import whole_file
 from lm.errors import UserError
 from lm.files import expanded, replacing, writing_flag
 from lm.reporting.progress import duration
+from lm.runs.compile_cache import use_compile_cache
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options
 from lm.runs.prediction import predictions, read_input, read_texts
-from lm.runs.prepare import cache_directory
 from lm.tasks import task_of
 from lm.tasks.vectors import POOLINGS, Labeller, TextVectors
 
@@ -104,7 +103,7 @@ def main() -> int:
         raw = read_texts(config, labeller, FLAGS.text, given)
     else:
         raw = read_input(config, labeller, FLAGS.input, given, output)
-    jax.config.update("jax_compilation_cache_dir", str(cache_directory(config) / "xla"))
+    use_compile_cache(config)
     options = Options(step=FLAGS.step, average=FLAGS.average, batch_size=FLAGS.batch_size)
     parts = predictions(directory, config, labeller, raw, options, FLAGS.unanswerable)
     if output is None:

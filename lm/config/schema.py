@@ -175,20 +175,26 @@ def check_name(schema: type, dotted: str) -> None:
         kind = hints[part]
 
 
-def describe_settings(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
-    """Returns (dotted name, default, documentation) for every setting, in the order of declaration."""
+def describe_settings(cls: Any, prefix: str = "", with_entries: bool = True) -> list[tuple[str, Any, str]]:
+    """Returns (dotted name, default, documentation) for every setting, in the order of declaration.
+
+    If `with_entries` is true, the documentation describes the entries of registries, which are imported for this, and
+    JAX with them. This takes seconds.
+    """
     hints, found = type_hints(cls), []
     for spec in dataclasses.fields(cls):
         kind, name = hints[spec.name], prefix + spec.name
         if dataclasses.is_dataclass(kind):
-            found += describe_settings(kind, name + ".")
+            found += describe_settings(kind, name + ".", with_entries)
         else:
             doc = docs(cls)[spec.name]
-            if choices := allowed_values(spec.metadata):
+            if spec.metadata.get("registry") and not with_entries:
+                doc += " --helpfull lists the allowed values."
+            elif choices := allowed_values(spec.metadata):
                 doc += f"{_docs_of_entries(spec.metadata)} One of: {', '.join(map(repr, choices))}."
             found.append((name, getattr(cls(), spec.name), doc))
             if typing.get_origin(kind) is dict:
-                found += describe_settings(typing.get_args(kind)[1], name + ".NAME.")
+                found += describe_settings(typing.get_args(kind)[1], name + ".NAME.", with_entries)
     return found
 
 

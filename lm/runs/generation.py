@@ -36,9 +36,10 @@ from lm.models import build_model
 from lm.models.protocol import Model
 from lm.parallel.mesh import make_mesh, on_mesh
 from lm.reporting.progress import counting
+from lm.runs.compile_cache import use_compile_cache
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options, read_params
-from lm.runs.prepare import cache_directory, load_tokenizers
+from lm.runs.prepare import load_tokenizers
 from lm.tasks import task_of
 
 LONGEST_DEFAULT = 256  # default maximum number of tokens in a continuation
@@ -64,7 +65,7 @@ class Generator:
         The mesh has at most `rows` devices. Raises UserError if the saved parameters do not belong to the model
         described by config.json.
         """
-        jax.config.update("jax_compilation_cache_dir", str(cache_directory(self.config) / "xla"))
+        use_compile_cache(self.config)
         # Cached decoding always uses xla, so a model trained with a kernel for other hardware also runs here.
         config = replace_settings(self.config, {"model.attention": "xla"})
         model = build_model(config.model, task_of(config).head(config))
