@@ -134,18 +134,18 @@ def contrastive_metrics(sums: Sums) -> dict[str, float]:
 
 
 def autoencoding_metrics(sums: Sums) -> dict[str, float]:
-    """Computes the metrics of `token_metrics`, without the perplexity, and those of a variational autoencoder.
+    """Computes the metrics of a variational autoencoder. The loss is the cross-entropy of the restored texts.
 
     The perplexity bound is exp(negative ELBO per token), an upper bound on the perplexity (Bowman 2016).
     """
-    result = token_metrics(sums)
-    tokens = result.pop("tokens")
-    negative_elbo = sums.nll + sums.kl
-    return result | {
+    found, negative_elbo = token_metrics(sums), sums.nll + sums.kl
+    return {
+        "loss": found["loss"],
+        "token_accuracy": found["token_accuracy"],
         "kl": ratio(sums.kl, sums.texts),
         "negative_elbo": ratio(negative_elbo, sums.texts),
         "perplexity_bound": _exp(ratio(negative_elbo, sums.weight)),
-        "tokens": tokens,
+        "tokens": sums.weight,
     }
 
 
