@@ -110,12 +110,19 @@ def noise(key: Array, source: Source, shape: tuple[int, ...]) -> Array:
     The noise of a text depends only on the key and the tokens of the text. It is therefore the same on any mesh and in
     any microbatch.
     """
-    is_text_BS, positions_BS = source.segments > 0, source.positions.astype(jnp.uint32)
+    values_BS = jnp.where(source.segments > 0, source.tokens, 0).astype(jnp.uint32)
     # Odd factors are invertible modulo 2^32, so changing a single token always changes the sum.
-    factors_BS = (positions_BS * jnp.uint32(2654435761)) | 1
-    hash_B = jnp.sum(jnp.where(is_text_BS, source.tokens.astype(jnp.uint32) * factors_BS, 0), axis=1, dtype=jnp.uint32)
+    factors_BS = _mixed(source.positions.astype(jnp.uint32) + 1) | 1
+    hash_B = jnp.sum(values_BS * factors_BS, axis=1, dtype=jnp.uint32)
     keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, hash_B)
     return jax.vmap(lambda each: jax.random.normal(each, shape, jnp.float32))(keys_B)
+
+
+def _mixed(x: Array) -> Array:
+    """Maps each uint32 to another that looks random: the last steps of MurmurHash3 (Appleby 2011)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
 
 
 def drawn(latents: Latents, noise_BkZ: Array) -> Array:
