@@ -32,7 +32,8 @@ class AutoencodingSettings:
     2018). 0 keeps the order."""
     word_dropout: float = option(0.0, minimum=0.0, maximum=1.0, affects="batches")
     """Probability with which each token of the decoder's input is replaced by the unknown token in training, so that
-    the decoder must rely on the latent vectors (Bowman 2016)."""
+    the decoder must rely on the latent vectors (Bowman 2016). If the tokenizer has no unknown token, padding is used
+    instead."""
     kl_weight: float = option(1.0, minimum=0.0, needs=("model.variational",))
     """Weight of the KL divergence from the prior in the loss of a variational autoencoder. 1 gives the evidence lower
     bound (ELBO)."""
