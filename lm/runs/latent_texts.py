@@ -5,22 +5,20 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lm.batch import Array, Source
-from lm.config import Config
-from lm.data.tokenizing.base import Tokenizer
 from lm.decoding.beam import BeamSettings
 from lm.decoding.inputs import model_batch, pad_sources, place_whole, rows_for_mesh
 from lm.decoding.lines import in_one_line
 from lm.decoding.sampling import Sampling, row_keys
 from lm.decoding.text import SourceDecoder
 from lm.errors import UserError
-from lm.models.latents import LatentDecoder
+from lm.models.latents import Autoencoder, LatentDecoder
 from lm.models.protocol import Model
 from lm.parallel.mesh import on_mesh
 from lm.reporting.progress import counting
@@ -103,14 +101,14 @@ def _decoded(
     run: Generator, settings: BeamSettings | Sampling, latents: Callable[[Model, Any], Array], count: int
 ) -> Translation:
     """Decodes `count` latent vectors, which `latents(model, parameters)` returns, to one line each."""
-    config: Config = run.config
-    tokenizer: Tokenizer = load_tokenizers(config, run.directory.root).target
+    tokenizer = load_tokenizers(run.config, run.directory.root).target
     batch_size = min(count, run.batch_size or BATCH_SIZE_DEFAULT)
     model, params, mesh = run.load(batch_size)
     began = time.monotonic()
     with on_mesh(mesh), counting(count, "texts") as report:
         both = {"model": params, "latents": latents(model, params)}
-        decoder = SourceDecoder(LatentDecoder(model), both, tokenizer, batch_size, report)
+        from_latents: Any = LatentDecoder(cast(Autoencoder, model))
+        decoder = SourceDecoder(from_latents, both, tokenizer, batch_size, report)
         sources = [[index] for index in range(count)]
         if isinstance(settings, Sampling):
             found = [
