@@ -190,7 +190,7 @@ class RecurrentEncoderDecoder(Recurrent):
         self, tokens_BL: Array, encoded: Encoded | None, batch: Batch, train: bool, cache: RecurrentCache | None
     ) -> Output:
         """Returns the output of the head. If `encoded` is None, the cache holds the encoded source."""
-        initial = None
+        initial, memory_segments_BS = None, None
         if encoded is None:
             assert cache is not None and cache.memory is not None, "the batch and the cache have no source"
             memory_BSD, memory_segments_BS = cache.memory, cache.memory_segments
