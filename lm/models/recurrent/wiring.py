@@ -190,15 +190,15 @@ class RecurrentEncoderDecoder(Recurrent):
         self, tokens_BL: Array, encoded: Encoded | None, batch: Batch, train: bool, cache: RecurrentCache | None
     ) -> Output:
         """Returns the output of the head. If `encoded` is None, the cache holds the encoded source."""
-        initial, memory_segments_BS = None, None
-        if encoded is None:
-            assert cache is not None and cache.memory is not None, "the batch and the cache have no source"
-            memory_BSD, memory_segments_BS = cache.memory, cache.memory_segments
-        else:
+        initial = None
+        if encoded is not None:
             memory_BSD, memory_segments_BS, initial = encoded
             if cache is not None:
                 cache = RecurrentCache(jax.tree.map(lambda x: x[0], initial), memory_BSD, memory_segments_BS)
                 initial = None
+        else:
+            assert cache is not None and cache.memory is not None, "the batch and the cache have no source"
+            memory_BSD, memory_segments_BS = cache.memory, cache.memory_segments
         states = None if cache is None else cache.states
         x_BLE = self.embed(tokens_BL, memory_BSD)
         x_BLD, found = self.decoder(x_BLE, batch.segments, train, states, None, initial)
