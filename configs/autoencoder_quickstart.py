@@ -17,27 +17,27 @@ from lm.config import defaults, source
 def get_config(file=""):
     config = defaults()
     config.data.train.text = source(kind="text", path=file, document="line") if file else source(kind="embedded")
-    config.data.cleaning.deduplicate = True
-    config.data.holdout_fraction = 0.02
-    config.data.tokenizer.update(kind="sentencepiece", algorithm="bpe", vocab_size=2048)
+    config.data.cleaning.update(deduplicate=True, whitespace="collapse")
+    config.data.holdout_fraction = 0.01
+    config.data.tokenizer.update(kind="sentencepiece", algorithm="bpe", vocab_size=1000)
     config.data.sequence_length = 16
     config.objective.name = "autoencoding"
-    config.objective.update(kl_annealing_steps=500, kl_annealing="linear", free_bits=0.1, word_dropout=0.25)
+    config.objective.update(kl_annealing_steps=1000, kl_annealing="sigmoid", free_bits=0.1, word_dropout=0.4)
     config.model.update(
         architecture="recurrent",
         family="encoder_decoder",
         num_layers=1,
-        d_model=192,
-        embedding_width=96,
+        d_model=128,
+        embedding_width=64,
         source_attention="none",
         latent_size=32,
         variational=True,
         init_std=0.0,
         embedding_std=0.05,
     )
-    config.optimizer.update(name="adamw", learning_rate=4e-3, warmup_steps=50)
-    config.train.update(batch_size=64, num_steps=1000)
-    config.eval.update(every_steps=50, batch_size=64, max_rows=128)
+    config.optimizer.update(name="adamw", learning_rate=8e-3, warmup_steps=50)
+    config.train.update(batch_size=64, num_steps=2000)
+    config.eval.update(every_steps=100, batch_size=64, max_rows=128)
     config.eval.generation.batch_size = 128
     config.checkpoint.update(every_steps=500, best_metric="valid/negative_elbo")
     return config
