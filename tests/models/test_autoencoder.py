@@ -128,8 +128,17 @@ def test_costs_are_counted(name, variational):
     model = build_model(config, Reconstruction())
     shapes = jax.eval_shape(lambda: model.initial_params(jax.random.key(0)))
     assert model.parameter_counts().total == count_parameters(shapes)
-    short, long = model.flops_per_row(5, 6).layers, model.flops_per_row(5, 7).layers
-    # A longer source costs only its encoder and its pooling, not the decoder's attention.
-    encoder = build_model(dataclasses.replace(config, num_layers=1), NextToken())
-    assert 0 < long - short
-    assert short > 2 * (k * D * k * Z * (1 + variational) + k * Z * k * D) and encoder.flops_per_row(5, 6).layers > 0
+    # What it adds to an encoder-decoder: pooling 6 vectors, two or three layers, and less attention of the decoder.
+    added = 2 * 2 * 6 * k * D + 2 * (2 + variational) * k * D * k * Z
+    fewer = 6 - k  # vectors to which each decoder layer attends
+    if name == "transformer":
+        keys = config.num_kv_heads * config.head_dim
+        added -= config.num_layers * 2 * fewer * (2 * D * keys + 2 * 5 * D)
+    else:
+        states = {"lstm": 2, "gru": 1}[config.cell]
+        added += 2 * k * D * (config.num_layers * states * D + (config.embedding_width or D))
+    if name == "gru":  # with additive attention
+        added -= 2 * fewer * D * D + 2 * 2 * 5 * fewer * D
+    plain = build_model(config, NextToken())
+    assert model.flops_per_row(5, 6).layers - plain.flops_per_row(5, 6).layers == added
+    assert model.flops_per_row(5, 6).head == plain.flops_per_row(5, 6).head
