@@ -145,10 +145,12 @@ def report_unused(names: Iterable[str], because: str) -> None:
             print(f"note: --{name}={FLAGS[name].value} has no effect: {because}.", file=sys.stderr)
 
 
-def report_unused_sampling(sampling: Sampling) -> None:
+def report_unused_sampling(sampling: Sampling, read: Collection[str] = ()) -> None:
+    """Prints a note for each flag that has no effect in greedy decoding, except for those in `read`."""
     if sampling.greedy:
         because = "with temperature 0, the most probable token is always chosen"
-        report_unused(("top_k", "top_p", "min_p", "seed", "num_samples"), because)
+        names = ("top_k", "top_p", "min_p", "seed", "num_samples")
+        report_unused([name for name in names if name not in read], because)
 
 
 def print_continuations(generator: Generator, sampling: Sampling) -> None:
@@ -198,12 +200,12 @@ def search_or_sampling(generator: Generator, sampling: Sampling, read: Collectio
     """Returns the settings of beam search or, with --temperature, of sampling.
 
     Args:
-        read: flags of sampling that also have an effect in beam search.
+        read: flags that have an effect in any case, because latent vectors are sampled.
     """
     if FLAGS["temperature"].present and not FLAGS["num_beams"].present:
         because = "applies only to beam search, but --temperature selects sampling"
         refuse(SEARCH, f"{because}; omit one of them, or give --num_beams.")
-        report_unused_sampling(sampling)
+        report_unused_sampling(sampling, read)
         return sampling
     report_unused({"seed"}.difference(read), "beam search involves no randomness")
     because = "applies only to sampling; give --temperature too, and omit all beam-search flags."
