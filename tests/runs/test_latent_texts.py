@@ -22,4 +22,3 @@ def test_a_line_is_straight_and_an_arc_keeps_the_length():
     np.testing.assert_allclose(middle, (ONE + OTHER) / np.sqrt(2))
     assert np.linalg.norm(WALKS["spherical"](ONE, OTHER, 0.3)) == pytest.approx(3.0)
     np.testing.assert_allclose(WALKS["spherical"](ONE, 2 * ONE, 0.5), 1.5 * ONE)
-    np.testing.assert_allclose(WALKS["spherical"](ONE, 0 * ONE, 0.5), 0.5 * ONE)
