@@ -26,7 +26,7 @@ from lm.tasks.task import EvaluationSetup, Stores
 from lm.tasks.vectors import SourceTexts, TextVectors
 
 MODEL_SETTINGS = "latent_size latent_vectors variational"
-LOSS_SETTINGS = "source_dropout shuffle_distance word_dropout kl_weight kl_annealing_steps kl_annealing free_bits"
+OBJECTIVE_SETTINGS = "source_dropout shuffle_distance word_dropout kl_weight kl_annealing_steps kl_annealing free_bits"
 VARIATIONAL_METRICS = ("kl", "negative_elbo", "perplexity_bound")
 
 
@@ -37,7 +37,7 @@ class Autoencoding(Denoising):
     doc = "restore a text from the latent vectors into which it is squeezed"
     settings = Denoising.settings | {
         *(f"model.{name}" for name in MODEL_SETTINGS.split()),
-        *(f"objective.{name}" for name in LOSS_SETTINGS.split()),
+        *(f"objective.{name}" for name in OBJECTIVE_SETTINGS.split()),
     }
     needed_ids = 0
     spells_extra_ids = False
