@@ -4,7 +4,7 @@
     python -m benchmarks.posterior_collapse --runs=runs/collapse --text=FILE     another text, one sentence per line
 
 Trains configs/autoencoder_quickstart.py twice, as it is and without annealing and free bits, and draws the KL
-divergence, the cross-entropy of the restored texts and the share of restored tokens on the validation split against the
+divergence, the cross-entropy of the restored texts and the number of active units on the validation split against the
 steps. After a collapse, the divergence is 0: the decoder ignores the latent vectors and models the text alone. The
 picture and its record are written to results/. A run that was interrupted continues.
 """
@@ -32,8 +32,8 @@ VARIANTS = {
     "annealed": ("annealing and free bits", ()),
     "collapsed": ("neither", ("--config.objective.kl_annealing_steps=0", "--config.objective.free_bits=0.0")),
 }
-DRAWN = ("kl", "loss", "restored_tokens")
-KEPT = (*DRAWN, "negative_elbo", "active_units")
+DRAWN = ("kl", "loss", "active_units")
+KEPT = (*DRAWN, "negative_elbo", "restored_tokens")
 
 
 def define_flags() -> None:
@@ -70,7 +70,8 @@ def draw(curves: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> Non
             axes.plot(found["step"], values, marker=".", color=color, label=VARIANTS[variant][0])
         axes.set_xlabel("step")
         axes.set_ylabel(f"{metric.heading}{' (%)' if metric.is_percentage else ''}")
-        axes.set_ylim(bottom=0)
+        if name != "loss":
+            axes.set_ylim(bottom=0)
         axes.grid(True, alpha=0.25, linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False, fontsize=9)

@@ -25,6 +25,7 @@ from absl import flags
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import command
 from lm.errors import UserError
+from lm.models import MODELS
 from lm.models.parameters import count_parameters
 from lm.reporting.curves import draw_curves
 from lm.reporting.table import Result, with_means
@@ -91,6 +92,7 @@ def main() -> int:
         splits = {f"test, {each.run}": each.metrics for each in (mean, deviation)}
     checkpoints = run.open_checkpoints(config)
     lengths = config.data.sequence_length, config.data.source_length
+    fitted = MODELS[config.model.architecture].fit is not None
     record: dict[str, Any] = {
         "name": FLAGS.name,
         "command": FLAGS.command,
@@ -101,7 +103,7 @@ def main() -> int:
         "note": FLAGS.note,
         "training_seconds": round(_training_seconds(run)),
         "parameters": _parameters(checkpoints),
-        "tokens_trained": _tokens(run) or int(newest.name) * config.train.batch_size * sum(lengths),
+        "tokens_trained": _tokens(run) if fitted else int(newest.name) * config.train.batch_size * sum(lengths),
         **({"runs": {each.run: each.metrics for each in repeated}} if repeated else {}),
         "data": checkpoints.record(checkpoints.steps()[-1])["metadata"]["data"],
         **surroundings(),
@@ -121,7 +123,7 @@ def _training_seconds(run: RunDirectory) -> float:
 
 
 def _tokens(run: RunDirectory) -> int:
-    """Returns the number of training tokens of a model that was fitted without gradients, and 0 for other models."""
+    """Returns the number of training tokens of a model that was fitted without gradients."""
     return int(max(line.get("train/tokens", 0) for line in run.read_metrics()))
 
 

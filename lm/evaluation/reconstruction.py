@@ -21,8 +21,8 @@ from lm.models.latents import MeanLatents
 from lm.parallel.mesh import on_mesh
 
 RECONSTRUCTION_METRICS = (
-    Metric("restored_texts", "texts restored", share, higher_is_better=True, drawn=True, recorded=True),
     Metric("restored_tokens", "tokens restored", share, higher_is_better=True, drawn=True, recorded=True),
+    Metric("restored_texts", "texts restored", share, higher_is_better=True, drawn=True, recorded=True),
     Metric("active_units", "active units", "{:,.0f}".format, higher_is_better=True, recorded=True),
 )
 LEAST_VARIANCE = 0.01  # of the mean of a latent dimension that counts as active (Burda 2016, section 5.2)
@@ -36,11 +36,11 @@ class Restored(NamedTuple):
 
 
 def reconstruction_metrics(texts: Sequence[Restored]) -> dict[str, float]:
-    """Computes the share of texts that are restored exactly, and the share of tokens restored at their position."""
+    """Computes the share of tokens that are restored at their position, and the share of texts restored exactly."""
     exact = [list(each.tokens) == list(each.targets) for each in texts]
     right = sum(a == b for each in texts for a, b in zip(each.targets, each.tokens, strict=False))
     total = sum(len(each.targets) for each in texts)
-    return {"restored_texts": float(np.mean(exact)), "restored_tokens": right / total}
+    return {"restored_tokens": right / total, "restored_texts": float(np.mean(exact))}
 
 
 def active_units(means_EZ: np.ndarray) -> float:
