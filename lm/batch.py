@@ -4,6 +4,7 @@ B is the number of rows in a batch, L is the length of the target (or of the onl
 source or the number of keys. D is the model width, F is the MLP width, H is the number of query heads, G is the number
 of key/value heads, and K is the head size. N is the number of layers, V is the vocabulary size, C is the number of
 classes, P is the number of tokens that have logits, and T is the number of new tokens (or B * L after flattening).
+In autoencoders, k is the number of latent vectors of a text, and Z is their size.
 
 An array named `logits_BLV` has the shape (B, L, V). `x_TD` is `x_BLD` with the axes B and L flattened into T.
 """
@@ -84,6 +85,14 @@ class VocabularyLogits:
 
 
 @flax.struct.dataclass
+class Latents:
+    """The latent vectors into which an autoencoder squeezes the text of each row: N(mean, exp(log_variance))."""
+
+    mean: Array  # float32 (B, k, Z)
+    log_variance: Array | None = None  # float32 (B, k, Z); None if the vectors are points (model.variational=False)
+
+
+@flax.struct.dataclass
 class Output:
     """The output of a model. Fields that the head does not compute are None."""
 
@@ -96,6 +105,7 @@ class Output:
     penalty: Any = None  # float32 scalar: a sum over targets to add to the summed loss in training
     embedding: Any = None  # float32 (B, D): a unit vector for the text in each row
     paired_embedding: Any = None  # float32 (B, D): a unit vector for the paired text of each row
+    latents: Any = None  # the Latents of the sources, if an autoencoder has encoded them
 
     @property
     def logits(self) -> Array:

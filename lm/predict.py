@@ -17,6 +17,7 @@ values that depend on the task:
     span_qa          score, start and end (character offsets in the context) and the no-answer score
     multiple_choice  scores and probabilities of the candidates; the prediction is an index from 0
     contrastive      the unit vector of the text, in place of a prediction
+    autoencoding     the (mean) latent vectors of the text, concatenated, in place of a prediction
 
 Inputs are read, cleaned and encoded as in evaluations, so lm.predict and eval.py make the same predictions. Labels in
 the input are ignored. The batch size affects only memory and speed. By default, the format is inferred from the file

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lm.config.autoencoding import AutoencodingSettings
 from lm.config.schema import option
 from lm.config.word_vectors import ContextSettings
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig(ContextSettings):
+class ObjectiveConfig(AutoencodingSettings, ContextSettings):
     """Settings of the training task and its loss. The plain cross-entropy is always reported as well."""
 
     name: str = option("causal", registry="lm.tasks.TASKS", affects="shapes")

@@ -33,6 +33,8 @@ class Head(nn.Module):
     predicts_text: ClassVar[bool] = False
     # The number of texts that the model reads per row; if it is 2, the second text is `batch.source`.
     texts_per_row: ClassVar[int] = 1
+    # Whether the decoder of an encoder-decoder reads the source only through latent vectors (`bottleneck.py`).
+    compresses_source: ClassVar[bool] = False
 
     @nn.compact
     def __call__(
@@ -69,6 +71,12 @@ class NextToken(Head):
     def cost(self, config: ModelConfig, length: int = 0) -> HeadCost:
         parameters, per_token = vocabulary_cost(config, config.d_model)
         return HeadCost(parameters, per_token * length, config.vocab_size * length)
+
+
+class Reconstruction(NextToken):
+    """Next-token logits of an autoencoder, whose decoder restores the source from latent vectors."""
+
+    compresses_source: ClassVar[bool] = True
 
 
 class MaskedTokens(Head):

@@ -29,6 +29,9 @@ class LossSums:
     pair_nll: Array = _zero()
     pair_correct: Array = _zero()
     pairs: Array = _zero()
+    # Sums over the texts of autoencoders.
+    kl: Array = _zero()  # KL divergence of the posterior from the prior, in nats
+    texts: Array = _zero()
 
     def __add__(self, other: LossSums) -> LossSums:
         return jax.tree.map(jnp.add, self, other)

@@ -199,6 +199,10 @@ class Task(abc.ABC):
         """Returns the summed loss of a batch, by default the cross-entropy. The caller divides by `total_weight`."""
         return loss_sums(output.scores, batch, config)
 
+    def training_loss(self, output: Output, batch: Batch, config: ObjectiveConfig, step: Array) -> LossSums:
+        """Returns the summed loss in a training step, counted from 0. By default, it is the same in all steps."""
+        return self.loss(output, batch, config)
+
     def total_weight(self, batch: Batch) -> Array:
         """Returns the number, at least 1, by which the summed loss of a batch is divided."""
         return jnp.maximum(jnp.sum(batch.weights), 1.0)
