@@ -1,9 +1,10 @@
 """The batch type that all models read, the output type that they return, and the legend of the shape letters.
 
 B is the number of rows in a batch, L is the length of the target (or of the only text), and S is the length of the
-source or the number of keys. D is the model width, F is the MLP width, H is the number of query heads, G is the number
-of key/value heads, and K is the head size. N is the number of layers, V is the vocabulary size, C is the number of
-classes, P is the number of tokens that have logits, and T is the number of new tokens (or B * L after flattening).
+source or the number of keys. D is the model width, E is the width of the token embedding, F is the MLP width, H is the
+number of query heads, G is the number of key/value heads, and K is the head size. N is the number of layers, V is the
+vocabulary size, C is the number of classes, P is the number of tokens that have logits, and T is the number of new
+tokens (or B * L after flattening).
 In autoencoders, k is the number of latent vectors of a text, and Z is their size.
 
 An array named `logits_BLV` has the shape (B, L, V). `x_TD` is `x_BLD` with the axes B and L flattened into T.

@@ -119,8 +119,9 @@ def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int]) -> Me
     if fsdp > 1:  # one layer and the output matrix are gathered at a time
         copied = (counts.layers / counts.num_layers + counts.token_embedding) / tensor
     rows = config.train.batch_size / (mesh["data"] * fsdp * config.train.accumulation)
-    logits = rows * model.head.cost(config.model, lengths[0]).logits / tensor
-    chunks = chunks_for(config.objective.logit_chunks, round(logits), lengths[0])
+    of_head = model.head.cost(config.model, lengths[0])
+    logits, tokens = rows * of_head.logits / tensor, of_head.vocabulary_tokens
+    chunks = chunks_for(config.objective.logit_chunks, round(logits), tokens) if tokens else 1
     return MemoryEstimate(
         parameters=round(4 * held * (2 if config.optimizer.ema_decay > 0 else 1)),
         optimizer=round(4 * moments),

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+import zlib
 from pathlib import Path
 
 import jax
@@ -120,10 +122,22 @@ def test_least_recently_used_programs_are_removed_from_a_large_cache(tmp_path):
     assert a.exists() and not b.exists()
 
 
-def test_incomplete_programs_are_removed(tmp_path):
-    empty = entry(tmp_path, "empty", 0, 1000)
+def test_truncated_programs_are_removed_but_other_formats_stay(tmp_path):
     tidy(tmp_path)
-    assert not empty.exists()
+    whole, soon = zlib.compress(b"program" * 1000), time.time() + 1000
+    contents = {
+        "empty": b"",
+        "half": whole[: len(whole) // 2],
+        "whole": whole,
+        "zstd": b"\x28\xb5\x2f\xfd...",
+        "x": b"x\x00",
+    }
+    paths = {name: entry(tmp_path, name, 0, soon) for name in contents}
+    for name, path in paths.items():
+        path.write_bytes(contents[name])
+        os.utime(path, (soon, soon))
+    tidy(tmp_path)
+    assert [name for name, path in paths.items() if path.exists()] == ["whole", "zstd", "x"]
 
 
 def test_cache_that_cannot_be_written_is_not_used(tmp_path, monkeypatch, capsys, cache_settings):
@@ -131,7 +145,7 @@ def test_cache_that_cannot_be_written_is_not_used(tmp_path, monkeypatch, capsys,
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("LM_CACHE_DIR", str(tmp_path / "file"))
     use_compile_cache()
-    assert jax.config.jax_compilation_cache_dir is None
+    assert jax.config.jax_compilation_cache_dir is None  # there is no directory to read
     note = capsys.readouterr().err
     assert note.count("\n") == 1 and f"not stored in {tmp_path / 'file' / 'xla'} (Not a directory)" in note
 

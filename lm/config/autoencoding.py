@@ -31,15 +31,15 @@ class AutoencodingSettings:
     """Shuffle the encoder's input in training such that no token moves by more than this number of positions (Lample
     2018). 0 keeps the order."""
     word_dropout: float = option(0.0, minimum=0.0, maximum=1.0, affects="batches")
-    """Probability with which each token of the decoder's input is replaced by the unknown token in training, so that
-    the decoder must rely on the latent vectors (Bowman 2016). If the tokenizer has no unknown token, padding is used
-    instead."""
+    """Probability with which each token of the decoder's input, except the first, is replaced by the unknown token in
+    training, so that the decoder must rely on the latent vectors (Bowman 2016). If the tokenizer has no unknown token,
+    padding is used instead."""
     kl_weight: float = option(1.0, minimum=0.0, needs=("model.variational",))
     """Weight of the KL divergence from the prior in the loss of a variational autoencoder. 1 gives the evidence lower
     bound (ELBO)."""
     kl_annealing_steps: int = option(0, minimum=0, needs=("model.variational",))
-    """Number of steps over which the weight of the KL divergence rises from 0 to kl_weight (Bowman 2016). 0 means that
-    it is kl_weight from the start."""
+    """Number of steps over which the weight of the KL divergence rises to kl_weight (Bowman 2016). 0 means that it is
+    kl_weight from the start."""
     kl_annealing: str = option("linear", registry="lm.objectives.autoencoding.ANNEALING", needs=("kl_annealing_steps",))
     """Shape of the rise of the weight."""
     free_bits: float = option(0.0, minimum=0.0, needs=("model.variational",))

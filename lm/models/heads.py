@@ -24,6 +24,7 @@ class HeadCost(NamedTuple):
     parameters: int = 0  # excluding a token embedding that doubles as the output matrix
     flops: int = 0  # FLOPs of the forward pass
     logits: int = 0
+    vocabulary_tokens: int = 0  # number of tokens with logits over the vocabulary, which may be computed in chunks
 
 
 class Head(nn.Module):
@@ -70,7 +71,7 @@ class NextToken(Head):
     @nn.nowrap
     def cost(self, config: ModelConfig, length: int = 0) -> HeadCost:
         parameters, per_token = vocabulary_cost(config, config.d_model)
-        return HeadCost(parameters, per_token * length, config.vocab_size * length)
+        return HeadCost(parameters, per_token * length, config.vocab_size * length, length)
 
 
 class Reconstruction(NextToken):
@@ -120,7 +121,7 @@ class MaskedTokens(Head):
         if self.next_sentence:
             parameters += _pooler_parameters(config) + 2 * D + 2
             flops += 2 * (D * D + 2 * D) * length
-        return HeadCost(parameters, flops, config.vocab_size * predicted)
+        return HeadCost(parameters, flops, config.vocab_size * predicted, predicted)
 
 
 class Classes(Head):

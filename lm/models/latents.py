@@ -1,4 +1,4 @@
-"""Uses of an autoencoder other than the reconstruction of a source: three models that wrap one.
+"""Three models that wrap an autoencoder: to draw latent vectors, to read them, and to decode them.
 
 Like every model, they contain no arrays, and equal ones reuse the same compiled programs.
 """

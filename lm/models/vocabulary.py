@@ -71,10 +71,10 @@ class OutputMatrix(nn.Module):
 
 
 def vocabulary_logits(config: ModelConfig, embed: Embedding, x_BLD: Array) -> VocabularyLogits:
-    """Returns the logits of all tokens as their factors. To be called in a compact method of a Flax module.
+    """Returns the features and the output matrix, from which the logits can be computed.
 
-    The output matrix is the token embedding or a matrix of its own. If x is wider than the token embedding, it is
-    projected first.
+    To be called in a compact method of a Flax module. The output matrix is the token embedding or a matrix of its own.
+    If x is wider than the token embedding, it is projected first.
     """
     width, inputs = embedding_width(config), x_BLD.shape[-1]
     if config.tie_embeddings:

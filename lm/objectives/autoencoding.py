@@ -57,8 +57,9 @@ def autoencoding_loss(output: Output, batch: Batch, config: ObjectiveConfig, wei
     sums = dataclasses.replace(sums, texts=jnp.sum(real_B))
     if output.latents.log_variance is None:
         return sums
-    kl_BkZ = kl_divergence(output.latents)
-    kl_B, counted_B = (jnp.sum(each, axis=(1, 2)) for each in (kl_BkZ, jnp.maximum(kl_BkZ, config.free_bits)))
-    # Padding rows are excluded with `where`, because their posteriors are meaningless.
-    kl, counted = (jnp.sum(jnp.where(real_B > 0, each_B, 0.0)) for each_B in (kl_B, counted_B))
+    # The meaningless posteriors of padding rows are replaced by the prior, so that they cannot make the gradient NaN.
+    real_B11 = real_B[:, None, None] > 0
+    kl_BkZ = kl_divergence(jax.tree.map(lambda x: jnp.where(real_B11, x, 0.0), output.latents))
+    counted_BkZ = jnp.where(real_B11, jnp.maximum(kl_BkZ, config.free_bits), 0.0)
+    kl, counted = jnp.sum(kl_BkZ), jnp.sum(counted_BkZ)
     return dataclasses.replace(sums, loss=sums.loss + weight * counted, kl=kl)

@@ -1,4 +1,4 @@
-"""A loss over the vocabulary that never holds the logits of all tokens.
+"""A loss over the vocabulary that never holds the logits of all tokens, for logits that are too large for that.
 
 For a large vocabulary, the logits (B, L, V) and their gradient need more memory than the rest of the model: 3.3 GB in
 float32 for 8 rows of 1,024 tokens and 50,257 logits. `loss_in_chunks` scans over chunks of the length L. Each step
@@ -43,7 +43,8 @@ def chunks_for(wanted: int, num_logits: int, length: int) -> int:
     If `wanted` (objective.logit_chunks) is 0, the number depends on the size of the logits, which are float32.
     """
     size = 4 * num_logits
-    return min(length, wanted or (1 if size < LARGE else math.ceil(size / CHUNK)))
+    count = min(length, wanted or (1 if size < LARGE else math.ceil(size / CHUNK)))
+    return math.ceil(length / math.ceil(length / count))  # fewer chunks of the same rounded size may hold all tokens
 
 
 def shards_of(axis: str) -> int:
@@ -55,7 +56,7 @@ def shards_of(axis: str) -> int:
 def loss_in_chunks(logits: VocabularyLogits, targets_BL: Array, weights_BL: Array, count: int, loss: TokenLoss) -> Any:
     """Returns the sums of `loss` over all tokens, computed in `count` chunks of the length.
 
-    Only the attribute `loss` of the sums has a gradient; the others are for metrics.
+    Only the attribute `loss` of the sums has a gradient.
     """
     static = logits.project, loss, count, shards_of("batch")
     return _sums(static, logits.weights, logits.x_BLE, targets_BL, weights_BL)

@@ -40,7 +40,8 @@ class LossSums:
 def loss_sums(logits: Array | VocabularyLogits, batch: Batch, config: ObjectiveConfig) -> LossSums:
     """Returns the summed cross-entropy of a batch. The logits must be float32.
 
-    If they are `VocabularyLogits` and large, they are computed in chunks (objective.logit_chunks).
+    If they are `VocabularyLogits` and large, they are computed in chunks (objective.logit_chunks). Only
+    `LossSums.loss` has a gradient; the other sums are for metrics.
     """
     of_tokens = functools.partial(_token_loss, config)
     if isinstance(logits, VocabularyLogits):
@@ -72,6 +73,7 @@ def _token_loss(config: ObjectiveConfig, logits_BLV: Array, targets_BL: Array, w
         loss_BL = loss_BL + config.z_loss * jnp.square(log_z_BL)
     correct_BL = (jnp.argmax(logits_BLV, axis=-1) == targets_BL).astype(jnp.float32)
     loss, nll, correct = (jnp.sum(each_BL * weights_BL) for each_BL in (loss_BL, nll_BL, correct_BL))
+    nll = jax.lax.stop_gradient(nll)  # as in `loss_in_chunks`
     return LossSums(loss, nll, correct, weight=jnp.sum(weights_BL))
 
 

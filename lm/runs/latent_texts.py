@@ -22,7 +22,7 @@ from lm.models.latents import Autoencoder, LatentDecoder
 from lm.models.protocol import Model
 from lm.parallel.mesh import on_mesh
 from lm.reporting.progress import counting
-from lm.runs.generation import BATCH_SIZE_DEFAULT, Generator, Translation, encoded_sources, longest_output
+from lm.runs.generation import Generator, Translation, encoded_sources, longest_output
 from lm.runs.prepare import load_tokenizers
 
 
@@ -44,6 +44,7 @@ def spherical(one: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
     return (np.sin((1 - share) * angle) * one + np.sin(share * angle) * other) / np.sin(angle)
 
 
+OF_LATENTS = 2**32 - 1  # folded into the key of a text to draw its latent vectors
 # How a walk interpolates between two vectors of shape (k, Z).
 WALKS: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {"linear": linear, "spherical": spherical}
 
@@ -59,7 +60,10 @@ def sample_prior(run: Generator, settings: BeamSettings | Sampling) -> Translati
         raise UserError(f"--from_prior: {problem}; give two prompts and --walk, or a source.")
     keys_N = row_keys(run.seed, np.arange(run.num_samples), np.zeros(run.num_samples))
     shape = config.model.latent_vectors, config.model.latent_size
-    latents_NkZ = jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys_N)
+    # The decoder derives the keys of tokens from the same keys, by folding in their positions.
+    latents_NkZ = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, OF_LATENTS), shape, jnp.float32))(
+        keys_N
+    )
     return _decoded(run, settings, lambda model, params: latents_NkZ, run.num_samples)
 
 
@@ -102,7 +106,7 @@ def _decoded(
 ) -> Translation:
     """Decodes `count` latent vectors, which `latents(model, parameters)` returns, to one line each."""
     tokenizer = load_tokenizers(run.config, run.directory.root).target
-    batch_size = min(count, run.batch_size or BATCH_SIZE_DEFAULT)
+    batch_size = min(count, run.batch_size or run.config.eval.generation.batch_size)
     model, params, mesh = run.load(batch_size)
     began = time.monotonic()
     with on_mesh(mesh), counting(count, "texts") as report:

@@ -13,6 +13,7 @@ from lm.data.examples.autoencoding import AutoencodingExamples, DropAndShuffle
 from lm.data.examples.example import Examples
 from lm.data.examples.labelled import TextExamples
 from lm.data.tokenizing.base import Tokenizer
+from lm.errors import UserError
 from lm.evaluation.metric import names
 from lm.evaluation.reconstruction import RECONSTRUCTION_METRICS, ReconstructionEvaluator
 from lm.evaluation.row_evaluator import TokenEvaluator
@@ -68,6 +69,9 @@ class Autoencoding(Denoising):
             denoiser, dropout = self.denoiser(config, tokenizer, []), config.objective.word_dropout
         lengths, special = (config.data.source_length, config.data.sequence_length), tokenizer.special_tokens
         unknown = tokenizer.pad_id if tokenizer.unk_id is None else tokenizer.unk_id
+        if dropout and tokenizer.unk_id is None and not tokenizer.is_special(unknown):
+            problem = "the tokenizer has neither an unknown token nor padding, with which tokens could be replaced"
+            raise UserError(f"config.objective.word_dropout: {problem}; set this to 0, or choose another tokenizer.")
         words: dict[str, Any] = {"word_dropout": dropout, "unknown": unknown}
         return {
             name: AutoencodingExamples(store, denoiser, lengths, special, config.seed, name, **words)
@@ -93,7 +97,7 @@ class Autoencoding(Denoising):
 
 
 class LoneSources(SourceTexts):
-    """Sources of which each fills a row, since the latent vectors of a row are those of one text."""
+    """Sources, each of which fills a row, since the latent vectors of a row are those of one text."""
 
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
         return (np.full(len(self), self._length, np.int64),)

@@ -23,7 +23,7 @@ from lm.training.multipliers import learning_rate_multipliers, stop_frozen
 from lm.training.optimizers import global_norm
 from lm.training.state import TrainState
 
-NOISE_STREAM = 2**32 - 1  # what distinguishes the key of NOISE from the keys of the microbatches
+NOISE_STREAM = 2**32 - 1  # distinguishes the key of NOISE from the keys of the microbatches
 
 
 def train_step(
