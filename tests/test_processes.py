@@ -1,6 +1,7 @@
 """Two processes with two devices each train as one process with four."""
 
 import json
+import re
 import shutil
 import signal
 import socket
@@ -82,7 +83,8 @@ def test_two_processes_stop_together_and_one_or_two_resume(launch, flags, refere
     assert [process.wait() for process in pair] == [0, 0], pair[0].stderr + pair[1].stderr
     assert_equal_batches_and_close_losses(root, reference)
     assert "Sample after 'a quick'" in pair[0].stdout and (root / "eval" / str(STEPS) / "results.json").exists()
-    printed = [line for line in pair[1].stdout.splitlines() if "Gloo" not in line and "peer ranks" not in line]
+    # Threads of Gloo print at the same time, so the ends of their lines may come later, as empty lines.
+    printed = [line for line in pair[1].stdout.splitlines() if line and not re.search("Gloo|peer ranks", line)]
     assert printed == [], "only process 0 prints"
 
 
