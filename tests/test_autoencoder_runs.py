@@ -47,7 +47,7 @@ def test_meshes_and_microbatches_give_the_loss_and_gradients_of_one_device(kind)
     assert_same(sgd_gradients(both, {"data": 2, "fsdp": 2, "tensor": 2}, lone_pairs(), drawn=True), expected)
 
 
-@pytest.fixture(scope="module", params=[pytest.param("transformer", marks=pytest.mark.exhaustive), "recurrent"])
+@pytest.fixture(scope="module", params=[pytest.param(each, marks=pytest.mark.exhaustive) for each in KINDS])
 def run(request, tiny, tmp_path_factory):
     """A run that was stopped and continued; it must equal one that was not."""
     folder, changes = tmp_path_factory.mktemp("autoencoder"), TASK | ANNEALED | SHORT | KINDS[request.param]

@@ -60,6 +60,7 @@ def programs_in(cache: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in (cache / "xla").glob("*-cache")}
 
 
+@pytest.mark.exhaustive
 def test_second_start_compiles_nothing_and_repeats_the_first_run_to_the_bit(tiny, launch, tmp_path):
     cache = tmp_path / "cache"
     changes = {"train__num_steps": 4, "eval__every_steps": 2, "checkpoint__every_steps": 2}
