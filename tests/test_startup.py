@@ -1,4 +1,4 @@
-"""What commands import before they need it, and starts that load every program from the compile cache."""
+"""Tests that commands import large libraries only when needed, and that a second start compiles nothing."""
 
 import os
 import subprocess

@@ -65,7 +65,7 @@ def recognise(folder: Folder, family_name: str = "", max_length: int = 0, dtype:
         settings |= adapt(settings, folder)
     config, notes = config_for(folder, head, settings, max_length, dtype)
     model = build_model(config.model, task_of(config).head(config), platform="cpu")
-    params = nn.unbox(abstract_params(model))  # type: ignore[arg-type]  # all models are hashable
+    params = nn.unbox(abstract_params(model))
     entries = entries_of(names_for(family, config.model, head), params, family.unstored)
     found = match(entries, folder, family.spelling, family.names_of_other_heads(head), family.ignored)
     return Published(family, architecture, config, model, entries, found, notes)

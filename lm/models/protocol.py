@@ -29,6 +29,8 @@ class Cache(Protocol):
 class Model(Protocol):
     """A model built from a config and a head."""
 
+    def __hash__(self) -> int: ...
+
     @property
     def head(self) -> Head: ...
 

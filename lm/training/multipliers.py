@@ -40,7 +40,7 @@ def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multipl
     If the model has adapters, only the adapters and the head are trained. Raises UserError if a name in the settings
     matches no parameter, or if all parameters are frozen.
     """
-    params = nn.unbox(abstract_params(model))  # type: ignore[arg-type]  # all models are hashable
+    params = nn.unbox(abstract_params(model))
     leaves = traverse_util.flatten_dict(params).items()
     multipliers = {"/".join(path): _multiplier(config, path, param.shape) for path, param in leaves}
     for part in config.optimizer.freeze:

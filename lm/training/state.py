@@ -74,7 +74,7 @@ def _empty_cache(config: Config, model: Model) -> Any:
 
 def abstract_state(config: Config, model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Returns the shapes, dtypes and shardings of the state without allocating it."""
-    boxed = abstract_params(model)  # type: ignore[arg-type]  # all models are hashable
+    boxed = abstract_params(model)
     params = nn.unbox(boxed)
     with on_mesh(mesh):
         state = jax.eval_shape(lambda params: _with_zeros(config, model, optimizer, params), params)

@@ -135,7 +135,7 @@ class RecurrentEncoder(OneStack):
 
 
 class Encoded(NamedTuple):
-    """What the decoder receives from the encoder."""
+    """The values that the decoder receives from the encoder."""
 
     memory_BSD: Array
     segments_BS: Array
