@@ -141,12 +141,12 @@ def run_round(config: str) -> dict[str, Any]:
     return measured
 
 
-def medians(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the median of each value of the rounds, which are nested dicts with equal keys."""
+def medians(rounds: list[Any]) -> Any:
+    """Returns the median of each value of the rounds, which are numbers or nested dicts with equal keys."""
     first = rounds[0]
     if isinstance(first, dict):
         return {name: medians([each[name] for each in rounds]) for name in first}
-    return round(statistics.median(rounds), 3)  # type: ignore[return-value]
+    return round(statistics.median(rounds), 3)
 
 
 def table_of(result: dict[str, Any]) -> Table:
