@@ -27,22 +27,23 @@ if __name__ == "__main__":
     signals.catch()  # before the other imports, which take seconds
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
-from lm.config.command import DONE, config_from_flags, define_config_flag, define_step_flag, run
+from lm.config.command import (
+    DONE,
+    config_from_flags,
+    define_config_flag,
+    define_process_flags,
+    define_step_flag,
+    run,
+)
 from lm.errors import UserError
-from lm.parallel import distributed
-from lm.parallel.distributed import is_first
-from lm.reporting.table import baselines_of, print_table, with_means
-from lm.runs.baselines import Baselines
-from lm.runs.evaluate import Options, evaluate_run
-from lm.runs.mixing import Mix
-from lm.runs.prepare import cache_directory
-from lm.runs.results import SPLITS
+
+if TYPE_CHECKING:
+    from lm.runs.evaluate import Options
 
 FLAGS = flags.FLAGS
 
@@ -70,10 +71,24 @@ def define_flags() -> None:
     )
     flags.DEFINE_bool("baselines", False, "Add rows for simple models that are fitted to the run's training split.")
     flags.DEFINE_bool("mean", False, "Add two rows: the mean and the standard deviation of the runs.")
-    distributed.define_flags()
+    define_process_flags()
 
 
 def main() -> int:
+    # JAX and the libraries around it take seconds to import. --help and errors in flags do not wait for them.
+    from lm.parallel.distributed import together
+
+    return together(evaluate_from_flags)()
+
+
+def evaluate_from_flags() -> int:
+    from lm.parallel import distributed
+    from lm.reporting.table import baselines_of, print_table, with_means
+    from lm.runs.baselines import Baselines
+    from lm.runs.compile_cache import use_compile_cache
+    from lm.runs.evaluate import Options, evaluate_run
+    from lm.runs.mixing import Mix
+
     roots = [Path(each) for each in FLAGS.workdir if each]
     if not roots:
         raise UserError("--workdir is missing; name a run directory, e.g. --workdir=runs/quickstart.")
@@ -88,11 +103,10 @@ def main() -> int:
     if FLAGS.mean and len(roots) < 2:
         raise UserError("--mean needs two or more runs; name them in --workdir=A,B,...")
     distributed.initialize_from_flags()
-    cache = cache_directory(config)
-    jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
+    use_compile_cache(config)
     baselines = Baselines() if FLAGS.baselines else None
     done = [evaluate_run(root, options, name, baselines) for root, name in zip(roots, _names(roots), strict=True)]
-    if is_first():
+    if distributed.is_first():
         print()
         results = [each.result for each in done]
         print_table([*(with_means(results) if FLAGS.mean else results), *baselines_of(results)])
@@ -104,6 +118,8 @@ def main() -> int:
 
 def _check(options: Options) -> None:
     """Raises UserError for flags that are invalid whatever the run directory."""
+    from lm.runs.results import SPLITS
+
     if options.split.partition("/")[0] not in SPLITS:
         raise UserError(f"--split={options.split}: use one of {', '.join(SPLITS)}, or SPLIT/SOURCE.")
     if options.text and (options.config is not None or options.split != "valid"):
@@ -123,4 +139,4 @@ def _names(roots: list[Path]) -> list[str]:
 
 if __name__ == "__main__":
     define_flags()
-    run(distributed.together(main), outlives_output=True)
+    run(main, outlives_output=True)

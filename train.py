@@ -16,16 +16,11 @@ if __name__ == "__main__":
 import os
 from pathlib import Path
 
-import jax
 from absl import flags
 
 from lm.config import command
 from lm.config.command import LONGEST_NUMBER
 from lm.errors import UserError
-from lm.parallel import distributed
-from lm.runs.prepare import cache_directory
-from lm.runs.repeats import repetitions, train_all
-from lm.training.loop import train
 
 FLAGS = flags.FLAGS
 
@@ -37,19 +32,32 @@ def define_flags() -> None:
         "seeds", [], "Train once with each of these seeds, in subdirectories of --workdir, and print one table."
     )
     flags.DEFINE_integer("folds", 0, "Train once for each of the first N folds of data.folds, and print one table.")
-    distributed.define_flags()
+    command.define_process_flags()
 
 
 def main() -> int:
+    # JAX and the libraries around it take seconds to import. --help and errors in flags do not wait for them.
+    from lm.parallel.distributed import together
+
+    return together(train_from_flags)()
+
+
+def train_from_flags() -> int:
+    from lm.parallel import distributed
+    from lm.runs.compile_cache import use_compile_cache
+    from lm.runs.prepare import cache_directory
+    from lm.runs.repeats import repetitions, train_all
+    from lm.training.loop import train
+
     config = command.config_from_flags()
     if config is None:
         raise UserError("--config is missing; for a first run, use --config=configs/quickstart.py.")
     if not FLAGS.workdir:
         raise UserError("--workdir is missing; name a directory for this run, e.g. --workdir=runs/quickstart.")
     distributed.initialize_from_flags()
-    cache = cache_directory(config)
-    jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
-    os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))  # Matplotlib's default is in the home directory
+    use_compile_cache(config)
+    # Matplotlib's default is in the home directory.
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_directory(config) / "matplotlib"))
     for text in FLAGS.seeds:
         if not text.isdecimal() or len(text) > LONGEST_NUMBER:
             raise UserError(f"--seeds: {text!r} is not a number; separate numbers with commas, e.g. --seeds=0,1,2.")
@@ -60,4 +68,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(distributed.together(main), outlives_output=True)
+    command.run(main, outlives_output=True)

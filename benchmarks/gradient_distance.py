@@ -78,7 +78,7 @@ def norms_by_distance(model: Model, params: Any, batch: Batch) -> np.ndarray:
             return embedded + change_BLE.astype(embedded.dtype) if is_input else embedded
 
         with nn.intercept_methods(add_change):
-            return loss_sums(model.apply({"params": params}, batch).logits, batch, ObjectiveConfig()).nll
+            return loss_sums(model.apply({"params": params}, batch).logits, batch, ObjectiveConfig()).loss
 
     gradient_BLE = jax.jit(jax.grad(loss))(jnp.zeros((*batch.shape, width), jnp.float32))
     norms_BL = np.linalg.norm(np.asarray(gradient_BLE, np.float64), axis=-1)

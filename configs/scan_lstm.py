@@ -4,8 +4,7 @@
     python eval.py --workdir=runs/scan_lstm --split=test
 
 DIR is that of configs/scan.py, the Transformer that it is compared with. Lake and Baroni report 99.8 % exact match.
-Cost: a few minutes on two CPU cores. Expected: at least 99 % exact match. This config has not been run yet to its last
-step.
+Cost: about ten minutes on two CPU cores. Measured: 100 % exact match on the test split (results/scan_lstm.json).
 """
 
 from configs import scan

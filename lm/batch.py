@@ -1,9 +1,11 @@
 """The batch type that all models read, the output type that they return, and the legend of the shape letters.
 
 B is the number of rows in a batch, L is the length of the target (or of the only text), and S is the length of the
-source or the number of keys. D is the model width, F is the MLP width, H is the number of query heads, G is the number
-of key/value heads, and K is the head size. N is the number of layers, V is the vocabulary size, C is the number of
-classes, P is the number of tokens that have logits, and T is the number of new tokens (or B * L after flattening).
+source or the number of keys. D is the model width, E is the width of the token embedding, F is the MLP width, H is the
+number of query heads, G is the number of key/value heads, and K is the head size. N is the number of layers, V is the
+vocabulary size, C is the number of classes, P is the number of tokens that have logits, and T is the number of new
+tokens (or B * L after flattening).
+In autoencoders, k is the number of latent vectors of a text, and Z is their size.
 
 An array named `logits_BLV` has the shape (B, L, V). `x_TD` is `x_BLD` with the axes B and L flattened into T.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 
 Array = Any  # np.ndarray on the host, jax.Array on devices, jax.ShapeDtypeStruct when abstract
@@ -63,10 +66,39 @@ class Batch:
 
 
 @flax.struct.dataclass
+class VocabularyLogits:
+    """Logits (B, L, V) that are not computed yet, so that a loss can compute them in parts.
+
+    `lm.objectives.chunks` explains why.
+    """
+
+    x_BLE: Array  # the input of the last product
+    weights: dict[str, Array]  # the output matrix and, if there is one, the bias
+    project: Any = flax.struct.field(pytree_node=False)  # lm.models.vocabulary.VocabularyProjection
+
+    @property
+    def vocab_size(self) -> int:
+        return self.weights["matrix"].shape[self.project.axes["matrix"].index("vocab")]
+
+    def whole(self) -> Array:
+        """Returns the logits, float32 (B, L, V)."""
+        return nn.with_logical_constraint(self.project(self.weights, self.x_BLE), ("batch", "length", "vocab"))
+
+
+@flax.struct.dataclass
+class Latents:
+    """The latent vectors into which an autoencoder squeezes the text of each row: N(mean, exp(log_variance))."""
+
+    mean: Array  # float32 (B, k, Z)
+    log_variance: Array | None = None  # float32 (B, k, Z); None if the vectors are points (model.variational=False)
+
+
+@flax.struct.dataclass
 class Output:
     """The output of a model. Fields that the head does not compute are None."""
 
-    logits: Any = None  # float32 (B, L, V) for tokens, (B, L, C) for labels, (B, L, 2) for answer spans
+    # Logits, possibly not computed yet: float32 (B, L, V) for tokens, (B, L, C) for labels, (B, L, 2) for answer spans.
+    scores: Any = None
     cache: Any = None  # the model's own Cache
     pairs: Any = None  # bool (B, L, P): which of the first P logits belong to true pairs of words; the rest are random
     indices: Any = None  # int32 (B, P): indices of the tokens with logits (B, P, V); None if all tokens have logits
@@ -74,3 +106,9 @@ class Output:
     penalty: Any = None  # float32 scalar: a sum over targets to add to the summed loss in training
     embedding: Any = None  # float32 (B, D): a unit vector for the text in each row
     paired_embedding: Any = None  # float32 (B, D): a unit vector for the paired text of each row
+    latents: Any = None  # the Latents of the sources, if an autoencoder has encoded them
+
+    @property
+    def logits(self) -> Array:
+        """The logits as an array."""
+        return self.scores.whole() if isinstance(self.scores, VocabularyLogits) else self.scores

@@ -10,6 +10,7 @@ from lm.config import Config
 from lm.config.checks import MODELS
 from lm.config.schema import entries
 from lm.models.protocol import Model
+from lm.objectives.chunks import chunks_for
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class MemoryEstimate:
     optimizer: int
     gradients: int
     copies: int  # copies of the weights in the compute dtype, gathered if fsdp splits them
-    logits: int  # the logits and their gradients
+    logits: int  # the logits that are computed together, and their gradients
     activations: int  # the activations that the forward pass keeps for the backward pass
 
     @property
@@ -118,11 +119,14 @@ def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int]) -> Me
     if fsdp > 1:  # one layer and the output matrix are gathered at a time
         copied = (counts.layers / counts.num_layers + counts.token_embedding) / tensor
     rows = config.train.batch_size / (mesh["data"] * fsdp * config.train.accumulation)
+    of_head = model.head.cost(config.model, lengths[0])
+    logits, tokens = rows * of_head.logits / tensor, of_head.vocabulary_tokens
+    chunks = chunks_for(config.objective.logit_chunks, round(logits), tokens) if tokens else 1
     return MemoryEstimate(
         parameters=round(4 * held * (2 if config.optimizer.ema_decay > 0 else 1)),
         optimizer=round(4 * moments),
         gradients=round(4 * trained * (2 if config.train.accumulation > 1 else 1)),
         copies=round(size * copied),
-        logits=round(2 * 4 * rows * model.head.cost(config.model, lengths[0]).logits / tensor),
+        logits=round(2 * 4 * logits / chunks),
         activations=round(rows * model.activation_bytes(*lengths, tensor)),
     )

@@ -15,6 +15,14 @@ index), text. The --output file is created only once all outputs are complete. M
 infilling read and write <extra_id_0>, <extra_id_1>, ... as tokens: --prompt="Thank you <extra_id_0> me to your party".
 A UL2 source starts with the token of its mode: <extra_id_100> (R), <extra_id_101> (S) or <extra_id_102> (X).
 
+An autoencoder (objective.name="autoencoding") reconstructs its sources. It can also write texts without reading any:
+
+python -m lm.generate --workdir=runs/autoencoder --from_prior --num_samples=5
+python -m lm.generate --workdir=runs/autoencoder --prompt="one text" --prompt="another" --walk=spherical --points=7
+
+The first command decodes latent vectors drawn from the prior of a variational autoencoder. The second decodes vectors
+between those of two texts, including both ends. Each text is one line.
+
 Each batch is split across all devices on this machine, and every device holds a copy of the model.
 """
 
@@ -22,7 +30,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +45,15 @@ from lm.decoding.sampling import Sampling
 from lm.errors import UserError
 from lm.reporting.progress import duration
 from lm.runs.directory import RunDirectory
-from lm.runs.generation import BATCH_SIZE_DEFAULT, LONGEST_DEFAULT, Generator, continue_prompts, translate
+from lm.runs.generation import (
+    BATCH_SIZE_DEFAULT,
+    LONGEST_DEFAULT,
+    Generator,
+    Translation,
+    continue_prompts,
+    translate,
+)
+from lm.runs.latent_texts import WALKS, sample_prior, walk
 from lm.tasks import task_of
 
 FLAGS = flags.FLAGS
@@ -79,6 +95,12 @@ def define_flags() -> None:
         DEFINE[type(getattr(GenerationConfig(), name))](name, None, doc)
     flags.DEFINE_integer("num_hypotheses", 1, f"{only} number of best outputs to write per source.")
 
+    only = "For autoencoders:"
+    flags.DEFINE_bool("from_prior", False, f"{only} write --num_samples texts that are sampled from the prior.")
+    doc = "write texts on the way from the first --prompt to the second through the latent space."
+    flags.DEFINE_enum("walk", None, list(WALKS), f"{only} {doc}")
+    flags.DEFINE_integer("points", 7, "Number of texts of a --walk, including both ends.", lower_bound=2)
+
 
 def main() -> int:
     if FLAGS.workdir is None:
@@ -91,7 +113,14 @@ def main() -> int:
     sampling = Sampling.of(config.eval.sampling, values_of(SAMPLING))
     names = ("step", "average", "max_new_tokens", "num_samples", "seed", "batch_size")
     generator = Generator(directory, config, **values_of(names))
-    if config.model.family == "encoder_decoder":
+    from_latents = FLAGS.from_prior or FLAGS.walk is not None
+    if from_latents and not task_of(config).head(config).compresses_source:
+        flag = "from_prior" if FLAGS.from_prior else "walk"
+        problem = f"applies only to autoencoders, but {FLAGS.workdir} has objective.name={config.objective.name}"
+        raise UserError(f"--{flag} {problem}; omit the flag.")
+    if from_latents:
+        write_latent_texts(generator, sampling)
+    elif config.model.family == "encoder_decoder":
         write_outputs(generator, sampling)
     else:
         print_continuations(generator, sampling)
@@ -116,15 +145,20 @@ def report_unused(names: Iterable[str], because: str) -> None:
             print(f"note: --{name}={FLAGS[name].value} has no effect: {because}.", file=sys.stderr)
 
 
-def report_unused_sampling(sampling: Sampling) -> None:
+def report_unused_sampling(sampling: Sampling, read: Collection[str] = ()) -> None:
+    """Prints a note for each flag that has no effect in greedy decoding, except for those in `read`."""
     if sampling.greedy:
         because = "with temperature 0, the most probable token is always chosen"
-        report_unused(("top_k", "top_p", "min_p", "seed", "num_samples"), because)
+        names = ("top_k", "top_p", "min_p", "seed", "num_samples")
+        report_unused([name for name in names if name not in read], because)
 
 
 def print_continuations(generator: Generator, sampling: Sampling) -> None:
     because = f"applies only to encoder-decoders, but the model in {FLAGS.workdir} continues text"
-    refuse(("input", "output", "prefix", "output_prefix", *SEARCH), f"{because}; give --prompt or --prompts_file.")
+    refuse(
+        ("input", "output", "prefix", "output_prefix", "points", *SEARCH),
+        f"{because}; give --prompt or --prompts_file.",
+    )
     report_unused_sampling(sampling)
     for text in continue_prompts(generator, read_prompts(), sampling, FLAGS.chat):
         show(text)
@@ -143,35 +177,60 @@ def read_prompts() -> list[str]:
 
 
 def write_outputs(generator: Generator, sampling: Sampling) -> None:
-    settings: BeamSettings | Sampling = sampling
+    refuse(("points",), "applies only to walks; give --walk too.")
+    settings = search_or_sampling(generator, sampling)
+    texts = read_sources()
+    write_lines(lambda: translate(generator, texts, settings, FLAGS.prefix, FLAGS.output_prefix), len(texts), "sources")
+
+
+def write_latent_texts(generator: Generator, sampling: Sampling) -> None:
+    if FLAGS.from_prior and FLAGS.walk is not None:
+        raise UserError("give either --from_prior or --walk, not both.")
+    flag, unread = ("from_prior", ("prompt", "points")) if FLAGS.from_prior else ("walk", ("num_samples",))
+    others = ("prompts_file", "chat", "input", "prefix", "output_prefix", "num_hypotheses")
+    refuse((*unread, *others), f"cannot be combined with --{flag}; omit one of them.")
+    settings = search_or_sampling(generator, sampling, read=("num_samples", "seed") if FLAGS.from_prior else ())
+    if FLAGS.from_prior:
+        write_lines(lambda: sample_prior(generator, settings), generator.num_samples, "texts")
+    else:
+        write_lines(lambda: walk(generator, settings, FLAGS.prompt, FLAGS.walk, FLAGS.points), FLAGS.points, "texts")
+
+
+def search_or_sampling(generator: Generator, sampling: Sampling, read: Collection[str] = ()) -> BeamSettings | Sampling:
+    """Returns the settings of beam search or, with --temperature, of sampling.
+
+    Args:
+        read: flags that have an effect in any case, because latent vectors are sampled.
+    """
     if FLAGS["temperature"].present and not FLAGS["num_beams"].present:
         because = "applies only to beam search, but --temperature selects sampling"
         refuse(SEARCH, f"{because}; omit one of them, or give --num_beams.")
-        report_unused_sampling(sampling)
-    else:
-        report_unused(("seed",), "beam search involves no randomness")
-        refuse(
-            (*SAMPLING, "num_samples"),
-            "applies only to sampling; give --temperature too, and omit all beam-search flags.",
-        )
-        # The flags override the settings in eval.generation.
-        names = [each.name for each in dataclasses.fields(BeamSettings)]
-        values: dict[str, Any] = {name: getattr(generator.config.eval.generation, name, None) for name in names}
-        values |= {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
-        settings = BeamSettings(**values)
-        settings.check()
-    texts = read_sources()
+        report_unused_sampling(sampling, read)
+        return sampling
+    report_unused({"seed"}.difference(read), "beam search involves no randomness")
+    because = "applies only to sampling; give --temperature too, and omit all beam-search flags."
+    refuse([name for name in (*SAMPLING, "num_samples") if name not in read], because)
+    # The flags override the settings in eval.generation.
+    names = [each.name for each in dataclasses.fields(BeamSettings)]
+    values: dict[str, Any] = {name: getattr(generator.config.eval.generation, name, None) for name in names}
+    values |= {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
+    settings = BeamSettings(**values)
+    settings.check()
+    return settings
+
+
+def write_lines(make: Callable[[], Translation], count: int, noun: str) -> None:
+    """Prints the lines that `make` returns, or writes them to --output."""
     if FLAGS.output is None:
-        made = translate(generator, texts, settings, FLAGS.prefix, FLAGS.output_prefix)
-        for line in made.lines:
+        for line in make().lines:
             show(f"{line}\n")
         return
     refuse_same_file(FLAGS.output, FLAGS.input, "input")
     with whole_file(FLAGS.output, "output") as write:
-        made = translate(generator, texts, settings, FLAGS.prefix, FLAGS.output_prefix)
+        made = make()
         write(made.lines)
     speed = f" ({made.num_decoded / made.seconds:.1f} sentences/s)" if made.num_decoded else ""
-    print(f"written: {FLAGS.output}, {len(texts):,} sources in {duration(made.seconds)}{speed}")
+    print(f"written: {FLAGS.output}, {count:,} {noun} in {duration(made.seconds)}{speed}")
 
 
 def read_sources() -> list[str]:

@@ -17,6 +17,7 @@ values that depend on the task:
     span_qa          score, start and end (character offsets in the context) and the no-answer score
     multiple_choice  scores and probabilities of the candidates; the prediction is an index from 0
     contrastive      the unit vector of the text, in place of a prediction
+    autoencoding     the (mean) latent vectors of the text, concatenated, in place of a prediction
 
 Inputs are read, cleaned and encoded as in evaluations, so lm.predict and eval.py make the same predictions. Labels in
 the input are ignored. The batch size affects only memory and speed. By default, the format is inferred from the file
@@ -37,7 +38,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 
@@ -48,10 +48,10 @@ from lm.decoding.lines import whole_file
 from lm.errors import UserError
 from lm.files import expanded, replacing, writing_flag
 from lm.reporting.progress import duration
+from lm.runs.compile_cache import use_compile_cache
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options
 from lm.runs.prediction import predictions, read_input, read_texts
-from lm.runs.prepare import cache_directory
 from lm.tasks import task_of
 from lm.tasks.vectors import POOLINGS, Labeller, TextVectors
 
@@ -104,7 +104,7 @@ def main() -> int:
         raw = read_texts(config, labeller, FLAGS.text, given)
     else:
         raw = read_input(config, labeller, FLAGS.input, given, output)
-    jax.config.update("jax_compilation_cache_dir", str(cache_directory(config) / "xla"))
+    use_compile_cache(config)
     options = Options(step=FLAGS.step, average=FLAGS.average, batch_size=FLAGS.batch_size)
     parts = predictions(directory, config, labeller, raw, options, FLAGS.unanswerable)
     if output is None:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from lm.config import ModelConfig
+from lm.models.parameters import abstract_params
 from lm.models.protocol import Model
 
 
@@ -17,11 +18,6 @@ def small_config(
     sizes = {"num_layers": num_layers, "d_model": d_model, "num_heads": num_heads, "num_kv_heads": 2}
     derived = {"head_dim": d_model // num_heads, "d_ff": 2 * d_model}
     return ModelConfig(vocab_size=vocab_size, max_length=max_length, **{**sizes, **derived, **changes})
-
-
-def abstract_params(model: Model) -> Any:
-    """Returns the shapes of the parameters, boxed with their logical axes."""
-    return jax.eval_shape(lambda key: model.initial_params(key), jax.random.key(0))
 
 
 def random_params(model: Model, deviation: float = 0.3, seed: int = 0, scale: float = 0.0) -> Any:

@@ -53,7 +53,7 @@ def config_of(family: str) -> Config:
     )
 
 
-@pytest.fixture(scope="module", params=["decoder", "encoder_decoder"])
+@pytest.fixture(scope="module", params=["decoder", pytest.param("encoder_decoder", marks=pytest.mark.exhaustive)])
 def trained(request, tmp_path_factory):
     """A run directory with one checkpoint, its config and its parameters."""
     config, root = config_of(request.param), tmp_path_factory.mktemp("runs") / request.param

@@ -13,9 +13,9 @@ from lm.costs import CHIPS, estimate_memory, peak_flops
 from lm.models import build_model
 from lm.models.heads import AnswerSpan, Classes, MaskedTokens, TextEmbedding
 from lm.models.layers import has_bias
-from lm.models.parameters import count_parameters
+from lm.models.parameters import abstract_params, count_parameters
 from lm.models.transformer.costs import projections
-from tests.small_model import abstract_params, small_config
+from tests.small_model import small_config
 from tests.trees import flatten
 
 SMALL = small_config(512, 64, num_layers=3, d_model=256, num_heads=4, d_ff=768, scan_layers=False)

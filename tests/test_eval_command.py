@@ -25,7 +25,7 @@ from lm.evaluation.text_metrics import score
 from lm.models import build_model
 from lm.parallel.mesh import make_mesh
 from lm.runs.directory import RunDirectory
-from lm.runs.evaluate import evaluation_config
+from lm.runs.evaluate import Options, evaluate_run, evaluation_config
 from lm.runs.prepare import prepare
 from lm.tasks import task_of
 from lm.training.state import abstract_state, make_state
@@ -90,7 +90,7 @@ def run_command(*flags):
 
 
 def options(**values):
-    return command.Options(**values)
+    return Options(**values)
 
 
 def tree(root):
@@ -147,7 +147,7 @@ def test_directory_that_cannot_be_written_causes_a_warning(printed):
 
 
 def test_eight_devices_give_the_metrics_of_one(folder, printed):
-    eight = command.evaluate_run(folder / "trained", options(stride=8)).result
+    eight = evaluate_run(folder / "trained", options(stride=8)).result
     one = json.loads((folder / "trained" / "eval" / "4" / "results-stride8.json").read_text())
     assert one["devices"].startswith("1 x") and eight.details["devices"].startswith("8 x")
     assert one["batch_size"] == 12 and eight.details["batch_size"] == 16
@@ -158,19 +158,19 @@ def test_eight_devices_give_the_metrics_of_one(folder, printed):
 
 @pytest.mark.parametrize(("step", "found"), [("best", 4), ("latest", 8), ("8", 8), ("4", 4)])
 def test_step_is_best_latest_or_a_number(folder, step, found):
-    done = command.evaluate_run(folder / "one", options(step=step))
+    done = evaluate_run(folder / "one", options(step=step))
     assert done.result.step == found and done.directory == folder / "one" / "eval" / str(found)
     assert done.stem == "results"
 
 
 def test_split_source_of_a_split_or_text_is_scored(folder):
-    whole = command.evaluate_run(folder / "one", options(split="train"))
+    whole = evaluate_run(folder / "one", options(split="train"))
     assert whole.stem == "results-train"
     assert {"loss", "story/loss", "rhyme/loss"} < set(whole.result.metrics)
-    single = command.evaluate_run(folder / "one", options(split="train/rhyme"))
+    single = evaluate_run(folder / "one", options(split="train/rhyme"))
     assert single.stem == "results-train-rhyme" and "rhyme/loss" not in single.result.metrics
     assert single.result.metrics["tokens"] == whole.result.metrics["rhyme/tokens"]
-    text = command.evaluate_run(folder / "one", options(text=str(folder / "rhyme.txt")))
+    text = evaluate_run(folder / "one", options(text=str(folder / "rhyme.txt")))
     assert text.stem == "results-text-rhyme.txt" and text.result.split == "text rhyme.txt"
     assert text.result.metrics["tokens"] == len((folder / "rhyme.txt").read_bytes()) + 1  # end token
 
@@ -179,7 +179,7 @@ def test_split_source_of_a_split_or_text_is_scored(folder):
 def test_text_in_another_encoding_gets_advice_that_fits_the_flag(folder, encoding):
     (folder / "foreign.txt").write_text("façade\n", encoding=encoding)
     with pytest.raises(UserError, match=r"foreign\.txt: the .*; convert it from .* to UTF-8 first\.$"):
-        command.evaluate_run(folder / "one", options(text=str(folder / "foreign.txt")))
+        evaluate_run(folder / "one", options(text=str(folder / "foreign.txt")))
 
 
 def test_text_that_was_read_alike_in_training_is_not_reported_as_read_differently(folder):
@@ -194,7 +194,7 @@ def test_text_that_was_read_alike_in_training_is_not_reported_as_read_differentl
 def test_another_config_provides_the_data(folder):
     values = settings(folder, **{"data.valid.story.path": str(folder / "rhyme.txt"), "data.sequence_length": 8})
     other = Config.from_dict(values.to_dict())
-    done = command.evaluate_run(folder / "one", options(config=other, config_name="other"))
+    done = evaluate_run(folder / "one", options(config=other, config_name="other"))
     assert done.stem == "results-other-stride8" and done.result.sequence_length == 8
     assert done.result.metrics["tokens"] == len((folder / "rhyme.txt").read_bytes()) + 1
 
@@ -217,7 +217,7 @@ def test_longer_rows_of_another_config_may_have_more_masked_tokens():
 def test_config_with_another_model_is_refused_with_the_settings_that_differ(folder):
     other = Config.from_dict(settings(folder, **{"model.d_model": 32, "model.norm": "rmsnorm"}).to_dict())
     with pytest.raises(UserError, match=r"model\.d_model: 16 -> 32.*model\.norm: 'layernorm' -> 'rmsnorm'") as caught:
-        command.evaluate_run(folder / "one", options(config=other, config_name="other"))
+        evaluate_run(folder / "one", options(config=other, config_name="other"))
     assert "dropout" not in str(caught.value)
 
 
@@ -233,7 +233,7 @@ def test_config_with_another_model_is_refused_with_the_settings_that_differ(fold
 )
 def test_missing_data_or_checkpoint_is_refused(folder, wrong, message):
     with pytest.raises(UserError, match=message):
-        command.evaluate_run(folder / "one", options(**wrong))
+        evaluate_run(folder / "one", options(**wrong))
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_flags_are_checked_before_anything_is_read(wrong, message):
 
 def test_directory_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such run directory"):
-        command.evaluate_run(tmp_path / "nowhere", options())
+        evaluate_run(tmp_path / "nowhere", options())
 
 
 @pytest.mark.parametrize(
@@ -346,10 +346,10 @@ def test_average_is_the_mean_of_the_checkpoints(pairs_run):
     jax.tree.map(np.testing.assert_array_equal, alone, first)
     assert np.abs(first["token_embedding"]["embedding"] - second["token_embedding"]["embedding"]).max() > 0.1
 
-    done = command.evaluate_run(pairs_run, options(average=2))
+    done = evaluate_run(pairs_run, options(average=2))
     assert done.stem == "results-average2" and done.result.step == 8
     assert done.result.details["parameters"] == "average of the checkpoints at steps 4, 8"
-    single = command.evaluate_run(pairs_run, options(step="4"))
+    single = evaluate_run(pairs_run, options(step="4"))
     assert single.stem == "results" and single.result.metrics["nll"] != done.result.metrics["nll"]
     assert len(single.evaluation.previews(99)) == len(done.evaluation.previews(99)) == len(PAIRS["valid"])
 
@@ -358,6 +358,6 @@ def test_data_of_another_config_may_lack_the_metric_of_the_best_step(pairs_run):
     values = RunDirectory.existing(pairs_run).load_config().to_dict()
     values["eval"]["generation"]["metrics"] = ()
     values["checkpoint"]["best_metric"] = "valid/loss"
-    done = command.evaluate_run(pairs_run, options(config=Config.from_dict(values), config_name="plain"))
+    done = evaluate_run(pairs_run, options(config=Config.from_dict(values), config_name="plain"))
     assert done.result.step == 8 and done.stem == "results-plain", "the best by the run's own metric"
     assert "bleu" not in done.result.metrics and done.evaluation.previews(99) == []

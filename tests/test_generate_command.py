@@ -134,6 +134,8 @@ def test_one_prompt_streams_the_same_text_from_the_best_or_the_given_step(traine
         ),
         (("--prompt=a", "--num_beams=2"), "--num_beams applies only to encoder-decoders"),
         (("--prompt=a", "--output_prefix=b"), "--output_prefix applies only to encoder-decoders"),
+        (("--from_prior",), "--from_prior applies only to autoencoders, but .* has objective.name=causal; omit"),
+        (("--prompt=a", "--prompt=b", "--walk=linear"), "--walk applies only to autoencoders"),
     ],
 )
 def test_bad_input_for_a_decoder_is_refused_in_one_line(command, arguments, message):

@@ -248,7 +248,7 @@ def test_windows_that_cut_the_contexts_of_the_other_run_are_reported(tiny):
     order = ngram.model.ngram.order
     assert cut_contexts(ngram, neural) == cut_contexts(ngram, ngram) == ""
     assert cut_contexts(neural, ngram) == (
-        f"windows that begin every 32 tokens cut some of its contexts, --stride={32 - order + 1} would not"
+        f"windows that begin every 32 tokens cut some of its contexts; --stride={32 - order + 1} would not"
     )
 
 

@@ -49,7 +49,7 @@ def test_gradients_by_distance_are_those_of_the_embeddings_of_distinct_tokens(co
     batch = Batch(tokens[:, :-1], tokens[:, 1:], weights, positions, np.ones_like(positions))
 
     def loss(params, batch):
-        return loss_sums(model.apply({"params": params}, batch).logits, batch, ObjectiveConfig()).nll
+        return loss_sums(model.apply({"params": params}, batch).logits, batch, ObjectiveConfig()).loss
 
     gradient, expected = jax.jit(jax.grad(loss)), np.zeros(LENGTH)
     for row in range(3):

@@ -147,6 +147,9 @@ def evaluated(run, call):
     return [{name: value for name, value in line.items() if name not in labels} for line in objects(path)]
 
 
+FURTHER = ("pairs", "unanswerable", "multiple_choice")  # variants of other cases
+
+
 def test_every_task_that_makes_predictions_has_a_case():
     assert {objective for objective, *_ in CASES.values()} == {
         name for name, task in TASKS.items() if task.predictions is not None
@@ -154,7 +157,9 @@ def test_every_task_that_makes_predictions_has_a_case():
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.exhaustive) if case in FURTHER else case for case in CASES]
+)
 def test_predictions_without_labels_equal_those_of_an_evaluation(runs, call, tmp_path, case):
     run = runs(case)
     given = written(tmp_path / f"given.{CASES[case][3]}", run.examples, labels=False)

@@ -1,6 +1,7 @@
 """Two processes with two devices each train as one process with four."""
 
 import json
+import re
 import shutil
 import signal
 import socket
@@ -82,11 +83,12 @@ def test_two_processes_stop_together_and_one_or_two_resume(launch, flags, refere
     assert [process.wait() for process in pair] == [0, 0], pair[0].stderr + pair[1].stderr
     assert_equal_batches_and_close_losses(root, reference)
     assert "Sample after 'a quick'" in pair[0].stdout and (root / "eval" / str(STEPS) / "results.json").exists()
-    printed = [line for line in pair[1].stdout.splitlines() if "Gloo" not in line and "peer ranks" not in line]
+    # Threads of Gloo print at the same time, so the ends of their lines may come later, as empty lines.
+    printed = [line for line in pair[1].stdout.splitlines() if line and not re.search("Gloo|peer ranks", line)]
     assert printed == [], "only process 0 prints"
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.exhaustive), 1])
 def test_a_killed_process_ends_the_other_with_75(victim, launch, flags, tmp_path):
     """JAX would end it after 90 seconds, by an abort with a native stack trace."""
     pair = launch_pair(launch, *flags(tmp_path / "run"))

@@ -29,8 +29,13 @@ SHORT |= {"eval__every_steps": 4, "checkpoint__every_steps": 4}
     ("changes", "batch"),
     [
         ({"model__cell_norm": True}, ragged_batch),
-        (PAIRS | {"model__cell": "gru"}, ragged_pairs),
-        pytest.param({"model__recurrent_dropout": 0.4, "model__dropout": 0.2}, ragged_batch, id="dropout"),
+        pytest.param(PAIRS | {"model__cell": "gru"}, ragged_pairs, id="pairs", marks=pytest.mark.exhaustive),
+        pytest.param(
+            {"model__recurrent_dropout": 0.4, "model__dropout": 0.2},
+            ragged_batch,
+            id="dropout",
+            marks=pytest.mark.exhaustive,
+        ),
     ],
 )
 def test_every_mesh_gives_the_loss_and_gradients_of_one_device(changes, batch):
@@ -39,26 +44,41 @@ def test_every_mesh_gives_the_loss_and_gradients_of_one_device(changes, batch):
     assert_same(sgd_gradients(config, {"data": 2, "fsdp": 2, "tensor": 2}, batch()), expected)
 
 
-@pytest.mark.parametrize("changes", [{}, {"model__cell": "rnn", "model__recurrent_dropout": 0.3}])
-def test_a_stopped_run_continues_to_the_bit(tiny, tmp_path, changes):
-    changes = RECURRENT | SHORT | changes
+@pytest.fixture(scope="module")
+def straight(tiny, tmp_path_factory):
+    """The directory of an uninterrupted run."""
+    root = tmp_path_factory.mktemp("straight") / "run"
+    assert train_here(tiny, root, **RECURRENT, **SHORT) == 0
+    return root
+
+
+def test_a_stopped_run_continues_to_the_bit(tiny, tmp_path, straight):
+    changes = RECURRENT | SHORT
+    assert train_here(tiny, tmp_path / "halves", **changes | {"train__num_steps": 4}) == 0
+    assert train_here(tiny, tmp_path / "halves", **changes) == 0
+    assert_same_run(straight, tmp_path / "halves")
+
+
+@pytest.mark.exhaustive
+def test_a_stopped_run_with_recurrent_dropout_continues_to_the_bit(tiny, tmp_path):
+    changes = RECURRENT | SHORT | {"model__cell": "rnn", "model__recurrent_dropout": 0.3}
     assert train_here(tiny, tmp_path / "straight", **changes) == 0
     assert train_here(tiny, tmp_path / "halves", **changes | {"train__num_steps": 4}) == 0
     assert train_here(tiny, tmp_path / "halves", **changes) == 0
     assert_same_run(tmp_path / "straight", tmp_path / "halves")
 
 
-def test_a_language_model_is_evaluated_and_generates_text(tiny, tmp_path, call):
-    assert train_here(tiny, tmp_path / "run", **RECURRENT, **SHORT) == 0
-    outcome = call("eval.py", f"--workdir={tmp_path / 'run'}", "--step=latest")
+def test_a_language_model_is_evaluated_and_generates_text(straight, call):
+    outcome = call("eval.py", f"--workdir={straight}", "--step=latest")
     assert outcome.status == 0, outcome.stderr
-    assert 0 < json.loads((tmp_path / "run/eval/8/results.json").read_text())["metrics"]["loss"] < 5.6
-    outcome = call("lm.generate", f"--workdir={tmp_path / 'run'}", "--prompt=a quick", "--max_new_tokens=5")
+    assert 0 < json.loads((straight / "eval/8/results.json").read_text())["metrics"]["loss"] < 5.6
+    outcome = call("lm.generate", f"--workdir={straight}", "--prompt=a quick", "--max_new_tokens=5")
     assert outcome.status == 0 and outcome.stdout.startswith("a quick"), outcome.stderr
-    outcome = call("lm.predict", f"--workdir={tmp_path / 'run'}", "--text=a quick", "--pooling=mean")
+    outcome = call("lm.predict", f"--workdir={straight}", "--text=a quick", "--pooling=mean")
     assert outcome.status == 0 and len(json.loads(outcome.stdout)["vector"]) == 16, outcome.stderr
 
 
+@pytest.mark.exhaustive
 def test_pairs_are_translated_by_beam_search(tiny_pairs, tmp_path, call):
     assert train_here(tiny_pairs, tmp_path / "run", **RECURRENT, **SHORT) == 0
     (tmp_path / "in").write_text("ab cd\n\nef\n")
@@ -97,6 +117,7 @@ def test_recurrent_dropout_alone_needs_no_other_dropout(tiny, tmp_path):
     assert train_here(tiny, tmp_path / "run", **changes) == 0
 
 
+@pytest.mark.exhaustive
 def test_a_run_starts_from_the_parameters_of_another(tiny, tmp_path, capsys):
     """The layers have different widths, and the new model has one more layer."""
     changes = RECURRENT | SHORT | {"model__embedding_width": 8, "model__num_layers": 2, "optimizer__ema_decay": 0.0}

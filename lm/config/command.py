@@ -62,6 +62,16 @@ def define_step_flag() -> None:
     flags.register_validator("step", _is_step, "use best, latest or a step number")
 
 
+def define_process_flags() -> None:
+    """Defines the flags that connect several processes. `lm.parallel.distributed` reads them."""
+    flags.DEFINE_string(
+        "coordinator", "", "HOST:PORT of process 0; needed to run several processes, except on Slurm or Cloud TPU."
+    )
+    flags.DEFINE_integer("num_processes", 1, "With --coordinator: the number of processes.", lower_bound=1)
+    flags.DEFINE_integer("process_id", 0, "With --coordinator: the index of this process, from 0.")
+    flags.DEFINE_integer("startup_timeout", 300, "Seconds to wait for the other processes at start-up.", lower_bound=1)
+
+
 def _is_step(value: str) -> bool:
     return value in ("best", "latest") or (value.isdecimal() and len(value) <= LONGEST_NUMBER)
 
@@ -97,7 +107,7 @@ def run(main: Callable[[], int], *, outlives_output: bool = False) -> None:
 
 def _status(main: Callable[[], int]) -> int:
     if {"--help", "-help", "-h", "--helpfull"} & set(sys.argv[1:]):
-        print(_help())
+        print(_help("--helpfull" in sys.argv[1:]))
         return DONE
     with _one_line_flag_errors():
         rest = flags.FLAGS(sys.argv, known_only=False)
@@ -189,13 +199,17 @@ def _line_in_file(error: BaseException, path: str) -> str:
     return f"{path}, line {lines[-1]}" if lines else ""
 
 
-def _help() -> str:
-    """Returns the help text: the docstring of the command, its flags, and every setting of the config."""
+def _help(with_entries: bool) -> str:
+    """Returns the help text: the docstring of the command, its flags, and every setting of the config.
+
+    If `with_entries` is false, nothing slow is imported, but the entries of registries are missing.
+    """
     main = sys.modules["__main__"]
     own = flags.FLAGS.get_key_flags_for_module(main)
     lines = [(main.__doc__ or "").strip(), "", "Flags:"]
     lines += [f"  --{flag.name}={flag.default if flag.default is not None else ''}\n      {flag.help}" for flag in own]
     if "config" in flags.FLAGS:
         lines += ["", "Settings that can be given in a config file or as --config.NAME=VALUE:"]
-        lines += [f"  {name} = {default!r}\n      {doc}" for name, default, doc in describe_settings(Config)]
+        settings = describe_settings(Config, with_entries=with_entries)
+        lines += [f"  {name} = {default!r}\n      {doc}" for name, default, doc in settings]
     return "\n".join(lines)

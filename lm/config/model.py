@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lm.config.autoencoding import BottleneckSettings
 from lm.config.convolutional import ConvolutionalSettings
 from lm.config.heads import HeadSettings
 from lm.config.ngram import NgramSettings
@@ -150,6 +151,7 @@ class BlockSettings:
 
 @dataclass(frozen=True)
 class ModelConfig(
+    BottleneckSettings,
     WordVectorSettings,
     ConvolutionalSettings,
     RecurrentSettings,

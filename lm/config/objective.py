@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lm.config.autoencoding import AutoencodingSettings
 from lm.config.schema import option
 from lm.config.word_vectors import ContextSettings
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig(ContextSettings):
+class ObjectiveConfig(AutoencodingSettings, ContextSettings):
     """Settings of the training task and its loss. The plain cross-entropy is always reported as well."""
 
     name: str = option("causal", registry="lm.tasks.TASKS", affects="shapes")
@@ -35,5 +36,8 @@ class ObjectiveConfig(ContextSettings):
     label_smoothing_over: str = option("vocabulary", choices=("vocabulary", "others"), needs=("label_smoothing",))
     """Classes that share the smoothed probability mass. 'vocabulary' selects all V entries of the vocabulary (Szegedy
     2016, Hugging Face); 'others' selects the V - 1 entries other than the target (fairseq)."""
+    logit_chunks: int = option(0, minimum=0, affects="nothing")
+    """Number of parts in which the logits over the vocabulary and their loss are computed, so that only one part is in
+    memory. 1 means all at once; 0 means as many as the size of the logits requires."""
     z_loss: float = option(0.0, minimum=0.0)
     """Weight of the log(Z)^2 penalty, which keeps logits small (PaLM: 1e-4)."""

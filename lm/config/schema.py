@@ -73,6 +73,12 @@ def section(cls: type, affects: str = "") -> Any:
     return field(default_factory=cls, metadata={"affects": affects})
 
 
+@functools.cache  # each call evaluates every annotation again, and a command needs hundreds
+def type_hints(cls: type) -> Mapping[str, Any]:
+    """Returns the type of each setting of a section."""
+    return typing.get_type_hints(cls)
+
+
 @functools.cache
 def docs(cls: type) -> dict[str, str]:
     """Returns the documentation of each setting of a section: the string below its declaration in the source."""
@@ -104,7 +110,7 @@ def build(cls: type, values: Mapping[str, Any], path: str = "") -> Any:
     """Builds an instance of `cls` from nested dicts. Raises UserError for unknown keys and invalid types or values."""
     if not isinstance(values, Mapping):
         raise UserError(f"config.{path or 'top'}: expected a section of settings, got {values!r}.")
-    hints = typing.get_type_hints(cls)
+    hints = type_hints(cls)
     for key in values:
         if key not in hints:
             raise UserError(_unknown("config.", f"{path}{key}", hints))
@@ -163,26 +169,32 @@ def check_name(schema: type, dotted: str) -> None:
         above = ".".join(parts[:number])
         if not dataclasses.is_dataclass(kind):
             raise UserError(f"--config.{dotted}: {above} is a single value and has no setting {part!r}.")
-        hints = typing.get_type_hints(kind)
+        hints = type_hints(typing.cast(type, kind))
         if part not in hints:
             raise UserError(_unknown("--config.", f"{above}.{part}".lstrip("."), hints))
         kind = hints[part]
 
 
-def describe_settings(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
-    """Returns (dotted name, default, documentation) for every setting, in the order of declaration."""
-    hints, found = typing.get_type_hints(cls), []
+def describe_settings(cls: Any, prefix: str = "", with_entries: bool = True) -> list[tuple[str, Any, str]]:
+    """Returns (dotted name, default, documentation) for every setting, in the order of declaration.
+
+    If `with_entries` is true, the documentation describes the entries of registries, which are imported for this, and
+    JAX with them. This takes seconds.
+    """
+    hints, found = type_hints(cls), []
     for spec in dataclasses.fields(cls):
         kind, name = hints[spec.name], prefix + spec.name
         if dataclasses.is_dataclass(kind):
-            found += describe_settings(kind, name + ".")
+            found += describe_settings(kind, name + ".", with_entries)
         else:
             doc = docs(cls)[spec.name]
-            if choices := allowed_values(spec.metadata):
+            if spec.metadata.get("registry") and not with_entries:
+                doc += " --helpfull lists the allowed values."
+            elif choices := allowed_values(spec.metadata):
                 doc += f"{_docs_of_entries(spec.metadata)} One of: {', '.join(map(repr, choices))}."
             found.append((name, getattr(cls(), spec.name), doc))
             if typing.get_origin(kind) is dict:
-                found += describe_settings(typing.get_args(kind)[1], name + ".NAME.")
+                found += describe_settings(typing.get_args(kind)[1], name + ".NAME.", with_entries)
     return found
 
 
@@ -215,7 +227,7 @@ def effect(schema: type, dotted: str) -> str:
     for name in names:
         (spec,) = (each for each in dataclasses.fields(cls) if each.name == name)
         found = spec.metadata.get("affects") or found
-        kind = typing.get_type_hints(cls)[name]
+        kind = type_hints(cls)[name]
         if typing.get_origin(kind) is dict and found != "nothing":
             kind = typing.get_args(kind)[1]
             next(names, None)  # skip the name of the data source

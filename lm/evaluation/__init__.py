@@ -5,6 +5,7 @@ from __future__ import annotations
 from lm.evaluation.answers import ANSWER_METRICS
 from lm.evaluation.classification import LABEL_METRICS, NUMBER_METRICS
 from lm.evaluation.metric import Metric
+from lm.evaluation.reconstruction import RECONSTRUCTION_METRICS
 from lm.evaluation.tagging import ENTITY_METRICS
 from lm.evaluation.text_metrics import TEXT_METRICS
 from lm.evaluation.token_metrics import TOKEN_METRICS
@@ -20,6 +21,7 @@ METRICS: dict[str, Metric] = {
         *NUMBER_METRICS,
         *ENTITY_METRICS,
         *WORD_VECTOR_METRICS,
+        *RECONSTRUCTION_METRICS,
         *TOKEN_METRICS,
     )
 }

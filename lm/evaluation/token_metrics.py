@@ -31,6 +31,9 @@ TOKEN_METRICS = (
     Metric("task_loss", "loss"),
     Metric("nll", "nll (nats/token)", recorded=True),
     Metric("perplexity", "perplexity", _large),
+    Metric("negative_elbo", "negative ELBO (nats/text)", "{:.3f}".format, recorded=True),
+    Metric("kl", "KL (nats/text)", "{:.3f}".format, recorded=True),
+    Metric("perplexity_bound", "perplexity bound", _large, recorded=True),
     Metric("bits_per_byte", "bits/byte", recorded=True),
     Metric("xz_bits_per_byte", "xz -9 bits/byte"),
     Metric("token_accuracy", "token accuracy", share, higher_is_better=True),
@@ -51,6 +54,9 @@ class Sums:
     pair_nll: float = 0.0
     pair_correct: float = 0.0
     pairs: float = 0.0
+    # The same for the KL divergence of variational autoencoders, in nats.
+    kl: float = 0.0
+    texts: float = 0.0
     bytes: float = 0  # the length of the text in UTF-8
     words: float = 0  # as in WikiText: separated by whitespace, and the end of a line counts as a word
     unknown: float = 0  # unknown tokens, which stand for text that the tokenizer cannot encode
@@ -125,6 +131,22 @@ def contrastive_metrics(sums: Sums) -> dict[str, float]:
     The accuracy is the share of texts whose nearest neighbour in the batch is the other text of the same pair.
     """
     return {"loss": ratio(sums.nll, sums.weight), "accuracy": ratio(sums.correct, sums.weight)}
+
+
+def autoencoding_metrics(sums: Sums) -> dict[str, float]:
+    """Computes the metrics of a variational autoencoder. The loss is the cross-entropy of the restored texts.
+
+    The perplexity bound is exp(negative ELBO per token), an upper bound on the perplexity (Bowman 2016).
+    """
+    found, negative_elbo = token_metrics(sums), sums.nll + sums.kl
+    return {
+        "loss": found["loss"],
+        "token_accuracy": found["token_accuracy"],
+        "kl": ratio(sums.kl, sums.texts),
+        "negative_elbo": ratio(negative_elbo, sums.texts),
+        "perplexity_bound": _exp(ratio(negative_elbo, sums.weight)),
+        "tokens": sums.weight,
+    }
 
 
 def xz_bits_per_byte(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> float:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
-import jax
 
 from lm.config import Config, ModelConfig
 from lm.config.experiment import replace_settings
@@ -22,6 +20,7 @@ from lm.huggingface.generation import generation_of
 from lm.huggingface.names import Entry, Match, Place, entries_of, find, match, place, same_values
 from lm.huggingface.sentences import sentence_vectors
 from lm.models import build_model
+from lm.models.parameters import abstract_params
 from lm.models.protocol import Model
 from lm.tasks import task_of
 
@@ -66,15 +65,10 @@ def recognise(folder: Folder, family_name: str = "", max_length: int = 0, dtype:
         settings |= adapt(settings, folder)
     config, notes = config_for(folder, head, settings, max_length, dtype)
     model = build_model(config.model, task_of(config).head(config), platform="cpu")
-    params = abstract_params(model)  # type: ignore[arg-type]  # all models are hashable
+    params = nn.unbox(abstract_params(model))
     entries = entries_of(names_for(family, config.model, head), params, family.unstored)
     found = match(entries, folder, family.spelling, family.names_of_other_heads(head), family.ignored)
     return Published(family, architecture, config, model, entries, found, notes)
-
-
-@functools.lru_cache(maxsize=1)
-def abstract_params(model: Model) -> Any:
-    return nn.unbox(jax.eval_shape(lambda: model.initial_params(jax.random.key(0))))
 
 
 def choose_family(folder: Folder, name: str) -> Family:

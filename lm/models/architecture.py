@@ -27,7 +27,7 @@ shift_decoder tie_embeddings scale_logits logits_softcap dropout
 """
 OTHER_SETTINGS = """
 init_from data.num_workers data.prefetch objective.label_smoothing objective.label_smoothing_over objective.z_loss
-checkpoint.every_steps log.every_steps eval.every_steps eval.max_rows
+objective.logit_chunks checkpoint.every_steps log.every_steps eval.every_steps eval.max_rows
 """
 # The dotted names of the settings that all architectures trained by gradients read, and the others do not.
 TRAINED = frozenset(

@@ -11,11 +11,11 @@ from typing import ClassVar, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import zeros
 
 from lm.batch import Array, Batch, Output, same_segment
 from lm.config import ModelConfig
-from lm.models.layers import ACTIVATIONS, NORMS, Embedding, Norm, embedding_width, parameter, projection
+from lm.models.layers import ACTIVATIONS, NORMS, Embedding, Norm, embedding_width, projection
+from lm.models.vocabulary import vocabulary_cost, vocabulary_logits
 
 
 class HeadCost(NamedTuple):
@@ -24,6 +24,7 @@ class HeadCost(NamedTuple):
     parameters: int = 0  # excluding a token embedding that doubles as the output matrix
     flops: int = 0  # FLOPs of the forward pass
     logits: int = 0
+    vocabulary_tokens: int = 0  # number of tokens with logits over the vocabulary, which may be computed in chunks
 
 
 class Head(nn.Module):
@@ -33,6 +34,8 @@ class Head(nn.Module):
     predicts_text: ClassVar[bool] = False
     # The number of texts that the model reads per row; if it is 2, the second text is `batch.source`.
     texts_per_row: ClassVar[int] = 1
+    # Whether the decoder of an encoder-decoder reads the source only through latent vectors (`bottleneck.py`).
+    compresses_source: ClassVar[bool] = False
 
     @nn.compact
     def __call__(
@@ -63,12 +66,18 @@ class NextToken(Head):
     predicts_text: ClassVar[bool] = True
 
     def compute(self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, dropout: nn.Dropout) -> Output:
-        return Output(_vocabulary_logits(config, embed, x_BLD))
+        return Output(vocabulary_logits(config, embed, x_BLD))
 
     @nn.nowrap
     def cost(self, config: ModelConfig, length: int = 0) -> HeadCost:
-        parameters, per_token = _vocabulary_cost(config, config.d_model)
-        return HeadCost(parameters, per_token * length, config.vocab_size * length)
+        parameters, per_token = vocabulary_cost(config, config.d_model)
+        return HeadCost(parameters, per_token * length, config.vocab_size * length, length)
+
+
+class Reconstruction(NextToken):
+    """Next-token logits of an autoencoder, whose decoder restores the source from latent vectors."""
+
+    compresses_source: ClassVar[bool] = True
 
 
 class MaskedTokens(Head):
@@ -95,16 +104,16 @@ class MaskedTokens(Head):
             h_BLD = _linear(config, "head_product", embedding_width(config), h_BLD, use_bias=config.use_bias)
             h_BLD = ACTIVATIONS[config.activation].function(h_BLD)
             h_BLD = Norm(config, name="head_norm")(h_BLD)
-        logits_BLV = _vocabulary_logits(config, embed, h_BLD)
+        logits = vocabulary_logits(config, embed, h_BLD)
         next_sentence_BL2 = None
         if self.next_sentence:
             next_sentence_BL2 = _classes(config, "next_sentence", 2, _pooler(config, x_BLD))
-        return Output(logits_BLV, indices=indices_BP, next_sentence_logits=next_sentence_BL2)
+        return Output(logits, indices=indices_BP, next_sentence_logits=next_sentence_BL2)
 
     @nn.nowrap
     def cost(self, config: ModelConfig, length: int = 0) -> HeadCost:
         D, E, predicted = config.d_model, embedding_width(config), min(self.max_masked or length, length)
-        parameters, per_masked = _vocabulary_cost(config, E if config.head_transform else D)
+        parameters, per_masked = vocabulary_cost(config, E if config.head_transform else D)
         if config.head_transform:
             parameters += D * E + E * config.use_bias + NORMS[config.norm].num_parameters(config, E)
             per_masked += 2 * D * E
@@ -112,15 +121,7 @@ class MaskedTokens(Head):
         if self.next_sentence:
             parameters += _pooler_parameters(config) + 2 * D + 2
             flops += 2 * (D * D + 2 * D) * length
-        return HeadCost(parameters, flops, config.vocab_size * predicted)
-
-
-class VocabularyBias(nn.Module):
-    size: int
-
-    @nn.compact
-    def __call__(self) -> Array:
-        return parameter(self, "bias", zeros, ("vocab",), (self.size,)).reshape(1, 1, -1)
+        return HeadCost(parameters, flops, config.vocab_size * predicted, predicted)
 
 
 class Classes(Head):
@@ -226,34 +227,6 @@ def _pooler_parameters(config: ModelConfig) -> int:
 def _classes(config: ModelConfig, name: str, num_classes: int, x_BLD: Array, use_bias: bool = True) -> Array:
     """Returns logits, float32 (B, L, C). The matrix is too small to be worth sharding."""
     return _linear(config, name, num_classes, x_BLD, "classes", use_bias).astype(jnp.float32)
-
-
-def _vocabulary_logits(config: ModelConfig, embed: Embedding, x_BLD: Array) -> Array:
-    """Returns logits, float32 (B, L, V), computed with the token embedding or a separate output matrix.
-
-    If x is wider than the token embedding, it is projected first. With model.logits_softcap c > 0, each logit z becomes
-    c tanh(z / c).
-    """
-    if config.tie_embeddings:
-        if x_BLD.shape[-1] != (width := embedding_width(config)):
-            x_BLD = _linear(config, "output_projection", width, x_BLD, use_bias=False)
-        logits_BLV = embed.attend(x_BLD)
-    else:
-        logits_BLV = _linear(config, "output", config.vocab_size, x_BLD, "vocab", use_bias=False).astype(jnp.float32)
-    if config.output_bias:
-        logits_BLV = logits_BLV + VocabularyBias(config.vocab_size, name="output_bias")()
-    if cap := config.logits_softcap:
-        logits_BLV = cap * jnp.tanh(logits_BLV / cap)
-    return nn.with_logical_constraint(logits_BLV, ("batch", "length", "vocab"))
-
-
-def _vocabulary_cost(config: ModelConfig, inputs: int) -> tuple[int, int]:
-    """Returns the parameters and the FLOPs per token of `_vocabulary_logits` for `inputs` features."""
-    V, width, bias = config.vocab_size, embedding_width(config), config.vocab_size * config.output_bias
-    if not config.tie_embeddings:
-        return inputs * V + bias, 2 * inputs * V
-    through = inputs * width if inputs != width else 0
-    return through + bias, 2 * (through + width * V)
 
 
 def _pool(pooling: str, x_BLD: Array, segments_BL: Array) -> Array:

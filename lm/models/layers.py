@@ -178,7 +178,7 @@ def embedding_width(config: ModelConfig) -> int:
 
 
 class Embedding(nn.Module):
-    """An embedding table, which `attend` reuses as the output matrix."""
+    """An embedding table. `lm.models.vocabulary` may reuse it as the output matrix."""
 
     size: int
     config: ModelConfig
@@ -192,15 +192,6 @@ class Embedding(nn.Module):
     def __call__(self, ids_BL: Array) -> Array:
         """Returns the embeddings of the ids, (B, L, E)."""
         return jnp.take(self.embedding, ids_BL, axis=0).astype(self.config.dtype)
-
-    def attend(self, x_BLE: Array) -> Array:
-        """Returns logits, float32 (B, L, V)."""
-        dtype = self.config.dtype
-        if self.config.scale_logits:
-            x_BLE = x_BLE * jnp.asarray(self.config.d_model**-0.5, x_BLE.dtype)
-        x_TE = x_BLE.reshape(-1, x_BLE.shape[-1]).astype(dtype)
-        logits_TV = jnp.einsum("TE,VE->TV", x_TE, self.embedding.astype(dtype), preferred_element_type=jnp.float32)
-        return logits_TV.reshape(*x_BLE.shape[:-1], -1)
 
 
 # The attention projections that have a bias, for each value of model.attention_bias except "default".

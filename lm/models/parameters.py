@@ -8,6 +8,7 @@ separate and named `layer_n/...` for layer n. If all layers share their paramete
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -17,8 +18,15 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lm.config import ModelConfig
+from lm.models.protocol import Model
 
 STACK_NAME, LAYER_PREFIX, SHARED_NAME, ADAPTER = "layers", "layer_", "shared_layer", ("lora_a", "lora_b")
+
+
+@functools.lru_cache(maxsize=16)  # a command needs them repeatedly, and tracing a model takes a second
+def abstract_params(model: Model) -> Any:
+    """Returns the shapes and dtypes of the parameters, boxed with their logical axes. Equal models share the result."""
+    return jax.eval_shape(lambda: model.initial_params(jax.random.key(0)))
 
 
 def count_parameters(params: Any) -> int:

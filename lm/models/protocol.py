@@ -29,6 +29,8 @@ class Cache(Protocol):
 class Model(Protocol):
     """A model built from a config and a head."""
 
+    def __hash__(self) -> int: ...
+
     @property
     def head(self) -> Head: ...
 
@@ -67,7 +69,8 @@ class Model(Protocol):
 
         Args:
             variables: {"params": parameters}; all parameters are float32.
-            rngs: {"dropout": key}; needed only if `train` is true and the config enables dropout.
+            rngs: keys of PRNG streams: "dropout", needed only if `train` is true and the config enables dropout, and
+                "latent_noise", needed only to draw latent vectors (`lm.models.bottleneck`).
         """
 
     @property

@@ -10,8 +10,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from lm.batch import Array, Batch, Output
+from lm.batch import Array, Batch, Output, VocabularyLogits
 from lm.config import ObjectiveConfig
+from lm.objectives.chunks import loss_in_chunks, num_chunks
 
 _zero: Any = functools.partial(flax.struct.field, default_factory=functools.partial(jnp.zeros, (), jnp.float32))
 
@@ -28,13 +29,31 @@ class LossSums:
     pair_nll: Array = _zero()
     pair_correct: Array = _zero()
     pairs: Array = _zero()
+    # Sums over the texts of autoencoders.
+    kl: Array = _zero()  # KL divergence of the posterior from the prior, in nats
+    texts: Array = _zero()
 
     def __add__(self, other: LossSums) -> LossSums:
         return jax.tree.map(jnp.add, self, other)
 
 
-def loss_sums(logits_BLV: Array, batch: Batch, config: ObjectiveConfig) -> LossSums:
+def loss_sums(logits: Array | VocabularyLogits, batch: Batch, config: ObjectiveConfig) -> LossSums:
     """Returns the summed cross-entropy of a batch. The logits must be float32.
+
+    If they are `VocabularyLogits` and large, they are computed in chunks (objective.logit_chunks). Only
+    `LossSums.loss` has a gradient; the other sums are for metrics.
+    """
+    of_tokens = functools.partial(_token_loss, config)
+    if isinstance(logits, VocabularyLogits):
+        count = num_chunks(config.logit_chunks, logits, batch.targets)
+        if count > 1:
+            return loss_in_chunks(logits, batch.targets, batch.weights, count, of_tokens)
+        logits = logits.whole()
+    return of_tokens(logits, batch.targets, batch.weights)
+
+
+def _token_loss(config: ObjectiveConfig, logits_BLV: Array, targets_BL: Array, weights_BL: Array) -> LossSums:
+    """Returns the summed cross-entropy of tokens.
 
     With label smoothing e over the whole vocabulary, the loss is (1 - e) nll + e mean_v(-log p_v) (Szegedy 2016). With
     smoothing over all entries except the target, as in fairseq, the loss is (1 - e) nll + e / (V - 1) sum_{v !=
@@ -42,7 +61,7 @@ def loss_sums(logits_BLV: Array, batch: Batch, config: ObjectiveConfig) -> LossS
     log(Z)^2 (Chowdhery 2022).
     """
     log_z_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
-    target_logit_BL = jnp.take_along_axis(logits_BLV, batch.targets[..., None], axis=-1)[..., 0]
+    target_logit_BL = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[..., 0]
     loss_BL = nll_BL = log_z_BL - target_logit_BL
     if config.label_smoothing > 0:
         smoothing, V = config.label_smoothing, logits_BLV.shape[-1]
@@ -52,9 +71,10 @@ def loss_sums(logits_BLV: Array, batch: Batch, config: ObjectiveConfig) -> LossS
         loss_BL = (1 - smoothing) * nll_BL + smoothing * uniform_BL
     if config.z_loss > 0:
         loss_BL = loss_BL + config.z_loss * jnp.square(log_z_BL)
-    correct_BL = (jnp.argmax(logits_BLV, axis=-1) == batch.targets).astype(jnp.float32)
-    loss, nll, correct = (jnp.sum(each_BL * batch.weights) for each_BL in (loss_BL, nll_BL, correct_BL))
-    return LossSums(loss, nll, correct, weight=jnp.sum(batch.weights))
+    correct_BL = (jnp.argmax(logits_BLV, axis=-1) == targets_BL).astype(jnp.float32)
+    loss, nll, correct = (jnp.sum(each_BL * weights_BL) for each_BL in (loss_BL, nll_BL, correct_BL))
+    nll = jax.lax.stop_gradient(nll)  # as in `loss_in_chunks`
+    return LossSums(loss, nll, correct, weight=jnp.sum(weights_BL))
 
 
 def first_tokens(batch: Batch) -> Array:
@@ -68,7 +88,7 @@ def masked_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSu
     if (indices_BP := output.indices) is not None:
         targets_BP, weights_BP = (jnp.take_along_axis(x, indices_BP, axis=1) for x in (batch.targets, batch.weights))
         masked = dataclasses.replace(batch, targets=targets_BP, weights=weights_BP)
-    sums = loss_sums(output.logits, masked, config)
+    sums = loss_sums(output.scores, masked, config)
     if output.next_sentence_logits is None:
         return sums
     # The target at the first token of a segment is 1 if the second text follows the first (Devlin 2019).

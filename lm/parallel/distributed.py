@@ -22,20 +22,11 @@ from lm.parallel.peers import Peers
 from lm.parallel.roll_call import Expected, call_roll
 from lm.parallel.signals import end_process, state
 
-flags.disclaim_key_flags()  # --help lists the flags defined here as those of the command
 SECONDS_UNTIL_NOTICED = 5.0  # time from the death of a process to the end of all others
 
 
-def define_flags() -> None:
-    flags.DEFINE_string(
-        "coordinator", "", "HOST:PORT of process 0; needed to run several processes, except on Slurm or Cloud TPU."
-    )
-    flags.DEFINE_integer("num_processes", 1, "With --coordinator: the number of processes.", lower_bound=1)
-    flags.DEFINE_integer("process_id", 0, "With --coordinator: the index of this process, from 0.")
-    flags.DEFINE_integer("startup_timeout", 300, "Seconds to wait for the other processes at start-up.", lower_bound=1)
-
-
 def initialize_from_flags() -> None:
+    """Connects to the other processes that the flags of `lm.config.command.define_process_flags` describe."""
     values = flags.FLAGS
     initialize(values.coordinator, values.num_processes, values.process_id, values.startup_timeout)
 

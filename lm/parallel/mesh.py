@@ -33,7 +33,7 @@ RULES: tuple[tuple[str, Any], ...] = (
     *((name, "tensor") for name in ("mlp", "heads", "kv_heads", "vocab")),
     *(
         (name, None)
-        for name in ("length", "activation", "head_dim", "positions", "ngrams", "norm", "classes", "layers")
+        for name in ("length", "activation", "head_dim", "positions", "ngrams", "norm", "classes", "latent", "layers")
     ),
 )
 

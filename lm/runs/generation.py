@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from lm.config import Config, MeshConfig
 from lm.config.experiment import replace_settings
 from lm.data.tokenizing import load_tokenizer
+from lm.data.tokenizing.base import Tokenizer
 from lm.data.tokenizing.chat_template import ChatTemplate
 from lm.decoding.answers import chat_vocabulary
 from lm.decoding.beam import BeamSettings
@@ -36,9 +37,10 @@ from lm.models import build_model
 from lm.models.protocol import Model
 from lm.parallel.mesh import make_mesh, on_mesh
 from lm.reporting.progress import counting
+from lm.runs.compile_cache import use_compile_cache
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options, read_params
-from lm.runs.prepare import cache_directory, load_tokenizers
+from lm.runs.prepare import load_tokenizers
 from lm.tasks import task_of
 
 LONGEST_DEFAULT = 256  # default maximum number of tokens in a continuation
@@ -64,7 +66,7 @@ class Generator:
         The mesh has at most `rows` devices. Raises UserError if the saved parameters do not belong to the model
         described by config.json.
         """
-        jax.config.update("jax_compilation_cache_dir", str(cache_directory(self.config) / "xla"))
+        use_compile_cache(self.config)
         # Cached decoding always uses xla, so a model trained with a kernel for other hardware also runs here.
         config = replace_settings(self.config, {"model.attention": "xla"})
         model = build_model(config.model, task_of(config).head(config))
@@ -118,6 +120,37 @@ class Translation:
     seconds: float  # time spent on decoding
 
 
+def longest_output(run: Generator, settings: BeamSettings | Sampling) -> int:
+    """Returns the maximum number of new tokens of an output."""
+    config = run.config
+    max_new_tokens = settings.max_new_tokens if isinstance(settings, BeamSettings) else run.max_new_tokens
+    if max_new_tokens is None:  # one position is taken by the start token
+        max_new_tokens = min(config.eval.generation.max_new_tokens, config.model.max_length - 1)
+    return max_new_tokens
+
+
+def encoded_sources(
+    run: Generator, tokenizer: Tokenizer, texts: Sequence[str], prefix: str | None
+) -> tuple[list[int], list[list[int]]]:
+    """Returns the numbers, from 1, and the token ids of the texts that are not empty.
+
+    Texts are cleaned and prefixed as in training. If `prefix` is not None, it replaces the training prefix. Long
+    sources are truncated, with a warning on stderr.
+    """
+    config, task = run.config, task_of(run.config)
+    prefix = prefix_of(config) if prefix is None else prefix
+    sources = [source_text(prefix, task.clean_source(config, text)) for text in texts]
+    # For some tasks, models read and write <extra_id_N> as a single token; for other tasks, it is ordinary text.
+    every = encode_sources(tokenizer, [each or "" for each in sources], spelled=task.spells_extra_ids)
+    decoded = with_text(tokenizer, every)
+    numbers, ids = [index + 1 for index in decoded], [every[index] for index in decoded]
+    longest = config.data.source_length
+    if long := [number for number, each in zip(numbers, ids, strict=True) if len(each) > longest]:
+        problem = f"{len(long):,} of {len(ids):,} sources are longer than {longest} tokens (config.data.source_length)"
+        print(f"warning: {problem} and were truncated; the first is on line {long[0]:,}.", file=sys.stderr)
+    return numbers, cut_sources(tokenizer, ids, longest)
+
+
 def translate(
     run: Generator, texts: Sequence[str], settings: BeamSettings | Sampling, prefix: str | None, output_prefix: str
 ) -> Translation:
@@ -128,23 +161,10 @@ def translate(
     with `output_prefix`. Raises UserError if a setting is out of range, or if the output prefix alone reaches the
     maximum number of new tokens.
     """
-    config, task = run.config, task_of(run.config)
-    max_new_tokens = settings.max_new_tokens if isinstance(settings, BeamSettings) else run.max_new_tokens
-    if max_new_tokens is None:  # one position is taken by the start token
-        max_new_tokens = min(config.eval.generation.max_new_tokens, config.model.max_length - 1)
-    prefix = prefix_of(config) if prefix is None else prefix
-    sources = [source_text(prefix, task.clean_source(config, text)) for text in texts]
+    config, spelled = run.config, task_of(run.config).spells_extra_ids
+    max_new_tokens = longest_output(run, settings)
     tokenizers = load_tokenizers(config, run.directory.root)
-    # For some tasks, models read and write <extra_id_N> as a single token; for other tasks, it is ordinary text.
-    spelled = task.spells_extra_ids
-    every = encode_sources(tokenizers.source, [each or "" for each in sources], spelled=spelled)
-    decoded = with_text(tokenizers.source, every)
-    numbers, ids = [index + 1 for index in decoded], [every[index] for index in decoded]
-    longest = config.data.source_length
-    if long := [number for number, each in zip(numbers, ids, strict=True) if len(each) > longest]:
-        problem = f"{len(long):,} of {len(ids):,} sources are longer than {longest} tokens (config.data.source_length)"
-        print(f"warning: {problem} and were truncated; the first is on line {long[0]:,}.", file=sys.stderr)
-    ids = cut_sources(tokenizers.source, ids, longest)
+    numbers, ids = encoded_sources(run, tokenizers.source, texts, prefix)
     (output_start,) = encode_texts(tokenizers.target, [output_prefix], spelled=spelled)
     if output_start and len(output_start) >= max_new_tokens:
         sizes = f"the prefix has {len(output_start)} tokens, but outputs have at most {max_new_tokens}"

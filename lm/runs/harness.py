@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from lm.config import Config
@@ -32,10 +31,11 @@ from lm.evaluation.continuations import ContinuationScorer, Score, cut_left, rol
 from lm.models import build_model
 from lm.parallel.mesh import on_mesh
 from lm.reporting.progress import counting
+from lm.runs.compile_cache import use_compile_cache
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options, choose_mesh, evaluation_config, read_params
 from lm.runs.generation import chat_vocabulary
-from lm.runs.prepare import cache_directory, load_tokenizers
+from lm.runs.prepare import load_tokenizers
 from lm.tasks import task_of
 from lm.training.startup import versions
 
@@ -110,7 +110,7 @@ class HarnessRun:
         longest = config.model.max_length
         if not 0 <= harness.max_length <= longest:
             raise UserError(f"--max_length={harness.max_length} exceeds the model's {longest} positions.")
-        jax.config.update("jax_compilation_cache_dir", str(cache_directory(config) / "xla"))
+        use_compile_cache(config)
         tokenizers = load_tokenizers(config, directory.root)
         self.tokenizer, self._source_tokenizer = tokenizers.target, tokenizers.source
         self.template = ChatTemplate(self.tokenizer, config.data.chat_template) if harness.as_chat else None

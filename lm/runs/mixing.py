@@ -82,7 +82,7 @@ def cut_contexts(own: Config, other: Config) -> str:
     longest = MODELS[other.model.architecture].derive(same_length).get("eval.stride", own.data.sequence_length)
     if own.eval.stride <= longest:
         return ""
-    return f"windows that begin every {own.eval.stride} tokens cut some of its contexts, --stride={longest} would not"
+    return f"windows that begin every {own.eval.stride} tokens cut some of its contexts; --stride={longest} would not"
 
 
 def tuned_weight(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lm.config import Config
+from lm.tasks.autoencoding import Autoencoding
 from lm.tasks.causal import Causal
 from lm.tasks.cbow import Cbow
 from lm.tasks.chat import Chat
@@ -28,6 +29,7 @@ TASKS: dict[str, Task] = {
         Ul2Task(),
         InfillingTask(),
         PrefixLmTask(),
+        Autoencoding(),
         Masked(),
         Classification(),
         Regression(),

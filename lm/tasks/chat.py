@@ -23,7 +23,7 @@ from lm.decoding.beam import BeamSettings
 from lm.decoding.text import Report
 from lm.evaluation.generation import Generation
 from lm.tasks.generating import SCORING, GeneratingTask
-from lm.tasks.task import SAMPLING, SEARCH, SMOOTHING, PackedTask, Refuse, Stores
+from lm.tasks.task import SAMPLING, SEARCH, VOCABULARY, PackedTask, Refuse, Stores
 
 # The settings of the search with which an encoder-decoder, but no decoder, writes its answers.
 BEAM_SEARCH = SEARCH - {"eval.generation.max_new_tokens", "eval.generation.batch_size"}
@@ -73,7 +73,7 @@ class Chat(GeneratingTask, PackedTask):
     name = "chat"
     doc = "write the assistant's answers in conversations"
     families = ("encoder_decoder", "decoder")
-    settings = SAMPLING | SCORING | SEARCH | SMOOTHING
+    settings = SAMPLING | SCORING | SEARCH | VOCABULARY
     settings |= {"data.chat_template", "data.pairs.overlong", "data.source_length"}
     noun = "conversations"
     reader = ConversationReader

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
 from lm.config import Config
 from lm.data.examples.labelled import TextExamples, TextTokens
@@ -115,6 +114,8 @@ class Classification(TextTask):
         return Classified(raw, outputs, config.data.labels)
 
     def predicted(self, config: Config, raw: list[Labelled], scores_EC: np.ndarray) -> Predictions:
+        from scipy.special import softmax  # here, since it slows every start
+
         return self.predictions_of(config, raw, softmax(scores_EC, axis=1))
 
 

@@ -17,7 +17,7 @@ from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import masked_metrics, unigram_entropy
 from lm.models.heads import MaskedTokens
 from lm.objectives.losses import LossSums, masked_loss
-from lm.tasks.task import SMOOTHING, WORDS, EvaluationSetup, Metrics, PackedTask, Refuse, Stores
+from lm.tasks.task import VOCABULARY, WORDS, EvaluationSetup, Metrics, PackedTask, Refuse, Stores
 from lm.tasks.texts import DocumentTask
 
 MASK = "<mask>"
@@ -32,7 +32,7 @@ class Masked(DocumentTask, PackedTask):
     families = ("encoder",)
     needed_ids = 1
     ids_advice = "needs a mask token; set extra_ids to 1."
-    settings = SMOOTHING | WORDS | {"objective.noise_density", "objective.whole_words", "objective.next_sentence"}
+    settings = VOCABULARY | WORDS | {"objective.noise_density", "objective.whole_words", "objective.next_sentence"}
 
     def head(self, config: Config) -> Any:
         return MaskedTokens(max_masked=self.max_masked(config), next_sentence=config.objective.next_sentence)

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import softmax
 
 from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig, SourceConfig
@@ -213,6 +212,8 @@ class Chosen(Predictions):
         return cls(raw, [np.array(line["scores"], np.float64) for line in lines])  # NumPy converts None to NaN
 
     def details(self, index: int) -> dict[str, Any]:
+        from scipy.special import softmax  # here, since it slows every start
+
         return {"probabilities": softmax(self.outputs[index].astype(np.float64)).tolist()}
 
     def preview(self, index: int) -> dict[str, str]:

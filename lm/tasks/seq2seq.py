@@ -15,7 +15,7 @@ from lm.evaluation.baselines.baseline import Baseline
 from lm.evaluation.baselines.texts import Copy, Lead
 from lm.evaluation.text_metrics import TEXT_METRICS
 from lm.tasks.generating import SCORING, GeneratingTask
-from lm.tasks.task import SEARCH, SMOOTHING, Refuse, Stores
+from lm.tasks.task import SEARCH, VOCABULARY, Refuse, Stores
 from lm.tasks.texts import PairTask
 
 
@@ -25,7 +25,7 @@ class Seq2Seq(GeneratingTask, PairTask):
     name = "seq2seq"
     doc = "generate the target of a pair from its source"
     families = ("encoder_decoder",)
-    settings = PairTask.settings | SEARCH | SMOOTHING | SCORING
+    settings = PairTask.settings | SEARCH | VOCABULARY | SCORING
     settings |= {"data.separate_vocabularies", "data.source_length", "data.pairs.overlong"}
     loss_name = "nll"
     plain_text_refusal = f"{PairTask.plain_text_refusal}, or generate text with lm.generate --input"

@@ -41,6 +41,7 @@ Stores = Mapping[str, Any]  # maps each data source of a split to its store
 Metrics = Mapping[str, float]
 
 SMOOTHING = frozenset({"objective.label_smoothing", "objective.label_smoothing_over", "objective.z_loss"})
+VOCABULARY = SMOOTHING | {"objective.logit_chunks"}  # for tasks that predict tokens
 # The settings that lm.generate reads for all encoder-decoders that generate text.
 SEARCH_SETTINGS = "num_beams penalty length_penalty exact max_new_tokens min_new_tokens no_repeat_ngram batch_size"
 SEARCH = frozenset(f"eval.generation.{name}" for name in SEARCH_SETTINGS.split())
@@ -196,7 +197,11 @@ class Task(abc.ABC):
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
         """Returns the summed loss of a batch, by default the cross-entropy. The caller divides by `total_weight`."""
-        return loss_sums(output.logits, batch, config)
+        return loss_sums(output.scores, batch, config)
+
+    def training_loss(self, output: Output, batch: Batch, config: ObjectiveConfig, step: Array) -> LossSums:
+        """Returns the summed loss in a training step, counted from 0. By default, it is the same in all steps."""
+        return self.loss(output, batch, config)
 
     def total_weight(self, batch: Batch) -> Array:
         """Returns the number, at least 1, by which the summed loss of a batch is divided."""

@@ -78,9 +78,11 @@ class TextVectors:
         store = example_store.of_inputs(raw, TextTokens.encode(prefixed, tokenizer), tokenizer)
         length = config.data.source_length if self.is_source else config.data.sequence_length
         layout = RowLayout(length, with_types=config.model.token_types > 1, real_targets=True)
-        kind = SourceTexts if self.is_source else TextExamples
         unlabelled = replace_settings(config, {"data.labels": ()})
-        return EvalRows(kind(store, unlabelled, tokenizer, False), layout)
+        return EvalRows(self.kind_of_examples()(store, unlabelled, tokenizer, False), layout)
+
+    def kind_of_examples(self) -> type[TextExamples]:
+        return SourceTexts if self.is_source else TextExamples
 
     def applied(self, model: Model) -> LayerOutput:
         """Raises UserError if the model has no layer with this index."""

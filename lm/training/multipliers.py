@@ -24,6 +24,7 @@ from flax import traverse_util
 
 from lm.config import Config, ModelConfig
 from lm.errors import UserError
+from lm.models.parameters import abstract_params
 from lm.models.protocol import Model
 from lm.training.names import STATIC, Path, block_of, map_with_path
 
@@ -39,7 +40,7 @@ def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multipl
     If the model has adapters, only the adapters and the head are trained. Raises UserError if a name in the settings
     matches no parameter, or if all parameters are frozen.
     """
-    params = nn.unbox(jax.eval_shape(lambda: model.initial_params(jax.random.key(0))))
+    params = nn.unbox(abstract_params(model))
     leaves = traverse_util.flatten_dict(params).items()
     multipliers = {"/".join(path): _multiplier(config, path, param.shape) for path, param in leaves}
     for part in config.optimizer.freeze:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from lm.batch import Array
 from lm.config import Config
+from lm.models.parameters import abstract_params
 from lm.models.protocol import Model
 from lm.parallel.mesh import cache_shardings, on_mesh, param_shardings, state_shardings
 
@@ -51,7 +52,10 @@ jax.tree_util.register_pytree_with_keys(
 
 def initial_state(config: Config, model: Model, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
     """Returns the unboxed initial state of a run, which is the same on every mesh."""
-    params = nn.unbox(model.initial_params(key))
+    return _with_zeros(config, model, optimizer, nn.unbox(model.initial_params(key)))
+
+
+def _with_zeros(config: Config, model: Model, optimizer: optax.GradientTransformation, params: Any) -> TrainState:
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -70,9 +74,10 @@ def _empty_cache(config: Config, model: Model) -> Any:
 
 def abstract_state(config: Config, model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Returns the shapes, dtypes and shardings of the state without allocating it."""
+    boxed = abstract_params(model)
+    params = nn.unbox(boxed)
     with on_mesh(mesh):
-        boxed = jax.eval_shape(lambda: model.initial_params(jax.random.key(0)))
-        state = jax.eval_shape(lambda: initial_state(config, model, optimizer, jax.random.key(0)))
+        state = jax.eval_shape(lambda params: _with_zeros(config, model, optimizer, params), params)
     shardings = state_shardings(state, state.params, param_shardings(boxed, mesh), mesh)
     if state.carried is not None:
         shardings = dataclasses.replace(shardings, carried=cache_shardings(state.carried, mesh))

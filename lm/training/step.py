@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from lm.batch import Array, Batch, Source
 from lm.config import Config
 from lm.config.model import DROPOUT_RATES
+from lm.models.bottleneck import NOISE
 from lm.models.protocol import Model
 from lm.objectives.losses import LossSums, first_tokens
 from lm.parallel.mesh import batch_sharding, on_mesh
@@ -21,6 +22,8 @@ from lm.tasks import task_of
 from lm.training.multipliers import learning_rate_multipliers, stop_frozen
 from lm.training.optimizers import global_norm
 from lm.training.state import TrainState
+
+NOISE_STREAM = 2**32 - 1  # distinguishes the key of NOISE from the keys of the microbatches
 
 
 def train_step(
@@ -34,6 +37,7 @@ def train_step(
     the step counts as bad. The carried state (data.stateful) always belongs to the end of this batch.
     """
     key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
+    noise_key = jax.random.fold_in(key, NOISE_STREAM)  # the same in all microbatches, unlike that of dropout
     task, count = task_of(config), config.train.accumulation
     weight = task.total_weight(batch)
     pairs = jnp.maximum(jnp.sum(first_tokens(batch)), 1.0)
@@ -41,9 +45,11 @@ def train_step(
 
     def microbatch_loss(params: Any, micro: Batch, carried: Any, key: Array) -> tuple[Array, tuple[LossSums, Any]]:
         params = stop_frozen(params, multipliers)
-        rngs = {"dropout": key} if any(getattr(config.model, rate) for rate in DROPOUT_RATES) else None
+        rngs = {NOISE: noise_key}
+        if any(getattr(config.model, rate) for rate in DROPOUT_RATES):
+            rngs["dropout"] = key
         output = model.apply({"params": params}, micro, train=True, cache=carried, rngs=rngs)
-        sums = task.loss(output, micro, config.objective)
+        sums = task.training_loss(output, micro, config.objective, state.step)
         if output.penalty is not None:
             sums = dataclasses.replace(sums, loss=sums.loss + output.penalty)
         return sums.loss / weight + sums.pair_nll / pairs, (sums, output.cache)

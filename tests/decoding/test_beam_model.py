@@ -16,8 +16,9 @@ from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling, Vocabulary, choosable, row_keys
 from lm.errors import UserError
 from lm.models import build_model
+from lm.models.parameters import abstract_params
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
-from tests.small_model import abstract_params, random_params, small_config
+from tests.small_model import random_params, small_config
 
 V, EOS, NEW = 16, 2, 10
 CONFIG = small_config(

@@ -15,8 +15,9 @@ from lm.decoding.loop import Sampler, check_fits
 from lm.decoding.sampling import Sampling, Vocabulary, process_logits, row_keys
 from lm.errors import UserError
 from lm.models import build_model
+from lm.models.parameters import abstract_params
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
-from tests.small_model import abstract_params, random_params, small_config
+from tests.small_model import random_params, small_config
 
 CONFIG = small_config(32, 48, num_layers=2, num_heads=4, num_kv_heads=4, init_std=0.4)
 VARIANTS = {  # in addition to those of tests/models/test_attention.py

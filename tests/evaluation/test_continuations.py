@@ -12,8 +12,9 @@ from lm.data.tokenizing.special_tokens import TEXT, SpecialTokens, Template
 from lm.errors import UserError
 from lm.evaluation.continuations import ContinuationScorer, cut_left, rolling_windows, token_scores
 from lm.models import build_model
+from lm.models.parameters import abstract_params
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
-from tests.small_model import abstract_params, random_params, small_config
+from tests.small_model import random_params, small_config
 
 CONFIG = small_config(40, 32, num_layers=2)
 OURS = SpecialTokens(1, 2)  # a source is `text eos`, and a target starts after bos
@@ -88,6 +89,7 @@ def test_scores_of_a_decoder_equal_sums_of_log_probabilities(decoder):
     assert [each[1] for each in wanted] == [False] * len(PAIRS) + [True]
 
 
+@pytest.mark.exhaustive
 def test_scores_of_an_encoder_decoder_equal_sums_of_log_probabilities(encoder_decoder):
     wanted = [expected(encoder_decoder, [1, *new[:-1]], new, context) for context, new in PAIRS]
     assert_scores(encoder_decoder.score(PAIRS), wanted)

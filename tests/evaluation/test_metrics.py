@@ -15,11 +15,13 @@ from lm.evaluation.classification import (
     regression_metrics,
 )
 from lm.evaluation.metric import Metric, share
+from lm.evaluation.reconstruction import RECONSTRUCTION_METRICS, Restored, active_units, reconstruction_metrics
 from lm.evaluation.tagging import ENTITY_METRICS, tagging_metrics
 from lm.evaluation.text_metrics import TEXT_METRICS, score
 from lm.evaluation.token_metrics import (
     TOKEN_METRICS,
     Sums,
+    autoencoding_metrics,
     contrastive_metrics,
     language_metrics,
     masked_metrics,
@@ -44,13 +46,16 @@ def test_every_metric_of_a_task_is_declared(task, family):
 
 
 def computed():
-    sums = Sums(nll=3.0, correct=1, weight=2, pair_nll=1, pair_correct=1, pairs=1, bytes=9, words=2)
+    sums = Sums(nll=3.0, correct=1, weight=2, pair_nll=1, pair_correct=1, pairs=1, kl=1, texts=1, bytes=9, words=2)
     two = np.array([[0, 1], [1, 1]])
     yield score(tuple(TEXT_METRICS), ["a b"], [("a c",)], bleu_tokenize="13a").metrics
     yield answer_metrics(two)
     yield classification_metrics(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]))
     yield regression_metrics(np.array([0.0, 1.0]), np.array([0.0, 2.0]))
     yield tagging_metrics(two, np.array([[1, 2, 2]]))
+    yield {"active_units": active_units(np.array([[0.0], [1.0]]))}
+    yield reconstruction_metrics([Restored([5, 2], [5, 2])])
+    yield autoencoding_metrics(sums)
     yield from (language_metrics(sums), masked_metrics(sums), contrastive_metrics(sums), pair_metrics(sums))
     yield from ({task.loss_name: 1.0} for task in TASKS.values())
 
@@ -69,7 +74,8 @@ def test_every_declaration_is_complete():
 
 
 def test_no_declaration_replaces_another_of_its_name():
-    tuples = (ANSWER_METRICS, LABEL_METRICS, NUMBER_METRICS, ENTITY_METRICS, TOKEN_METRICS, WORD_VECTOR_METRICS)
+    tuples = ANSWER_METRICS, LABEL_METRICS, NUMBER_METRICS, ENTITY_METRICS, TOKEN_METRICS
+    tuples += WORD_VECTOR_METRICS, RECONSTRUCTION_METRICS
     declared = [metric for each in TEXT_METRICS.values() for metric in each.gives]
     declared += [metric for each in tuples for metric in each]
     assert all(METRICS[metric.name] is metric for metric in declared)

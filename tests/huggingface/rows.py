@@ -31,9 +31,9 @@ class MemoryFolder(Folder):
 
 
 def imported(folder, **options):
-    """Returns (published model, parameters)."""
+    """Returns (published model, parameters). These are loaded on all devices, and then used on one, which is faster."""
     published = recognise(folder, **options)
-    return published, load_params(folder, published)
+    return published, jax.device_put(load_params(folder, published), jax.devices()[0])
 
 
 def texts(side):

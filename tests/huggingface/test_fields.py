@@ -98,7 +98,8 @@ def our_logits(published, params):
     """Returns the values of `their_logits`, computed without compiling the whole."""
     config = dataclasses.replace(published.config.model, scan_layers=False)
     model, batch = build_model(config, whole_model(published).head, "cpu"), batch_of(published)
-    found = model.apply({"params": unstack_layers(params)}, jax.tree.map(jnp.asarray, batch))
+    params = jax.tree.map(jnp.asarray, unstack_layers(jax.tree.map(np.asarray, params)))  # NumPy slices are views
+    found = model.apply({"params": params}, jax.tree.map(jnp.asarray, batch))
     return read_values(published, found, batch.segments)["logits"]
 
 

@@ -11,14 +11,16 @@ import os
 import zlib
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import numpy as np
 
 from lm.huggingface.families import FAMILIES
 from lm.huggingface.fields import read_settings
 from lm.huggingface.names import entries_of
-from lm.huggingface.recognising import abstract_params, config_for, names_for
+from lm.huggingface.recognising import config_for, names_for
 from lm.models import build_model
+from lm.models.parameters import abstract_params
 from lm.tasks import task_of
 from tests.huggingface.models import HEADLESS, MODELS, each_model
 from tests.huggingface.rows import MemoryFolder, batch_of, imported, read_values, whole_model
@@ -54,7 +56,7 @@ def drawn_folder(name):
     )
     whole, _ = config_for(MemoryFolder(config, {}), head, ours, 0, "float32")
     model = build_model(whole.model, task_of(whole).head(whole), "cpu")
-    entries = entries_of(names_for(family, whole.model, head), abstract_params(model), family.unstored)
+    entries = entries_of(names_for(family, whole.model, head), nn.unbox(abstract_params(model)), family.unstored)
     shapes = {each.name: each.shape for each in entries} | SHAPES.get(name, {})
     return MemoryFolder(config, {each: drawn(each, shape) for each, shape in shapes.items()})
 

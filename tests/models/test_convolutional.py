@@ -99,6 +99,7 @@ def test_paired_texts_are_read_by_the_same_filters():
     np.testing.assert_allclose(output.embedding, output.paired_embedding[::-1], atol=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_a_stopped_run_continues_to_the_bit_and_classifies(tiny_labels, tmp_path, call):
     """The runs use all devices of the test, so this also covers a sharded batch."""
     steps = {"train__num_steps": 8, "eval__every_steps": 4, "checkpoint__every_steps": 4}

@@ -11,10 +11,10 @@ import pytest
 from lm.batch import Batch
 from lm.config import ObjectiveConfig
 from lm.models import build_model
-from lm.models.parameters import stack_layers, unstack_layers
+from lm.models.parameters import abstract_params, stack_layers, unstack_layers
 from lm.models.transformer.stack import REMAT_POLICIES
 from lm.objectives.losses import loss_sums
-from tests.small_model import abstract_params, random_params, small_config
+from tests.small_model import random_params, small_config
 
 CONFIG = small_config(29, 8, num_layers=2, num_heads=4)
 

@@ -32,6 +32,7 @@ def test_settings_that_may_change_when_a_run_continues(by_effect):
         sections
         | names("data", "cache_dir num_workers prefetch")
         | names("model", "attention remat")
+        | names("objective", "logit_chunks")
         | names("train", "accumulation max_bad_steps max_minutes patience")
     )
 
@@ -92,6 +93,10 @@ def test_settings_that_decide_shapes(by_effect):
         "recurrent_norm": {"cell_norm"},
         "state_norm": {"cell_norm"},
         "source_attention": {"source_attention"},
+        "bottleneck": {"latent_size", "latent_vectors"},
+        "latent_start": {"latent_vectors"},
+        "latent_input": {"latent_vectors"},
+        "log_variance": {"variational"},
         "static_embedding": {"static_channel"},
         "ngram_embedding": {"ngram_buckets"},
         "shared_layer": {"share_layers"},

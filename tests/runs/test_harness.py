@@ -85,6 +85,7 @@ def test_generated_texts_of_a_decoder_are_those_of_lm_generate(decoder):
     assert cut == [found[0].partition(stop)[0], found[1]]
 
 
+@pytest.mark.exhaustive
 def test_generated_texts_of_an_encoder_decoder_are_those_of_lm_generate(encoder_decoder):
     sources = ["a b c d", "h g", "c c c"]
     wanted = translate(generator_of(encoder_decoder), sources, Sampling(temperature=0), None, "")

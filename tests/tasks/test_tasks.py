@@ -35,6 +35,7 @@ CHANGED: dict[str, Any] = {
     "objective.label_smoothing": 0.1,
     "objective.noise_density": 0.3,
     "objective.count_power": 0.5,
+    "objective.source_dropout": 0.1,
     "objective.subsample": 0.01,
     "eval.word_pairs": "pairs.tsv",
 }

@@ -42,7 +42,9 @@ def file(tmp_path_factory):
     return path, dict(zip(["a", "x", "absent", "c"], values, strict=True))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", ["two channels", *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("tuned", "static"))]
+)
 def test_kims_variants_train_what_they_should(tiny_labels, tmp_path, file, capsys, variant):
     path, vectors = file
     changes = CNN | VARIANTS[variant] | {"model__embedding_from": str(path)}

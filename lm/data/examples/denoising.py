@@ -68,10 +68,11 @@ def corrupt(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray, eos_id:
     source[begins] = sentinels[:spans]
     masked = np.asarray(tokens, np.int32)[mask]
     target = np.insert(masked, np.flatnonzero(begins[mask]), sentinels[:spans])
-    return _ended(source[~mask | begins], eos_id), _ended(target, *sentinels[spans : spans + closing], eos_id)
+    return ended(source[~mask | begins], eos_id), ended(target, *sentinels[spans : spans + closing], eos_id)
 
 
-def _ended(tokens: np.ndarray, *end: int) -> np.ndarray:
+def ended(tokens: np.ndarray, *end: int) -> np.ndarray:
+    """Appends the ids `end`. Returns int32."""
     return np.concatenate([tokens, end]).astype(np.int32)
 
 
@@ -150,7 +151,7 @@ class PrefixLm(Denoiser):
 
     def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Corrupted:
         cut = int(draws_D[0])
-        return _ended(tokens[:cut], self._eos_id), _ended(tokens[cut:], self._eos_id)
+        return ended(tokens[:cut], self._eos_id), ended(tokens[cut:], self._eos_id)
 
 
 class Ul2(Denoiser):
@@ -227,7 +228,7 @@ class Infilling(Denoiser):
 
     def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Corrupted:
         noise, spans = (int(each[0]) for each in self._counts(np.array([len(tokens)]), draws_D[None]))
-        target = _ended(tokens, self._eos_id)
+        target = ended(tokens, self._eos_id)
         if self._ends_sentence is not None:
             tokens = permute_sentences(tokens, self._ends_sentence, rng)
         stretches = (rng.random(noise - 1) * draws_D[0] / self._mean_span).astype(np.int64)
@@ -238,7 +239,7 @@ class Infilling(Denoiser):
         widths = np.ones(len(is_mask), np.int64)
         widths[is_mask] = rng.permutation(lengths)
         begins = np.minimum(np.cumsum(widths) - widths, len(tokens) - 1)
-        return _ended(np.where(is_mask, self._mask_id, tokens[begins]), self._eos_id), target
+        return ended(np.where(is_mask, self._mask_id, tokens[begins]), self._eos_id), target
 
 
 def permute_sentences(tokens: np.ndarray, ends_sentence: np.ndarray, rng: np.random.Generator) -> np.ndarray:

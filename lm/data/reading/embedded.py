@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import hashlib
 import importlib.util
+import os
 import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
@@ -52,8 +54,11 @@ def _files() -> list[tuple[str, Path]]:
     library = Path(sysconfig.get_path("stdlib"))
     spec = importlib.util.find_spec("pydoc_data.topics")
     topics = [(TOPICS, Path(spec.origin))] if spec and spec.origin else []
-    files = [(path.relative_to(library), path) for path in library.rglob("*.py")]
-    return topics + sorted((name.as_posix(), path) for name, path in files if not {*SKIPPED_FOLDERS} & {*name.parts})
+    files = []
+    for folder, subfolders, names in os.walk(library):
+        subfolders[:] = set(subfolders) - {*SKIPPED_FOLDERS}  # installed packages have many times as many files
+        files += [Path(folder, name) for name in names if name.endswith(".py")]
+    return topics + sorted((path.relative_to(library).as_posix(), path) for path in files)
 
 
 def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
@@ -85,24 +90,31 @@ def _pages(docstrings: Iterator[str]) -> Iterator[str]:
 @functools.cache
 def documents() -> tuple[str, ...]:
     """Returns all documents (2.3 MB in Python 3.11 to 3.13). Raises UserError if the documentation is missing."""
-    texts: list[str] = []
-    for name, path in _files():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # library files may contain invalid escape sequences
-                tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # some library files are templates, not valid Python
-            continue
-        if name == TOPICS:  # topics = {name: text, ...}
-            values = (getattr(statement, "value", None) for statement in tree.body)
-            for topics in (ast.literal_eval(value) for value in values if isinstance(value, ast.Dict)):
-                texts += [topics[topic].strip("\n") for topic in sorted(topics)]
-        else:
-            module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-            texts += _pages(_docstrings(tree, module))
+    collects = gc.isenabled()
+    gc.disable()  # for each large syntax tree, it would scan all objects of the process again, e.g. those of JAX
+    try:
+        texts = [text for name, path in _files() for text in _documents_of(name, path)]
+    finally:
+        if collects:
+            gc.enable()
     if (size := sum(map(len, texts))) < FEWEST_CHARACTERS:
         raise UserError(
             f"embedded corpus: the Python installation in {sysconfig.get_path('stdlib')} contains only {size:,} "
             "characters of documentation; use a full installation, or your own text (kind='text', path=FILE)."
         )
     return tuple(filter(None, texts))
+
+
+def _documents_of(name: str, path: Path) -> list[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # library files may contain invalid escape sequences
+            tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # some library files are templates, not valid Python
+        return []
+    if name != TOPICS:
+        module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        return list(_pages(_docstrings(tree, module)))
+    values = (getattr(statement, "value", None) for statement in tree.body)  # topics = {name: text, ...}
+    dicts = [ast.literal_eval(value) for value in values if isinstance(value, ast.Dict)]
+    return [topics[topic].strip("\n") for topics in dicts for topic in sorted(topics)]

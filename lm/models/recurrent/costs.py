@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lm.config import ModelConfig
+from lm.models.bottleneck import bottleneck_cost, memory_length
 from lm.models.heads import Head
 from lm.models.layers import NORMS, embedding_width
 from lm.models.protocol import Flops, ParameterCounts
 from lm.models.recurrent.attention import SCORES
 from lm.models.recurrent.cells import CELLS
+from lm.models.recurrent.latents import latent_cost
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ def parameter_counts(config: ModelConfig, head: Head) -> ParameterCounts:
     if _attends(config):
         score = SCORES[config.source_attention]
         layers += (2 + score.matrices) * D * D + score.vectors * D
+    if head.compresses_source:
+        layers += bottleneck_cost(config, 1)[0] + latent_cost(config)[0]
     source = 0
     if config.family == "encoder_decoder" and not config.share_embeddings:
         source = config.source_vocab_size or config.vocab_size
@@ -64,12 +68,15 @@ def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: i
         total += sum(2 * each.length * (inputs + units) * gates * units for inputs, units in each.widths(config))
     if _attends(config):
         score = SCORES[config.source_attention]
-        total += 2 * D * D * (2 * length + length * (score.matrices > 0) + source_length * (score.matrices > 1))
-        total += 2 * 2 * length * source_length * D  # the scores and the weighted mean
+        vectors = memory_length(config, head, source_length)
+        total += 2 * D * D * (2 * length + length * (score.matrices > 0) + vectors * (score.matrices > 1))
+        total += 2 * 2 * length * vectors * D  # the scores and the weighted mean
+    if head.compresses_source:
+        total += bottleneck_cost(config, source_length)[1] + latent_cost(config)[1]
     return Flops(layers=head.texts_per_row * total, head=head.cost(config, length).flops)
 
 
-def activation_bytes(config: ModelConfig, length: int, source_length: int) -> float:
+def activation_bytes(config: ModelConfig, head: Head, length: int, source_length: int) -> float:
     """Estimates how many bytes of activations are kept per row for the backward pass, in float32.
 
     Each direction keeps x W and h U of all gates, its states before and after each token, and its output.
@@ -79,7 +86,8 @@ def activation_bytes(config: ModelConfig, length: int, source_length: int) -> fl
         for inputs, units in each.widths(config):
             total += 4 * each.length * (inputs + (2 * cell.gates + 2 * len(cell.states) + 1) * units)
     if _attends(config):
-        kept = 2 * length * source_length + 4 * length * config.d_model
-        additive = length * source_length * config.d_model * SCORES[config.source_attention].vectors
+        vectors = memory_length(config, head, source_length)
+        kept = 2 * length * vectors + 4 * length * config.d_model
+        additive = length * vectors * config.d_model * SCORES[config.source_attention].vectors
         total += 4 * (kept + additive)
     return total

@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from lm.config import ModelConfig
 from lm.config.recurrent import RecurrentSettings
 from lm.models.architecture import Architecture, Refuse
+from lm.models.heads import Head
+from lm.models.protocol import Model
+from lm.models.recurrent.autoencoder import RecurrentAutoencoder
 from lm.models.recurrent.wiring import RecurrentDecoder, RecurrentEncoder, RecurrentEncoderDecoder
 
 
@@ -16,12 +20,17 @@ def check(config: Any, refuse: Refuse) -> None:
         refuse("model.d_model", f"{model.d_model} is odd, but each of the two directions needs half of the units.")
 
 
+def two_sided(config: ModelConfig, head: Head, platform: str | None = None) -> Model:
+    kind = RecurrentAutoencoder if head.compresses_source else RecurrentEncoderDecoder
+    return kind.build(config, head, platform)
+
+
 RECURRENT = Architecture(
     "recurrent network",
     {
         "decoder": RecurrentDecoder.build,
         "encoder": RecurrentEncoder.build,
-        "encoder_decoder": RecurrentEncoderDecoder.build,
+        "encoder_decoder": two_sided,
     },
     frozenset(
         {"model.num_layers", "data.stateful"} | {f"model.{each.name}" for each in dataclasses.fields(RecurrentSettings)}

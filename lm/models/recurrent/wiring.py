@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import flax.linen as nn
 import jax
@@ -55,7 +55,7 @@ class Recurrent(Network):
 
     @nn.nowrap
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
-        return costs.activation_bytes(self.config, length, source_length)
+        return costs.activation_bytes(self.config, self.head, length, source_length)
 
 
 class OneStack(Recurrent):
@@ -134,6 +134,14 @@ class RecurrentEncoder(OneStack):
     bidirectional: ClassVar[bool] = True
 
 
+class Encoded(NamedTuple):
+    """The values that the decoder receives from the encoder."""
+
+    memory_BSD: Array
+    segments_BS: Array
+    initial: tuple[State, ...]  # for each decoder layer, the initial states of a text that starts at a token, (L, B, D)
+
+
 class RecurrentEncoderDecoder(Recurrent):
     """A bidirectional encoder and a decoder that continues from it (Sutskever 2014, Bahdanau 2015).
 
@@ -159,27 +167,41 @@ class RecurrentEncoderDecoder(Recurrent):
 
     def __call__(self, batch: Batch, train: bool = False, cache: RecurrentCache | None = None) -> Output:
         """Returns the output of the head for the target. See `lm.models.protocol.Model.apply`."""
-        source, tokens_BL, initial = batch.source, batch.tokens, None
+        source, tokens_BL = batch.source, batch.tokens
         if not self.reads_source:
             assert source is None and cache is None
             source = Source(batch.tokens, batch.positions, batch.segments)
             tokens_BL = shifted_right(tokens_BL, batch.segments) if self.config.shift_decoder else tokens_BL
+        encoded = None
         if source is not None:
-            embed = self.token_embedding if self.config.share_embeddings else self.source_embedding
-            memory_BSD, found = self.encoder(embed(source.tokens), source.segments, train)
-            self.sow(RECORD, LAYERS, found.layers_LBD)
-            memory_segments_BS = source.segments
-            if cache is None:
-                initial = self._last_states(found, batch.segments, source.segments)
-            else:
-                first_B1 = jnp.ones((batch.shape[0], 1), jnp.int32)
-                starts = self._last_states(found, first_B1, source.segments)
-                cache = RecurrentCache(jax.tree.map(lambda x: x[0], starts), memory_BSD, memory_segments_BS)
+            # A cached text starts at the first token of the row.
+            segments_BL = batch.segments if cache is None else jnp.ones((batch.shape[0], 1), jnp.int32)
+            encoded = self.encode(source, segments_BL, train)
+        return self.decode(tokens_BL, encoded, batch, train, cache)
+
+    def encode(self, source: Source, segments_BL: Array, train: bool) -> Encoded:
+        """Encodes the source. `segments_BL` are the segments of the tokens at which the decoder may start."""
+        embed = self.token_embedding if self.config.share_embeddings else self.source_embedding
+        memory_BSD, found = self.encoder(embed(source.tokens), source.segments, train)
+        self.sow(RECORD, LAYERS, found.layers_LBD)
+        return Encoded(memory_BSD, source.segments, self._last_states(found, segments_BL, source.segments))
+
+    def decode(
+        self, tokens_BL: Array, encoded: Encoded | None, batch: Batch, train: bool, cache: RecurrentCache | None
+    ) -> Output:
+        """Returns the output of the head. If `encoded` is None, the cache holds the encoded source."""
+        initial = None
+        if encoded is not None:
+            memory_BSD, memory_segments_BS, initial = encoded
+            if cache is not None:
+                cache = RecurrentCache(jax.tree.map(lambda x: x[0], initial), memory_BSD, memory_segments_BS)
+                initial = None
         else:
             assert cache is not None and cache.memory is not None, "the batch and the cache have no source"
             memory_BSD, memory_segments_BS = cache.memory, cache.memory_segments
         states = None if cache is None else cache.states
-        x_BLD, found = self.decoder(self.token_embedding(tokens_BL), batch.segments, train, states, None, initial)
+        x_BLE = self.embed(tokens_BL, memory_BSD)
+        x_BLD, found = self.decoder(x_BLE, batch.segments, train, states, None, initial)
         if cache is not None:
             cache = dataclasses.replace(cache, states=found.last)
         if SCORES[self.config.source_attention].function:
@@ -188,6 +210,10 @@ class RecurrentEncoderDecoder(Recurrent):
             x_BLD = self.source_attention(x_BLD, memory_BSD, mask_BLS)
         output = self.head(self.config, self.token_embedding, x_BLD, batch, train, DROPOUT_ALONE)
         return dataclasses.replace(output, cache=cache)
+
+    def embed(self, tokens_BL: Array, memory_BSD: Array) -> Array:
+        """Returns the input of the decoder, (B, L, E)."""
+        return self.token_embedding(tokens_BL)
 
     def _last_states(self, encoded: StackOutput, segments_BL: Array, source_segments_BS: Array) -> tuple[State, ...]:
         """Returns, for each token, the decoder's initial states for a text that starts there, as (L, B, D) arrays.

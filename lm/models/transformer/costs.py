@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from lm.config import ModelConfig
+from lm.models.bottleneck import bottleneck_cost, memory_length
 from lm.models.heads import Head
 from lm.models.layers import ACTIVATIONS, NORM_POSITIONS, NORMS, embedding_width, has_bias
 from lm.models.protocol import Flops, ParameterCounts
@@ -21,7 +22,7 @@ class TowerSize:
 
     layers: int
     length: int  # number of tokens in the row
-    source_length: int = 0  # number of tokens that cross-attention reads; 0 if there is no cross-attention
+    source_length: int = 0  # number of vectors that cross-attention reads; 0 if there is no cross-attention
 
     @property
     def attentions(self) -> int:
@@ -32,12 +33,12 @@ class TowerSize:
         return self.layers + self.attentions
 
 
-def towers(config: ModelConfig, length: int, source_length: int = 0) -> list[TowerSize]:
+def towers(config: ModelConfig, head: Head, length: int, source_length: int = 0) -> list[TowerSize]:
     """Returns the tower sizes of a resolved config for `length` target tokens and `source_length` source tokens."""
     if config.family != "encoder_decoder":
         return [TowerSize(config.num_layers, length)]
     encoder = TowerSize(config.num_encoder_layers, source_length)
-    return [encoder, TowerSize(config.num_layers, length, source_length)]
+    return [encoder, TowerSize(config.num_layers, length, memory_length(config, head, source_length))]
 
 
 def projections(config: ModelConfig) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]]]:
@@ -51,7 +52,7 @@ def projections(config: ModelConfig) -> tuple[dict[str, tuple[int, int]], dict[s
 
 def parameter_counts(config: ModelConfig, head: Head) -> ParameterCounts:
     """Returns the exact parameter counts of a resolved config."""
-    D, E, both = config.d_model, embedding_width(config), towers(config, 1, 1)
+    D, E, both = config.d_model, embedding_width(config), towers(config, head, 1, 1)
     if config.share_layers:
         both = [dataclasses.replace(each, layers=1) for each in both]
     source = 0
@@ -64,6 +65,8 @@ def parameter_counts(config: ModelConfig, head: Head) -> ParameterCounts:
         for name, (inputs, outputs) in group.items():
             layers += number * (inputs + has_bias(config, name)) * outputs
             adapters += number * (inputs + outputs) * config.lora_rank * (name in config.lora_targets)
+    if head.compresses_source:
+        layers += bottleneck_cost(config, 1)[0]
     return ParameterCounts(
         token_embedding=(config.vocab_size + source + config.token_types) * E
         + len(both) * (E * D + D) * bool(config.embedding_width),
@@ -90,21 +93,25 @@ def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: i
     D, queries, keys = config.d_model, config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     per_token = sum(inputs * outputs for group in projections(config) for inputs, outputs in group.values())
     total = 0
-    for each in towers(config, length, source_length):
+    for each in towers(config, head, length, source_length):
         L, S = each.length, each.source_length
         products = per_token * L + 2 * L * L * queries  # the projections, then q k^T and weights times v
         if S:
             products += 2 * D * (queries * L + keys * S) + 2 * L * S * queries
         total += 2 * (each.layers * products + L * D * config.embedding_width)
+    if head.compresses_source:
+        total += bottleneck_cost(config, source_length)[1]
     return Flops(layers=head.texts_per_row * total, head=head.cost(config, length).flops)
 
 
-def activation_bytes(config: ModelConfig, length: int, source_length: int, tensor: int, kernel: str) -> float:
+def activation_bytes(
+    config: ModelConfig, head: Head, length: int, source_length: int, tensor: int, kernel: str
+) -> float:
     """Estimates how many bytes of activations each of the `tensor` devices keeps per row for the backward pass.
 
     The estimate counts the arrays that JAX's automatic differentiation saves in each block. XLA may save fewer arrays.
     """
-    return sum(_tower_bytes(config, each, tensor, kernel) for each in towers(config, length, source_length))
+    return sum(_tower_bytes(config, each, tensor, kernel) for each in towers(config, head, length, source_length))
 
 
 def _tower_bytes(config: ModelConfig, tower: TowerSize, tensor: int, kernel: str) -> float:

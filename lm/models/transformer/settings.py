@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from lm.config import ModelConfig
 from lm.config.checks import check_names
 from lm.config.positions import PositionSettings
 from lm.errors import UserError
 from lm.models.architecture import TENSOR_SIZES, Architecture, Refuse
+from lm.models.heads import Head
+from lm.models.protocol import Model
+from lm.models.transformer.autoencoder import TransformerAutoencoder
 from lm.models.transformer.wiring import Decoder, Encoder, EncoderDecoder
 
 SETTINGS = """
@@ -77,9 +81,14 @@ def check(config: Any, refuse: Refuse) -> None:
     check_names("model.lora_targets", model.lora_targets, PROJECTIONS)
 
 
+def two_sided(config: ModelConfig, head: Head, platform: str | None = None) -> Model:
+    kind = TransformerAutoencoder if head.compresses_source else EncoderDecoder
+    return kind.build(config, head, platform)
+
+
 TRANSFORMER = Architecture(
     "Transformer (Vaswani 2017)",
-    {"decoder": Decoder.build, "encoder": Encoder.build, "encoder_decoder": EncoderDecoder.build},
+    {"decoder": Decoder.build, "encoder": Encoder.build, "encoder_decoder": two_sided},
     frozenset(
         f"model.{name}" for name in [*SETTINGS.split(), *(each.name for each in dataclasses.fields(PositionSettings))]
     ),

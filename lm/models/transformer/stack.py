@@ -146,6 +146,8 @@ class Stack(nn.Module):
                 out_axes=0,
                 length=config.num_layers,
                 metadata_params={nn.PARTITION_NAME: "layers"},
+                # Flax would trace the block twice. Without random draws, whose keys count the traces, one is enough.
+                check_constancy_invariants=shared or self.has_rng("params") or self.has_rng("dropout"),
             )
             name = SHARED_NAME if shared else STACK_NAME
             return scanned(config, self.cross, name=name)(x_BLD, layers, context, jnp.array(kinds))

@@ -68,7 +68,7 @@ class Transformer(Network):
 
     @nn.nowrap
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
-        return costs.activation_bytes(self.config, length, source_length, tensor, self.kernel)
+        return costs.activation_bytes(self.config, self.head, length, source_length, tensor, self.kernel)
 
 
 class OneTower(Transformer):
@@ -161,25 +161,39 @@ class EncoderDecoder(Transformer):
         source. Later calls pass batch.source=None and the next tokens of each row. If there are fewer sources than
         rows, each source is shared by the same number of consecutive rows.
         """
-        source = batch.source
+        source, tokens_BL = batch.source, batch.tokens
         if not self.reads_source:
             assert source is None and cache is None
             source = Source(batch.tokens, batch.positions, batch.segments)
+            tokens_BL = shifted_right(tokens_BL, batch.segments) if self.config.shift_decoder else tokens_BL
+        encoded = None if source is None else (self.encode(source, train), source.segments)
+        return self.decode(tokens_BL, encoded, batch, train, cache)
+
+    def encode(self, source: Source, train: bool) -> Array:
+        """Returns the output of the encoder, (B, S, D)."""
+        embed = self.token_embedding if self.config.share_embeddings else self.source_embedding
+        x_BSD, _ = self.encoder(embed(source.tokens), source, train)
+        return x_BSD
+
+    def decode(
+        self, tokens_BL: Array, encoded: tuple[Array, Array] | None, batch: Batch, train: bool, cache: Cache | None
+    ) -> Output:
+        """Returns the output of the head.
+
+        Args:
+            encoded: the vectors (B, S, D) to which the decoder attends and their segments; None if the cache holds
+                their keys and values.
+        """
         x_source = None
-        if source is not None:
-            embed = self.token_embedding if self.config.share_embeddings else self.source_embedding
-            x_source, _ = self.encoder(embed(source.tokens), source, train)
+        if encoded is not None:
+            x_source, source_segments = encoded
             if cache is not None:
-                cache = dataclasses.replace(cache, source_segments=source.segments)
-            source_segments = source.segments
+                cache = dataclasses.replace(cache, source_segments=source_segments)
         else:
             assert cache is not None and cache.source_segments is not None, "the batch and the cache have no source"
             rows_per_source = batch.shape[0] // cache.source_segments.shape[0]
             source_segments = jnp.repeat(cache.source_segments, rows_per_source, axis=0)
         memory = Memory(x=x_source, mask=same_segment(batch.segments, source_segments))
-        tokens_BL = batch.tokens
-        if self.config.shift_decoder and not self.reads_source:
-            tokens_BL = shifted_right(tokens_BL, batch.segments)
         x_BLD, cache = self.decoder(self.token_embedding(tokens_BL), batch, train, cache, memory)
         output = self.head(self.config, self.token_embedding, x_BLD, batch, train, DROPOUT_ALONE)
         return dataclasses.replace(output, cache=cache)
