@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from lm.runs.huge_pages import restart_with_huge_pages
+
 CHECKED = 3  # steps whose losses are compared
 RATE, DECAY, CLIP, BETAS = 1e-3, 0.1, 1.0, (0.9, 0.95)
 MASKED = 0.15  # share of the masked tokens of an encoder
@@ -227,6 +229,8 @@ def say(**values: Any) -> None:
 
 
 def main(system: str, name: str, dtype: str, folder: str) -> int:
+    if system == "ours":
+        restart_with_huge_pages()  # as train.py does
     model = MODELS[name]
     began = time.perf_counter()
     step, batches = SYSTEMS[system](model, dtype, Path(folder)), model.arrays()
