@@ -75,7 +75,10 @@ MODELS = {
     "gpt": Model(
         "decoder of nanoGPT's Shakespeare setting",
         "GPT2LMHeadModel",
-        {"n_layer": 6, "n_embd": 384, "n_head": 6, "n_positions": 256, "vocab_size": 65},
+        {
+            **{"n_layer": 6, "n_embd": 384, "n_head": 6, "n_positions": 256, "vocab_size": 65},
+            "activation_function": "gelu",
+        },
         rows=16,
         length=256,
     ),

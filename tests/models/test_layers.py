@@ -58,13 +58,19 @@ def test_only_gated_activations_have_a_gate(activation):
     assert np.isfinite(applied(config)(params, rows_of([texts(5, 4)])).logits).all()
 
 
-def test_gelu_and_its_derivative_match_their_definition():
+def test_gelu_and_its_approximation_match_their_definitions_and_derivatives():
     z = np.linspace(-6, 6, 97)
     distribution = 0.5 * scipy.special.erfc(-z / np.sqrt(2))
     density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-    x, function = jnp.asarray(z, jnp.float32), ACTIVATIONS["gelu"].function
-    np.testing.assert_allclose(function(x), z * distribution, atol=1e-6)
-    np.testing.assert_allclose(jax.vmap(jax.grad(function))(x), distribution + z * density, atol=1e-6)
+    tanh = np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3))
+    slope = (1 - tanh**2) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * z**2)
+    for name, value, derivative in (
+        ("gelu", z * distribution, distribution + z * density),
+        ("gelu_tanh", z * (1 + tanh) / 2, (1 + tanh + z * slope) / 2),
+    ):
+        x, function = jnp.asarray(z, jnp.float32), ACTIVATIONS[name].function
+        np.testing.assert_allclose(function(x), value, atol=1e-6)
+        np.testing.assert_allclose(jax.vmap(jax.grad(function))(x), derivative, atol=1e-6)
 
 
 def test_gradient_of_layernorm_is_that_of_its_definition():
