@@ -22,8 +22,10 @@ results-test-beams5.json. If the directory is read-only, the table is printed wi
 from __future__ import annotations
 
 from lm.parallel import signals
+from lm.runs.huge_pages import restart_with_huge_pages
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     signals.catch()  # before the other imports, which take seconds
 
 from pathlib import Path

@@ -9,8 +9,10 @@ run the same command again.
 """
 
 from lm.parallel import signals
+from lm.runs.huge_pages import restart_with_huge_pages
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     signals.catch()  # before the other imports, which take seconds
 
 import os

@@ -34,6 +34,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", *CHEAP_COMPILATION]
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["LM_HUGE_PAGES"] = "0"  # a command that runs in the process of the tests must not replace this process
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # commands share every compiled program
 
 import jax

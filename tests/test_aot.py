@@ -51,7 +51,7 @@ def test_table_shows_what_is_known_and_what_is_not(report):
     lines = dict(line.split(maxsplit=1) for line in table(report).replace(" per step", "_per_step").splitlines())
     assert lines["devices"] == "8 x cpu"
     assert lines["mesh"] == "data 2 x fsdp 2 x tensor 2"
-    assert lines["attention"] == "xla"
+    assert lines["attention"] == "blocked"
     assert lines["verdict"] == "unknown for this device"
     assert f"{report.state / 2**30:.2f} GiB" in table(report)
 

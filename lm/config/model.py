@@ -139,9 +139,9 @@ class BlockSettings:
     """Divide init_std by sqrt(2 * num_layers) in the last linear layer of each sub-layer (GPT-2)."""
     dtype: str = option("float32", choices=("float32", "bfloat16"))
     """Data type of the computation. Parameters are always float32."""
-    attention: str = option("auto", choices=("auto", "xla", "cudnn", "splash"), affects="nothing")
-    """Attention kernel: 'xla' runs anywhere; 'cudnn' needs an NVIDIA GPU and bfloat16; 'splash' needs a TPU; 'auto'
-    selects one."""
+    attention: str = option("auto", choices=("auto", "xla", "blocked", "cudnn", "splash"), affects="nothing")
+    """Attention kernel: 'xla' runs anywhere; 'blocked' computes the same in pieces that fit into the cache of a CPU;
+    'cudnn' needs an NVIDIA GPU and bfloat16; 'splash' needs a TPU; 'auto' selects one."""
     scan_layers: bool = option(True, affects="storage")
     """Stack the layers and scan over them, so that compile time is independent of depth."""
     remat: str = option("none", choices=("none", "full", "dots"), affects="nothing")

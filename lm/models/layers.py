@@ -18,6 +18,7 @@ from jax.nn.initializers import normal, ones, zeros
 
 from lm.batch import Array
 from lm.config import ModelConfig
+from lm.models.products import product
 
 
 def parameter(
@@ -48,7 +49,7 @@ class Dense(nn.Module):
         split = len(self.inputs)
         kernel = parameter(self, "kernel", normal(self.init_std), self.axes, self.inputs + self.outputs)
         x_TI = x.reshape(-1, math.prod(self.inputs)).astype(self.dtype)
-        y_TO = x_TI @ kernel.reshape(x_TI.shape[1], -1).astype(self.dtype)
+        y_TO = product(x_TI, kernel.reshape(x_TI.shape[1], -1), self.dtype)
         if self.use_bias:
             bias = parameter(self, "bias", zeros, self.axes[split:], self.outputs)
             y_TO = y_TO + bias.reshape(1, -1).astype(self.dtype)
@@ -82,8 +83,26 @@ def _root_mean_square(x: Array, epsilon: float) -> Array:
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + epsilon)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _standardize(x: Array, epsilon: float) -> Array:
-    return _root_mean_square(x - jnp.mean(x, axis=-1, keepdims=True), epsilon)
+    return _standardize_forward(x, epsilon)[0]
+
+
+def _standardize_forward(x: Array, epsilon: float) -> tuple[Array, tuple[Array, Array]]:
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + epsilon)
+    y = centred * inverse
+    return y, (y, inverse)
+
+
+def _standardize_backward(epsilon: float, saved: tuple[Array, Array], dy: Array) -> tuple[Array]:
+    """Needs only y and 1 / deviation (Ba 2016); automatic differentiation would save x and its squares as well."""
+    y, inverse = saved
+    means = jnp.mean(dy, axis=-1, keepdims=True) + y * jnp.mean(dy * y, axis=-1, keepdims=True)
+    return ((dy - means) * inverse,)
+
+
+_standardize.defvjp(_standardize_forward, _standardize_backward)
 
 
 NORMS: dict[str, NormKind] = {
@@ -156,18 +175,48 @@ class Activation:
     gated: bool = False  # if True, down(function(gate(x)) * up(x)) (Shazeer 2020); if False, down(function(up(x)))
 
 
-_gelu = functools.partial(jax.nn.gelu, approximate=False)
-_gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)
+def _with_derivative(function: Callable[[Array], Array], derivative: Callable[[Array], Array]) -> Callable[..., Array]:
+    """Returns a float32 function of which only the input is saved for the backward pass.
+
+    Where both need the same costly value, `derivative` computes it in another way, since XLA would otherwise save it.
+    """
+
+    @jax.custom_vjp
+    def call(x: Array) -> Array:
+        return function(x.astype(jnp.float32)).astype(x.dtype)
+
+    def backward(x: Array, dy: Array) -> tuple[Array]:
+        return ((dy.astype(jnp.float32) * derivative(x.astype(jnp.float32))).astype(x.dtype),)
+
+    call.defvjp(lambda x: (call(x), x), backward)
+    return call
+
+
+_ROOT, _CUBIC = math.sqrt(2 / math.pi), 0.044715
+
+
+def _gelu_tanh_derivative(x: Array) -> Array:
+    tanh = -jnp.tanh(-_ROOT * (x + _CUBIC * x**3))
+    return 0.5 * (1 + tanh + x * (1 - jnp.square(tanh)) * _ROOT * (1 + 3 * _CUBIC * jnp.square(x)))
+
+
+_gelu = (
+    _with_derivative(  # x Phi(x), where Phi is the distribution function of the normal distribution (Hendrycks 2016)
+        lambda x: 0.5 * x * (1 + jax.lax.erf(math.sqrt(0.5) * x)),
+        lambda x: 0.5 * (1 - jax.lax.erf(-math.sqrt(0.5) * x)) + x * jnp.exp(-0.5 * jnp.square(x)) * (0.5 * _ROOT),
+    )
+)
+_gelu_tanh = _with_derivative(lambda x: 0.5 * x * (1 + jnp.tanh(_ROOT * (x + _CUBIC * x**3))), _gelu_tanh_derivative)
 
 ACTIVATIONS: dict[str, Activation] = {
-    "gelu": Activation(_gelu, tensors_kept=4),
-    "gelu_tanh": Activation(_gelu_tanh, tensors_kept=6),
+    "gelu": Activation(_gelu, tensors_kept=2),
+    "gelu_tanh": Activation(_gelu_tanh, tensors_kept=2),
     "quick_gelu": Activation(lambda x: x * jax.nn.sigmoid(1.702 * x), tensors_kept=4),
     "relu": Activation(jax.nn.relu, tensors_kept=2),
     "silu": Activation(jax.nn.silu, tensors_kept=4),
     "swiglu": Activation(jax.nn.silu, tensors_kept=6, gated=True),
-    "geglu": Activation(_gelu, tensors_kept=6, gated=True),
-    "geglu_tanh": Activation(_gelu_tanh, tensors_kept=6, gated=True),
+    "geglu": Activation(_gelu, tensors_kept=4, gated=True),
+    "geglu_tanh": Activation(_gelu_tanh, tensors_kept=4, gated=True),
     "reglu": Activation(jax.nn.relu, tensors_kept=4, gated=True),
 }
 

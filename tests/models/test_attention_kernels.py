@@ -144,7 +144,8 @@ def test_auto_chooses_the_fused_kernel_where_possible():
     def choice(platform, **changes):
         return build_model(dataclasses.replace(CONFIG, **changes), platform=platform).kernel
 
-    assert choice("cpu") == choice(None) == "xla"
+    assert choice("cpu") == choice(None) == choice("cpu", global_every=2, window=8) == "blocked"
+    assert choice("cpu", attention_dropout=0.1) == "xla"
     assert choice("tpu") == "splash"
     assert choice("tpu", max_length=100) == choice("tpu", attention_dropout=0.1) == "xla"
     assert choice("gpu", dtype="bfloat16") == "cudnn"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from lm.models import build_model
 from lm.models.layers import ACTIVATIONS, NORMS, Norm
@@ -55,3 +56,31 @@ def test_only_gated_activations_have_a_gate(activation):
     params = random_params(config)
     assert ("gate" in params["layers"]["mlp"]) == ACTIVATIONS[activation].gated
     assert np.isfinite(applied(config)(params, rows_of([texts(5, 4)])).logits).all()
+
+
+def test_gelu_and_its_approximation_match_their_definitions_and_derivatives():
+    z = np.linspace(-6, 6, 97)
+    distribution = 0.5 * scipy.special.erfc(-z / np.sqrt(2))
+    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    tanh = np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3))
+    slope = (1 - tanh**2) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * z**2)
+    for name, value, derivative in (
+        ("gelu", z * distribution, distribution + z * density),
+        ("gelu_tanh", z * (1 + tanh) / 2, (1 + tanh + z * slope) / 2),
+    ):
+        x, function = jnp.asarray(z, jnp.float32), ACTIVATIONS[name].function
+        np.testing.assert_allclose(jax.jit(function)(x), value, atol=2e-6)
+        np.testing.assert_allclose(jax.jit(jax.vmap(jax.grad(function)))(x), derivative, atol=1e-5)
+
+
+def test_gradient_of_layernorm_is_that_of_its_definition():
+    def plain(x):
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        return centred / jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 0.1)
+
+    x, dy = np.random.default_rng(0).normal(3, 2, (2, 5, 7)).astype(np.float32)
+    (y, pull), (expected, pull_expected) = (
+        jax.vjp(function, x) for function in (lambda x: NORMS["layernorm"].normalize(x, 0.1), plain)
+    )
+    np.testing.assert_allclose(y, expected, atol=1e-6)
+    np.testing.assert_allclose(pull(dy)[0], pull_expected(dy)[0], atol=1e-6)

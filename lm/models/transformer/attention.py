@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import flax.struct
@@ -14,6 +15,7 @@ from lm.config import ModelConfig
 from lm.models.layers import Norm, projection, residual_scale
 from lm.models.network import RECORD, SOURCE_WEIGHTS
 from lm.models.transformer import attention_kernels
+from lm.models.transformer.blocked_attention import blocked
 from lm.models.transformer.cache import LayerCache, write_tokens
 from lm.models.transformer.positions import Rotation, rotate
 
@@ -63,7 +65,8 @@ class AttentionContext:
     positions: Array  # int32 (B, L): the positions of the queries
     segments: Array  # int32 (B, L): the segments of the queries
     views: tuple[View, ...]  # one view for each kind of layer
-    kernel: str = flax.struct.field(pytree_node=False)  # xla, cudnn or splash; always xla if there is a cache
+    kernel: str = flax.struct.field(pytree_node=False)  # as `kernel_for_call` returns it
+    causal: bool = flax.struct.field(pytree_node=False)  # whether no query attends to later tokens of its row
     window: int = flax.struct.field(pytree_node=False)  # the window of all layers, used only by fused kernels
     train: bool = flax.struct.field(pytree_node=False)
     bias: Array | None = None  # float32 (1 or B, H, L, S), added to the scores
@@ -104,7 +107,7 @@ class Attention(nn.Module):
         k_BLGK, v_BLGK = self._keys_and_values(x_BLD)
         if view.rotation is not None:
             q_BLHK, k_BLGK = (rotate(x, view.rotation, config.rotary_interleaved) for x in (q_BLHK, k_BLGK))
-        if context.kernel != "xla":
+        if context.kernel in attention_kernels.FUSED:
             fused = attention_kernels.FUSED[context.kernel]
             return fused(q_BLHK, k_BLGK, v_BLGK, context.segments, context.window, *self._score_settings()), cache
         k_BGSK, v_BGSK = jnp.swapaxes(k_BLGK, 1, 2), jnp.swapaxes(v_BLGK, 1, 2)
@@ -112,8 +115,8 @@ class Attention(nn.Module):
             k_BGSK = write_tokens(cache.keys, k_BGSK, context.positions)
             v_BGSK = write_tokens(cache.values, v_BGSK, context.positions)
             cache = dataclasses.replace(cache, keys=k_BGSK, values=v_BGSK)
-        dropout, settings = self._dropout(context), self._score_settings()
-        return dot_product_attention(q_BLHK, k_BGSK, v_BGSK, view.mask, dropout, context.bias, *settings), cache
+        causal = context.causal and cache is None
+        return self._attend(q_BLHK, k_BGSK, v_BGSK, view.mask, context, context.bias, causal), cache
 
     def _to_source(self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         """Computes cross-attention to the sources, treating rows that share a source as one row with more queries."""
@@ -130,12 +133,28 @@ class Attention(nn.Module):
             k_BGSK, v_BGSK = cache.source_keys, cache.source_values
         sources, length = k_BGSK.shape[0], B // k_BGSK.shape[0] * L
         q, mask = q_BLHK.reshape(sources, length, H, K), memory.mask.reshape(sources, length, -1)
-        dropout, settings = self._dropout(context), self._score_settings()
         if self.is_mutable_collection(RECORD):
-            weights_BGRLS = attention_weights(q, k_BGSK, mask, None, *settings)
+            weights_BGRLS = attention_weights(q, k_BGSK, mask, None, *self._score_settings())
             self.sow(RECORD, SOURCE_WEIGHTS, jnp.mean(weights_BGRLS, axis=(1, 2)).reshape(B, L, -1))
-        y = dot_product_attention(q, k_BGSK, v_BGSK, mask, dropout, None, *settings)
-        return y.reshape(B, L, H, K), cache
+        return self._attend(q, k_BGSK, v_BGSK, mask, context).reshape(B, L, H, K), cache
+
+    def _attend(
+        self,
+        q_BLHK: Array,
+        k_BGSK: Array,
+        v_BGSK: Array,
+        mask_BLS: Array | None,
+        context: AttentionContext,
+        bias_BHLS: Array | None = None,
+        causal: bool = False,
+    ) -> Array:
+        assert mask_BLS is not None
+        dropout = nn.Dropout(self.config.attention_dropout, deterministic=not context.train)
+        scale, softcap = self._score_settings()
+        attend = functools.partial(dot_product_attention, dropout=dropout, scale=scale, softcap=softcap)
+        if context.kernel == "blocked":
+            return blocked(attend, q_BLHK, k_BGSK, v_BGSK, mask_BLS, bias_BHLS, causal)
+        return attend(q_BLHK, k_BGSK, v_BGSK, mask_BLS, bias_BHLS)
 
     def _project(self, name: str, x_BLD: Array, num_heads: int, axis: str, scale: float = 1.0) -> Array:
         config = self.config
@@ -159,17 +178,14 @@ class Attention(nn.Module):
     def _score_settings(self) -> tuple[float, float]:
         return self.config.attention_scale, self.config.attention_softcap
 
-    def _dropout(self, context: AttentionContext) -> nn.Dropout:
-        return nn.Dropout(self.config.attention_dropout, deterministic=not context.train)
-
 
 def dot_product_attention(
     q_BLHK: Array,
     k_BGSK: Array,
     v_BGSK: Array,
     mask_BLS: Array,
-    dropout: nn.Dropout | None = None,
     bias_BHLS: Array | None = None,
+    dropout: nn.Dropout | None = None,
     scale: float = 0.0,
     softcap: float = 0.0,
 ) -> Array:

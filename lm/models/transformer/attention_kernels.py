@@ -4,7 +4,7 @@ The fused kernels never hold the (L, S) scores in memory. The fused kernels deri
 the order of the tokens in a row, which is valid because positions increase within each segment. Padding may attend to
 padding, so every query has a key. Outputs at padding positions are never used. The fused kernels support neither
 attention dropout nor decoding with a cache. The "xla" kernel, which uses plain matrix multiplications (`attention.py`),
-supports dropout and caches.
+supports dropout and caches. The "blocked" kernel computes the same in pieces, for CPUs (`blocked_attention.py`).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from lm.batch import Array
 from lm.config import ModelConfig
 from lm.errors import UserError
 
-FASTEST = {"gpu": "cudnn", "tpu": "splash"}  # the fastest kernel of each platform; xla is used on all others
+FASTEST = {"cpu": "blocked", "gpu": "cudnn", "tpu": "splash"}  # the fastest kernel of each platform
 LANES = 128  # the number of lanes of a TPU's vector unit; splash block sizes are multiples of this number
 CUDNN_HEAD_DIM = 128  # the largest head size that cuDNN supports before Hopper
 CUDNN_CAPABILITY = 8.0  # the minimum compute capability: Ampere
 
 
 def choose_kernel(config: ModelConfig, platform: str | None = None) -> str:
-    """Returns the attention kernel for a platform: "xla", "cudnn" or "splash".
+    """Returns the attention kernel for a platform: "xla", "blocked", "cudnn" or "splash".
 
     The platform is "cpu", "gpu" or "tpu". If the platform is None, the platform of the default device is used. With
-    attention="auto", the platform's fused kernel is selected if it supports the model. Otherwise, "xla" is selected.
+    attention="auto", the platform's fastest kernel is selected if it supports the model. Otherwise, "xla" is selected.
     Raises UserError if the config names a kernel that does not support the model or the platform.
     """
     platform = platform or jax.default_backend()
@@ -48,15 +48,17 @@ def _obstacle(kernel: str, config: ModelConfig, platform: str) -> str:
     """Returns the reason why a kernel cannot run the model on a platform, or "" if there is none."""
     if kernel == "xla":
         return ""
-    if config.family != "decoder" or config.positions == "relative":
+    if kernel in FUSED and (config.family != "decoder" or config.positions == "relative"):
         return "supports only causal self-attention without relative positions"
-    if config.global_every:
+    if kernel in FUSED and config.global_every:
         return f"needs the same window in all layers, but config.model.global_every is {config.global_every}"
     if FASTEST.get(platform) != kernel:
         needed = next(name for name, each in FASTEST.items() if each == kernel)
         return f"runs on a {needed}, but this run is on a {platform}"
     if config.attention_dropout > 0:
         return f"does not support dropout, but config.model.attention_dropout is {config.attention_dropout}"
+    if kernel not in FUSED:
+        return ""
     if kernel == "splash":
         multiple = f"needs lengths that are multiples of {LANES}, but config.model.max_length is {config.max_length}"
         return multiple if config.max_length % LANES else ""
@@ -73,7 +75,7 @@ def _obstacle(kernel: str, config: ModelConfig, platform: str) -> str:
 
 def kernel_for_call(kernel: str, length: int, *, cached: bool) -> str:
     """Returns the kernel for one call of a model: `kernel` if it supports the call, otherwise "xla"."""
-    multiple = {"xla": 1, "cudnn": 2, "splash": LANES}[kernel]
+    multiple = {"cudnn": 2, "splash": LANES}.get(kernel, 1)
     return "xla" if cached or length % multiple else kernel
 
 

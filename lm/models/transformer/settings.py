@@ -61,7 +61,7 @@ def check(config: Any, refuse: Refuse) -> None:
         refuse("model.relative_max_distance", "the distance must be greater than half of model.relative_buckets.")
     if model.attention == "cudnn" and model.dtype != "bfloat16":
         refuse("model.attention", "'cudnn' supports only bfloat16; set model.dtype='bfloat16', or use 'xla'.")
-    if model.attention in ("cudnn", "splash") and model.attention_dropout > 0:
+    if model.attention in ("blocked", "cudnn", "splash") and model.attention_dropout > 0:
         refuse("model.attention", f"'{model.attention}' does not support dropout; set attention_dropout to 0.")
     if model.attention == "splash" and (length := config.data.sequence_length) % 128:
         refuse("model.attention", f"'splash' requires data.sequence_length to be a multiple of 128, not {length}.")

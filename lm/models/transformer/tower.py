@@ -14,7 +14,7 @@ from lm.config import ModelConfig
 from lm.models.layers import NORM_POSITIONS, Embedding, Norm, projection
 from lm.models.network import RECORD
 from lm.models.transformer.attention import AttentionContext, Memory, View, attention_mask
-from lm.models.transformer.attention_kernels import kernel_for_call
+from lm.models.transformer.attention_kernels import FUSED, kernel_for_call
 from lm.models.transformer.cache import Cache
 from lm.models.transformer.positions import RelativeBias, no_rotation, rotary, sinusoidal_positions
 from lm.models.transformer.stack import Stack, distinct_kinds, layer_pattern
@@ -72,7 +72,7 @@ class Tower(nn.Module):
         kinds, views = distinct_kinds(layer_pattern(config)), []
         for kind in kinds:
             mask_BLS = rotation = skips = None
-            if kernel == "xla":
+            if kernel not in FUSED:
                 keys = key_positions_BS, key_segments_BS
                 mask_BLS = attention_mask(positions_BL, segments_BL, *keys, causal=self.causal, window=kind.window)
             if config.positions == "rotary" and kind.is_rotary:
@@ -95,6 +95,7 @@ class Tower(nn.Module):
             segments=segments_BL,
             views=tuple(views),
             kernel=kernel,
+            causal=self.causal,
             window=kinds[0].window,
             train=train,
             bias=bias_BHLS,

@@ -1,0 +1,57 @@
+"""The product of activations and a weight matrix, in the compute dtype.
+
+On a CPU, XLA's library of kernels multiplies bfloat16 matrices about twice as fast as float32 ones, but only if the
+result is float32 and the last axis of the first matrix is summed over. XLA turns all other bfloat16 products into
+float32 ones, with conversions before and after them (jaxlib 0.10). Products on a CPU therefore have this form here.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from lm.batch import Array
+
+SMALL = 1 << 24  # with fewer multiplications than this, the form of a product hardly matters
+
+
+def product(x_TI: Array, w_IO: Array, dtype: str) -> Array:
+    """Returns x w, (T, O), in the compute dtype. `w_IO` is a parameter, in float32, and so is its gradient."""
+    x_TI = x_TI.astype(dtype)
+    if dtype != "bfloat16":
+        return x_TI @ w_IO.astype(dtype)
+    return jax.lax.platform_dependent(x_TI, w_IO, cpu=_on_cpu, default=lambda x, w: x @ w.astype(x.dtype))
+
+
+@jax.custom_vjp
+def _on_cpu(x_TI: Array, w_IO: Array) -> Array:
+    return _rows_by_columns(x_TI, w_IO.astype(x_TI.dtype)).astype(x_TI.dtype)
+
+
+def _on_cpu_backward(saved: tuple[Array, Array], dy_TO: Array) -> tuple[Array, Array]:
+    x_TI, w_IO = saved
+    dx_TI = jax.lax.dot_general(dy_TO, w_IO.astype(dy_TO.dtype), (((1,), (1,)), ((), ())), None, jnp.float32)
+    if x_TI.shape[1] > dy_TO.shape[1]:  # the smaller matrix is the one to transpose
+        return dx_TI.astype(x_TI.dtype), _transposed_product(dy_TO, x_TI).T
+    return dx_TI.astype(x_TI.dtype), _transposed_product(x_TI, dy_TO)
+
+
+_on_cpu.defvjp(lambda x, w: (_on_cpu(x, w), (x, w)), _on_cpu_backward)
+
+_rows_by_columns = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+
+
+def _transposed_product(a_TI: Array, b_TO: Array) -> Array:
+    """Returns a^T b, float32 (I, O).
+
+    XLA merges the transposition into the product, which loses the fast form. It does not look for it outside of a loop.
+    """
+    tokens, inputs = a_TI.shape
+    pieces = next((count for count in (3, 2, 5, 7) if inputs % count == 0), 1)
+    mesh = jax.sharding.get_abstract_mesh()
+    if a_TI.size * b_TO.shape[1] < SMALL or pieces == 1 or (not mesh.empty and mesh.size > 1):
+        return jax.lax.dot_general(a_TI, b_TO, (((0,), (0,)), ((), ())), None, jnp.float32)
+    a_PRT = a_TI.T.reshape(pieces, inputs // pieces, tokens)
+    return jax.lax.map(lambda a_RT: _rows_by_columns(a_RT, b_TO), a_PRT).reshape(inputs, -1)

@@ -1,0 +1,123 @@
+"""Attention in blocks, compared with attention as a whole."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.batch import Batch, Source
+from lm.config import MeshConfig
+from lm.models import build_model
+from lm.models.transformer import blocked_attention
+from lm.models.transformer.attention import attention_mask, dot_product_attention
+from lm.models.transformer.blocked_attention import blocked
+from lm.parallel.mesh import make_mesh, on_mesh
+from tests.small_model import random_params, small_config
+
+ROWS, LENGTH, SOURCE, HEADS, SIZE = 6, 21, 13, 4, 8
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Makes three pieces of two rows each, with blocks of 8, 8 and 5 queries."""
+    monkeypatch.setattr(blocked_attention, "BLOCK", 8)
+    monkeypatch.setattr(blocked_attention, "SMALL", 0)
+    monkeypatch.setattr(blocked_attention, "PIECE", 4 * 2 * HEADS * 8 * LENGTH)
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def packed_mask(causal, window):
+    cuts = np.random.default_rng(0).integers(1, LENGTH, (ROWS, 3))
+    segments_BL = 1 + (np.arange(LENGTH)[None, :, None] >= cuts[:, None]).sum(-1)
+    segments_BL[:, -2:] = 0  # padding
+    starts_BL = np.maximum.accumulate(np.where(np.diff(segments_BL, prepend=-1), np.arange(LENGTH), 0), axis=1)
+    positions_BL = np.arange(LENGTH) - starts_BL
+    return attention_mask(*map(jnp.asarray, (positions_BL, segments_BL) * 2), causal=causal, window=window)
+
+
+def value_and_gradients(function, mask_BLS, *tensors):
+    """Returns the outputs of the queries that have a key, and the gradients of a function of these outputs."""
+
+    def scalar(*tensors):
+        y = function(*tensors) * jnp.any(mask_BLS, axis=-1)[:, :, None, None]
+        return jnp.sum(jnp.sin(3 * y)), y
+
+    gradients, y = jax.jit(jax.grad(scalar, argnums=tuple(range(len(tensors))), has_aux=True))(*tensors)
+    return [y, *gradients]
+
+
+@pytest.mark.parametrize(
+    ("causal", "kv_heads", "window", "bias_rows"),
+    [(True, 4, 0, 0), (True, 2, 5, 1), (False, 1, 0, ROWS), (False, 4, 3, 1)],
+)
+def test_blocks_give_the_values_and_gradients_of_the_whole(small_blocks, causal, kv_heads, window, bias_rows):
+    q, k, v = (normal(n, ROWS, *shape, SIZE) for n, shape in enumerate([(LENGTH, HEADS), *[(kv_heads, LENGTH)] * 2]))
+    tensors = [q, k, v] + ([normal(3, bias_rows, HEADS, LENGTH, LENGTH)] if bias_rows else [])
+    mask, attend = packed_mask(causal, window), functools.partial(dot_product_attention, scale=0.5, softcap=4.0)
+    actual = value_and_gradients(
+        lambda q, k, v, *bias: blocked(attend, q, k, v, mask, *bias, causal=causal), mask, *tensors
+    )
+    expected = value_and_gradients(lambda q, k, v, *bias: attend(q, k, v, mask, *bias), mask, *tensors)
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_blocks_serve_a_source_of_another_length(small_blocks):
+    q, k, v = (normal(n, ROWS, *shape, SIZE) for n, shape in enumerate([(LENGTH, HEADS), *[(2, SOURCE)] * 2]))
+    mask = jnp.asarray(np.random.default_rng(1).random((ROWS, LENGTH, SOURCE)) < 0.6)
+    actual = value_and_gradients(lambda q, k, v: blocked(dot_product_attention, q, k, v, mask), mask, q, k, v)
+    expected = value_and_gradients(lambda q, k, v: dot_product_attention(q, k, v, mask), mask, q, k, v)
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_a_causal_block_sees_no_later_key_and_no_piece_is_larger_than_the_limit(small_blocks):
+    shapes = []
+
+    def attend(q, k, v, mask, bias):
+        shapes.append((q.shape[0], q.shape[1], k.shape[2]))
+        return dot_product_attention(q, k, v, mask, bias)
+
+    q, k = normal(0, ROWS, LENGTH, HEADS, SIZE), normal(1, ROWS, HEADS, LENGTH, SIZE)
+    jax.eval_shape(lambda: blocked(attend, q, k, k, packed_mask(True, 0), causal=True))
+    assert set(shapes) == {(2, 8, 8), (2, 8, 16), (2, 5, 21)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"positions": "rotary", "num_kv_heads": 2, "window": 6, "global_every": 2},
+        {"family": "encoder", "positions": "relative"},
+        {"family": "encoder_decoder", "num_encoder_layers": 2, "positions": "relative", "share_embeddings": True},
+    ],
+)
+def test_models_with_blocks_give_the_logits_of_plain_ones(small_blocks, changes):
+    config = small_config(23, 32, num_layers=2, num_heads=4, **changes)
+    plain, other = (
+        build_model(dataclasses.replace(config, attention=name), platform="cpu") for name in ("xla", "auto")
+    )
+    assert (plain.kernel, other.kernel) == ("xla", "blocked")
+    params, ids = random_params(plain), np.random.default_rng(0).integers(0, 23, (ROWS, LENGTH)).astype(np.int32)
+    places = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), ids.shape)
+    source = Source(ids[:, ::-1], places, np.ones_like(ids)) if config.family == "encoder_decoder" else None
+    batch = Batch(ids, ids, np.ones(ids.shape, np.float32), places, np.ones_like(ids), source)
+    logits = [jax.jit(model.apply)({"params": params}, batch).logits for model in (plain, other)]
+    np.testing.assert_allclose(*logits, atol=1e-5)
+
+
+def test_no_loop_over_rows_that_are_split_over_devices(small_blocks):
+    q, k = normal(0, 8, LENGTH, HEADS, SIZE), normal(1, 8, HEADS, LENGTH, SIZE)
+    mask = jnp.ones((8, LENGTH, LENGTH), bool)
+
+    def count(mesh):
+        with on_mesh(mesh):
+            return str(jax.make_jaxpr(lambda: blocked(dot_product_attention, q, k, k, mask))()).count("scan[")
+
+    assert count(make_mesh(MeshConfig(), jax.devices()[:1])) == 1
+    assert count(make_mesh(MeshConfig(), jax.devices())) == 0

@@ -1,0 +1,62 @@
+"""Products of activations and weights, compared with float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.config import MeshConfig
+from lm.models import products
+from lm.models.products import product
+from lm.parallel.mesh import make_mesh, on_mesh
+
+ROUNDING = {"float32": 1e-6, "bfloat16": 2**-8}  # relative to the root mean square of the exact result
+
+
+def with_gradients(x, w, dy, dtype):
+    """Returns x w and the gradients of sum(dy x w) by x and by w."""
+    y, pull = jax.vjp(lambda x, w: product(x, w, dtype), x, w)
+    return [y, *pull(dy.astype(dtype))]
+
+
+@pytest.mark.parametrize("small", [0, products.SMALL])
+@pytest.mark.parametrize(("inputs", "outputs"), [(12, 30), (30, 12), (8, 12), (11, 13)])
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_product_and_gradients_are_rounded_only_once(monkeypatch, dtype, inputs, outputs, small):
+    monkeypatch.setattr(products, "SMALL", small)
+    random = np.random.default_rng(0)
+    arrays = [random.normal(size=shape) for shape in ((70, inputs), (inputs, outputs), (70, outputs))]
+    x, w, dy = (
+        jnp.asarray(each, dtype) for each in arrays
+    )  # the rounding of the inputs is not an error of the product
+    found = jax.jit(with_gradients, static_argnums=3)(x, w.astype(jnp.float32), dy, dtype)
+    assert [each.dtype for each in found] == [dtype, dtype, jnp.float32]
+    x, w, dy = (np.asarray(each, np.float64) for each in (x, w, dy))
+    for actual, exact in zip(found, (x @ w, dy @ w.T, x.T @ dy), strict=True):
+        scale = np.sqrt(np.mean(exact**2))
+        np.testing.assert_allclose(np.asarray(actual, np.float64), exact, rtol=ROUNDING[dtype], atol=1e-6 * scale)
+
+
+def test_bfloat16_products_on_a_cpu_have_the_fast_form(monkeypatch):
+    """Every product multiplies bfloat16 matrices, gives float32, and sums over the last axis of the first matrix."""
+    monkeypatch.setattr(products, "SMALL", 0)
+    x, w, dy = (jnp.ones(shape, jnp.bfloat16) for shape in ((64, 48), (48, 96), (64, 96)))
+    text = jax.jit(with_gradients, static_argnums=3).lower(x, w.astype(jnp.float32), dy, "bfloat16").as_text()
+    dots = [line for line in text.splitlines() if "dot_general" in line]
+    assert len(dots) == 3
+    for line in dots:
+        assert "contracting_dims = [1]" in line and line.count("bf16>") == 2 and line.endswith("xf32>")
+
+
+def test_no_loop_over_matrices_that_are_split_over_devices(monkeypatch):
+    monkeypatch.setattr(products, "SMALL", 0)
+    x, w, dy = (jnp.ones(shape, jnp.bfloat16) for shape in ((64, 48), (48, 96), (64, 96)))
+
+    def loops(mesh):
+        with on_mesh(mesh):
+            return (
+                jax.jit(with_gradients, static_argnums=3).lower(x, w, dy, "bfloat16").as_text().count("stablehlo.while")
+            )
+
+    assert loops(make_mesh(MeshConfig(), jax.devices()[:1])) == 1
+    assert loops(make_mesh(MeshConfig(), jax.devices())) == 0
