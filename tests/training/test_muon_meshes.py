@@ -32,7 +32,7 @@ def config_with(mesh: tuple[int, int, int], optimizer: str = "muon", **model) ->
     values.data.sequence_length = 64
     values.train.update(batch_size=128, num_steps=10)
     values.optimizer.update(name=optimizer, schedule="constant", learning_rate=1.0, warmup_steps=0)
-    values.mesh.update(zip(("data", "fsdp", "tensor"), mesh, strict=True))
+    values.mesh.update(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)))
     sizes = {"vocab_size": 64, "num_layers": 3, "d_model": 64, "num_heads": 8, "activation": "swiglu"}
     values.model.update({**sizes, **model})
     return Config.from_dict(values.to_dict())
