@@ -26,11 +26,13 @@ MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
 STEPS = 3
 
 
-def config_with(mesh: tuple[int, int, int], optimizer: str = "muon", **model) -> Config:
+def config_with(
+    mesh: tuple[int, int, int], optimizer: str = "muon", rows: int = 128, length: int = 64, **model
+) -> Config:
     values = defaults()
     values.data.train.docs = source(kind="embedded")
-    values.data.sequence_length = 64
-    values.train.update(batch_size=128, num_steps=10)
+    values.data.sequence_length = length
+    values.train.update(batch_size=rows, num_steps=10)
     values.optimizer.update(name=optimizer, schedule="constant", learning_rate=1.0, warmup_steps=0)
     values.mesh.update(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)))
     sizes = {"vocab_size": 64, "num_layers": 3, "d_model": 64, "num_heads": 8, "activation": "swiglu"}
@@ -71,9 +73,8 @@ def on_one_device(**model) -> list[dict]:
     ("mesh", "scan"),
     [
         ((2, 2, 2), True),
-        ((8, 1, 1), False),
         *(pytest.param(mesh, True, marks=pytest.mark.exhaustive) for mesh in MESHES[:3]),
-        *(pytest.param(mesh, False, marks=pytest.mark.exhaustive) for mesh in MESHES[1:]),
+        *(pytest.param(mesh, False, marks=pytest.mark.exhaustive) for mesh in MESHES),
     ],
 )
 def test_divided_updates_are_those_of_one_device(mesh, scan):
@@ -127,12 +128,5 @@ def test_step_costs_little_more_than_with_adamw(mesh, scan):
 @pytest.mark.parametrize("mesh", MESHES[:2] + MESHES[3:])
 def test_step_of_gpt2_costs_little_more_than_with_adamw(mesh):
     """The model of configs/gpt2_124m.py with 64 rows of 1,024 tokens, which are few: more rows hide Muon's work."""
-
-    def make_config(name: str) -> Config:
-        values = config_with(mesh, name).to_dict()
-        values["data"]["sequence_length"], values["train"]["batch_size"] = 1024, 64
-        values["model"] = defaults().model.to_dict() | preset("gpt2_124m")
-        values["model"] |= {"vocab_size": 50_304, "dtype": "bfloat16", "remat": "dots"}
-        return Config.from_dict(values)
-
-    check_cost(make_config)
+    model = {**preset("gpt2_124m"), "vocab_size": 50_304, "dtype": "bfloat16", "remat": "dots"}
+    check_cost(lambda name: config_with(mesh, name, rows=64, length=1024, **model))
