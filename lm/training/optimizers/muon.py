@@ -140,7 +140,8 @@ def orthogonalise(tree: Any, coefficients: Array, axes: Axes | None = None) -> A
         else:
             leading = _leading_axes(path)
             specs.append(spread(mesh_axes(axes["/".join(path)]), leaf.shape, leading, mesh))
-            layout = Layout(rows, columns, *(axis_names(specs[-1][axis]) for axis in leading))
+            row_axes, column_axes = (axis_names(specs[-1][axis]) for axis in leading)
+            layout = Layout(rows, columns, row_axes, column_axes)
         least = min(layout, layout.transposed)
         parameters.append(Parameter(len(inputs), len(outputs), least, least != layout))
 
@@ -150,7 +151,7 @@ def orthogonalise(tree: Any, coefficients: Array, axes: Axes | None = None) -> A
     run = partial(_orthogonalise_parts, parameters, sizes)
     if specs:
         run = jax.shard_map(run, in_specs=(specs, PartitionSpec()), out_specs=specs)
-    return structure.unflatten(run(leaves, coefficients))
+    return jax.tree.unflatten(structure, run(leaves, coefficients))
 
 
 def _orthogonalise_parts(
