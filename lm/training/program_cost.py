@@ -22,10 +22,8 @@ ARRAY = re.compile(r"\b(pred|token|opaque|[a-z]+\d+\w*)\[([\d,]*)\]")
 CONTRACTED = re.compile(r"lhs_contracting_(?:dims=\{|dimensions\":\[)([\d,\"]*)")
 INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 # Operations that pass on their operand, or elements of it, in another shape.
-MOVES = frozenset(
-    ["bitcast", "copy", "copy-start", "copy-done", "reshape", "transpose", "convert", "get-tuple-element"]
-    + ["all-reduce-done"]
-)
+MOVES = {"bitcast", "copy", "reshape", "transpose", "convert", "get-tuple-element"}
+MOVES |= {"copy-start", "copy-done", "all-reduce-done"}
 
 
 @dataclass(frozen=True)
