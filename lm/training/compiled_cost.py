@@ -44,7 +44,7 @@ class Report:
     state: int | None  # bytes of parameters, optimizer state and batch; None if XLA ran out of memory
     temporaries: int | None
     collectives: dict[str, int]
-    sent: float  # bytes that each device sends to others per step
+    sent: float | None  # bytes that each device sends to others per step; None if unknown, as for TPUs
     refusal: str  # XLA's out-of-memory message, or ""
 
     @property
@@ -101,7 +101,7 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
         state=memory and memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporaries=memory and memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
         collectives=count_collectives(program),
-        sent=program_cost(program).total_sent,
+        sent=None if platform == "tpu" or not program else program_cost(program).total_sent,
         refusal=refusal,
     )
 

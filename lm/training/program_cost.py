@@ -1,11 +1,12 @@
 """Counts the FLOPs of matrix products and the bytes of collectives in the text of a compiled program.
 
 `Compiled.cost_analysis` counts the body of a loop once; here it counts as often as it runs. The bytes of a collective
-are those that each device sends, with the algorithms that send the fewest (Thakur 2005): with n devices in a group,
-(n - 1) / n of the result for an all-gather, of the operand for a reduce-scatter or an all-to-all, and twice that for an
+are those that each device sends, with the algorithms that send the fewest (Thakur 2005): with n devices in a group, (n
+- 1) / n of the result for an all-gather, of the operand for a reduce-scatter or an all-to-all, and twice that for an
 all-reduce. An all-reduce of which each device reads only its own slice counts as a reduce-scatter, because the
-compilers for GPUs and TPUs turn it into one, although the compiler for CPUs does not. The products are those of CPUs
-and GPUs; the compiler for TPUs writes them as convolutions, and fused attention is not counted.
+compilers for GPUs and TPUs turn it into one, although the compiler for CPUs does not. Fused attention is not counted.
+Programs for TPUs are not supported: they write products as convolutions, split collectives into several that overlap
+with other work, and do not say how often a loop runs.
 """
 
 from __future__ import annotations
