@@ -105,8 +105,8 @@ def compile_step(point: Point, dtype: str) -> tuple[Any, ...]:
 
 def analyse(point: Point, dtype: str) -> dict[str, Any]:
     """Returns the costs that need no run: FLOPs, and bytes according to the compiler and to the closed forms."""
+    from benchmarks.program_cost import program_cost
     from lm.costs import estimate_memory
-    from lm.training.program_cost import program_cost
     from lm.training.state import make_state
 
     step, config, model, optimizer, abstract, mesh = compile_step(point, dtype)

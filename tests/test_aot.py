@@ -44,8 +44,6 @@ def test_report_of_a_compiled_step(report):
     assert 0.25 < report.state / (12 * report.parameters) < 0.35
     assert report.temporaries > 0
     assert report.collectives["all-reduce"] > 0 and report.collectives["all-gather"] > 0
-    # Each device holds a quarter of the gradients, and the all-reduce over `data` sends half of that twice.
-    assert report.sent > 2 * 1 / 2 * 4 * report.parameters / 4
     assert report.peak is report.capacity is report.fits is None
 
 

@@ -19,10 +19,10 @@ from lm.parallel.mesh import check_divisible, make_mesh
 from lm.tasks import task_of
 from lm.training.multipliers import learning_rate_multipliers
 from lm.training.optimizers import make_optimizer
-from lm.training.program_cost import COLLECTIVES, program_cost
 from lm.training.state import abstract_state
 from lm.training.step import compile_train_step
 
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 GIB = 2**30
 ANY_STEPS = 2**30
 
@@ -44,7 +44,6 @@ class Report:
     state: int | None  # bytes of parameters, optimizer state and batch; None if XLA ran out of memory
     temporaries: int | None
     collectives: dict[str, int]
-    sent: float | None  # bytes that each device sends to others per step; None if unknown, as for TPUs
     refusal: str  # XLA's out-of-memory message, or ""
 
     @property
@@ -101,7 +100,6 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
         state=memory and memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporaries=memory and memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
         collectives=count_collectives(program),
-        sent=None if platform == "tpu" or not program else program_cost(program).total_sent,
         refusal=refusal,
     )
 
@@ -134,6 +132,5 @@ def table(report: Report) -> str:
         ("  estimated at start-up", gib(report.estimate)),
         ("verdict", f"{verdict} ({report.refusal})" if report.refusal else verdict),
         ("collectives in the program", collectives or "none"),
-        ("  sent per step and device", gib(report.sent)),
     ]
     return "\n".join(f"{name:<28}{value}" for name, value in rows)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.program_cost import ProgramCost, program_cost
 from lm.config import Config, defaults, source
 from lm.models import build_model
 from lm.models.parameters import logical_axes
@@ -16,7 +17,6 @@ from lm.parallel.mesh import make_mesh, on_mesh
 from lm.tasks import task_of
 from lm.training.names import map_with_path
 from lm.training.optimizers import make_optimizer
-from lm.training.program_cost import ProgramCost, program_cost
 from lm.training.state import abstract_state
 from lm.training.step import compile_train_step
 from tests.trees import flatten

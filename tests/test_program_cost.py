@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lm.training.program_cost import COLLECTIVES, program_cost
+from benchmarks.program_cost import COLLECTIVES, program_cost
 
 PROGRAM = """
 HloModule jit_step, is_scheduled=true
