@@ -1,9 +1,9 @@
 """Counts the FLOPs of matrix products and the bytes of collectives in the text of a compiled program.
 
 `Compiled.cost_analysis` counts the body of a loop once; here it counts as often as it runs. The bytes of a collective
-are those that each device sends, with the algorithms that send the fewest (Thakur 2005): with n devices in a group, (n
-- 1) / n of the result for an all-gather, of the operand for a reduce-scatter or an all-to-all, and twice that for an
-all-reduce. An all-reduce of which each device reads only its own slice counts as a reduce-scatter, because the
+are those that each device sends, with the algorithms that send the fewest (Thakur 2005): in a group of n devices, an
+all-gather sends (n-1)/n of its result, a reduce-scatter or an all-to-all (n-1)/n of its operand, and an all-reduce
+twice that. An all-reduce of which each device reads only its own slice counts as a reduce-scatter, because the
 compilers for GPUs and TPUs turn it into one, although the compiler for CPUs does not. Fused attention is not counted.
 Programs for TPUs are not supported: they write products as convolutions, split collectives into several that overlap
 with other work, and do not say how often a loop runs.
