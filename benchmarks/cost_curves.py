@@ -216,7 +216,8 @@ def draw(curves: dict[str, list[dict[str, Any]]], base: Point, path: Path, title
     from lm.reporting.curves import BLUE, GREY, ORANGE
 
     figure = Figure(figsize=(11, 8), layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
     for axes, (size, found) in zip(figure.subplots(2, 2).flat, curves.items(), strict=True):
         values = [each[size] for each in found]
         layers = [[each["floor_bytes"][name] / GB for each in found] for name in FLOOR]
@@ -232,7 +233,7 @@ def draw(curves: dict[str, list[dict[str, Any]]], base: Point, path: Path, title
         times.plot(values, [each["seconds"] for each in found], "s-", color=ORANGE, label="seconds, measured")
         at_speed = [each["compiled_product_flops"] / speed for each in found]
         times.plot(values, at_speed, ":", color=ORANGE, label="FLOPs, at the speed of the base")
-        axes.axvline(base[size], color=GREY, linewidth=0.8, zorder=0)
+        axes.axvline(base[size], color=GREY, linewidth=0.8, label="base of all panels")
         axes.set(title=f"{size} ({UNITS[size]})", xlim=(0, None), ylim=(0, None), ylabel="GB")
         times.set(ylim=(0, None), ylabel="seconds per step")
         for each in (axes, times):
@@ -280,7 +281,7 @@ def main() -> int:
     Console().print(table_of(curves, f"A training step ({model}, {options.dtype})"))
     record = {"name": options.name, "note": options.note, "base": base, "dtype": options.dtype, "rounds": rounds}
     record |= {"curves": curves, **surroundings()}
-    title = f"Cost of a training step of a decoder ({model}, {options.dtype}, {record['hardware']})"
+    title = f"Cost of a training step of a decoder with {model} in {options.dtype}\n{record['hardware']}"
     draw(curves, base, RESULTS / f"{options.name}.png", title)
     write_record(RESULTS / f"{options.name}.json", record)
     return 0
