@@ -48,6 +48,7 @@ QUICK = {"depth": 2, "width": 128, "length": 32, "batch": 4}
 UNITS = {"depth": "layers", "width": "features", "length": "tokens per row", "batch": "rows"}
 FLOOR = ("parameters", "gradients", "optimizer", "activations")  # fields of lm.costs.MemoryEstimate
 GB = 1e9
+WIDTH = 110  # of the table, in characters
 Point = dict[str, int]
 
 
@@ -275,10 +276,12 @@ def main() -> int:
         curves[size].append(distinct[json.dumps(point)])
     model = ", ".join(f"{size} {value}" for size, value in base.items())
     if options.quick:
-        Console().print(table_of(curves, f"QUICK CHECK of tiny models, not a measurement ({model}, {options.dtype})"))
+        Console(width=WIDTH).print(
+            table_of(curves, f"QUICK CHECK of tiny models, not a measurement ({model}, {options.dtype})")
+        )
         print("Nothing was written: leave out --quick to measure.")
         return 0
-    Console().print(table_of(curves, f"A training step ({model}, {options.dtype})"))
+    Console(width=WIDTH).print(table_of(curves, f"A training step ({model}, {options.dtype})"))
     record = {"name": options.name, "note": options.note, "base": base, "dtype": options.dtype, "rounds": rounds}
     record |= {"curves": curves, **surroundings()}
     title = f"Cost of a training step of a decoder with {model} in {options.dtype}\n{record['hardware']}"
