@@ -121,7 +121,8 @@ def check_cost(make_config) -> None:
     ],
 )
 def test_step_costs_little_more_than_with_adamw(mesh, scan):
-    check_cost(lambda name: config_with(mesh, name, scan_layers=scan))
+    """Eight devices divide the 16 square and 8 other matrices evenly; otherwise, zeros would be exchanged as well."""
+    check_cost(lambda name: config_with(mesh, name, num_layers=4, activation="gelu", scan_layers=scan))
 
 
 @pytest.mark.exhaustive
