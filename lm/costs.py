@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -111,8 +112,10 @@ def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int]) -> Me
     trained, in_matrices = held, held - counts.norms
     if config.model.lora_rank:  # only the adapters and the head are trained; other kinds of freezing are ignored
         trained, in_layers, in_matrices = (counts.adapters + counts.head) / (fsdp * tensor), 0, 0
-    state = entries("lm.training.optimizers.OPTIMIZERS")[config.optimizer.name].state_size(config.optimizer)
-    moments = state.block_matrix * in_layers + state.matrix * (in_matrices - in_layers)
+    optimizer = entries("lm.training.optimizers.OPTIMIZERS")[config.optimizer.name]
+    state = optimizer.state_size(config.optimizer)
+    of_layers = in_layers * layers_split / math.prod(mesh.values()) if optimizer.divides_matrices else in_layers
+    moments = state.block_matrix * of_layers + state.matrix * (in_matrices - in_layers)
     moments += state.vector * (trained - in_matrices)
     size = 2 if config.model.dtype == "bfloat16" else 4
     copied = held if config.model.dtype == "bfloat16" else 0

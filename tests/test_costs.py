@@ -172,6 +172,12 @@ def test_memory_of_parameters_and_optimizer_is_exact_on_one_device(changes, mome
     assert found.gradients == size
 
 
+def test_momentum_of_muon_is_divided_among_all_devices():
+    counts = build_model(config_with().model).parameter_counts()
+    one, eight = (estimate(config_with(optimizer__name="muon"), ONE | {"data": n}).optimizer for n in (1, 8))
+    assert one - eight == pytest.approx(4 * counts.layers * 7 / 8, rel=1e-6)
+
+
 def test_memory_falls_with_sharding_accumulation_remat_and_fused_attention():
     base = estimate(config_with(), ONE)
     assert estimate(config_with(), ONE | {"data": 4}).activations * 4 == base.activations

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lm.checkpoints.keeping import TORN
-from tests.run_helpers import assert_same_run, checkpoints_of, last_step, metrics
+from tests.run_helpers import assert_same_run, checkpoints_of, last_step, metrics, train_here
 
 STEPS = 40
 # Changes to `tiny`. Pairs need no case of their own: their rows are made like those of spans, without random draws.
@@ -148,6 +148,16 @@ def test_resume_after_kill_with_sources_matches_uninterrupted_run(family, launch
     assert process.wait() == 0, process.stderr
     assert "Continuing from the checkpoint for step" in process.stdout
     assert_same_run(family.straight, root)
+
+
+@pytest.mark.exhaustive
+def test_resume_on_eight_devices_matches_uninterrupted_run_with_muon(tiny, tmp_path):
+    """Unlike the parameters, Muon's momentum is split over data-parallel devices."""
+    changes = {"optimizer__name": "muon", "model__num_layers": 3}
+    assert train_here(tiny, tmp_path / "straight", **changes) == 0
+    root = killed_after(tmp_path / "straight", tmp_path / "run", 16)
+    assert train_here(tiny, root, **changes) == 0
+    assert_same_run(tmp_path / "straight", root)
 
 
 @pytest.mark.exhaustive

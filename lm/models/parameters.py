@@ -12,6 +12,7 @@ import functools
 import math
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +28,12 @@ STACK_NAME, LAYER_PREFIX, SHARED_NAME, ADAPTER = "layers", "layer_", "shared_lay
 def abstract_params(model: Model) -> Any:
     """Returns the shapes and dtypes of the parameters, boxed with their logical axes. Equal models share the result."""
     return jax.eval_shape(lambda: model.initial_params(jax.random.key(0)))
+
+
+def logical_axes(model: Model) -> dict[str, tuple[str | None, ...]]:
+    """Returns the logical axes of every parameter by name, such as {"layers/mlp/up/kernel": ("layers", ...), ...}."""
+    specs = nn.get_partition_spec(abstract_params(model))
+    return {name: tuple(spec) for name, spec in flatten_dict(specs, sep="/").items()}
 
 
 def count_parameters(params: Any) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lm.batch import Batch
 from lm.config import Config, MeshConfig
@@ -88,6 +88,41 @@ def param_shardings(boxed: Any, mesh: Mesh) -> Any:
     return nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, RULES)
 
 
+def current_mesh() -> AbstractMesh | None:
+    """Returns the mesh of `on_mesh` while a function is traced in it; None outside, or if it has a single device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.size == 1 else mesh
+
+
+def mesh_axes(names: tuple[str | None, ...]) -> PartitionSpec:
+    """Returns the mesh axes that split an array with these logical axes."""
+    return nn.logical_to_mesh_axes(names, RULES)
+
+
+def axis_names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Returns an entry of a PartitionSpec as a tuple of mesh axes."""
+    return (entry,) if isinstance(entry, str) else entry or ()
+
+
+def spread(
+    spec: PartitionSpec, shape: tuple[int, ...], candidates: tuple[int, ...], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
+    """Returns `spec` with each mesh axis that it lacks added to the shortest of the `candidates` that it divides.
+
+    The candidates are axes of the array, counted from the end. Mesh axes of size 1 are omitted.
+    """
+    spec = PartitionSpec(*spec, *[None] * (len(shape) - len(spec)))
+    order = sorted(candidates, key=lambda axis: (shape[axis], axis_names(spec[axis])))  # also if it is transposed
+    split = [tuple(name for name in axis_names(each) if mesh.shape[name] > 1) for each in spec]
+    for name, size in mesh.shape.items():
+        if size > 1 and not any(name in each for each in split):
+            for axis in order:
+                if shape[axis] % (size * math.prod(mesh.shape[each] for each in split[axis])) == 0:
+                    split[axis] += (name,)
+                    break
+    return PartitionSpec(*(each or None for each in split))
+
+
 def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
     """Returns the shardings of the leaves of a training state or an optimizer state.
 
@@ -116,9 +151,7 @@ def cache_shardings(cache: Any, mesh: Mesh) -> Any:
     def is_axes(each: Any) -> bool:
         return isinstance(each, tuple) and all(isinstance(name, str) for name in each)
 
-    return jax.tree.map(
-        lambda axes: NamedSharding(mesh, nn.logical_to_mesh_axes(axes, RULES)), cache.axes(), is_leaf=is_axes
-    )
+    return jax.tree.map(lambda axes: NamedSharding(mesh, mesh_axes(axes)), cache.axes(), is_leaf=is_axes)
 
 
 def place_cache(cache: Any) -> Any:

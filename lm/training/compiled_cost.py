@@ -14,6 +14,7 @@ from lm.config import Config
 from lm.costs import CHIPS, estimate_memory, peak_flops
 from lm.errors import UserError
 from lm.models import MODELS, build_model
+from lm.models.parameters import logical_axes
 from lm.parallel.mesh import check_divisible, make_mesh
 from lm.tasks import task_of
 from lm.training.multipliers import learning_rate_multipliers
@@ -71,7 +72,7 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
     check_divisible(config, mesh)
     model = build_model(config.model, task_of(config).head(config), platform)
     multipliers = learning_rate_multipliers(config, model)
-    optimizer = make_optimizer(config.optimizer, config.train.num_steps, multipliers)
+    optimizer = make_optimizer(config.optimizer, config.train.num_steps, multipliers, logical_axes(model))
     lengths = config.data.sequence_length, config.data.source_length
     kind, rows = devices[0].device_kind, config.train.batch_size
     start = time.perf_counter()

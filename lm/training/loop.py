@@ -21,6 +21,7 @@ from lm.data.packing.prefetch import prefetch
 from lm.data.packing.rows import TrainRows
 from lm.errors import DONE, SAVED_ON_SIGNAL, UserError
 from lm.models import MODELS, build_model
+from lm.models.parameters import logical_axes
 from lm.models.protocol import Model
 from lm.parallel.distributed import agreed_on, barrier, failing_together, is_first
 from lm.parallel.mesh import batch_sharding, check_divisible, local_rows, make_mesh, to_global
@@ -79,7 +80,7 @@ def train(config: Config, workdir: Path) -> int:
 
         console.banner("Model")
         multipliers = learning_rate_multipliers(config, model)
-        optimizer = make_optimizer(config.optimizer, config.train.num_steps, multipliers)
+        optimizer = make_optimizer(config.optimizer, config.train.num_steps, multipliers, logical_axes(model))
         abstract = abstract_state(config, model, optimizer, mesh)
         console.print(parameter_table(abstract.params, multipliers))
         console.print(estimate_line(config, model, mesh))

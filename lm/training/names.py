@@ -64,6 +64,11 @@ def block_of(path: Path) -> int | None:
     return None
 
 
+def without_layer(path: Path) -> Path:
+    """Returns the path that the parameter would have if its layers were stacked."""
+    return tuple(STACK_NAME if re.fullmatch(rf"{LAYER_PREFIX}\d+", part) else part for part in path)
+
+
 def decayed(path: Path) -> bool:
     """Returns whether weight decay applies to a parameter."""
     assert path[-1] in DECAYS, f"{'/'.join(path)}: add this kind of parameter to DECAYS in lm/training/names.py."

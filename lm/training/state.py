@@ -18,6 +18,7 @@ from lm.config import Config
 from lm.models.parameters import abstract_params
 from lm.models.protocol import Model
 from lm.parallel.mesh import cache_shardings, on_mesh, param_shardings, state_shardings
+from lm.training.optimizers.muon import split_momentum
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def abstract_state(config: Config, model: Model, optimizer: optax.GradientTransf
     with on_mesh(mesh):
         state = jax.eval_shape(lambda params: _with_zeros(config, model, optimizer, params), params)
     shardings = state_shardings(state, state.params, param_shardings(boxed, mesh), mesh)
+    shardings = dataclasses.replace(shardings, opt_state=split_momentum(state.opt_state, shardings.opt_state))
     if state.carried is not None:
         shardings = dataclasses.replace(shardings, carried=cache_shardings(state.carried, mesh))
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)

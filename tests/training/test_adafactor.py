@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lm.training.optimizers.matrices import scale_by_factored_rms
+from lm.training.optimizers.adafactor import scale_by_factored_rms
 from tests.training.parameter_trees import random_tree
 from tests.trees import flatten
 

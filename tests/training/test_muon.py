@@ -5,8 +5,9 @@ import numpy as np
 import optax
 import pytest
 
-from lm.training.optimizers.matrices import UPDATE_RMS
-from tests.training.parameter_trees import SMALL, config, random_tree, run_steps, two_sided
+from lm.training.names import map_with_path, matrix_axes
+from lm.training.optimizers.muon import UPDATE_RMS, scale_by_muon, to_update_rms
+from tests.training.parameter_trees import SMALL, config, random_tree, run_steps, two_sided, unroll
 from tests.trees import flatten
 
 
@@ -45,3 +46,30 @@ def test_muon_matches_optax_on_plain_matrices():
         expected, state = update(grads, state, params)
         params = jax.tree.map(lambda p, u: p + np.float32(0.01) * u, params, jax.device_get(expected))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), step, expected)
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_muon_equals_optax_to_the_bit_on_one_device(stacked):
+    """With kernels of three axes too, for any number of layers, whether stacked or not."""
+
+    def axes(tree):
+        return map_with_path(lambda path, _: optax.contrib.MuonDimensionNumbers(*matrix_axes(path)), tree)
+
+    def kernels(seed):
+        tree = random_tree(seed, SMALL)["layers"]
+        tree = {
+            part: {name: {"kernel": each["kernel"]} for name, each in tree[part].items()}
+            for part in ("attention", "mlp")
+        }
+        return {"layers": tree} if stacked else unroll({"layers": tree})
+
+    theirs = optax.contrib.scale_by_muon(beta=0.9, weight_dimension_numbers=axes)
+    scaled = optax.chain(theirs, optax.stateless(lambda tree, _: map_with_path(to_update_rms, tree)))
+    found = []
+    for each in (scaled, scale_by_muon(0.9)):
+        state, update, steps = each.init(kernels(0)), jax.jit(each.update), []
+        for seed in range(3):
+            step, state = update(kernels(seed), state)
+            steps.append(step)
+        found.append((steps, jax.tree.leaves(state)))
+    jax.tree.map(np.testing.assert_array_equal, *found)

@@ -22,7 +22,8 @@ from flax import traverse_util
 from lm.config import OptimizerConfig
 from lm.training.multipliers import Multiplier, all_one, with_multipliers
 from lm.training.names import decayed, map_with_path
-from lm.training.optimizers.matrices import scale_by_factored_rms, scale_by_muon_or_adam
+from lm.training.optimizers.adafactor import scale_by_factored_rms
+from lm.training.optimizers.muon import Axes, scale_by_muon_or_adam
 from lm.training.schedules import make_schedule
 
 
@@ -42,15 +43,21 @@ EXAMPLES = {"layer_0/up/kernel": (4096, 4096), "token_embedding/embedding": (409
 class Optimizer:
     """An optimizer's update direction for clipped float32 gradients. `make_optimizer` adds the rest of the chain."""
 
-    direction: Callable[[OptimizerConfig], optax.GradientTransformation]
+    direction: Callable[..., optax.GradientTransformation]  # (config) or, if `divides_matrices`, (config, axes)
     reads: tuple[str, ...] = ("b1", "b2", "epsilon")  # settings that this optimizer reads but some others do not
+    # Whether the state and the updates of the matrices in blocks are divided among all devices. `axes` are the logical
+    # axes of the parameters by name, or None if the devices are unknown.
+    divides_matrices: bool = False
+
+    def build(self, config: OptimizerConfig, axes: Axes | None = None) -> optax.GradientTransformation:
+        return self.direction(config, axes) if self.divides_matrices else self.direction(config)
 
     def state_size(self, config: OptimizerConfig) -> StateSize:
         """Returns the state size per parameter, rounded to one decimal, for the memory estimate in `lm/costs.py`."""
 
         def size(name: str, shape: tuple[int, ...]) -> float:
             params = traverse_util.unflatten_dict({name: jax.ShapeDtypeStruct(shape, jnp.float32)}, sep="/")
-            state = jax.eval_shape(self.direction(config).init, params)
+            state = jax.eval_shape(self.build(config).init, params)
             return round(sum(leaf.size for leaf in jax.tree.leaves(state)) / math.prod(shape), 1)
 
         return StateSize(*(size(name, shape) for name, shape in EXAMPLES.items()))
@@ -66,7 +73,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     # Chen et al. 2023
     "lion": Optimizer(lambda config: optax.scale_by_lion(config.b1, config.b2), ("b1", "b2")),
     # Jordan 2024; b2 and epsilon are used only by AdamW, which updates everything except the matrices of the blocks
-    "muon": Optimizer(scale_by_muon_or_adam),
+    "muon": Optimizer(scale_by_muon_or_adam, divides_matrices=True),
     # Duchi et al. 2011, with accumulators that start at 0
     "adagrad": Optimizer(lambda config: optax.scale_by_rss(0.0, config.epsilon**2), ("epsilon",)),
     # Polyak 1964; b1 is the momentum (heavy ball)
@@ -75,18 +82,22 @@ OPTIMIZERS: dict[str, Optimizer] = {
 
 
 def make_optimizer(
-    config: OptimizerConfig, num_steps: int, multipliers: Mapping[str, Multiplier] | None = None
+    config: OptimizerConfig,
+    num_steps: int,
+    multipliers: Mapping[str, Multiplier] | None = None,
+    axes: Axes | None = None,
 ) -> optax.GradientTransformation:
     """Returns the optimizer for a run of `num_steps` steps.
 
     `init(params)` takes a tree of float32 parameters. If the parameters are boxed with logical axes, so is the state.
     `update(grads, state, params)` takes unboxed trees. `config` must have been resolved by `Config.from_dict`.
-    `multipliers` is the result of `learning_rate_multipliers`; None means that all multipliers are 1.
+    `multipliers` is the result of `learning_rate_multipliers`; None means that all multipliers are 1. `axes` is the
+    result of `logical_axes`, which Muon needs to divide its work among the devices of a mesh.
     """
     chain = [optax.stateless(lambda updates, params: optax.tree.cast(updates, jnp.float32))]
     if config.clip_norm > 0:
         chain.append(optax.clip_by_global_norm(config.clip_norm))
-    chain.append(OPTIMIZERS[config.name].direction(config))
+    chain.append(OPTIMIZERS[config.name].build(config, axes))
     if config.weight_decay > 0:
         mask = partial(map_with_path, lambda path, _: decayed(path))
         chain.append(optax.add_decayed_weights(config.weight_decay, mask=mask))

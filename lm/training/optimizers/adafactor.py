@@ -1,4 +1,4 @@
-"""The update directions of Adafactor and Muon, which treat each matrix of each layer separately."""
+"""The update direction of Adafactor, which treats each matrix of each layer separately."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import optax
 from flax.core import meta
 
 from lm.batch import Array
-from lm.config import OptimizerConfig
 from lm.training.names import Path, block_of, map_with_path, matrix_axes
 
 FACTORED_EPSILON = 1e-30  # Shazeer and Stern's epsilon_1, added to squared gradients
 MIN_FACTORED_SIZE = 128  # as in T5 and optax; factoring a smaller matrix would save hardly any memory
-UPDATE_RMS = 0.2  # roughly the value for AdamW; orthogonal updates are scaled to this value (Liu et al. 2025, sec. 2.2)
 
 
 class Factored(NamedTuple):
@@ -84,33 +82,6 @@ def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax
         return map_with_path(direction, grads, moments), FactoredState(count, moments)
 
     return optax.GradientTransformation(init, update)
-
-
-def scale_by_muon_or_adam(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Returns the direction of Muon (Jordan 2024), scaled as in Liu et al. 2025.
-
-    The update of each matrix in each block is orthogonalised separately; all other parameters are updated by AdamW.
-    Both methods use `b1` as their momentum; only AdamW uses `b2` and `epsilon`. `optax.contrib.muon` is not used,
-    because it would decay every parameter that AdamW updates.
-    """
-
-    def method(path: Path, _: Any) -> str:
-        return "muon" if path[-1] == "kernel" and block_of(path) is not None else "adam"
-
-    def axes(path: Path, _: Any) -> optax.contrib.MuonDimensionNumbers:
-        return optax.contrib.MuonDimensionNumbers(*matrix_axes(path))
-
-    def to_update_rms(path: Path, update: jax.Array) -> jax.Array:
-        # The root mean square of an orthogonal R x C matrix is 1 / sqrt(max(R, C)).
-        sizes = [math.prod(update.shape[axis] for axis in axes) for axes in matrix_axes(path)]
-        return update * (UPDATE_RMS * math.sqrt(max(sizes)))
-
-    orthogonal = optax.chain(
-        optax.contrib.scale_by_muon(beta=config.b1, weight_dimension_numbers=lambda tree: map_with_path(axes, tree)),
-        optax.stateless(lambda updates, params: map_with_path(to_update_rms, updates)),
-    )
-    adam = optax.scale_by_adam(config.b1, config.b2, config.epsilon)
-    return optax.partition({"muon": orthogonal, "adam": adam}, lambda tree: map_with_path(method, tree))
 
 
 def _zeros_without(param: Any, axes: tuple[int, ...]) -> Any:
