@@ -21,7 +21,7 @@ from lm.data.packing.rows import TrainRows
 from lm.models.parameters import count_parameters
 from lm.models.protocol import Model
 from lm.reporting.progress import short_number
-from lm.runs.huge_pages import SWITCH, are_used
+from lm.runs.huge_pages import are_used
 from lm.runs.prepare import Prepared
 from lm.training.epochs import describe_epochs
 from lm.training.multipliers import Multiplier, all_one, describe_multipliers
@@ -66,7 +66,7 @@ def describe_data(
     if jax.process_count() > 1:
         devices = f"{jax.process_count()} processes with {devices} each"
     table.add_row("versions", "  ".join(f"{name} {version}" for name, version in versions().items()))
-    pages = f"; huge pages ({SWITCH}=0 turns them off)" if jax.default_backend() == "cpu" and are_used() else ""
+    pages = "; huge pages" if jax.default_backend() == "cpu" and are_used() else ""
     table.add_row("devices", f"{devices}; {placement}; compute {dtype}{pages}")
     for split, notes in (("train", trained), ("valid", evaluated)):
         for name, store in prepared.stores[split].items():
