@@ -27,15 +27,19 @@ def restart_with_huge_pages() -> None:
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, TUNABLES: joined})
 
 
-def _are_offered() -> bool:
+def has_setting() -> bool:
+    """Returns whether the C library of this system knows the setting."""
     try:
         name, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
-        return (
-            name == "glibc"
-            and tuple(map(int, version.split(".")[:2])) >= OLDEST
-            and "[madvise]" in KERNEL.read_text()  # with [always], they are used anyway
-        )
+        return name == "glibc" and tuple(map(int, version.split(".")[:2])) >= OLDEST
     except (AttributeError, OSError, ValueError):  # another system or another C library
+        return False
+
+
+def _are_offered() -> bool:
+    try:
+        return has_setting() and "[madvise]" in KERNEL.read_text()  # with [always], they are used anyway
+    except OSError:
         return False
 
 

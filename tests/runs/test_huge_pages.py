@@ -16,9 +16,7 @@ huge_pages.KERNEL, pid = pathlib.Path(sys.argv[1]), sys.argv[2]
 huge_pages.restart_with_huge_pages()
 print(json.dumps([os.environ.get("GLIBC_TUNABLES"), huge_pages.are_used(), sys.argv[2:]]))
 """
-has_tunables = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or "glibc" not in os.confstr("CS_GNU_LIBC_VERSION"), reason="needs glibc"
-)
+has_tunables = pytest.mark.skipif(not huge_pages.has_setting(), reason="needs glibc 2.35")
 
 
 @pytest.fixture

@@ -48,9 +48,8 @@ def blocked(
 
     @functools.partial(jax.checkpoint, prevent_cse=False)  # in a loop, nothing can be merged with the forward pass
     def piece(tensors: tuple[Array, Array, Array, Array, Array | None]) -> Array:
-        q, k, v, mask, bias = tensors
-        if bias is None and bias_BHLS is not None:
-            bias = bias_BHLS
+        q, k, v, mask, row_bias = tensors
+        bias = bias_BHLS if row_bias is None else row_bias
         blocks = []
         for start in range(0, L, BLOCK):
             end = min(start + BLOCK, L)
