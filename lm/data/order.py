@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from grain.experimental import index_shuffle
 
 T = TypeVar("T")
 
@@ -23,6 +24,15 @@ def number(*key: Any, below: int) -> int:
 def generator(*key: Any) -> np.random.Generator:
     """Returns a new generator seeded with this key. Creating a Philox generator takes only about 15 microseconds."""
     return np.random.Generator(np.random.Philox(key=int.from_bytes(_digest(key)[:16], "big")))
+
+
+def shuffled(index: int, count: int, seed: int) -> tuple[int, int]:
+    """Returns the epoch of element `index` of endless epochs of `count` items, and its item, shuffled in each epoch.
+
+    The item is element `index` of grain.MapDataset.range(count).shuffle(seed=seed).repeat(), but found faster.
+    """
+    epoch, place = divmod(index, count)
+    return epoch, index_shuffle(place, max_index=count - 1, seed=(seed + epoch) % 2**32, rounds=4)
 
 
 def _digest(key: tuple[Any, ...]) -> bytes:

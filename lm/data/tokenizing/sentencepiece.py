@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import heapq
 import io
@@ -11,9 +12,12 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from lm.config import TokenizerConfig
 from lm.data.tokenizing import library
 from lm.data.tokenizing.base import Offsets, Tokenizer
+from lm.data.tokenizing.flat import Flat, sums_of
 from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
 
@@ -96,6 +100,43 @@ class SentencePieceTokenizer(Tokenizer):
         encoded = iter(self._processor.encode([part for parts in cut for part in parts[::2]]))
         ids = ((joints[part] if part in joints else next(encoded) for part in parts) for parts in cut)
         return [list(itertools.chain.from_iterable(each)) for each in ids]
+
+    def encode_flat(self, texts: Sequence[str]) -> Flat:
+        """See the base class. Uses a single thread, since token stores are built by several processes."""
+        if self._joints and any("\u2581" in text for text in texts):
+            return super().encode_flat(texts)
+        lines = [text.split("\n") for text in texts] if self._joints else [[text] for text in texts]
+        encoded = iter(self._arrays([line for each in lines for line in each]))
+        line_break = np.array(self._joints.get("\n", ()), np.int32).tobytes()
+        ids = [line_break.join(itertools.islice(encoded, len(each))) for each in lines]
+        lengths_E = np.fromiter(map(len, ids), np.int64, len(ids)) // np.dtype(np.int32).itemsize
+        return np.frombuffer(b"".join(ids), np.int32), lengths_E
+
+    def _arrays(self, texts: list[str]) -> list[np.ndarray]:
+        """Returns the ids of each text, int32. The texts contain no boundary characters."""
+        try:
+            return self._processor.encode(texts, out_type="numpy", num_threads=1)
+        except (RuntimeError, ValueError):  # older releases
+            return [np.array(ids, np.int32) for ids in self._processor.encode(texts, num_threads=1)]
+
+    def changed(self, texts: Sequence[str], ids_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:
+        """See the base class.
+
+        A model with boundary characters encodes the exact text as a sequence of pieces and bytes. Decoding fails only
+        if part of the text is unknown, and then the other pieces are shorter than the text.
+        """
+        if not self._joints:
+            return super().changed(texts, ids_N, lengths_E)
+        sizes_E = [len(text) if text.isascii() else len(text.encode()) for text in texts]
+        return sums_of(self._num_bytes_V[ids_N], lengths_E) != np.array(sizes_E, np.int64)
+
+    @functools.cached_property
+    def _num_bytes_V(self) -> np.ndarray:
+        """The number of bytes of text that each token stands for, int32 (V,)."""
+        processor = self._processor
+        spelled = [self._piece(token) if self._is_text(token) else "" for token in range(self.base_size)]
+        sizes = [1 if processor.is_byte(token) else len(text.encode()) for token, text in enumerate(spelled)]
+        return np.array(sizes, np.int32)
 
     def pieces_of(self, texts: Sequence[str]) -> list[list[str]]:
         """Returns the pieces of each text. Text that matches no piece in the vocabulary becomes a piece of its own."""

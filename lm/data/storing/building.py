@@ -1,0 +1,224 @@
+"""Encodes all documents of a data source, in order: in this process, in worker processes or with Apache Beam.
+
+Small inputs are encoded in this process. After PATIENCE seconds, worker processes are started, and each encoded part is
+written to a file of its own, so that an interrupted build continues where it stopped. The files of the parts are the
+same whoever writes them, and their number and order depend only on the data.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from lm.data.reading import open_reader
+from lm.data.reading.format import FileFormat, Reader
+from lm.data.storing.encoding import Chunk, DamagedPart, Encoder, Part
+from lm.data.storing.splits import Cleaner, SplitSource, named_errors
+from lm.data.storing.workers import WorkerDied, Workers, available_cores
+from lm.data.tokenizing import restored, saved
+from lm.data.tokenizing.base import Tokenizer
+from lm.errors import UserError
+
+PARTS = ".parts"  # suffix of the directory with the parts of an unfinished store
+PATIENCE = 0.5  # seconds; starting a worker process takes about as long
+SECONDS_KEPT = 7 * 86400.0  # age at which the parts of a build that was never continued are removed
+REDRAW_SECONDS, PLAIN_SECONDS = 0.2, 10.0  # intervals between progress lines on a terminal and elsewhere
+
+Task = tuple[str, Chunk | None]  # the name of a part, and its chunk unless the part is already encoded
+
+
+class Documents:
+    """The documents of a split from one data source, or one side of its pairs, and how they are encoded.
+
+    Can be pickled; the copy opens the data source again.
+    """
+
+    def __init__(self, source: SplitSource, reader: Reader, rules: Cleaner, tokenizer: Tokenizer, side: str = ""):
+        self.source, self.reader, self.rules, self._side = source, reader, rules, side
+        # A document at the boundary between two splits can only be cut once all texts have been cleaned.
+        rules.remembers = source.cuts_texts
+        self.encoder = Encoder(tokenizer, rules, *(() if source.cuts_texts else (source, side)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.source, type(self.reader), self.rules, saved(self.encoder.tokenizer), self._side)
+
+    def num_units(self) -> int:
+        """Returns the number of units of files, each of which is divided into chunks of its own."""
+        return 1 if self.source.cuts_texts else self.reader.source.num_units()
+
+    def chunks(self, unit: int) -> Iterator[tuple[str, Chunk]]:
+        """Yields the chunks of a unit and the names of their parts. Raises UserError if a record cannot be read."""
+        with named_errors(self.source.label):
+            examples = (
+                self.source.texts(self.reader, self.rules) if self.source.cuts_texts else self.reader.iterate(unit)
+            )
+            for number, chunk in enumerate(self.encoder.chunks(examples, self.rules)):
+                yield f"{unit:05d}-{number:06d}", chunk
+
+    def all_chunks(self) -> Iterator[tuple[str, Chunk]]:
+        is_empty = True
+        for unit in range(self.num_units()):
+            for each in self.chunks(unit):
+                is_empty = False
+                yield each
+        if is_empty:  # read as a whole, a data source without any record is an error
+            with named_errors(self.source.label):
+                next(self.reader.iterate(), None)
+
+    def size_on_disk(self) -> int:
+        """Returns the size of the files in bytes, or 0 if it says little about the size of the text."""
+        source = self.reader.source
+        if not isinstance(source, FileFormat) or any(path.suffix == ".gz" for path in source.files.found):
+            return 0
+        return sum(path.stat().st_size for path in source.files.found)
+
+
+def _reopened(source: SplitSource, reader: type[Reader], rules: Cleaner, tokenizer: Any, side: str) -> Documents:
+    return Documents(source, open_reader(source.config, reader), rules, restored(*tokenizer), side)
+
+
+@dataclass(frozen=True)
+class _PartWriter:
+    """The function of a worker: encodes a chunk, writes its part to a file and returns the name of the part."""
+
+    encoder: Encoder
+    directory: Path
+
+    def __call__(self, task: Task) -> str:
+        name, chunk = task
+        if chunk is not None:
+            self.encoder.part(chunk).save(part_path(self.directory, name))
+        return name
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Who encodes documents (the settings data.store_workers and data.beam)."""
+
+    num_workers: int = 0
+    beam: str = ""
+
+    def encode(self, documents: Documents, directory: Path, label: str) -> Iterator[Part]:
+        """Yields all parts in order. Those of a build that takes longer are also in files in `directory`.
+
+        Raises UserError if a document cannot be read or encoded, and WorkerDied if a worker was killed.
+        """
+        if directory.exists():
+            found = sum(1 for _ in directory.glob("*.npz"))
+            print(f"{label}: continuing an interrupted build, {found:,} parts of which are done", file=sys.stderr)
+        try:
+            if self.beam:
+                from lm.data.storing.beam import write_parts
+
+                write_parts(documents, directory, self.beam)
+            yield from self._encode(documents, directory, label)
+        except WorkerDied:
+            raise
+        except UserError:
+            shutil.rmtree(directory, ignore_errors=True)  # the error would occur again
+            raise
+
+    def _encode(self, documents: Documents, directory: Path, label: str) -> Iterator[Part]:
+        began, num_workers = time.monotonic(), self.num_workers or available_cores()
+        tasks, encoder = _without_finished(documents.all_chunks(), directory, label), documents.encoder
+        unsaved: list[tuple[str, Part]] = []
+        for name, chunk in tasks:
+            if chunk is None:
+                yield load_part(directory, name)
+            else:
+                part = encoder.part(chunk)
+                unsaved.append((name, part))
+                yield part
+            if time.monotonic() - began >= PATIENCE:
+                break
+        else:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, part in unsaved:
+            part.save(part_path(directory, name))
+        unsaved.clear()
+        writer = _PartWriter(encoder, directory)
+        if num_workers == 1:
+            yield from (load_part(directory, writer(task)) for task in tasks)
+            return
+        with Workers(writer, num_workers) as workers:
+            for task in tasks:
+                yield load_part(directory, writer(task))
+                if workers.are_ready():
+                    break
+            yield from (load_part(directory, name) for name in workers.map(tasks))
+
+
+def _without_finished(chunks: Iterator[tuple[str, Chunk]], directory: Path, label: str) -> Iterator[Task]:
+    """Replaces each chunk whose part is already in a file by None. Damaged parts are reported."""
+    for name, chunk in chunks:
+        path = part_path(directory, name)
+        if not path.exists():
+            yield name, chunk
+            continue
+        try:
+            Part.load(path)
+            yield name, None
+        except DamagedPart as damage:
+            print(f"{label}: part {path} is damaged ({damage}); encoding it again", file=sys.stderr)
+            yield name, chunk
+
+
+def part_path(directory: Path, name: str) -> Path:
+    return directory / f"{name}.npz"
+
+
+def load_part(directory: Path, name: str) -> Part:
+    """Reads a part that was just written or checked. Raises OSError if it is no longer intact."""
+    try:
+        return Part.load(part_path(directory, name))
+    except DamagedPart as damage:
+        raise OSError(f"part {name} cannot be read back: {damage}") from damage
+
+
+def remove_old_parts(cache: Path) -> None:
+    """Removes the parts of stores whose builds were interrupted long ago, e.g. of data that has changed since."""
+    for directory in cache.glob(f"*{PARTS}"):
+        if time.time() - directory.stat().st_mtime > SECONDS_KEPT:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+class Progress:
+    """Reports how much text is encoded: in one line on a terminal, elsewhere in a new line from time to time."""
+
+    def __init__(self, label: str, documents: Documents):
+        self._label, self._began = label, time.monotonic()
+        self._total = documents.size_on_disk()
+        self._is_terminal = sys.stderr.isatty()
+        self._shown = self._began
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._is_terminal and self._shown > self._began:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def show(self, counts: dict[str, int]) -> None:
+        now = time.monotonic()
+        if now - self._shown < (REDRAW_SECONDS if self._is_terminal else PLAIN_SECONDS):
+            return
+        self._shown, megabytes = now, counts["bytes"] / 1e6
+        total = f" of at most {self._total / 1e6:,.0f}" if self._total else ""
+        line = (
+            f"tokenising {self._label}: {megabytes:,.0f}{total} MB, {counts['tokens'] / 1e6:,.1f} M tokens, "
+            f"{megabytes / (now - self._began):,.1f} MB/s"
+        )
+        print(
+            *(("\r", line, "\x1b[K") if self._is_terminal else (line, "\n")),
+            sep="",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,236 @@
+"""Encodes chunks of raw examples as parts of a token store. A part depends only on its chunk and on the settings.
+
+Parts can therefore be encoded in any order, in any process and on any machine (`workers.py`, `beam.py`);
+`token_store.py` joins them in order. A chunk holds consecutive raw examples, or a piece of a text that is too long for
+a chunk. The first part of such a text holds its document, and the others continue it.
+
+E is the number of documents in a part, N the number of tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm.data.reading.readers import Pair
+from lm.data.storing.splits import Cleaner, SplitSource
+from lm.data.tokenizing import restored, saved
+from lm.data.tokenizing.base import Tokenizer
+from lm.data.tokenizing.flat import sums_of
+from lm.data.tokenizing.pieces import PIECE, pieces_of
+from lm.files import parse_json
+
+CHUNK_CHARACTERS = 1 << 19  # number of characters after which a chunk ends
+# What a part knows about each document. Of a part that continues a document, `tokens` and the counts after `hash` are
+# those of the continuation; `characters` is 0.
+DOCUMENT = np.dtype(
+    [
+        ("tokens", "<i8"),
+        ("hash", "<u8"),  # of the text (see `text_hash`)
+        ("digest", "V16"),  # see `Cleaner.digest`; 0 unless repeated documents are dropped
+        ("characters", "<i8"),
+        ("bytes", "<i8"),
+        ("words", "<i8"),
+        ("unknown", "<i8"),
+        ("changed", "?"),
+    ]
+)
+# All whitespace outside ASCII (see str.isspace).
+_OTHER_SPACE = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+
+
+class DamagedPart(Exception):
+    """The file of a part is not complete."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive raw examples of a data source, or a piece of one long text, which is already cleaned."""
+
+    examples: Sequence[Any] = ()
+    piece: str | None = None
+    # The entry of the whole text, in which `hash`, `digest` and `characters` are set, for the first piece.
+    document: np.ndarray | None = None
+    is_last: bool = True  # whether the piece is the last one of its text
+    joins_word: bool = False  # whether the first word of the piece begins in the piece before it
+
+
+@dataclass(frozen=True)
+class Part:
+    """Encoded documents, `[bos] tokens [eos]` each, one after another."""
+
+    tokens: np.ndarray  # uint16 or uint32 (N,)
+    documents: np.ndarray  # DOCUMENT (E,)
+    continues: bool = False  # whether the only entry continues the last document of the part before
+    # The numbers of dropped examples by reason, and of removed words (see `Cleaner.take_counts`).
+    counts: Sequence[dict[str, int]] = ({}, {})
+
+    def save(self, path: Path) -> None:
+        """Writes a file atomically. Its format contains checksums. May raise OSError."""
+        notes = [self.continues, list(self.counts)]
+        content = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        with open(temporary, "wb") as file:
+            np.savez(file, tokens=self.tokens, documents=self.documents, notes=content)
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Part:
+        """Reads a file. Raises DamagedPart if it is incomplete or damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                notes = parse_json(arrays["notes"].tobytes())
+                return cls(arrays["tokens"], arrays["documents"], *notes)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise DamagedPart(f"{type(error).__name__}: {error}") from error
+
+
+class Encoder:
+    """Turns chunks into parts. It can be pickled, and then keeps only what determines the parts.
+
+    Without a `source`, the examples are texts that are already cleaned and selected.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, rules: Cleaner, source: SplitSource | None = None, side: str = ""):
+        self.tokenizer, self._source, self._side = tokenizer, source, side
+        self._rules = copy.copy(rules)  # counts the dropped examples of one chunk at a time
+        self._rules.remembers = False
+        # Whether the parts hold digests, by which repeated documents can be dropped when the parts are joined.
+        self.drops_repeated = source is not None and rules.config.deduplicate and not source.keeps_all(rules)
+        self.dtype = np.dtype("uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored_encoder, (saved(self.tokenizer), self._rules, self._source, self._side)
+
+    def chunks(self, examples: Iterable[Any], rules: Cleaner) -> Iterator[Chunk]:
+        """Divides raw examples into chunks. Long texts are cleaned, and counted by `rules` if they are dropped."""
+        collected: list[Any] = []
+        size = 0
+        for example in examples:
+            length = sum(map(len, _texts_of(example)))
+            if length > PIECE:
+                if collected:
+                    yield Chunk(collected)
+                collected, size = [], 0
+                yield from self._chunks_of_long(example, rules)
+                continue
+            collected.append(example)
+            size += length + 1  # many empty texts fill a chunk, too
+            if size >= CHUNK_CHARACTERS:
+                yield Chunk(collected)
+                collected, size = [], 0
+        if collected:
+            yield Chunk(collected)
+
+    def _chunks_of_long(self, example: Any, rules: Cleaner) -> Iterator[Chunk]:
+        for text, digest in self._selected([example], rules):
+            document = np.zeros(1, DOCUMENT)
+            document["hash"], document["digest"], document["characters"] = _hashes([text.encode()]), digest, len(text)
+            before, first = "", True
+            pieces = pieces_of(self.tokenizer, text)
+            piece: str | None = next(pieces)
+            while piece is not None:
+                following = next(pieces, None)
+                joins = not first and not (piece[:1].isspace() or before[-1:].isspace())
+                yield Chunk((), piece, document if first else None, following is None, joins)
+                before, piece, first = piece, following, False
+
+    def _selected(self, examples: Iterable[Any], rules: Cleaner) -> Iterator[tuple[str, bytes]]:
+        """Yields the text of each example that belongs to the split, and its digest if duplicates are dropped."""
+        if self._source is None:
+            yield from ((text, b"") for text in examples)
+            return
+        for raw in examples:
+            if (example := self._source.select(raw, rules)) is not None:
+                digest = rules.digest(_texts_of(example, whole=False)) if self.drops_repeated else b""
+                yield self._source.text_of(example, self._side), digest
+
+    def part(self, chunk: Chunk) -> Part:
+        """Encodes a chunk. Raises UserError if a text cannot be cleaned or tokenised."""
+        if chunk.piece is not None:
+            return self._part_of_piece(chunk)
+        selected = list(self._selected(chunk.examples, self._rules))
+        texts = [text for text, _ in selected]
+        ids_N, lengths_E = self.tokenizer.encode_flat(texts)
+        encoded = [text.encode() for text in texts]
+        documents = np.zeros(len(texts), DOCUMENT)
+        documents["tokens"], documents["hash"] = lengths_E + 2, _hashes(encoded)
+        documents["digest"] = np.frombuffer(b"".join(digest.ljust(16, b"\0") for _, digest in selected), "V16")
+        documents["characters"] = list(map(len, texts))
+        documents["bytes"] = list(map(len, encoded))
+        documents["words"] = count_words(texts, encoded) + [text.count("\n") for text in texts]
+        documents["unknown"] = sums_of(ids_N == self.tokenizer.unk_id, lengths_E) if self._has_unknown else 0
+        documents["changed"] = self.tokenizer.changed(texts, ids_N, lengths_E)
+        tokens_N = np.empty(len(ids_N) + 2 * len(texts), self.dtype)
+        is_text_N = np.ones(len(tokens_N), bool)
+        ends_E = np.cumsum(lengths_E + 2)
+        for index_E, token in ((ends_E - lengths_E - 2, self.tokenizer.start_id), (ends_E - 1, self.tokenizer.eos_id)):
+            tokens_N[index_E] = token
+            is_text_N[index_E] = False
+        tokens_N[is_text_N] = ids_N
+        return Part(tokens_N, documents, counts=self._rules.take_counts())
+
+    @property
+    def _has_unknown(self) -> bool:
+        return self.tokenizer.unk_id is not None
+
+    def _part_of_piece(self, chunk: Chunk) -> Part:
+        text, is_first = chunk.piece or "", chunk.document is not None
+        ids_N, lengths_E = self.tokenizer.encode_flat([text])
+        document = np.zeros(1, DOCUMENT) if chunk.document is None else chunk.document.copy()
+        encoded = text.encode()
+        document["bytes"] = len(encoded)
+        document["words"] = count_words([text], [encoded]) - chunk.joins_word + text.count("\n")
+        document["unknown"] = np.count_nonzero(ids_N == self.tokenizer.unk_id) if self._has_unknown else 0
+        document["changed"] = self.tokenizer.changed([text], ids_N, lengths_E)
+        if document["changed"] and not is_first:
+            # Many tokenizers drop a leading space, which this piece has only because of the cut.
+            (found,) = self.tokenizer.decode_each([ids_N.tolist()])
+            document["changed"] = text.lstrip() != found.lstrip()
+        start, eos = [self.tokenizer.start_id] * is_first, [self.tokenizer.eos_id] * chunk.is_last
+        tokens_N = np.concatenate([start, ids_N, eos]).astype(self.dtype)
+        document["tokens"] = len(tokens_N)
+        return Part(tokens_N, document, not is_first)
+
+
+def _restored_encoder(tokenizer: Any, *arguments: Any) -> Encoder:
+    return Encoder(restored(*tokenizer), *arguments)
+
+
+def _texts_of(example: Any, *, whole: bool = True) -> tuple[str, ...]:
+    """Returns the texts of a raw example: all of them, or those that decide whether it is dropped."""
+    if isinstance(example, Pair):
+        return (example.source, *example.references) if whole else (example.source, example.target)
+    return (example,)
+
+
+def _hashes(encoded: Sequence[bytes]) -> np.ndarray:
+    """Returns the hash of each UTF-8 text, uint64 (E,), as `text_hash` does."""
+    digests = b"".join(hashlib.blake2b(each, digest_size=8).digest() for each in encoded)
+    return np.frombuffer(digests, "<u8")
+
+
+def count_words(texts: Sequence[str], encoded: Sequence[bytes]) -> np.ndarray:
+    """Counts the words of each text, separated by whitespace as in str.split, int64 (E,).
+
+    `encoded` holds the texts in UTF-8. Words are counted by the bytes at their ends, without building lists of words.
+    """
+    joined = np.frombuffer(b"\n".join([*encoded, b""]), np.uint8)
+    is_space = (joined == 32) | (joined - np.uint8(9) < 5) | (joined - np.uint8(28) < 4)  # modulo 256
+    word_ends = np.flatnonzero(is_space[1:] > is_space[:-1])
+    text_ends = np.cumsum([len(each) + 1 for each in encoded], dtype=np.int64)
+    counts_E = np.diff(np.searchsorted(word_ends, text_ends), prepend=0)
+    for index, text in enumerate(texts):
+        if not text.isascii() and _OTHER_SPACE.search(text):
+            counts_E[index] = len(text.split())
+    return counts_E
