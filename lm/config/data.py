@@ -198,8 +198,8 @@ class DataConfig:
     prefetch: int = option(4, minimum=1, affects="nothing")
     """Number of batches to prepare in advance."""
     store_workers: int = option(0, minimum=0, affects="nothing")
-    """Number of processes that clean and tokenise the text of token stores. If 0, there is one per core that the program
-    may use. Small texts are tokenised without extra processes. The stores are the same either way."""
+    """Number of processes that clean and tokenise the text of token stores. If 0, there is one per core that the
+    program may use. Small texts are tokenised without extra processes. The stores are the same either way."""
     beam: str = option("", affects="nothing")
     """Options of the Apache Beam pipeline that cleans and tokenises text in place of these processes, e.g.
     '--runner=FlinkRunner --flink_master=HOST:8081' (needs requirements-beam.txt). All machines must see the data and

@@ -6,6 +6,7 @@ every process, so there is no random state to save or send.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -16,6 +17,7 @@ from grain.experimental import index_shuffle
 T = TypeVar("T")
 
 
+@functools.lru_cache(maxsize=1024)
 def number(*key: Any, below: int) -> int:
     """Returns a pseudo-random integer in [0, below)."""
     return int.from_bytes(_digest(key)[:8], "big") % below

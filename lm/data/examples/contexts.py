@@ -12,7 +12,7 @@ T is the number of words in a row, N the number of random words per row, V the s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 

@@ -274,7 +274,8 @@ class TrainRows:
 
     def __init__(self, config: Config, sources: Mapping[str, RowSource], layout: RowLayout):
         self._batch_size, self._sources, self._layout = config.train.batch_size, dict(sources), layout
-        self.kind = next(iter(sources.values())).kind
+        self._first = next(iter(sources))
+        self.kind = sources[self._first].kind
         one = grain.MapDataset.range(1)
         orders = [one.map_with_index(partial(_number_row, name)).repeat() for name in sources]
         weights = [config.data.train[name].weight for name in sources]
@@ -293,10 +294,7 @@ class TrainRows:
         """Returns (source name, epoch, row within the epoch) for rows `row_ids` of the global batch of `step`."""
         assert all(0 <= r < self._batch_size for r in row_ids), (row_ids, self._batch_size)
         elements = [step * self._batch_size + int(r) for r in row_ids]
-        if self._order is None:
-            ((name, source),) = self._sources.items()
-            return [(name, *source.locate(index)) for index in elements]
-        found = [self._order[element] for element in elements]
+        found = [self._order[i] for i in elements] if self._order is not None else [(self._first, i) for i in elements]
         return [(name, *self._sources[name].locate(index)) for name, index in found]
 
     def rows(self, step: int, row_ids: Sequence[int]) -> Batch:

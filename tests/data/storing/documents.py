@@ -1,11 +1,15 @@
 """Documents of a few texts, and token stores of them, shared by several tests."""
 
+import os
+import signal
+import time
 from pathlib import Path
 
 from lm.config import CleaningConfig, DataConfig, SourceConfig
 from lm.data.storing import token_store
 from lm.data.storing.building import Documents, Engine
 from lm.data.storing.splits import Cleaner, SplitSource, Subset
+from lm.errors import UserError
 
 
 class Texts:
@@ -32,3 +36,15 @@ def documents_of(texts, tokenizer, cleaning=None, reads=None):
 def build(cache, texts, tokenizer, identity="x", cleaning=None, reads=None, engine=None):
     documents = documents_of(texts, tokenizer, cleaning, reads)
     return token_store.open_or_build(Path(cache), {"of": identity}, "test store", documents, engine or Engine(1))
+
+
+def squared(number):
+    """Stands for the work of a worker process, which may fail in several ways."""
+    if number == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number == "slow":
+        time.sleep(0.1)
+        return number
+    if number < 0:
+        raise UserError(f"{number} is negative")
+    return number**2
