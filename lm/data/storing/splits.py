@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import hashlib
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -58,10 +60,18 @@ class Subset:
         return Subset(self.low + size * exact(begin), self.low + size * exact(end), self.fold, self.folds)
 
     def holds(self, key: str) -> bool:
-        if (self.low, self.high) == (0, 1):
+        if self._bounds is None:
             return True
         number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-        return self.low <= (Fraction(number, HASHES) + Fraction(self.fold, self.folds)) % 1 < self.high
+        low, high = self._bounds
+        return low <= (number * self.folds + self.fold * HASHES) % (self.folds * HASHES) < high
+
+    @functools.cached_property
+    def _bounds(self) -> tuple[int, int] | None:
+        """The bounds of h * HASHES * folds, or None if all examples belong to the subset."""
+        if (self.low, self.high) == (0, 1):
+            return None
+        return math.ceil(self.low * HASHES * self.folds), math.ceil(self.high * HASHES * self.folds)
 
 
 def exact(number: float | Fraction) -> Fraction:
@@ -227,6 +237,8 @@ class Cleaner:
         self.config = config
         self.dropped = dict.fromkeys(self.reasons, 0)  # number of dropped examples by reason
         self._removed: Counter[str] = Counter()  # the stop words that were removed
+        steps = config.unicode, config.strip_html, config.strip_control, config.whitespace != "keep"
+        self._changes_texts = any(steps) or any(getattr(config, step) for step in WORD_STEPS)
         self.remembers = True  # whether repeated examples are dropped here, if at all
         self._seen: set[bytes] = set()
 
@@ -238,7 +250,7 @@ class Cleaner:
         return self._cleaned(example)
 
     def _cleaned(self, text: str) -> str:
-        return clean_text(self.config, text, self._removed)
+        return clean_text(self.config, text, self._removed) if self._changes_texts else text
 
     def take_counts(self) -> tuple[dict[str, int], dict[str, int]]:
         """Returns the numbers of dropped examples by reason and of removed words, and starts new counts."""
@@ -263,8 +275,8 @@ class Cleaner:
         texts = (example,) if isinstance(example, str) else (example.source, example.target)
         if reason := self._reason_to_drop(*texts):
             self.dropped[reason] += 1
-        is_compared = self.remembers and self.config.deduplicate and not reason
-        return not reason and not (is_compared and self.repeats(self.digest(texts)))
+            return False
+        return not (self.config.deduplicate and self.remembers and self.repeats(self.digest(texts)))
 
     @staticmethod
     def digest(texts: tuple[str, ...]) -> bytes:
@@ -280,8 +292,9 @@ class Cleaner:
         return is_repeated
 
     def _reason_to_drop(self, *texts: str) -> str:
-        if min(map(len, texts)) < self.config.min_chars:
-            return "too_short"
+        for text in texts:
+            if len(text) < self.config.min_chars:
+                return "too_short"
         return "too_long" if 0 < self.config.max_chars < max(map(len, texts)) else ""
 
 

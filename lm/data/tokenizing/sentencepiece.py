@@ -106,17 +106,18 @@ class SentencePieceTokenizer(Tokenizer):
         if self._joints and any("\u2581" in text for text in texts):
             return super().encode_flat(texts)
         lines = [text.split("\n") for text in texts] if self._joints else [[text] for text in texts]
-        encoded = iter(self._arrays([line for each in lines for line in each]))
+        encoded = iter(self._buffers([line for each in lines for line in each]))
         line_break = np.array(self._joints.get("\n", ()), np.int32).tobytes()
         ids = [line_break.join(itertools.islice(encoded, len(each))) for each in lines]
         lengths_E = np.fromiter(map(len, ids), np.int64, len(ids)) // np.dtype(np.int32).itemsize
         return np.frombuffer(b"".join(ids), np.int32), lengths_E
 
-    def _arrays(self, texts: list[str]) -> list[np.ndarray]:
-        """Returns the ids of each text, int32. The texts contain no boundary characters."""
-        try:
-            return self._processor.encode(texts, out_type="numpy", num_threads=1)
-        except (RuntimeError, ValueError):  # older releases
+    def _buffers(self, texts: list[str]) -> list[Any]:
+        """Returns the ids of each text as a buffer of int32. The texts contain no boundary characters."""
+        try:  # what out_type="numpy" uses, which takes 20 % longer because it makes an array of each text
+            encode: Any = self._processor._processor._EncodeAsBufferBatch
+            return encode(texts, 1, None, False, -1, 0.1, False, False, False)
+        except (AttributeError, TypeError):  # other releases
             return [np.array(ids, np.int32) for ids in self._processor.encode(texts, num_threads=1)]
 
     def changed(self, texts: Sequence[str], ids_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:

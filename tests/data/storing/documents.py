@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def squared(number):
     """Stands for the work of a worker process, which may fail in several ways."""
     if number == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if number == "imported":
+        return sorted(sys.modules)
     if number == "slow":
         time.sleep(0.1)
         return number

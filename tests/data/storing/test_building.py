@@ -60,7 +60,10 @@ def contents(store):
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory):
     """The store that one process makes of chunks that are larger than all texts."""
-    return contents(make(tmp_path_factory.mktemp("wanted")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joining, "BATCH_DOCUMENTS", 7)
+        patch.setattr(joining, "BATCH_CHARACTERS", 400)
+        return contents(make(tmp_path_factory.mktemp("wanted")))
 
 
 def test_a_store_is_that_of_a_loop_over_documents(wanted):
@@ -207,6 +210,8 @@ def test_results_come_in_order_and_errors_in_their_place():
         assert next(found) == 4
         with pytest.raises(UserError, match="line 2 is bad"):
             next(found)
+        (imported,) = workers.map(iter(["imported"]))
+        assert "numpy" in imported and not {"jax", "grain", "tensorflow_datasets", "pyarrow"} & set(imported)
         found = workers.map(iter([1, "kill", 2]))
         assert next(found) == 1
         with pytest.raises(WorkerDied, match=r"was killed by SIGKILL; memory may have run out\. Run the same command"):
