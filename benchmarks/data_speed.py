@@ -1,6 +1,6 @@
 """Measures the speed of the data pipeline: from raw text to a token store, and from the store to batches.
 
-    python -m benchmarks.data_speed --texts=DIR/wikitext2,DIR/tinystories_sample [--megabytes=200] [--rounds=5]
+    python -m benchmarks.data_speed --texts=DIR/wikitext2,DIR/tinystories_sample [--megabytes=400] [--rounds=3]
         [--workers=1,2,4] [--name=data_speed]
 
 Each text is a file, or a directory with a file train.txt.gz, train.txt or *.txt. It is repeated until it has
@@ -199,8 +199,8 @@ def table_of(name: str, result: Mapping[str, Any]) -> Table:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", required=True)
-    parser.add_argument("--megabytes", type=float, default=200.0)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--megabytes", type=float, default=400.0)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", default="1,2,4")
     parser.add_argument("--name", default="")
     parser.add_argument("--note", default="")

@@ -314,8 +314,10 @@ class TextFile:
         size, number = 0, 1
         for block in self.blocks():
             *ended, last = block.split("\n")
+            may_be_long = size + len(block) > self._config.longest_line
             for line in ended:
-                self.check_length(size + len(line), number)
+                if may_be_long:
+                    self.check_length(size + len(line), number)
                 yield "".join([*parts, line, "\n"]) if parts else line + "\n"
                 parts, size, number = [], 0, number + 1
             if last:

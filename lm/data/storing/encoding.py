@@ -117,7 +117,7 @@ class Encoder:
         collected: list[Any] = []
         size = 0
         for example in examples:
-            length = sum(map(len, _texts_of(example)))
+            length = len(example) if isinstance(example, str) else sum(map(len, _texts_of(example)))
             if length > PIECE:
                 if collected:
                     yield Chunk(collected)
