@@ -178,10 +178,10 @@ class PackedRows(RowSource):
         return len(self._kept.get(epoch, self._pack)[1]) - 1
 
     def batch(self, rows: Sequence[tuple[int, int]], layout: RowLayout) -> Batch:
-        epochs = {epoch for epoch, _ in rows}
-        if len(epochs) == 1:
-            return layout.lay_out_joined(self._examples, *epochs, [self._indices(*each) for each in rows])
-        return layout.lay_out([[self._examples.make(each[0], i) for i in self._indices(*each)] for each in rows])
+        found = [(epoch, self._indices(epoch, row)) for epoch, row in rows]
+        if len({epoch for epoch, _ in rows}) == 1:
+            return layout.lay_out_joined(self._examples, rows[0][0], [indices for _, indices in found])
+        return layout.lay_out([[self._examples.make(epoch, i) for i in each.tolist()] for epoch, each in found])
 
     def _indices(self, epoch: int, row: int) -> np.ndarray:
         """Returns the indices of the examples in a row."""
