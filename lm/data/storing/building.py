@@ -58,8 +58,8 @@ class Documents:
             examples = (
                 self.source.texts(self.reader, self.rules) if self.source.cuts_texts else self.reader.iterate(unit)
             )
-            for number, chunk in enumerate(self.encoder.chunks(examples, self.rules)):
-                yield f"{unit:05d}-{number:06d}", chunk
+            for number, chunk in enumerate(self.encoder.chunks(examples)):
+                yield f"{unit:06d}-{number:06d}", chunk  # in alphabetical order
 
     def all_chunks(self) -> Iterator[tuple[str, Chunk]]:
         is_empty = True
@@ -67,9 +67,13 @@ class Documents:
             for each in self.chunks(unit):
                 is_empty = False
                 yield each
-        if is_empty:  # read as a whole, a data source without any record is an error
-            with named_errors(self.source.label):
-                next(self.reader.iterate(), None)
+        if is_empty:
+            self.refuse_if_empty()
+
+    def refuse_if_empty(self) -> None:
+        """Raises UserError if the data source has no records."""
+        with named_errors(self.source.label):
+            next(self.reader.iterate(), None)
 
     def size_on_disk(self) -> int:
         """Returns the size of the files in bytes, or 0 if it says little about the size of the text."""
@@ -113,10 +117,17 @@ class Engine:
             found = sum(1 for _ in directory.glob("*.npz"))
             print(f"{label}: continuing an interrupted build, {found:,} parts of which are done", file=sys.stderr)
         try:
-            if self.beam:
+            if self.beam and documents.source.cuts_texts:
+                print(f"{label}: encoded without Beam, because data.holdout='tail' cuts a document", file=sys.stderr)
+            elif self.beam:
                 from lm.data.storing.beam import write_parts
 
                 write_parts(documents, directory, self.beam)
+                names = sorted(path.stem for path in directory.glob("*.npz"))
+                if not names:
+                    documents.refuse_if_empty()
+                yield from (load_part(directory, name) for name in names)
+                return  # without reading the data again
             yield from self._encode(documents, directory, label)
         except WorkerDied:
             raise

@@ -63,6 +63,7 @@ class Chunk:
     document: np.ndarray | None = None
     is_last: bool = True  # whether the piece is the last one of its text
     joins_word: bool = False  # whether the first word of the piece begins in the piece before it
+    counts: Sequence[dict[str, int]] = ({}, {})  # what cleaning the whole text counted, for the first piece
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,8 @@ class Encoder:
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored_encoder, (saved(self.tokenizer), self._rules, self._source, self._side)
 
-    def chunks(self, examples: Iterable[Any], rules: Cleaner) -> Iterator[Chunk]:
-        """Divides raw examples into chunks. Long texts are cleaned, and counted by `rules` if they are dropped."""
+    def chunks(self, examples: Iterable[Any]) -> Iterator[Chunk]:
+        """Divides raw examples into chunks. Long texts are cleaned and cut into pieces."""
         collected: list[Any] = []
         size = 0
         for example in examples:
@@ -122,7 +123,7 @@ class Encoder:
                 if collected:
                     yield Chunk(collected)
                 collected, size = [], 0
-                yield from self._chunks_of_long(example, rules)
+                yield from self._chunks_of_long(example)
                 continue
             collected.append(example)
             size += length + 1  # many empty texts fill a chunk, too
@@ -132,24 +133,32 @@ class Encoder:
         if collected:
             yield Chunk(collected)
 
-    def _chunks_of_long(self, example: Any, rules: Cleaner) -> Iterator[Chunk]:
-        for text, digest in self._selected([example], rules):
-            document = np.zeros(1, DOCUMENT)
-            document["hash"], document["digest"], document["characters"] = _hashes([text.encode()]), digest, len(text)
-            before, first = "", True
-            pieces = pieces_of(self.tokenizer, text)
-            piece: str | None = next(pieces)
-            while piece is not None:
-                following = next(pieces, None)
-                joins = not first and not (piece[:1].isspace() or before[-1:].isspace())
-                yield Chunk((), piece, document if first else None, following is None, joins)
-                before, piece, first = piece, following, False
+    def _chunks_of_long(self, example: Any) -> Iterator[Chunk]:
+        selected = list(self._selected([example]))
+        counts = self._rules.take_counts()
+        if not selected:
+            yield Chunk([example])  # whose part counts the dropped example
+            return
+        ((text, digest),) = selected
+        document = np.zeros(1, DOCUMENT)
+        document["hash"], document["characters"] = _hashes([text.encode()]), len(text)
+        document["digest"] = _digests([digest])
+        before, pieces = "", pieces_of(self.tokenizer, text)
+        piece: str | None = next(pieces)
+        is_first = True
+        while piece is not None:
+            following = next(pieces, None)
+            joins = not is_first and not (piece[:1].isspace() or before[-1:].isspace())
+            of_whole = (document, counts) if is_first else (None, ({}, {}))
+            yield Chunk((), piece, of_whole[0], following is None, joins, of_whole[1])
+            before, piece, is_first = piece, following, False
 
-    def _selected(self, examples: Iterable[Any], rules: Cleaner) -> Iterator[tuple[str, bytes]]:
+    def _selected(self, examples: Iterable[Any]) -> Iterator[tuple[str, bytes]]:
         """Yields the text of each example that belongs to the split, and its digest if duplicates are dropped."""
         if self._source is None:
             yield from ((text, b"") for text in examples)
             return
+        rules = self._rules
         for raw in examples:
             if (example := self._source.select(raw, rules)) is not None:
                 digest = rules.digest(_texts_of(example, whole=False)) if self.drops_repeated else b""
@@ -159,13 +168,13 @@ class Encoder:
         """Encodes a chunk. Raises UserError if a text cannot be cleaned or tokenised."""
         if chunk.piece is not None:
             return self._part_of_piece(chunk)
-        selected = list(self._selected(chunk.examples, self._rules))
+        selected = list(self._selected(chunk.examples))
         texts = [text for text, _ in selected]
         ids_N, lengths_E = self.tokenizer.encode_flat(texts)
         encoded = [text.encode() for text in texts]
         documents = np.zeros(len(texts), DOCUMENT)
         documents["tokens"], documents["hash"] = lengths_E + 2, _hashes(encoded)
-        documents["digest"] = np.frombuffer(b"".join(digest.ljust(16, b"\0") for _, digest in selected), "V16")
+        documents["digest"] = _digests([digest for _, digest in selected])
         documents["characters"] = list(map(len, texts))
         documents["bytes"] = list(map(len, encoded))
         documents["words"] = count_words(texts, encoded) + [text.count("\n") for text in texts]
@@ -200,7 +209,7 @@ class Encoder:
         start, eos = [self.tokenizer.start_id] * is_first, [self.tokenizer.eos_id] * chunk.is_last
         tokens_N = np.concatenate([start, ids_N, eos]).astype(self.dtype)
         document["tokens"] = len(tokens_N)
-        return Part(tokens_N, document, not is_first)
+        return Part(tokens_N, document, not is_first, chunk.counts)
 
 
 def _restored_encoder(tokenizer: Any, *arguments: Any) -> Encoder:
@@ -212,6 +221,10 @@ def _texts_of(example: Any, *, whole: bool = True) -> tuple[str, ...]:
     if isinstance(example, Pair):
         return (example.source, *example.references) if whole else (example.source, example.target)
     return (example,)
+
+
+def _digests(digests: Sequence[bytes]) -> np.ndarray:
+    return np.frombuffer(b"".join(digest.ljust(16, b"\0") for digest in digests), "V16")
 
 
 def _hashes(encoded: Sequence[bytes]) -> np.ndarray:
