@@ -33,6 +33,7 @@ SENTENCES = ["one <b>two</b> three\n", "a\u2003b\xa0c d", "", "the   same", "é"
 TEXTS = [f"{SENTENCES[i % 6]}{'' if i % 6 == 3 else i // 6}" for i in range(120)]
 TEXTS[50:50] = [" ".join(f"word{i}\nof a long text," for i in range(90)), "the   same " * 60, "the   same " * 60]
 CLEANING = CleaningConfig(strip_html=True, whitespace="collapse_lines", min_chars=2, deduplicate=True)
+TOKENIZER = WordTokenizer(["one", "two", "the", "of"])
 FILES = ("tokens.bin", "starts.bin", "hashes.bin")
 
 
@@ -48,8 +49,7 @@ def small_chunks(monkeypatch):
 
 
 def make(cache, engine=None, texts=TEXTS, identity="x"):
-    tokenizer = WordTokenizer(["one", "two", "the", "of"])
-    return build(cache, texts, tokenizer, identity, CLEANING, engine=engine)
+    return build(cache, texts, TOKENIZER, identity, CLEANING, engine=engine)
 
 
 def contents(store):
@@ -71,12 +71,11 @@ def test_a_store_is_that_of_a_loop_over_documents(wanted):
     clean = ["\n".join(" ".join(line.split()) for line in lines) for lines in clean]
     kept = [text for text in dict.fromkeys(clean) if len(text) >= 2]
     dropped = {"too_short": clean.count(""), "duplicate": sum(len(t) >= 2 for t in clean) - len(kept), "too_long": 0}
-    tokenizer = WordTokenizer(["one", "two", "the", "of"])
     content, position, batch = hashlib.sha256(b"uint16"), 0, []
     for index, text in enumerate(kept):
         batch.append(text)
         if sum(map(len, batch)) >= 400 or len(batch) == 7 or index == len(kept) - 1:
-            tokens = [np.array([1, *tokenizer.encode(each), 2], np.uint16) for each in batch]
+            tokens = [np.array([1, *TOKENIZER.encode(each), 2], np.uint16) for each in batch]
             content.update(b"".join(each.tobytes() for each in tokens))
             lengths = np.array(list(map(len, tokens)))
             content.update((position + np.cumsum(lengths) - lengths).tobytes())
@@ -89,8 +88,8 @@ def test_a_store_is_that_of_a_loop_over_documents(wanted):
         "characters": sum(map(len, kept)),
         "bytes": sum(len(text.encode()) for text in kept),
         "words": sum(len(text.split()) + text.count("\n") for text in kept),
-        "unknown": sum(tokenizer.encode(text).count(3) for text in kept),
-        "changed": sum(tokenizer.decode(tokenizer.encode(text)) != text for text in kept),
+        "unknown": sum(TOKENIZER.encode(text).count(3) for text in kept),
+        "changed": sum(TOKENIZER.decode(TOKENIZER.encode(text)) != text for text in kept),
     }
 
 
@@ -116,7 +115,7 @@ def test_an_interrupted_build_continues_with_the_parts_that_are_done(tmp_path, m
     monkeypatch.setattr(Encoder, "part", lambda self, chunk, part=Encoder.part: encoded.append(1) or part(self, chunk))
     capsys.readouterr()
     assert contents(make(tmp_path)) == wanted
-    total = len(list(documents.documents_of(TEXTS, ByteTokenizer(), CLEANING).all_chunks()))
+    total = len(list(documents.documents_of(TEXTS, TOKENIZER, CLEANING).all_chunks()))
     assert len(encoded) == total - len(done) + 2
     shown = capsys.readouterr().err
     assert f"continuing an interrupted build, {len(done)} parts of which are done" in shown
