@@ -70,7 +70,8 @@ def test_a_store_is_that_of_a_loop_over_documents(wanted):
     clean = [" ".join(text.replace("<b>", "").replace("</b>", "").split(" ")).split("\n") for text in TEXTS]
     clean = ["\n".join(" ".join(line.split()) for line in lines) for lines in clean]
     kept = [text for text in dict.fromkeys(clean) if len(text) >= 2]
-    dropped = {"too_short": clean.count(""), "duplicate": sum(len(t) >= 2 for t in clean) - len(kept), "too_long": 0}
+    too_short = sum(len(text) < 2 for text in clean)
+    dropped = {"too_short": too_short, "too_long": 0, "duplicate": len(clean) - too_short - len(kept)}
     content, position, batch = hashlib.sha256(b"uint16"), 0, []
     for index, text in enumerate(kept):
         batch.append(text)
