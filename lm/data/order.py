@@ -15,6 +15,7 @@ import numpy as np
 from grain.experimental import index_shuffle
 
 T = TypeVar("T")
+ROUNDS = 4  # of grain's cipher
 
 
 @functools.lru_cache(maxsize=1024)
@@ -34,7 +35,7 @@ def shuffled(index: int, count: int, seed: int) -> tuple[int, int]:
     The item is element `index` of grain.MapDataset.range(count).shuffle(seed=seed).repeat(), but found faster.
     """
     epoch, place = divmod(index, count)
-    return epoch, index_shuffle(place, max_index=count - 1, seed=(seed + epoch) % 2**32, rounds=4)
+    return epoch, index_shuffle(place, count - 1, (seed + epoch) % 2**32, ROUNDS)
 
 
 def _digest(key: tuple[Any, ...]) -> bytes:
