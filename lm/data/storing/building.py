@@ -26,6 +26,7 @@ from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 
 PARTS = ".parts"  # suffix of the directory with the parts of an unfinished store
+SUFFIX = ".part"
 PATIENCE = 0.5  # seconds; starting a worker process takes about as long
 SECONDS_KEPT = 7 * 86400.0  # age at which the parts of a build that was never continued are removed
 REDRAW_SECONDS, PLAIN_SECONDS = 0.2, 10.0  # intervals between progress lines on a terminal and elsewhere
@@ -114,7 +115,7 @@ class Engine:
         Raises UserError if a document cannot be read or encoded, and WorkerDied if a worker was killed.
         """
         if directory.exists():
-            found = sum(1 for _ in directory.glob("*.npz"))
+            found = sum(1 for _ in directory.glob(f"*{SUFFIX}"))
             print(f"{label}: continuing an interrupted build, {found:,} parts of which are done", file=sys.stderr)
         try:
             if self.beam and documents.source.cuts_texts:
@@ -123,7 +124,7 @@ class Engine:
                 from lm.data.storing.beam import write_parts
 
                 write_parts(documents, directory, self.beam)
-                names = sorted(path.stem for path in directory.glob("*.npz"))
+                names = sorted(path.stem for path in directory.glob(f"*{SUFFIX}"))
                 if not names:
                     documents.refuse_if_empty()
                 yield from (load_part(directory, name) for name in names)
@@ -182,7 +183,7 @@ def _without_finished(chunks: Iterator[tuple[str, Chunk]], directory: Path, labe
 
 
 def part_path(directory: Path, name: str) -> Path:
-    return directory / f"{name}.npz"
+    return directory / f"{name}{SUFFIX}"
 
 
 def load_part(directory: Path, name: str) -> Part:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import re
-import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,22 +77,31 @@ class Part:
     counts: Sequence[dict[str, int]] = ({}, {})
 
     def save(self, path: Path) -> None:
-        """Writes a file atomically. Its format contains checksums. May raise OSError."""
-        notes = [self.continues, list(self.counts)]
-        content = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+        """Writes a file atomically: a line of JSON with a checksum, then the arrays. May raise OSError."""
+        content = self.tokens.tobytes() + self.documents.tobytes()
+        notes = {
+            "tokens": [self.tokens.dtype.name, len(self.tokens)],
+            "continues": self.continues,
+            "counts": list(self.counts),
+            "checksum": zlib.crc32(content),
+        }
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with open(temporary, "wb") as file:
-            np.savez(file, tokens=self.tokens, documents=self.documents, notes=content)
+        temporary.write_bytes(json.dumps(notes).encode() + b"\n" + content)
         os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: Path) -> Part:
         """Reads a file. Raises DamagedPart if it is incomplete or damaged."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                notes = parse_json(arrays["notes"].tobytes())
-                return cls(arrays["tokens"], arrays["documents"], *notes)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            line, _, content = path.read_bytes().partition(b"\n")
+            notes = parse_json(line)
+            if zlib.crc32(content) != notes["checksum"]:
+                raise DamagedPart("the checksum is wrong")
+            dtype, length = notes["tokens"]
+            tokens = np.frombuffer(content, dtype, length)
+            documents = np.frombuffer(content, DOCUMENT, offset=tokens.nbytes)
+            return cls(tokens, documents, notes["continues"], notes["counts"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedPart(f"{type(error).__name__}: {error}") from error
 
 
@@ -134,15 +143,15 @@ class Encoder:
             yield Chunk(collected)
 
     def _chunks_of_long(self, example: Any) -> Iterator[Chunk]:
-        selected = list(self._selected([example]))
+        texts, digests = self._selected([example])
         counts = self._rules.take_counts()
-        if not selected:
+        if not texts:
             yield Chunk([example])  # whose part counts the dropped example
             return
-        ((text, digest),) = selected
+        (text,) = texts
         document = np.zeros(1, DOCUMENT)
         document["hash"], document["characters"] = _hashes([text.encode()]), len(text)
-        document["digest"] = _digests([digest])
+        document["digest"] = digests
         before, pieces = "", pieces_of(self.tokenizer, text)
         piece: str | None = next(pieces)
         is_first = True
@@ -153,62 +162,51 @@ class Encoder:
             yield Chunk((), piece, of_whole[0], following is None, joins, of_whole[1])
             before, piece, is_first = piece, following, False
 
-    def _selected(self, examples: Iterable[Any]) -> Iterator[tuple[str, bytes]]:
-        """Yields the text of each example that belongs to the split, and its digest if duplicates are dropped."""
-        if self._source is None:
-            yield from ((text, b"") for text in examples)
-            return
-        rules = self._rules
-        for raw in examples:
-            if (example := self._source.select(raw, rules)) is not None:
-                digest = rules.digest(_texts_of(example, whole=False)) if self.drops_repeated else b""
-                yield self._source.text_of(example, self._side), digest
+    def _selected(self, examples: Sequence[Any]) -> tuple[Sequence[str], np.ndarray]:
+        """Returns the texts of the examples that belong to the split, and their digests, V16 (E,) (see DOCUMENT)."""
+        source, rules, side = self._source, self._rules, self._side
+        if source is None:
+            return examples, np.zeros(len(examples), "V16")
+        kept = [each for raw in examples if (each := source.select(raw, rules)) is not None]
+        texts = [source.text_of(example, side) for example in kept]
+        if not self.drops_repeated:
+            return texts, np.zeros(len(kept), "V16")
+        digests = [rules.digest(_texts_of(example, whole=False)) for example in kept]
+        return texts, np.frombuffer(b"".join(digests), "V16")
 
     def part(self, chunk: Chunk) -> Part:
         """Encodes a chunk. Raises UserError if a text cannot be cleaned or tokenised."""
         if chunk.piece is not None:
             return self._part_of_piece(chunk)
-        selected = list(self._selected(chunk.examples))
-        texts = [text for text, _ in selected]
-        ids_N, lengths_E = self.tokenizer.encode_flat(texts)
+        texts, digests = self._selected(chunk.examples)
+        ids_N, lengths_E = self.tokenizer.encode_documents(texts)
         encoded = [text.encode() for text in texts]
         documents = np.zeros(len(texts), DOCUMENT)
-        documents["tokens"], documents["hash"] = lengths_E + 2, _hashes(encoded)
-        documents["digest"] = _digests([digest for _, digest in selected])
+        documents["tokens"], documents["hash"], documents["digest"] = lengths_E, _hashes(encoded), digests
         documents["characters"] = list(map(len, texts))
         documents["bytes"] = list(map(len, encoded))
         documents["words"] = count_words(texts, encoded) + [text.count("\n") for text in texts]
-        documents["unknown"] = sums_of(ids_N == self.tokenizer.unk_id, lengths_E) if self._has_unknown else 0
+        if self.tokenizer.unk_id is not None and np.any(is_unknown_N := ids_N == self.tokenizer.unk_id):
+            documents["unknown"] = sums_of(is_unknown_N, lengths_E)
         documents["changed"] = self.tokenizer.changed(texts, ids_N, lengths_E)
-        tokens_N = np.empty(len(ids_N) + 2 * len(texts), self.dtype)
-        is_text_N = np.ones(len(tokens_N), bool)
-        ends_E = np.cumsum(lengths_E + 2)
-        for index_E, token in ((ends_E - lengths_E - 2, self.tokenizer.start_id), (ends_E - 1, self.tokenizer.eos_id)):
-            tokens_N[index_E] = token
-            is_text_N[index_E] = False
-        tokens_N[is_text_N] = ids_N
-        return Part(tokens_N, documents, counts=self._rules.take_counts())
-
-    @property
-    def _has_unknown(self) -> bool:
-        return self.tokenizer.unk_id is not None
+        return Part(ids_N.astype(self.dtype), documents, counts=self._rules.take_counts())
 
     def _part_of_piece(self, chunk: Chunk) -> Part:
         text, is_first = chunk.piece or "", chunk.document is not None
-        ids_N, lengths_E = self.tokenizer.encode_flat([text])
+        ids_N, lengths_E = self.tokenizer.encode_documents([text])
         document = np.zeros(1, DOCUMENT) if chunk.document is None else chunk.document.copy()
         encoded = text.encode()
         document["bytes"] = len(encoded)
         document["words"] = count_words([text], [encoded]) - chunk.joins_word + text.count("\n")
-        document["unknown"] = np.count_nonzero(ids_N == self.tokenizer.unk_id) if self._has_unknown else 0
         document["changed"] = self.tokenizer.changed([text], ids_N, lengths_E)
         if document["changed"] and not is_first:
             # Many tokenizers drop a leading space, which this piece has only because of the cut.
-            (found,) = self.tokenizer.decode_each([ids_N.tolist()])
+            (found,) = self.tokenizer.decode_each([ids_N[1:-1].tolist()])
             document["changed"] = text.lstrip() != found.lstrip()
-        start, eos = [self.tokenizer.start_id] * is_first, [self.tokenizer.eos_id] * chunk.is_last
-        tokens_N = np.concatenate([start, ids_N, eos]).astype(self.dtype)
+        tokens_N = ids_N[0 if is_first else 1 : len(ids_N) if chunk.is_last else -1].astype(self.dtype)
         document["tokens"] = len(tokens_N)
+        if self.tokenizer.unk_id is not None:
+            document["unknown"] = np.count_nonzero(tokens_N == self.tokenizer.unk_id)
         return Part(tokens_N, document, not is_first, chunk.counts)
 
 
@@ -221,10 +219,6 @@ def _texts_of(example: Any, *, whole: bool = True) -> tuple[str, ...]:
     if isinstance(example, Pair):
         return (example.source, *example.references) if whole else (example.source, example.target)
     return (example,)
-
-
-def _digests(digests: Sequence[bytes]) -> np.ndarray:
-    return np.frombuffer(b"".join(digest.ljust(16, b"\0") for digest in digests), "V16")
 
 
 def _hashes(encoded: Sequence[bytes]) -> np.ndarray:

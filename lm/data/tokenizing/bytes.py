@@ -10,7 +10,7 @@ import numpy as np
 from lm.config import TokenizerConfig
 from lm.data.tokenizing import library
 from lm.data.tokenizing.base import Offsets, Tokenizer
-from lm.data.tokenizing.flat import Flat
+from lm.data.tokenizing.flat import Flat, framed
 
 
 class ByteTokenizer(Tokenizer):
@@ -28,10 +28,10 @@ class ByteTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [(np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) + 3).tolist() for text in texts]
 
-    def encode_flat(self, texts: Sequence[str]) -> Flat:
+    def encode_documents(self, texts: Sequence[str]) -> Flat:
         encoded = [text.encode("utf-8") for text in texts]
         ids_N = np.frombuffer(b"".join(encoded), np.uint8).astype(np.int32) + 3
-        return ids_N, np.array(list(map(len, encoded)), np.int64)
+        return framed(ids_N, np.array(list(map(len, encoded)), np.int64), self.start_id, self.eos_id)
 
     def changed(self, texts: Sequence[str], ids_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:
         return np.zeros(len(texts), bool)

@@ -24,6 +24,18 @@ def rows_of(ids_N: np.ndarray, lengths_E: np.ndarray) -> list[list[int]]:
     return [ids[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
 
+def framed(ids_N: np.ndarray, lengths_E: np.ndarray, start: int, eos: int) -> Flat:
+    """Adds a token before and a token after each text."""
+    ends_E = np.cumsum(lengths_E + 2)
+    found_N = np.empty(len(ids_N) + 2 * len(lengths_E), np.int32)
+    is_text_N = np.ones(len(found_N), bool)
+    for index_E, token in ((ends_E - lengths_E - 2, start), (ends_E - 1, eos)):
+        found_N[index_E] = token
+        is_text_N[index_E] = False
+    found_N[is_text_N] = ids_N
+    return found_N, lengths_E + 2
+
+
 def sums_of(values_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:
     """Returns the sum of the values of each text, int64 (E,)."""
     sums_E = np.zeros(len(lengths_E), np.int64)

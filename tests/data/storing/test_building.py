@@ -255,8 +255,8 @@ def test_the_functions_of_the_pipeline_write_the_parts_of_one_process(tmp_path, 
     names = [write(named) for unit in reversed(range(found.num_units())) for named in read(unit)]
     assert len(names) == len(list(found.all_chunks())) > found.num_units()
     for name, chunk in found.all_chunks():
-        found.encoder.part(chunk).save(tmp_path / f"{name}.npz")
-        assert (tmp_path / f"{name}.npz").read_bytes() == (tmp_path / "p" / f"{name}.npz").read_bytes()
+        found.encoder.part(chunk).save(tmp_path / f"{name}.part")
+        assert (tmp_path / f"{name}.part").read_bytes() == (tmp_path / "p" / f"{name}.part").read_bytes()
     assert not any(True for unit in range(found.num_units()) for _ in read(unit)), "all parts are done"
 
 
@@ -296,7 +296,7 @@ def test_a_part_is_read_as_it_was_written(tmp_path):
     found = documents.documents_of(TEXTS, ByteTokenizer(), CLEANING)
     for number, (_, chunk) in enumerate(found.all_chunks()):
         part = found.encoder.part(chunk)
-        part.save(tmp_path / f"{number}.npz")
-        other = Part.load(tmp_path / f"{number}.npz")
+        part.save(tmp_path / f"{number}.part")
+        other = Part.load(tmp_path / f"{number}.part")
         assert np.array_equal(part.tokens, other.tokens) and np.array_equal(part.documents, other.documents)
         assert (part.continues, list(part.counts)) == (other.continues, list(other.counts))

@@ -56,9 +56,10 @@ def published(rule):
 
 def changed(tokenizer, texts=TEXTS):
     """Returns the texts that are not restored, one call for each, and checks the count of all of them together."""
-    found = [text for text in texts if tokenizer.changed([text], *tokenizer.encode_flat([text]))]
-    ids_N, lengths_E = tokenizer.encode_flat(texts)
-    assert rows_of(ids_N, lengths_E) == tokenizer.encode_batch(texts)
+    found = [text for text in texts if tokenizer.changed([text], *tokenizer.encode_documents([text]))]
+    ids_N, lengths_E = tokenizer.encode_documents(texts)
+    start, eos = tokenizer.start_id, tokenizer.eos_id
+    assert rows_of(ids_N, lengths_E) == [[start, *ids, eos] for ids in tokenizer.encode_batch(texts)]
     assert tokenizer.changed(texts, ids_N, lengths_E).tolist() == [text in found for text in texts]
     assert found == [text for text in texts if tokenizer.decode(tokenizer.encode(text)) != text]
     return found

@@ -76,7 +76,7 @@ def test_pieces_have_the_tokens_of_the_whole(options, tmp_path):
         "bytes": len(TEXT.encode()),
         "words": len(TEXT.split()) + TEXT.count("\n"),
         "unknown": sum(map(tokenizer.encode(TEXT).count, [tokenizer.unk_id])),
-        "changed": sum(tokenizer.changed(texts, *tokenizer.encode_flat(texts))),
+        "changed": sum(tokenizer.changed(texts, *tokenizer.encode_documents(texts))),
     }
     assert store.hashes.tolist() == list(map(text_hash, texts))
 
