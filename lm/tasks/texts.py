@@ -9,7 +9,8 @@ from pathlib import Path
 from lm.config import Config, DataConfig
 from lm.data.reading.readers import PairReader
 from lm.data.storing import token_store
-from lm.data.storing.building import Documents, Engine
+from lm.data.storing.building import Engine
+from lm.data.storing.documents import Documents
 from lm.data.storing.splits import PairCleaner, SplitSource, cleaning_values, named_errors
 from lm.data.storing.token_store import PairStore, TokenStore
 from lm.data.tokenizing.base import Tokenizer, Tokenizers

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm.data.storing.building import Documents, part_path
-from lm.data.storing.encoding import Chunk, DamagedPart, Part
+from lm.data.storing.documents import Documents
+from lm.data.storing.encoding import Chunk, DamagedPart, Part, part_path
 from lm.errors import UserError
 
 

@@ -14,78 +14,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from lm.data.reading import open_reader
-from lm.data.reading.format import FileFormat, Reader
-from lm.data.storing.encoding import Chunk, DamagedPart, Encoder, Part
-from lm.data.storing.splits import Cleaner, SplitSource, named_errors
+from lm.data.storing.beam import write_parts
+from lm.data.storing.documents import Documents
+from lm.data.storing.encoding import SUFFIX, Chunk, DamagedPart, Encoder, Part, load_part, part_path
 from lm.data.storing.workers import WorkerDied, Workers, available_cores
-from lm.data.tokenizing import restored, saved
-from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 
 PARTS = ".parts"  # suffix of the directory with the parts of an unfinished store
-SUFFIX = ".part"
 PATIENCE = 0.5  # seconds; starting a worker process takes about as long
 SECONDS_KEPT = 7 * 86400.0  # age at which the parts of a build that was never continued are removed
 REDRAW_SECONDS, PLAIN_SECONDS = 0.2, 10.0  # intervals between progress lines on a terminal and elsewhere
 
 Task = tuple[str, Chunk | None]  # the name of a part, and its chunk unless the part is already encoded
-
-
-class Documents:
-    """The documents of a split from one data source, or one side of its pairs, and how they are encoded.
-
-    Can be pickled; the copy opens the data source again.
-    """
-
-    def __init__(self, source: SplitSource, reader: Reader, rules: Cleaner, tokenizer: Tokenizer, side: str = ""):
-        self.source, self.reader, self.rules, self._side = source, reader, rules, side
-        # A document at the boundary between two splits can only be cut once all texts have been cleaned.
-        rules.remembers = source.cuts_texts
-        self.encoder = Encoder(tokenizer, rules, *(() if source.cuts_texts else (source, side)))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.source, type(self.reader), self.rules, saved(self.encoder.tokenizer), self._side)
-
-    def num_units(self) -> int:
-        """Returns the number of units of files, each of which is divided into chunks of its own."""
-        return 1 if self.source.cuts_texts else self.reader.source.num_units()
-
-    def chunks(self, unit: int) -> Iterator[tuple[str, Chunk]]:
-        """Yields the chunks of a unit and the names of their parts. Raises UserError if a record cannot be read."""
-        with named_errors(self.source.label):
-            examples = (
-                self.source.texts(self.reader, self.rules) if self.source.cuts_texts else self.reader.iterate(unit)
-            )
-            for number, chunk in enumerate(self.encoder.chunks(examples)):
-                yield f"{unit:06d}-{number:06d}", chunk  # in alphabetical order
-
-    def all_chunks(self) -> Iterator[tuple[str, Chunk]]:
-        is_empty = True
-        for unit in range(self.num_units()):
-            for each in self.chunks(unit):
-                is_empty = False
-                yield each
-        if is_empty:
-            self.refuse_if_empty()
-
-    def refuse_if_empty(self) -> None:
-        """Raises UserError if the data source has no records."""
-        with named_errors(self.source.label):
-            next(self.reader.iterate(), None)
-
-    def size_on_disk(self) -> int:
-        """Returns the size of the files in bytes, or 0 if it says little about the size of the text."""
-        source = self.reader.source
-        if not isinstance(source, FileFormat) or any(path.suffix == ".gz" for path in source.files.found):
-            return 0
-        return sum(path.stat().st_size for path in source.files.found)
-
-
-def _reopened(source: SplitSource, reader: type[Reader], rules: Cleaner, tokenizer: Any, side: str) -> Documents:
-    return Documents(source, open_reader(source.config, reader), rules, restored(*tokenizer), side)
 
 
 @dataclass(frozen=True)
@@ -121,8 +63,6 @@ class Engine:
             if self.beam and documents.source.cuts_texts:
                 print(f"{label}: encoded without Beam, because data.holdout='tail' cuts a document", file=sys.stderr)
             elif self.beam:
-                from lm.data.storing.beam import write_parts
-
                 write_parts(documents, directory, self.beam)
                 names = sorted(path.stem for path in directory.glob(f"*{SUFFIX}"))
                 if not names:
@@ -180,18 +120,6 @@ def _without_finished(chunks: Iterator[tuple[str, Chunk]], directory: Path, labe
         except DamagedPart as damage:
             print(f"{label}: part {path} is damaged ({damage}); encoding it again", file=sys.stderr)
             yield name, chunk
-
-
-def part_path(directory: Path, name: str) -> Path:
-    return directory / f"{name}{SUFFIX}"
-
-
-def load_part(directory: Path, name: str) -> Part:
-    """Reads a part that was just written or checked. Raises OSError if it is no longer intact."""
-    try:
-        return Part.load(part_path(directory, name))
-    except DamagedPart as damage:
-        raise OSError(f"part {name} cannot be read back: {damage}") from damage
 
 
 def remove_old_parts(cache: Path) -> None:

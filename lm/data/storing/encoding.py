@@ -30,6 +30,7 @@ from lm.data.tokenizing.flat import sums_of
 from lm.data.tokenizing.pieces import PIECE, pieces_of
 from lm.files import parse_json
 
+SUFFIX = ".part"
 CHUNK_CHARACTERS = 1 << 19  # number of characters after which a chunk ends
 # What a part knows about each document. Of a part that continues a document, `tokens` and the counts after `hash` are
 # those of the continuation; `characters` is 0.
@@ -241,3 +242,15 @@ def count_words(texts: Sequence[str], encoded: Sequence[bytes]) -> np.ndarray:
         if not text.isascii() and _OTHER_SPACE.search(text):
             counts_E[index] = len(text.split())
     return counts_E
+
+
+def part_path(directory: Path, name: str) -> Path:
+    return directory / f"{name}{SUFFIX}"
+
+
+def load_part(directory: Path, name: str) -> Part:
+    """Reads a part that was just written or checked. Raises OSError if it is no longer intact."""
+    try:
+        return Part.load(part_path(directory, name))
+    except DamagedPart as damage:
+        raise OSError(f"part {name} cannot be read back: {damage}") from damage

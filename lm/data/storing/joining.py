@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from lm.data.storing.building import Documents
+from lm.data.storing.documents import Documents
 from lm.data.storing.encoding import Part
 
 FILES = ("tokens.bin", "starts.bin", "hashes.bin")

@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 
 from lm.data.reading.format import hash_of
-from lm.data.storing.building import PARTS, Documents, Engine, Progress, remove_old_parts
+from lm.data.storing.building import PARTS, Engine, Progress, remove_old_parts
+from lm.data.storing.documents import Documents
 from lm.data.storing.joining import FILES, Joiner
 from lm.data.storing.overlap import combined
 from lm.errors import UserError

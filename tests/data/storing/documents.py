@@ -8,7 +8,8 @@ from pathlib import Path
 
 from lm.config import CleaningConfig, DataConfig, SourceConfig
 from lm.data.storing import token_store
-from lm.data.storing.building import Documents, Engine
+from lm.data.storing.building import Engine
+from lm.data.storing.documents import Documents
 from lm.data.storing.splits import Cleaner, SplitSource, Subset
 from lm.errors import UserError
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from lm.config import CleaningConfig, Config, defaults, source
 from lm.data.reading import finding
 from lm.data.storing import beam, building, encoding, joining
-from lm.data.storing.building import Documents, Engine
+from lm.data.storing.building import Engine
+from lm.data.storing.documents import Documents
 from lm.data.storing.encoding import Encoder, Part, count_words
 from lm.data.storing.splits import split_sources
 from lm.data.storing.workers import WorkerDied, Workers
