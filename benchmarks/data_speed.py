@@ -1,6 +1,6 @@
 """Measures the speed of the data pipeline: from raw text to a token store, and from the store to batches.
 
-    python -m benchmarks.data_speed --texts=DIR/wikitext2,DIR/tinystories_sample [--megabytes=400] [--rounds=3]
+    python -m benchmarks.data_speed --texts=DIR/wikitext2,DIR/tinystories_sample [--megabytes=600] [--rounds=3]
         [--workers=1,2,4] [--name=data_speed]
 
 Each text is a file, or a directory with a file train.txt.gz, train.txt or *.txt. It is repeated until it has
@@ -157,7 +157,7 @@ def measure_text(path: Path, options: argparse.Namespace) -> dict[str, Any]:
         text = (folder / "once.txt").read_text(encoding="utf-8")
         tokenizer = SentencePieceTokenizer.train(settings, [text])
         tokenizer.save(folder / "tokenizer")
-        lines = (folder / "text.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        lines = text.removesuffix("\n").split("\n") * described["repeats"]
         rounds = []
         for number in range(options.rounds):
             found = {"sentencepiece": measure(lambda: encode_alone(lines, tokenizer), "MB_per_second")}
@@ -199,7 +199,7 @@ def table_of(name: str, result: Mapping[str, Any]) -> Table:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", required=True)
-    parser.add_argument("--megabytes", type=float, default=400.0)
+    parser.add_argument("--megabytes", type=float, default=600.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", default="1,2,4")
     parser.add_argument("--name", default="")

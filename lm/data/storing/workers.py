@@ -22,7 +22,8 @@ from typing import Any, Generic, Self, TypeVar
 
 from lm.errors import UserError
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 TASKS_AHEAD = 2  # per worker: the one that it works on, and the next
 PIPE_BYTES = 1 << 20  # wanted capacity of a pipe, so that sending a task rarely waits for the worker
