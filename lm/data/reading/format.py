@@ -90,7 +90,7 @@ class Format(abc.ABC):
         return 1
 
     def records_of(self, unit: int, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        """Yields the records of one unit, counted from 0. If there are several units, one may be empty."""
+        """Yields the records of one unit, counted from 0, which may be empty."""
         return self.records(fields)
 
     @abc.abstractmethod
@@ -123,8 +123,6 @@ class FileFormat(Format):
         return len(self._units)
 
     def records_of(self, unit: int, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        if self.num_units() == 1:
-            return self.records(fields)
         return self.files.read_all(self._units[unit], lambda path: self.read(path, fields))
 
     @abc.abstractmethod
@@ -165,15 +163,17 @@ class Reader(abc.ABC):
             if setting != "pair_field" or config.pair_field
         }
 
-    def iterate(self, unit: int | None = None) -> Iterator[Any]:
-        """Yields all raw examples, or those of a unit (see `Format.records_of`).
+    def iterate(self) -> Iterator[Any]:
+        """Yields all raw examples. Raises UserError at the first example that cannot be read."""
+        return self._examples(self.source.records(list(self.fields.values())))
 
-        Raises UserError at the first example that cannot be read.
-        """
-        fields = list(self.fields.values())
-        for record, where in self.source.records(fields) if unit is None else self.source.records_of(unit, fields):
-            if (example := self.example(record, where)) is not None:
-                yield example
+    def iterate_unit(self, unit: int) -> Iterator[Any]:
+        """Yields the raw examples of one unit (see `Format.records_of`)."""
+        return self._examples(self.source.records_of(unit, list(self.fields.values())))
+
+    def _examples(self, records: Iterator[tuple[Record, str]]) -> Iterator[Any]:
+        found = (self.example(record, where) for record, where in records)
+        return (example for example in found if example is not None)
 
     @abc.abstractmethod
     def example(self, record: Record, where: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -51,7 +51,7 @@ class Engine:
     num_workers: int = 0
     beam: str = ""
 
-    def encode(self, documents: Documents, directory: Path, label: str) -> Iterator[Part]:
+    def encode(self, documents: Documents, directory: Path, label: str) -> Generator[Part, None, None]:
         """Yields all parts in order. Those of a build that takes longer are also in files in `directory`.
 
         Raises UserError if a document cannot be read or encoded, and WorkerDied if a worker was killed.

@@ -36,7 +36,7 @@ class Documents:
         """Yields the chunks of a unit and the names of their parts. Raises UserError if a record cannot be read."""
         with named_errors(self.source.label):
             examples = (
-                self.source.texts(self.reader, self.rules) if self.source.cuts_texts else self.reader.iterate(unit)
+                self.source.texts(self.reader, self.rules) if self.source.cuts_texts else self.reader.iterate_unit(unit)
             )
             for number, chunk in enumerate(self.encoder.chunks(examples)):
                 yield f"{unit:06d}-{number:06d}", chunk  # in alphabetical order

@@ -121,8 +121,8 @@ class SentencePieceTokenizer(Tokenizer):
     def _buffers(self, texts: list[str]) -> list[Any]:
         """Returns the ids of each text as a buffer of int32. The texts contain no boundary characters."""
         try:  # what out_type="numpy" uses, which takes 20 % longer because it makes an array of each text
-            encode: Any = self._processor._processor._EncodeAsBufferBatch
-            return encode(texts, 1, None, False, -1, 0.1, False, False, False)
+            processor: Any = self._processor
+            return processor._processor._EncodeAsBufferBatch(texts, 1, None, False, -1, 0.1, False, False, False)
         except (AttributeError, TypeError):  # other releases
             return [np.array(ids, np.int32) for ids in self._processor.encode(texts, num_threads=1)]
 

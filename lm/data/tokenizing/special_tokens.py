@@ -55,7 +55,7 @@ class Template:
         Returns the tokens and types of all inputs, concatenated, both int32 (T,), and the size of each input, int64
         (E,). Each text is given as slices, one for each input.
         """
-        sizes_E = sum((lengths_E for _, _, lengths_E in texts), np.int64(0)) + self.num_special
+        sizes_E = np.sum([lengths_E for _, _, lengths_E in texts], axis=0) + self.num_special
         next_E = np.cumsum(sizes_E) - sizes_E  # index of the next token of each input
         tokens_T = np.empty(int(sizes_E.sum()), np.int32)
         types_T = np.zeros(len(tokens_T), np.int32)

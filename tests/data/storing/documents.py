@@ -24,9 +24,12 @@ class Texts:
     def num_units(self):
         return 1
 
-    def iterate(self, unit=None):
-        self.reads.append(1)
+    def iterate(self):
         yield from self.texts
+
+    def iterate_unit(self, unit):
+        self.reads.append(1)
+        return self.iterate()
 
 
 def documents_of(texts, tokenizer, cleaning=None, reads=None):
