@@ -32,6 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,20 +94,31 @@ def write_inputs(path: Path, folder: Path, megabytes: float) -> dict[str, Any]:
     return {"file": path.name, "sha256": hashlib.sha256(data).hexdigest(), "repeats": repeats, "bytes": size}
 
 
-def config_of(folder: Path, task: str, workers: int = 0, shape: tuple[int, int] = SHAPES[0]) -> Config:
+@dataclass(frozen=True)
+class Kind:
+    """A kind of data: an objective, the family of its models, and the settings of its data source."""
+
+    objective: str
+    family: str
+    settings: Mapping[str, str]  # the values of `path` and `target_path` are names of files in the folder
+
+    def source(self, folder: Path) -> Any:
+        paths = {name: str(folder / value) for name, value in self.settings.items() if name.endswith("path")}
+        return source(document="line", **{**self.settings, **paths})
+
+
+CAUSAL = Kind("causal", "decoder", {"path": "text.txt"})
+LABELLED = Kind("classification", "decoder", {"path": "labelled.txt", "pattern": "(?P<label>[01]) (?P<text>.*)"})
+PAIRS = Kind("seq2seq", "encoder_decoder", {"path": "source.txt", "target_path": "target.txt"})
+
+
+def config_of(folder: Path, kind: Kind, workers: int = 0, shape: tuple[int, int] = SHAPES[0]) -> Config:
     values = defaults()
-    train = {
-        "causal": source(path=str(folder / "text.txt"), document="line"),
-        "classification": source(
-            path=str(folder / "labelled.txt"), document="line", pattern="(?P<label>[01]) (?P<text>.*)"
-        ),
-        "seq2seq": source(path=str(folder / "source.txt"), target_path=str(folder / "target.txt"), document="line"),
-    }
-    values.data.train.a = values.data.valid.a = train[task]  # so that nothing is held out
+    values.data.train.a = values.data.valid.a = kind.source(folder)  # so that nothing is held out
     values.data.tokenizer.path = str(folder / "tokenizer" / SentencePieceTokenizer.file_name)
-    values.data.store_workers = workers
-    values.objective.name = task
-    values.model.family = "encoder_decoder" if task == "seq2seq" else "decoder"
+    if workers:
+        values.data.store_workers = workers
+    values.objective.name, values.model.family = kind.objective, kind.family
     values.train.batch_size, values.data.sequence_length = shape
     return Config.from_dict(values.to_dict())
 
@@ -126,12 +138,12 @@ def encode_alone(lines: list[str], tokenizer: SentencePieceTokenizer) -> float:
 
 def build_store(folder: Path, workers: int) -> float:
     with tempfile.TemporaryDirectory(dir=folder) as cache:
-        store, _ = open_store(config_of(folder, "causal", workers), Path(cache))
+        store, _ = open_store(config_of(folder, CAUSAL, workers), Path(cache))
         return store.counts["bytes"] / 1e6
 
 
-def train_rows(folder: Path, task: str, shape: tuple[int, int]) -> TrainRows:
-    config = config_of(folder, task, 0, shape)
+def train_rows(folder: Path, kind: Kind, shape: tuple[int, int]) -> TrainRows:
+    config = config_of(folder, kind, 0, shape)
     store, tokenizer = open_store(config, folder / "cache")
     config = task_of(config).resolve_data(config, task_of(config).complete(config, "train", {"a": store}))
     return task_of(config).train_rows(config, tokenizer, {"a": store})
@@ -153,7 +165,7 @@ def measure_text(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         described = write_inputs(text_file(path), folder, options.megabytes)
-        settings = config_of(folder, "causal").data.tokenizer
+        settings = config_of(folder, CAUSAL).data.tokenizer
         text = (folder / "once.txt").read_text(encoding="utf-8")
         tokenizer = SentencePieceTokenizer.train(settings, [text])
         tokenizer.save(folder / "tokenizer")
@@ -164,8 +176,8 @@ def measure_text(path: Path, options: argparse.Namespace) -> dict[str, Any]:
             for count in workers:
                 found[f"store, {count}"] = measure(lambda n=count: build_store(folder, n), "MB_per_second")
             for shape in SHAPES:
-                for name, task in (("causal", "causal"), ("labelled", "classification"), ("pairs", "seq2seq")):
-                    rows = train_rows(folder, task, shape)
+                for name, kind in (("causal", CAUSAL), ("labelled", LABELLED), ("pairs", PAIRS)):
+                    rows = train_rows(folder, kind, shape)
                     rows.rows(0, range(shape[0]))  # plans the epoch
                     key = f"{name} {shape[0]} x {shape[1]}"
                     found[key] = measure(lambda r=rows, b=shape[0]: make_batches(r, b), "M_tokens_per_second")
