@@ -197,6 +197,13 @@ class DataConfig:
     """Number of processes that prepare batches. If 0, a thread prepares them. The batches are the same either way."""
     prefetch: int = option(4, minimum=1, affects="nothing")
     """Number of batches to prepare in advance."""
+    store_workers: int = option(0, minimum=0, affects="nothing")
+    """Number of processes that clean and tokenise the text of token stores. If 0, there is one per core that the
+    program may use. Small texts are tokenised without extra processes. The stores are the same either way."""
+    beam: str = option("", affects="nothing")
+    """Options of the Apache Beam pipeline that cleans and tokenises text in place of these processes, e.g.
+    '--runner=FlinkRunner --flink_master=HOST:8081' (needs requirements-beam.txt). All machines must see the data and
+    the cache under the same paths. If empty, Beam is not used."""
     cache_dir: str = option("", affects="nothing")
     """Directory for token stores and compiled programs. If empty, $LM_CACHE_DIR is used if set, otherwise ~/.cache/lm.
     The value stored in a run directory is ignored, since the directory may come from another machine."""

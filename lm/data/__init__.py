@@ -7,7 +7,8 @@ A document passes through the following steps, each implemented by one sub-packa
                readers.
 2. storing/    splits.py cleans the examples and selects those that belong to the split: all, a subset, a fold, or
                one side of a holdout. token_store.py caches the token ids of documents and pairs in memory-mapped
-               files with a fingerprint; example_store.py keeps labelled examples in memory.
+               files with a fingerprint (building.py makes them, in worker processes if there is much text);
+               example_store.py keeps labelled examples in memory.
 3. tokenizing/ a tokenizer turns text into ids when a store is built.
 4. examples/   indexed examples (tokens, targets, weights, types, source) of known size, built on demand.
 5. packing/    rows.py makes each row from its index, by cutting a window from a token stream or by packing examples;

@@ -6,15 +6,19 @@ every process, so there is no random state to save or send.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from grain.experimental import index_shuffle
 
 T = TypeVar("T")
+ROUNDS = 4  # of grain's cipher
 
 
+@functools.lru_cache(maxsize=1024)
 def number(*key: Any, below: int) -> int:
     """Returns a pseudo-random integer in [0, below)."""
     return int.from_bytes(_digest(key)[:8], "big") % below
@@ -23,6 +27,15 @@ def number(*key: Any, below: int) -> int:
 def generator(*key: Any) -> np.random.Generator:
     """Returns a new generator seeded with this key. Creating a Philox generator takes only about 15 microseconds."""
     return np.random.Generator(np.random.Philox(key=int.from_bytes(_digest(key)[:16], "big")))
+
+
+def shuffled(index: int, count: int, seed: int) -> tuple[int, int]:
+    """Returns the epoch of element `index` of endless epochs of `count` items, and its item, shuffled in each epoch.
+
+    The item is element `index` of grain.MapDataset.range(count).shuffle(seed=seed).repeat(), but found faster.
+    """
+    epoch, place = divmod(index, count)
+    return epoch, index_shuffle(place, count - 1, (seed + epoch) % 2**32, ROUNDS)
 
 
 def _digest(key: tuple[Any, ...]) -> bytes:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm.config import Config
+from lm.config import Config, DataConfig
 from lm.config.experiment import replace_settings
 from lm.data.reading import FORMATS
 from lm.data.storing import Store
 from lm.data.storing.overlap import Hashes, files_read_differently
-from lm.data.storing.splits import named_errors, nothing_in, split_sources
+from lm.data.storing.splits import named_errors, split_sources
 from lm.data.tokenizing import build_tokenizer, load_tokenizer, needs_text
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
@@ -112,8 +112,31 @@ def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, An
     if is_first():
         barrier(f"stores of {split}")
     if not stores:
-        raise UserError(nothing_in(config.data, split, task.noun))
+        raise UserError(_nothing_in(config.data, split, task.noun))
     return task.complete(config, split, stores)
+
+
+def _nothing_in(data: DataConfig, split: str, what: str) -> str:
+    """Returns the error message for a split without examples. `what` names the kind of example, e.g. "documents"."""
+    if split == "test" and not data.test:
+        return "config.data.test: no source is named, so there is no test split; add a source or use --split=valid."
+    if not data.train and not getattr(data, split):
+        return (
+            f"config.data.{split}: this run was imported and has no data of its own; name a data source in a --config."
+        )
+    sources = split_sources(data, split)
+    named = ", ".join(f"{each.name} ({each.config.path or each.config.kind})" for each in sources)
+    if split == "valid" and not data.valid:
+        return (
+            f"config.data.holdout_fraction: with holdout={data.holdout!r} and fraction {data.holdout_fraction}, no "
+            f"{what} of {named} are held out for validation; there are too few (a text file is one document unless "
+            "`document` says otherwise). Raise the fraction, use holdout='tail' for plain text, or name sources in "
+            "data.valid."
+        )
+    return (
+        f"config.data.{split}: no {what} of {named or 'any source'} are left for {split}; check `part`, data.fold, "
+        "data.holdout_fraction, data.cleaning and data.pairs."
+    )
 
 
 def check_only_reads(config: Config, split: str) -> None:

@@ -19,7 +19,7 @@ from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.stateful_evaluator import StatefulEvaluator
 from lm.evaluation.token_metrics import language_metrics, missing_metrics, xz_bits_per_byte
 from lm.tasks.task import SAMPLING, VOCABULARY, EvaluationSetup, Metrics, Refuse, Stores
-from lm.tasks.texts import DocumentTask
+from lm.tasks.texts import STORING, DocumentTask
 
 WITHOUT_BOS = "the first token of each document is predicted from EOS, since the tokenizer has no BOS token"
 
@@ -31,7 +31,9 @@ class Causal(DocumentTask):
     doc = "predict each token from all earlier tokens"
     families = ("decoder",)
     metric_names = ("loss", "perplexity", "token_accuracy", "bits_per_byte", "word_perplexity")
-    settings = SAMPLING | VOCABULARY | {"eval.stride", "eval.compare_with_xz", "eval.sample_tokens", "data.stateful"}
+    settings = (
+        STORING | SAMPLING | VOCABULARY | {"eval.stride", "eval.compare_with_xz", "eval.sample_tokens", "data.stateful"}
+    )
     settings |= {"data.cleaning.lowercase", "data.cleaning.segment", "model.output_penalty", "model.change_penalty"}
     writes_text = True
     windowed = True

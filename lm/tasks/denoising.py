@@ -12,7 +12,7 @@ from lm.data.examples.example import Examples
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.tasks.task import SEARCH, VOCABULARY, PackedTask, Stores
-from lm.tasks.texts import DocumentTask
+from lm.tasks.texts import STORING, DocumentTask
 
 SENTENCE_ENDS = tuple(".!?…。！？")
 
@@ -21,7 +21,7 @@ class Denoising(DocumentTask, PackedTask):
     """Base class for denoising tasks."""
 
     families = ("encoder_decoder",)
-    settings = SEARCH | VOCABULARY | {"data.source_length"}
+    settings = STORING | SEARCH | VOCABULARY | {"data.source_length"}
     metric_names = ("loss", "perplexity", "token_accuracy")
     loss_name = "nll"
     writes_text = True

@@ -18,7 +18,7 @@ from lm.evaluation.token_metrics import masked_metrics, unigram_entropy
 from lm.models.heads import MaskedTokens
 from lm.objectives.losses import LossSums, masked_loss
 from lm.tasks.task import VOCABULARY, WORDS, EvaluationSetup, Metrics, PackedTask, Refuse, Stores
-from lm.tasks.texts import DocumentTask
+from lm.tasks.texts import STORING, DocumentTask
 
 MASK = "<mask>"
 FOLLOWS = ("other text", "follows")  # shown in the preview at the first token of a pair of texts
@@ -32,7 +32,9 @@ class Masked(DocumentTask, PackedTask):
     families = ("encoder",)
     needed_ids = 1
     ids_advice = "needs a mask token; set extra_ids to 1."
-    settings = VOCABULARY | WORDS | {"objective.noise_density", "objective.whole_words", "objective.next_sentence"}
+    settings = (
+        STORING | VOCABULARY | WORDS | {"objective.noise_density", "objective.whole_words", "objective.next_sentence"}
+    )
 
     def head(self, config: Config) -> Any:
         return MaskedTokens(max_masked=self.max_masked(config), next_sentence=config.objective.next_sentence)

@@ -9,17 +9,22 @@ from pathlib import Path
 from lm.config import Config, DataConfig
 from lm.data.reading.readers import PairReader
 from lm.data.storing import token_store
+from lm.data.storing.building import Engine
+from lm.data.storing.documents import Documents
 from lm.data.storing.splits import PairCleaner, SplitSource, cleaning_values, named_errors
 from lm.data.storing.token_store import PairStore, TokenStore
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
 from lm.tasks.task import PackedTask, Task
 
+STORING = frozenset({"data.store_workers", "data.beam"})  # the settings of tasks that use token stores
 PAIR_FILTERS = "max_ratio", "drop_identical", "source_script", "target_script"  # the names of settings in data.pairs
 
 
 class DocumentTask(Task):
     """Base class for tasks that learn from documents."""
+
+    settings = STORING
 
     def open_store(self, source: SplitSource, config: Config, tokenizers: Tokenizers, cache: Path) -> TokenStore:
         (store,) = open_stores(self, source, {"": tokenizers.target}, cache)
@@ -29,7 +34,7 @@ class DocumentTask(Task):
 class PairTask(PackedTask):
     """Base class for tasks that learn from pairs of texts. Training pairs are filtered; evaluations use all pairs."""
 
-    settings = frozenset(f"data.pairs.{name}" for name in PAIR_FILTERS)
+    settings = STORING | {f"data.pairs.{name}" for name in PAIR_FILTERS}
     noun = "pairs"
     reader = PairReader
     plain_text_refusal = "needs pairs of texts; specify them in data.test of a config"
@@ -77,5 +82,6 @@ def open_stores(task: Task, source: SplitSource, sides: Mapping[str, Tokenizer],
             identity["unicode"] = unicodedata.unidata_version
         rules = task.cleaner(source.data)  # counts the dropped texts of one side
         label = source.label_of_side + (f", {side}s" if side else "")
-        texts = source.texts(reader, rules, *([side] if side else []))
-        yield token_store.open_or_build(cache, identity, label, tokenizer, texts, rules)
+        documents = Documents(source, reader, rules, tokenizer, side)
+        engine = Engine(source.data.store_workers, source.data.beam)
+        yield token_store.open_or_build(cache, identity, label, documents, engine)

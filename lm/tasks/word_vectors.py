@@ -23,7 +23,7 @@ from lm.models.word_vectors.heads import BLOCK
 from lm.objectives.losses import LossSums
 from lm.objectives.word_pairs import negative_sampling_loss
 from lm.tasks.task import WORDS, EvaluationSetup, Stores
-from lm.tasks.texts import DocumentTask
+from lm.tasks.texts import STORING, DocumentTask
 
 NGRAMS_PER_WORD = 24  # space for n-grams in a row, per word; English words have about 20 each
 NO_WORDS = "no word of the text is in the vocabulary; add text, or lower data.tokenizer.min_count"
@@ -35,7 +35,7 @@ class WordVectorTask(DocumentTask):
     families = ("encoder",)
     trains_words = True
     loss_name = "task_loss"
-    settings = WORDS | {"objective.context_window", "eval.word_pairs"}
+    settings = STORING | WORDS | {"objective.context_window", "eval.word_pairs"}
 
     def metrics(self, config: Config) -> tuple[str, ...]:
         return (*self.metric_names, *(("similarity",) if config.eval.word_pairs else ()))

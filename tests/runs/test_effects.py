@@ -30,7 +30,7 @@ def test_settings_that_may_change_when_a_run_continues(by_effect):
     sections |= {name for name, _, _ in describe_settings(Config) if name.startswith(("eval.", "data.test"))}
     assert by_effect["nothing"] == (
         sections
-        | names("data", "cache_dir num_workers prefetch")
+        | names("data", "beam cache_dir num_workers prefetch store_workers")
         | names("model", "attention remat")
         | names("objective", "logit_chunks")
         | names("train", "accumulation max_bad_steps max_minutes patience")

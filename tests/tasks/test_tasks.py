@@ -22,6 +22,7 @@ PAIRS = [(name, family) for name, task in TASKS.items() for family in task.famil
 ALL_SETTINGS = frozenset().union(*(task.settings for task in TASKS.values()))
 # Other values than the default, where adding 1 or taking the other of two choices is not allowed.
 CHANGED: dict[str, Any] = {
+    "data.beam": "--runner=DirectRunner",
     "data.chat_template": "plain",
     "data.cleaning.stop_words": "english",
     "data.labels": ("a", "b"),

@@ -12,15 +12,15 @@ T is the number of words in a row, N the number of random words per row, V the s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-import grain
 import numpy as np
 
 from lm.data import order
 from lm.data.examples.example import Example, Examples
+from lm.data.packing.rows import SingleRows
 from lm.data.storing.token_store import TokenStore
 from lm.data.tokenizing.ngrams import NgramTable
 
@@ -137,27 +137,25 @@ def stretch(store: TokenStore, begin: int, end: int) -> tuple[np.ndarray, np.nda
     return np.asarray(store.tokens[begin:end]), documents_R
 
 
-class ContextRows:
+class ContextRows(SingleRows):
     """The training rows of one data source, each made from R tokens, shuffled anew in each epoch.
 
     Each epoch has its own random offset. The last row may wrap around to the beginning of the store.
     """
 
     kind = "row of words"
-    notes: Sequence[str] = ()
 
     def __init__(self, name: str, store: TokenStore, seed: int, sampling: ContextSampling):
         self._store, self._key, self._sampling = store, (seed, name), sampling
         self._span = min(sampling.span(store), store.num_tokens)
         self._count = store.num_tokens // self._span
-        shuffle = order.number("shuffle", *self._key, below=2**32)
-        self._order = grain.MapDataset.range(self._count).shuffle(seed=shuffle).repeat()
+        self._seed = order.number("shuffle", *self._key, below=2**32)
 
     def num_rows(self, epoch: int) -> int:
         return self._count
 
     def locate(self, index: int) -> tuple[int, int]:
-        return index // self._count, self._order[index]
+        return order.shuffled(index, self._count, self._seed)
 
     def row(self, epoch: int, row: int) -> list[Example]:
         store = self._store

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import grain
 import numpy as np
 
 from lm.data import order
 from lm.data.examples.example import Example, Examples
+from lm.data.packing.rows import SingleRows
 from lm.data.storing.pair_counts import PairCounts
 
 
@@ -34,22 +32,20 @@ class CountedExamples(Examples):
         return len(self.store)
 
 
-class CountedRows:
+class CountedRows(SingleRows):
     """The training rows of one data source. The rows, but not the pairs within them, are shuffled in each epoch."""
 
     kind = "row of pairs"
-    notes: Sequence[str] = ()
 
     def __init__(self, name: str, store: PairCounts, seed: int, length: int):
         self._examples = CountedExamples(store, length)
-        shuffle = order.number("shuffle", seed, name, below=2**32)
-        self._order = grain.MapDataset.range(len(self._examples)).shuffle(seed=shuffle).repeat()
+        self._seed = order.number("shuffle", seed, name, below=2**32)
 
     def num_rows(self, epoch: int) -> int:
         return len(self._examples)
 
     def locate(self, index: int) -> tuple[int, int]:
-        return index // len(self._examples), self._order[index]
+        return order.shuffled(index, len(self._examples), self._seed)
 
     def row(self, epoch: int, row: int) -> list[Example]:
         return [self._examples.make(epoch, row)]

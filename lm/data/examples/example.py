@@ -35,6 +35,14 @@ class Example:
         return self.source_segments or (0 if self.source_S is None else len(self.source_S),)
 
 
+class Joined(NamedTuple):
+    """The arrays of E examples, concatenated. Each example is one segment, and so is its source."""
+
+    example: Example
+    sizes_E: np.ndarray  # the number of tokens of each example, int64 (E,)
+    source_sizes_E: np.ndarray  # the number of its source tokens, int64 (E,); empty if there is no source
+
+
 def cut_notes(number: int, total: int, what: str, setting: str, length: int) -> list[str]:
     """Returns a list with a note that `number` of `total` texts are too long; the list is empty if `number` is 0."""
     return [f"{number:,} of {total:,} {what} (data.{setting}={length})"] if number else []
@@ -66,6 +74,10 @@ class Examples(abc.ABC):
     @abc.abstractmethod
     def make(self, epoch: int, index: int) -> Example:
         """Returns one example, which has exactly the sizes that `sizes` returns."""
+
+    def join(self, epoch: int, indices_E: np.ndarray) -> Joined | None:
+        """Returns several examples, joined, or None if they can only be made one by one, which takes longer."""
+        return None
 
     @property
     def text(self) -> dict[str, int]:

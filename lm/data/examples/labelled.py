@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lm.config import Config
-from lm.data.examples.example import Example, Examples, cut_notes
+from lm.data.examples.example import Example, Examples, Joined, cut_notes
 from lm.data.reading.readers import Labelled, Tagged
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
@@ -182,6 +182,22 @@ class TextExamples(LabelledExamples):
     def label_index(self, index: int) -> int:
         """Returns the index of the token that carries the label."""
         return int(self._sizes[index]) - 1 if self._at_end else 0
+
+    def join(self, epoch: int, indices_E: np.ndarray) -> Joined | None:
+        tokens = self._tokens.texts, self._tokens.pairs
+        texts = [
+            (each.flat_N, each.starts[indices_E], lengths[indices_E])
+            for each, lengths in zip(tokens, (self._first, self._second), strict=True)
+            if each is not None
+        ]
+        template = self._special.for_text if len(texts) == 1 else self._special.for_pair
+        if not template.num_special:
+            return None  # an empty text might become an empty example
+        tokens_T, types_T, sizes_E = template.fill_all(*texts)
+        targets_T, weights_T = np.zeros(len(tokens_T), self._targets.dtype), np.zeros(len(tokens_T), np.float32)
+        at_E = np.cumsum(sizes_E) - (1 if self._at_end else sizes_E)
+        targets_T[at_E], weights_T[at_E] = self._targets[indices_E], self._weights[indices_E]
+        return Joined(Example(tokens_T, targets_T, weights_T, types_T), sizes_E, np.zeros(0, np.int64))
 
     def make(self, epoch: int, index: int) -> Example:
         texts = [self._tokens.texts[index][: self._first[index]]]

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from lm.data.examples.example import Example, Examples, cut_notes, from_pair
+from lm.data.examples.example import Example, Examples, Joined, cut_notes, from_pair
 from lm.data.storing.token_store import PairStore, TokenStore
 from lm.data.tokenizing.special_tokens import SpecialTokens
 
@@ -68,6 +68,19 @@ class PairExamples(Examples):
         pair = int(self._kept_E[index])
         source, target = self._source.text(pair), self._target.text(pair)
         return from_pair(source[: self._longest[0]], target[: self._longest[1]], self._special)
+
+    def join(self, epoch: int, indices_E: np.ndarray) -> Joined:
+        kept_E, special = self._kept_E[indices_E], self._special
+        texts = [
+            (side.tokens, side.starts[kept_E] + 1, sizes[indices_E] - added)
+            for side, sizes, added in zip((self._target, self._source), self._sizes, self._added[::-1], strict=True)
+        ]
+        targets_T, _, sizes_E = special.for_target.fill_all(texts[0])
+        source_S, _, source_sizes_E = special.for_source.fill_all(texts[1])
+        inputs_T = np.roll(targets_T, 1)
+        inputs_T[np.cumsum(sizes_E) - sizes_E] = special.decoder_start
+        ones_T = np.ones(len(inputs_T), np.float32)
+        return Joined(Example(inputs_T, targets_T, ones_T, source_S=source_S), sizes_E, source_sizes_E)
 
 
 class PairedTexts(Examples):

@@ -18,41 +18,28 @@ of the examples.
 
 from __future__ import annotations
 
+import abc
 import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import pairwise
-from typing import Any, Protocol
+from itertools import chain
+from typing import Any
 
 import grain
+import jax
 import numpy as np
 
 from lm.batch import Batch, Source
 from lm.config import Config
 from lm.data import order
 from lm.data.examples.example import Example, Examples, numbered
+from lm.data.packing.planning import plan
+from lm.data.packing.windows import next_tokens, windows_of
 from lm.data.storing.token_store import TokenStore
 
-
-def plan(sizes: Sequence[np.ndarray], order_E: np.ndarray, capacities: Sequence[int]) -> np.ndarray:
-    """Returns the bounds of the rows in `order_E`, int64 (R + 1,): row r contains order_E[bounds[r]:bounds[r + 1]].
-
-    Args:
-        sizes: for each capacity, how much of it each example uses, int (E,). Every example must fit in an empty row.
-        order_E: indices of the examples to pack, in order.
-    """
-    count = len(order_E)
-    reach_E = np.full(count, count, np.int64)  # end of the row that would begin with this example
-    for sizes_E, capacity in zip(sizes, capacities, strict=True):
-        assert count == 0 or 0 < sizes_E.min() <= sizes_E.max() <= capacity, "an example is empty or too long for a row"
-        ends_E = np.concatenate([[0], np.cumsum(sizes_E[order_E], dtype=np.int64)])
-        reach_E = np.minimum(reach_E, np.searchsorted(ends_E, ends_E[:-1] + capacity, side="right") - 1)
-    next_row, bounds, begin = reach_E.tolist(), [0], 0
-    while begin < count:
-        begin = next_row[begin]
-        bounds.append(begin)
-    return np.array(bounds, np.int64)
+# The length of each segment, int64 (E,), and the number of segments in each row, int64 (R,).
+Sizes = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -73,15 +60,26 @@ class RowLayout:
         """Arranges rows of examples in (R, length) and (R, source_length) arrays. Empty rows are all padding."""
         examples = [example for row in rows for example in row]
         segments = [[n for each in row for n in each.segments or (len(each.tokens_T),)] for row in rows]
-        side = _Side([each.tokens_T for each in examples], segments, self.length)
+        sources = [[n for each in row for n in each.lengths_of_source()] for row in rows] if self.source_length else []
+        return self._arrange(examples, *map(_sizes_and_counts, (segments, sources)))
+
+    def lay_out_joined(self, examples: Examples, epoch: int, indices: Sequence[np.ndarray]) -> Batch:
+        """Arranges rows of examples, given the indices of the examples of each row."""
+        joined = examples.join(epoch, np.concatenate([np.zeros(0, np.int64), *indices]))
+        if joined is None:
+            return self.lay_out([[examples.make(epoch, i) for i in each.tolist()] for each in indices])
+        counts_R = np.array(list(map(len, indices)), np.int64)
+        return self._arrange([joined.example], (joined.sizes_E, counts_R), (joined.source_sizes_E, counts_R))
+
+    def _arrange(self, examples: Sequence[Example], segments: Sizes, source_segments: Sizes) -> Batch:
+        side = _Side([each.tokens_T for each in examples], *segments, self.length)
         types, source = None, None
         if self.with_types:
             types = side.spread([each.tokens_T * 0 if each.types_T is None else each.types_T for each in examples])
         if self.source_length:
             sources = [each.source_S for each in examples if each.source_S is not None]
             assert len(sources) == len(examples), "an example has no source, but the rows need one"
-            lengths = [[n for each in row for n in each.lengths_of_source()] for row in rows]
-            source_side = _Side(sources, lengths, self.source_length)
+            source_side = _Side(sources, *source_segments, self.source_length)
             source = Source(source_side.tokens, source_side.positions, source_side.segments)
         targets = side.spread([each.targets_T for each in examples], np.float32 if self.real_targets else np.int32)
         weights = side.spread([each.weights_T for each in examples], np.float32)
@@ -95,34 +93,65 @@ class RowLayout:
         )
 
 
+def _sizes_and_counts(segments: Sequence[Sequence[int]]) -> Sizes:
+    sizes_E = np.array([size for row in segments for size in row], np.int64)
+    return sizes_E, np.array([len(row) for row in segments], np.int64)
+
+
 class _Side:
     """One side (inputs or source) of rows of `length` tokens: the tokens of all examples, in order.
 
-    `segments` contains the lengths of the segments in each row.
+    `sizes_E` contains the lengths of all segments, `counts_R` their number in each row.
     """
 
-    def __init__(self, tokens: Sequence[np.ndarray], segments: Sequence[Sequence[int]], length: int):
-        sizes_E = np.array([size for row in segments for size in row], np.int64)
-        counts_R = np.array([len(row) for row in segments], np.int64)
+    def __init__(self, tokens: Sequence[np.ndarray], sizes_E: np.ndarray, counts_R: np.ndarray, length: int):
         self._shape = (len(counts_R), length)
         row_of_E, nth_E = numbered(counts_R)
-        segment_T, position_T = numbered(sizes_E)
         begins_E = np.cumsum(sizes_E) - sizes_E
         columns_E = begins_E - begins_E[np.arange(len(sizes_E)) - nth_E]
         assert np.all(columns_E + sizes_E <= length), "the examples of a row are longer than the row"
-        self._flat_index_T = (row_of_E * length + columns_E)[segment_T] + position_T
+        every_T = np.arange(int(sizes_E.sum()))
+        self._flat_index_T = every_T + np.repeat(row_of_E * length + columns_E - begins_E, sizes_E)
         self.tokens = self.spread(tokens)
-        self.positions = self.spread([position_T])  # positions within the segment, int32 (R, length)
-        self.segments = self.spread([nth_E[segment_T] + 1])  # segment 0 is padding
+        self.positions = self.spread([every_T - np.repeat(begins_E, sizes_E)])  # within the segment, int32 (R, length)
+        self.segments = self.spread([np.repeat(nth_E + 1, sizes_E)])  # segment 0 is padding
 
     def spread(self, values: Sequence[np.ndarray], dtype: Any = np.int32) -> np.ndarray:
         """Arranges one value per token in an (R, length) array, with 0 where there is no token."""
         flat = np.zeros(self._shape[0] * self._shape[1], dtype)
-        flat[self._flat_index_T] = np.concatenate([np.zeros(0, np.int32), *values])
+        flat[self._flat_index_T] = values[0] if len(values) == 1 else np.concatenate([np.zeros(0, np.int32), *values])
         return flat.reshape(self._shape)
 
 
-class PackedRows:
+class RowSource(abc.ABC):
+    """Base class for the endless training rows of one data source, such as `PackedRows` or `WindowRows`."""
+
+    kind: str  # the word for a row in messages, such as "window"
+    notes: Sequence[str] = ()  # messages about how the examples were made
+
+    @abc.abstractmethod
+    def num_rows(self, epoch: int) -> int: ...
+
+    @abc.abstractmethod
+    def locate(self, index: int) -> tuple[int, int]:
+        """Returns (epoch, row within the epoch) of row `index`, which is counted across all epochs."""
+
+    @abc.abstractmethod
+    def batch(self, rows: Sequence[tuple[int, int]], layout: RowLayout) -> Batch:
+        """Returns the rows with these (epoch, row within the epoch), in this order, as NumPy arrays."""
+
+
+class SingleRows(RowSource):
+    """Base class for training rows that are made one by one."""
+
+    @abc.abstractmethod
+    def row(self, epoch: int, row: int) -> list[Example]: ...
+
+    def batch(self, rows: Sequence[tuple[int, int]], layout: RowLayout) -> Batch:
+        return layout.lay_out([self.row(*each) for each in rows])
+
+
+class PackedRows(RowSource):
     """Rows of examples that are shuffled and packed anew in each epoch.
 
     The number of rows in an epoch is known only after packing, so resuming at a step requires packing all earlier
@@ -148,31 +177,23 @@ class PackedRows:
     def num_rows(self, epoch: int) -> int:
         return len(self._kept.get(epoch, self._pack)[1]) - 1
 
-    def row(self, epoch: int, row: int) -> list[Example]:
+    def batch(self, rows: Sequence[tuple[int, int]], layout: RowLayout) -> Batch:
+        found = [(epoch, self._indices(epoch, row)) for epoch, row in rows]
+        if len({epoch for epoch, _ in rows}) == 1:
+            return layout.lay_out_joined(self._examples, rows[0][0], [indices for _, indices in found])
+        return layout.lay_out([[self._examples.make(epoch, i) for i in each.tolist()] for epoch, each in found])
+
+    def _indices(self, epoch: int, row: int) -> np.ndarray:
+        """Returns the indices of the examples in a row."""
         order_E, bounds = self._kept.get(epoch, self._pack)
-        return [self._examples.make(epoch, i) for i in order_E[bounds[row] : bounds[row + 1]].tolist()]
+        return order_E[bounds[row] : bounds[row + 1]]
 
     def _pack(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         order_E = order.generator("shuffle", *self._key, epoch).permutation(len(self._examples))
         return order_E, plan(self._examples.sizes(epoch), order_E, self._capacities)
 
 
-def next_tokens(store: TokenStore, begin: int, end: int) -> Example:
-    """Returns tokens [begin, end) of one document, each with the next token as its target.
-
-    The last token of a document has no target, so a BOS token is never predicted from the previous document.
-    """
-    tokens_T = np.array(store.tokens[begin:end], np.int32)
-    targets_T, weights_T = np.zeros_like(tokens_T), np.zeros(len(tokens_T), np.float32)
-    after = np.searchsorted(store.starts, end)
-    is_end = end == store.num_tokens if after == len(store.starts) else store.starts[after] == end
-    scored = len(tokens_T) - int(is_end)
-    targets_T[:scored] = store.tokens[begin + 1 : begin + 1 + scored]
-    weights_T[:scored] = 1.0
-    return Example(tokens_T, targets_T, weights_T)
-
-
-class WindowRows:
+class WindowRows(RowSource):
     """Windows of one data source, shuffled anew in each epoch.
 
     An epoch has as many rows of `length` tokens as fit into the stream. Each epoch has its own random offset, so the
@@ -180,35 +201,28 @@ class WindowRows:
     """
 
     kind = "window"
-    notes: Sequence[str] = ()
 
     def __init__(self, name: str, store: TokenStore, seed: int, length: int):
         assert store.num_tokens > length, (store.num_tokens, length)
         self._store, self._key, self._length = store, (seed, name), length
         self._count = store.num_tokens // length
-        shuffle = order.number("shuffle", *self._key, below=2**32)
-        self._order = grain.MapDataset.range(self._count).shuffle(seed=shuffle).repeat()
+        self._seed = order.number("shuffle", *self._key, below=2**32)
 
     def num_rows(self, epoch: int) -> int:
         return self._count
 
     def locate(self, index: int) -> tuple[int, int]:
-        return index // self._count, self._order[index]
+        return order.shuffled(index, self._count, self._seed)
 
-    def row(self, epoch: int, row: int) -> list[Example]:
-        store, start = self._store, self._start(epoch, row)
-        end = start + self._length
-        wrapped = cut(store, 0, end - store.num_tokens) if end > store.num_tokens else []
-        return [next_tokens(store, *each) for each in cut(store, start, min(end, store.num_tokens)) + wrapped]
+    def batch(self, rows: Sequence[tuple[int, int]], layout: RowLayout) -> Batch:
+        assert layout == RowLayout(self._length), "windows have no source and no types"
+        tokens, targets, weights, positions, segments = windows_of(
+            self._store, np.array([self._start(*each) for each in rows], np.int64), self._length
+        )
+        return Batch(tokens, targets, weights, positions=positions, segments=segments)
 
     def _start(self, epoch: int, row: int) -> int:
         return order.number("offset", *self._key, epoch, below=self._length) + row * self._length
-
-
-def cut(store: TokenStore, start: int, end: int) -> list[tuple[int, int]]:
-    """Splits the tokens [start, end) of the stream at document boundaries, and returns the bounds of the parts."""
-    first, last = np.searchsorted(store.starts, (start + 1, end))
-    return list(pairwise([start, *store.starts[first:last].tolist(), end]))
 
 
 class WindowExamples(Examples):
@@ -255,37 +269,19 @@ class WindowExamples(Examples):
         return self._store.num_tokens - self._store.num_documents
 
 
-class RowSource(Protocol):
-    """The endless training rows of one data source, such as `PackedRows` or `WindowRows`."""
-
-    @property
-    def kind(self) -> str:
-        """The word for a row in messages, such as "window"."""
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """Messages about how the examples were made."""
-
-    def num_rows(self, epoch: int) -> int: ...
-
-    def locate(self, index: int) -> tuple[int, int]:
-        """Returns (epoch, row within the epoch) of row `index`, which is counted across all epochs."""
-
-    def row(self, epoch: int, row: int) -> list[Example]: ...
-
-
 class TrainRows:
     """The endless sequence of training rows. The object can be pickled, so worker processes can make batches too."""
 
     def __init__(self, config: Config, sources: Mapping[str, RowSource], layout: RowLayout):
         self._batch_size, self._sources, self._layout = config.train.batch_size, dict(sources), layout
-        self.kind = next(iter(sources.values())).kind
+        self._first = next(iter(sources))
+        self.kind = sources[self._first].kind
         one = grain.MapDataset.range(1)
         orders = [one.map_with_index(partial(_number_row, name)).repeat() for name in sources]
         weights = [config.data.train[name].weight for name in sources]
         # Element i is (source name, row index). In any stretch of elements, the frequency of each source is
         # proportional to its weight.
-        self._order = orders[0] if len(orders) == 1 else grain.MapDataset.mix(orders, weights=weights)
+        self._order = None if len(orders) == 1 else grain.MapDataset.mix(orders, weights=weights)
 
     def rows_per_epoch(self, epoch: int = 0) -> dict[str, int]:
         """Returns the number of rows in an epoch for each source. The number may vary slightly between epochs."""
@@ -297,13 +293,23 @@ class TrainRows:
     def locate(self, step: int, row_ids: Sequence[int]) -> list[tuple[str, int, int]]:
         """Returns (source name, epoch, row within the epoch) for rows `row_ids` of the global batch of `step`."""
         assert all(0 <= r < self._batch_size for r in row_ids), (row_ids, self._batch_size)
-        found = [self._order[step * self._batch_size + int(r)] for r in row_ids]
+        elements = [step * self._batch_size + int(r) for r in row_ids]
+        found = [self._order[i] for i in elements] if self._order is not None else [(self._first, i) for i in elements]
         return [(name, *self._sources[name].locate(index)) for name, index in found]
 
     def rows(self, step: int, row_ids: Sequence[int]) -> Batch:
         """Returns rows `row_ids` of the global batch of `step`, in that order, as NumPy arrays."""
         located = self.locate(step, row_ids)
-        return self._layout.lay_out([self._sources[name].row(epoch, row) for name, epoch, row in located])
+        found = {name: [n for n, each in enumerate(located) if each[0] == name] for name in self._sources}
+        found = {name: numbers for name, numbers in found.items() if numbers}
+        batches = [
+            self._sources[name].batch([located[n][1:] for n in numbers], self._layout)
+            for name, numbers in found.items()
+        ]
+        if len(batches) == 1:
+            return batches[0]
+        places = np.argsort(list(chain.from_iterable(found.values())))
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays)[places], *batches)
 
 
 def _number_row(name: str, index: int, _: int) -> tuple[str, int]:
@@ -328,16 +334,16 @@ class EvalRows:
         """The divisors of the losses: the number of `targets` with a positive weight, and the text counts."""
         return {"targets": self.examples.num_targets(), **self.examples.text}
 
-    def _examples_of(self, row: int) -> range:
+    def _examples_of(self, row: int) -> np.ndarray:
         """Returns the indices of the examples in a row; there are none in a row past the end."""
-        return range(*map(int, self._bounds[row : row + 2])) if row < self.num_rows else range(0)
+        return np.arange(*self._bounds[row : row + 2] if row < self.num_rows else (0,))
 
     def starts(self, row: int) -> list[tuple[int, int]]:
         """Returns (example index, first column) for each example in a row."""
         numbers = self._examples_of(row)
         sizes = self._sizes_E[numbers]
-        return list(zip(numbers, (np.cumsum(sizes) - sizes).tolist(), strict=True))
+        return list(zip(numbers.tolist(), (np.cumsum(sizes) - sizes).tolist(), strict=True))
 
     def rows(self, row_ids: Sequence[int]) -> Batch:
         """Returns rows `row_ids`, in that order, as NumPy arrays."""
-        return self._layout.lay_out([[self.examples.make(0, i) for i in self._examples_of(row)] for row in row_ids])
+        return self._layout.lay_out_joined(self.examples, 0, [self._examples_of(row) for row in row_ids])

@@ -15,7 +15,8 @@ import numpy as np
 from lm.batch import Batch
 from lm.data import order
 from lm.data.examples.example import Example
-from lm.data.packing.rows import RowLayout, WindowExamples, cut, next_tokens
+from lm.data.packing.rows import RowLayout, SingleRows, WindowExamples
+from lm.data.packing.windows import cut, next_tokens
 from lm.data.storing.token_store import TokenStore
 
 
@@ -30,7 +31,7 @@ def continued(store: TokenStore, begin: int, end: int, stretch: int) -> list[Exa
     return [dataclasses.replace(first, position=begin - max(document, stretch)), *others]
 
 
-class StatefulRows:
+class StatefulRows(SingleRows):
     """The training rows of one data source.
 
     Each epoch has as many windows of `length` tokens as fit into each of the `batch_size` stretches. Each epoch has its
@@ -39,7 +40,6 @@ class StatefulRows:
     """
 
     kind = "stateful window"
-    notes: Sequence[str] = ()
 
     def __init__(self, name: str, store: TokenStore, seed: int, length: int, batch_size: int):
         assert store.num_tokens >= length * batch_size, (store.num_tokens, length, batch_size)

@@ -9,10 +9,8 @@ from __future__ import annotations
 import abc
 import codecs
 import contextlib
-import glob
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from lm.config import SourceConfig
-from lm.data.reading import encodings
+from lm.data.reading import encodings, finding
 from lm.data.reading.fields import Field, Record
 from lm.data.reading.wording import PLAIN_TEXT, wording_of
 from lm.errors import UserError
@@ -87,6 +85,14 @@ class Format(abc.ABC):
         Raises UserError at the first record that cannot be read, or if there are no records.
         """
 
+    def num_units(self) -> int:
+        """Returns the number of consecutive units into which the records are divided (see `records_of`)."""
+        return 1
+
+    def records_of(self, unit: int, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        """Yields the records of one unit, counted from 0, which may be empty."""
+        return self.records(fields)
+
     @abc.abstractmethod
     def identity(self) -> list[str]:
         """Returns the settings and hashes that determine the records and fields, excluding file locations."""
@@ -104,11 +110,20 @@ class FileFormat(Format):
     def __init__(self, config: SourceConfig):
         super().__init__(config)
         self.files = Files(config.path)
+        self._units = finding.grouped(self.files.found)
 
-    def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         self.counts: Counter[str] = Counter()  # for notes that begin with a number
         self.remarks: set[str] = set()  # other notes
+
+    def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        self.counts, self.remarks = Counter(), set()
         return self.files.read_each(lambda path: self.read(path, fields))
+
+    def num_units(self) -> int:
+        return len(self._units)
+
+    def records_of(self, unit: int, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        return self.files.read_all(self._units[unit], lambda path: self.read(path, fields))
 
     @abc.abstractmethod
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
@@ -119,7 +134,7 @@ class FileFormat(Format):
         return [self.config.encoding] if self.names_fields else [self.config.field, self.config.encoding]
 
     def identity(self) -> list[str]:
-        return [*self.options(), *self.files.hashes(is_text="encoding" in self.reads)]
+        return [*self.options(), *finding.hashes_of(self.files.found, is_text="encoding" in self.reads)]
 
     def notes(self) -> list[str]:
         counted = [f"{count:,} {what}" for what, count in sorted(self.counts.items()) if count]
@@ -150,9 +165,15 @@ class Reader(abc.ABC):
 
     def iterate(self) -> Iterator[Any]:
         """Yields all raw examples. Raises UserError at the first example that cannot be read."""
-        for record, where in self.source.records(list(self.fields.values())):
-            if (example := self.example(record, where)) is not None:
-                yield example
+        return self._examples(self.source.records(list(self.fields.values())))
+
+    def iterate_unit(self, unit: int) -> Iterator[Any]:
+        """Yields the raw examples of one unit (see `Format.records_of`)."""
+        return self._examples(self.source.records_of(unit, list(self.fields.values())))
+
+    def _examples(self, records: Iterator[tuple[Record, str]]) -> Iterator[Any]:
+        found = (self.example(record, where) for record, where in records)
+        return (example for example in found if example is not None)
 
     @abc.abstractmethod
     def example(self, record: Record, where: str) -> Any:
@@ -188,44 +209,23 @@ class Files:
     """The files that match a path or a glob, ordered by name. Raises UserError if no file is found."""
 
     def __init__(self, path: str):
-        self.path = path
-        pattern = os.path.expanduser(path)
-        if os.path.isfile(pattern):
-            self.found = [Path(pattern)]
-        elif os.path.isdir(pattern):
-            raise UserError(f"{path} is a directory; select its files with a glob, e.g. {path}/*.txt")
-        elif glob.has_magic(pattern):
-            self.found = sorted(Path(each) for each in glob.glob(pattern, recursive=True) if os.path.isfile(each))
-            if not self.found:
-                raise UserError(f"{path}: no file matches this pattern (in {os.getcwd()}).")
-        else:
-            encodings.refuse_unless_file(Path(pattern))
-            raise UserError(f"{path}: there is no such file (in {os.getcwd()}).")
+        self.path, self.found = path, finding.find(path)
 
     def read_each(self, read: Callable[[Path], Iterator[T]]) -> Iterator[T]:
         """Yields the items of `read(path)` for each file. Raises UserError if no file yields an item."""
         empty = True
-        for path in self.found:
-            with encodings.read_errors(path):
-                for item in read(path):
-                    empty = False
-                    yield item
+        for item in self.read_all(self.found, read):
+            empty = False
+            yield item
         if empty:
             raise UserError(f"{self.path} contains no documents (is the file empty?).")
 
-    def hashes(self, *, is_text: bool = True) -> list[str]:
-        """For each file, returns a string with a hash of its content.
-
-        The string also states whether the file is compressed and whether it has byte-order marks, single or
-        repeated, which earlier versions treated as text.
-        """
-        hashes = []
-        for path in self.found:
-            with encodings.read_errors(path), path.open("rb") as file:
-                marks = ("", " without marks", " without repeated marks")[encodings.marks_in(path) if is_text else 0]
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-                hashes.append(f"{path.name.endswith('.gz')} {content}{marks}")
-        return hashes
+    @staticmethod
+    def read_all(paths: Iterable[Path], read: Callable[[Path], Iterator[T]]) -> Iterator[T]:
+        """Yields the items of `read(path)` for each path."""
+        for path in paths:
+            with encodings.read_errors(path):
+                yield from read(path)
 
 
 class TextFile:
@@ -314,8 +314,10 @@ class TextFile:
         size, number = 0, 1
         for block in self.blocks():
             *ended, last = block.split("\n")
+            may_be_long = size + len(block) > self._config.longest_line
             for line in ended:
-                self.check_length(size + len(line), number)
+                if may_be_long:
+                    self.check_length(size + len(line), number)
                 yield "".join([*parts, line, "\n"]) if parts else line + "\n"
                 parts, size, number = [], 0, number + 1
             if last:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from lm.config import SourceConfig
+from lm.data.reading import finding
 from lm.data.reading.fields import Field, Record, as_label
 from lm.data.reading.format import FileFormat, Files, Refuse, TextFile, hash_of, open_text, read_lines, with_line_feeds
 from lm.errors import UserError
@@ -69,9 +70,9 @@ class Text(FileFormat):
             )
 
     def identity(self) -> list[str]:
-        config, hashes = self.config, self.files.hashes()
+        config, hashes = self.config, finding.hashes_of(self.files.found)
         if self._targets:
-            return ["aligned", config.encoding, *hashes, *self._targets.hashes()]
+            return ["aligned", config.encoding, *hashes, *finding.hashes_of(self._targets.found)]
         if self._line:
             return ["pattern", config.pattern, config.encoding, *hashes]
         documents = [config.document, config.separator, config.encoding, *hashes]

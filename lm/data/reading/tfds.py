@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 from lm.config import SourceConfig
@@ -16,6 +17,7 @@ from lm.errors import UserError
 # Packages with data sets that `import tensorflow_datasets` does not register; they work without TensorFlow.
 PACKAGES = ("datasets.{name}.{name}_dataset_builder", "text", "translate", "summarization", "question_answering")
 
+UNIT = 1 << 16  # number of examples in a unit
 RETRIES = 5  # number of retries of a download; the default, 10, takes two minutes without a network
 
 
@@ -40,11 +42,24 @@ class Tfds(Format):
         return [self.builder.info.full_name, self.config.split, self.config.field]
 
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        where, data = f"tfds {self.config.path}, split {self.config.split!r}", self._open_split()
-        if not len(data):
+        return self._records(range(len(self._data)))
+
+    def num_units(self) -> int:
+        return max(1, -(-len(self._data) // UNIT))
+
+    def records_of(self, unit: int, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        return self._records(range(unit * UNIT, min((unit + 1) * UNIT, len(self._data))))
+
+    def _records(self, indices: range) -> Iterator[tuple[Record, str]]:
+        where = f"tfds {self.config.path}, split {self.config.split!r}"
+        if not len(self._data):
             raise UserError(f"{where}: the split is empty.")
-        for i in range(len(data)):
-            yield data[i], f"{where}, example {i}"
+        for i in indices:
+            yield self._data[i], f"{where}, example {i}"
+
+    @cached_property
+    def _data(self) -> Any:
+        return self._open_split()
 
     def _find_builder(self) -> Any:
         import tensorflow_datasets as tfds

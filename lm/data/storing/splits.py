@@ -13,11 +13,11 @@ import copy
 import dataclasses
 import functools
 import hashlib
+import math
 import re
-import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -27,6 +27,7 @@ from lm.config.data import WORD_STEPS
 from lm.data.reading.format import Reader
 from lm.data.reading.readers import Labelled, Pair
 from lm.data.storing import markup, words
+from lm.data.storing.scripts import script_test
 from lm.errors import UserError
 
 HASHES = 1 << 64
@@ -59,10 +60,18 @@ class Subset:
         return Subset(self.low + size * exact(begin), self.low + size * exact(end), self.fold, self.folds)
 
     def holds(self, key: str) -> bool:
-        if (self.low, self.high) == (0, 1):
+        if self._bounds is None:
             return True
         number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-        return self.low <= (Fraction(number, HASHES) + Fraction(self.fold, self.folds)) % 1 < self.high
+        low, high = self._bounds
+        return low <= (number * self.folds + self.fold * HASHES) % (self.folds * HASHES) < high
+
+    @functools.cached_property
+    def _bounds(self) -> tuple[int, int] | None:
+        """The bounds of h * HASHES * folds, or None if all examples belong to the subset."""
+        if (self.low, self.high) == (0, 1):
+            return None
+        return math.ceil(self.low * HASHES * self.folds), math.ceil(self.high * HASHES * self.folds)
 
 
 def exact(number: float | Fraction) -> Fraction:
@@ -93,9 +102,9 @@ class SplitSource:
     def read(self, reader: Reader, rules: Cleaner) -> Iterator[tuple[Any, Any]]:
         """Yields each example of the split in two versions: as read by the model (cleaned, with the prefix) and raw."""
         with named_errors(self.label):
-            if self.side == "all" or self.data.holdout == "hash":
+            if not self.cuts_texts:
                 for raw, example in self._kept(reader, rules):
-                    yield example.with_prefix(self.config.prefix) if isinstance(example, Pair) else example, raw
+                    yield self._prefixed(example), raw
                 return
             # The first pass counts the characters. It needs its own copy of the rules, which remember past texts.
             characters = sum(len(text) for _, text in self._kept(reader, copy.deepcopy(rules)))
@@ -111,14 +120,32 @@ class SplitSource:
         for example, _ in self.read(reader, rules):
             yield from (getattr(example, side) for side in sides) if sides else (example,)
 
+    def text_of(self, example: Any, side: str) -> str:
+        """Returns a cleaned document, or the given side of a cleaned pair with the prefix."""
+        return getattr(self._prefixed(example), side) if side else example
+
+    def _prefixed(self, example: Any) -> Any:
+        return example.with_prefix(self.config.prefix) if isinstance(example, Pair) else example
+
     def _kept(self, reader: Reader, rules: Cleaner) -> Iterator[tuple[Any, Any]]:
         """Yields the examples of the subset that cleaning keeps, both raw and cleaned."""
-        keeps_all = rules.train_only and self.split != "train"
         for raw in reader.iterate():
-            example = rules.clean(raw)
-            key = example if isinstance(example, str) else example.key
-            if self.subset.holds(key) and (keeps_all or rules.keeps(example)):
+            if (example := self.select(raw, rules)) is not None:
                 yield raw, example
+
+    def select(self, raw: Any, rules: Cleaner) -> Any | None:
+        """Returns the cleaned example, or None if it does not belong to the subset or is dropped."""
+        example = rules.clean(raw)
+        key = example if isinstance(example, str) else example.key
+        return example if self.subset.holds(key) and (self.keeps_all(rules) or rules.keeps(example)) else None
+
+    def keeps_all(self, rules: Cleaner) -> bool:
+        return rules.train_only and self.split != "train"
+
+    @property
+    def cuts_texts(self) -> bool:
+        """Whether a document at the boundary is split, so that the examples depend on all texts of the source."""
+        return self.side != "all" and self.data.holdout != "hash"
 
     def identity(self) -> Any:
         """Returns the JSON values that determine which examples of the source belong to the split."""
@@ -149,29 +176,6 @@ def split_sources(data: DataConfig, split: str) -> list[SplitSource]:
             subset = subset.narrow(0, share) if split == "valid" else subset.narrow(share, 1)
         found.append(SplitSource(split, section, name, split if held_out else "all", config, data, subset))
     return found
-
-
-def nothing_in(data: DataConfig, split: str, what: str) -> str:
-    """Returns the error message for a split without examples. `what` names the kind of example, e.g. "documents"."""
-    if split == "test" and not data.test:
-        return "config.data.test: no source is named, so there is no test split; add a source or use --split=valid."
-    if not data.train and not getattr(data, split):
-        return (
-            f"config.data.{split}: this run was imported and has no data of its own; name a data source in a --config."
-        )
-    sources = split_sources(data, split)
-    named = ", ".join(f"{each.name} ({each.config.path or each.config.kind})" for each in sources)
-    if split == "valid" and not data.valid:
-        return (
-            f"config.data.holdout_fraction: with holdout={data.holdout!r} and fraction {data.holdout_fraction}, no "
-            f"{what} of {named} are held out for validation; there are too few (a text file is one document unless "
-            "`document` says otherwise). Raise the fraction, use holdout='tail' for plain text, or name sources in "
-            "data.valid."
-        )
-    return (
-        f"config.data.{split}: no {what} of {named or 'any source'} are left for {split}; check `part`, data.fold, "
-        "data.holdout_fraction, data.cleaning and data.pairs."
-    )
 
 
 @contextlib.contextmanager
@@ -232,14 +236,32 @@ class Cleaner:
     def __init__(self, config: CleaningConfig):
         self.config = config
         self.dropped = dict.fromkeys(self.reasons, 0)  # number of dropped examples by reason
+        self._removed: Counter[str] = Counter()  # the stop words that were removed
+        steps = config.unicode, config.strip_html, config.strip_control, config.whitespace != "keep"
+        self._changes_texts = any(steps) or any(getattr(config, step) for step in WORD_STEPS)
+        self.remembers = True  # whether repeated examples are dropped here, if at all
         self._seen: set[bytes] = set()
-        self._removed: Counter[str] = Counter()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickling and copying keep the settings, but not what is known about past texts."""
+        return type(self), (self.config,)
 
     def clean(self, example: Any) -> Any:
         return self._cleaned(example)
 
     def _cleaned(self, text: str) -> str:
-        return clean_text(self.config, text, self._removed)
+        return clean_text(self.config, text, self._removed) if self._changes_texts else text
+
+    def take_counts(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Returns the numbers of dropped examples by reason and of removed words, and starts new counts."""
+        found = self.dropped, dict(self._removed)
+        self.dropped, self._removed = dict.fromkeys(self.reasons, 0), Counter()
+        return found
+
+    def add_counts(self, dropped: Mapping[str, int], removed: Mapping[str, int]) -> None:
+        """Adds the counts that another cleaner returned from `take_counts`."""
+        self.dropped = {reason: number + dropped.get(reason, 0) for reason, number in self.dropped.items()}
+        self._removed.update(removed)
 
     def notes(self) -> list[str]:
         """Returns what a person should know about the texts cleaned so far."""
@@ -251,21 +273,29 @@ class Cleaner:
     def keeps(self, example: Any) -> bool:
         """Returns whether a cleaned example is kept. Counts dropped examples in `dropped`."""
         texts = (example,) if isinstance(example, str) else (example.source, example.target)
-        if reason := self._reason_to_drop(*texts) or self._reason_if_repeated(texts):
+        if reason := self._reason_to_drop(*texts):
             self.dropped[reason] += 1
-        return not reason
+            return False
+        return not (self.config.deduplicate and self.remembers and self.repeats(self.digest(texts)))
+
+    @staticmethod
+    def digest(texts: tuple[str, ...]) -> bytes:
+        """Returns 16 bytes that identify the texts of an example."""
+        return hashlib.blake2b(repr(texts).encode("utf-8"), digest_size=16).digest()
+
+    def repeats(self, digest: bytes) -> bool:
+        """Returns whether an earlier example had the same digest. Counts it as dropped in this case."""
+        size = len(self._seen)  # takes about 100 bytes of memory per text
+        self._seen.add(digest)
+        is_repeated = len(self._seen) == size
+        self.dropped["duplicate"] += is_repeated
+        return is_repeated
 
     def _reason_to_drop(self, *texts: str) -> str:
-        if min(map(len, texts)) < self.config.min_chars:
-            return "too_short"
+        for text in texts:
+            if len(text) < self.config.min_chars:
+                return "too_short"
         return "too_long" if 0 < self.config.max_chars < max(map(len, texts)) else ""
-
-    def _reason_if_repeated(self, texts: tuple[str, ...]) -> str:
-        if not self.config.deduplicate:
-            return ""
-        size = len(self._seen)  # takes about 100 bytes of memory per text
-        self._seen.add(hashlib.blake2b(repr(texts).encode("utf-8"), digest_size=16).digest())
-        return "duplicate" if len(self._seen) == size else ""
 
 
 class PairCleaner(Cleaner):
@@ -278,9 +308,12 @@ class PairCleaner(Cleaner):
         super().__init__(config)
         self.pairs = pairs
         self._is_written_in = {
-            setting: _script_test(name, setting) if (name := getattr(pairs, setting)) else None
+            setting: script_test(name, setting) if (name := getattr(pairs, setting)) else None
             for setting in ("source_script", "target_script")
         }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.config, self.pairs)
 
     def clean(self, example: Pair) -> Pair:
         references = tuple(self._cleaned(each) for each in example.references)
@@ -312,28 +345,3 @@ class LabelledCleaner(Cleaner):
     def keeps(self, example: Any) -> bool:
         """Returns whether an example is kept; the two texts of a pair are checked as one text."""
         return not isinstance(example, Labelled) or super().keeps("\n".join(example.texts))
-
-
-def _script_test(name: str, setting: str) -> Callable[[str], bool]:
-    """Returns a function that tests whether the Unicode names of most letters in a text begin with `name`.
-
-    A text without letters passes the test. Raises UserError if no letter has such a name. Unicode's Script property,
-    which `regex` supports, would not suffice: CJK, for example, is not a script.
-    """
-    prefix = name.strip().upper() + " "
-
-    def matches(letter: str) -> bool:
-        return unicodedata.name(letter, "").startswith(prefix)
-
-    if not any(map(matches, filter(str.isalpha, map(chr, range(sys.maxunicode + 1))))):
-        raise UserError(
-            f"config.data.pairs.{setting}: {name!r} is not the beginning of any letter's Unicode name; "
-            "use a name such as LATIN, CYRILLIC, GREEK, ARABIC, DEVANAGARI, HIRAGANA, HANGUL or CJK."
-        )
-    remembered = functools.cache(matches)  # because looking up Unicode names is slow
-
-    def is_written_in(text: str) -> bool:
-        letters = list(filter(str.isalpha, text))
-        return not letters or 2 * sum(map(remembered, letters)) > len(letters)
-
-    return is_written_in

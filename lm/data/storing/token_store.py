@@ -17,12 +17,10 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,18 +28,14 @@ from typing import Any
 import numpy as np
 
 from lm.data.reading.format import hash_of
+from lm.data.storing.building import PARTS, Engine, Progress, remove_old_parts
+from lm.data.storing.documents import Documents
+from lm.data.storing.joining import FILES, Joiner
 from lm.data.storing.overlap import combined
-from lm.data.storing.splits import Cleaner, text_hash
-from lm.data.tokenizing.base import Tokenizer
-from lm.data.tokenizing.pieces import PIECE, encode_long
 from lm.errors import UserError
 from lm.files import new_directory, parse_json, read_file
 
 FORMAT = 2  # increment this when a change to the code produces a different store from the same inputs
-BATCH_CHARACTERS = 1 << 20  # number of characters tokenised at a time
-BATCH_DOCUMENTS = 1024
-FILES = ("tokens.bin", "starts.bin", "hashes.bin")
-COUNTS = ("documents", "tokens", "characters", "bytes", "words", "unknown", "changed")
 
 
 class DamagedStore(Exception):
@@ -112,8 +106,8 @@ class TokenStore:
 
 
 def _map(path: Path, dtype: str) -> np.ndarray:
-    # An empty file cannot be mapped.
-    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+    # An empty file cannot be mapped. Slicing a plain array is faster than slicing a memmap.
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r")) if path.stat().st_size else np.zeros(0, dtype)
 
 
 @dataclass(frozen=True)
@@ -147,13 +141,13 @@ class PairStore:
 
 
 def open_or_build(
-    cache: Path, identity: dict[str, Any], label: str, tokenizer: Tokenizer, texts: Iterable[str], rules: Cleaner
+    cache: Path, identity: dict[str, Any], label: str, documents: Documents, engine: Engine
 ) -> TokenStore:
-    """Returns the store for `identity` in `cache`; builds it from `texts` if it is missing or damaged.
+    """Returns the store for `identity` in `cache`; builds it from the documents if it is missing or damaged.
 
     If several processes request the same store at once, one builds it and the others wait. `label` names the store in
-    messages. `texts` should be a generator, so that the documents are read only if the store is built. `rules` is the
-    cleaner that `texts` uses; it counts the dropped documents. Raises UserError if the cache cannot be written.
+    messages. Documents that an interrupted build has encoded are not encoded again. Raises UserError if the cache
+    cannot be written.
     """
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:32]
     directory = cache / key
@@ -165,10 +159,11 @@ def open_or_build(
             if exclusive:  # while the lock is held, any leftover files come from builders that were killed
                 for leftover in cache.glob(f"{key}.tmp-*"):
                     shutil.rmtree(leftover, ignore_errors=True)
+            remove_old_parts(cache)
             if store := _open(directory, label):
                 return store
             shutil.rmtree(directory, ignore_errors=True)
-            _build(directory, identity, label, tokenizer, texts, rules)
+            _build(directory, identity, label, documents, engine)
     except OSError as error:
         raise UserError(
             f"the cache {cache} cannot be written ({error.strerror or error}); "
@@ -202,104 +197,38 @@ def locked(path: Path) -> Iterator[bool]:
             yield True
 
 
-def _build(
-    directory: Path, identity: dict[str, Any], label: str, tokenizer: Tokenizer, texts: Iterable[str], rules: Cleaner
-) -> None:
+def _build(directory: Path, identity: dict[str, Any], label: str, documents: Documents, engine: Engine) -> None:
     began = time.monotonic()
-    dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
-    counts = Counter(dict.fromkeys(COUNTS, 0))
-    content = hashlib.sha256(dtype.encode())
+    parts = directory.with_name(f"{directory.name}{PARTS}")
     # Without locks, another process may have built the store first.
     with contextlib.suppress(FileExistsError), new_directory(directory) as temporary:
-        with contextlib.ExitStack() as stack:
-            tokens_file, starts_file, hashes_file = (
-                stack.enter_context(open(temporary / name, "wb")) for name in FILES
-            )
-            for batch in _batches(texts):
-                documents, changed = _encode(tokenizer, batch, dtype)
-                lengths, tokens = np.array(list(map(len, documents)), np.int64), np.concatenate(documents)
-                starts = counts["tokens"] + np.cumsum(lengths) - lengths
-                for file, array in ((tokens_file, tokens), (starts_file, starts)):
-                    file.write(array.tobytes())
-                    content.update(array.tobytes())
-                hashes_file.write(np.array(list(map(text_hash, batch)), np.uint64).tobytes())
-                counts.update(
-                    documents=len(batch),
-                    tokens=len(tokens),
-                    characters=sum(map(len, batch)),
-                    bytes=sum(len(text.encode("utf-8")) for text in batch),
-                    words=sum(_count_words(text) + text.count("\n") for text in batch),
-                    unknown=int(np.count_nonzero(tokens == tokenizer.unk_id)),  # unk_id may be None
-                    changed=changed,
-                )
-            for file in (tokens_file, starts_file, hashes_file):
-                file.flush()
-                os.fsync(file.fileno())
+        with (
+            Joiner(temporary, documents) as joiner,
+            Progress(label, documents) as progress,
+            contextlib.closing(engine.encode(documents, parts, label)) as encoded,
+        ):
+            for part in encoded:
+                joiner.add(part)
+                progress.show(joiner.counts)
         manifest = {
             "format": FORMAT,
             "label": label,
             "identity": identity,
-            "counts": counts,
-            "dropped": rules.dropped,
-            "dtype": dtype,
+            "counts": joiner.counts,
+            "dropped": documents.rules.dropped,
+            "dtype": documents.encoder.dtype.name,
             "files": {name: (temporary / name).stat().st_size for name in FILES},
-            "content": content.hexdigest(),
+            "content": joiner.content.hexdigest(),
             "versions": {"python": sys.version.split()[0], "numpy": np.__version__},
             "seconds": round(time.monotonic() - began, 3),
         }
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(parts, ignore_errors=True)
+    counts = joiner.counts
     print(
         f"tokenised {label}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, {counts['bytes']:,} bytes "
         f"in {time.monotonic() - began:.1f} s",
-        *(f"note: {label}: {note}" for note in rules.notes()),
+        *(f"note: {label}: {note}" for note in documents.rules.notes()),
         sep="\n",
         file=sys.stderr,
     )
-
-
-def _encode(tokenizer: Tokenizer, texts: Sequence[str], dtype: str) -> tuple[list[np.ndarray], int]:
-    """Returns the tokens of each document, as stored, and the number of documents that decoding does not restore."""
-    start, eos = [tokenizer.start_id], [tokenizer.eos_id]
-    if max(map(len, texts)) <= PIECE:
-        encoded = tokenizer.encode_batch(texts)
-        documents = [np.array([*start, *ids, *eos], dtype) for ids in encoded]
-        return documents, count_changed(tokenizer, texts, encoded)
-    documents, changed = [], 0
-    for text in texts:
-        pieces, is_changed = [np.array(start, dtype)], False
-        for ids, is_piece_changed in encode_long(tokenizer, text):
-            pieces.append(np.array(ids, dtype))
-            is_changed |= is_piece_changed
-        documents.append(np.concatenate([*pieces, np.array(eos, dtype)]))
-        changed += is_changed
-    return documents, changed
-
-
-def count_changed(tokenizer: Tokenizer, texts: Sequence[str], encoded: Sequence[list[int]]) -> int:
-    """Counts the texts that decoding does not restore. `encoded` holds their ids, as returned by `encode_batch`.
-
-    If encoding loses case, whitespace or unknown words, the probability of the tokens is not that of the text.
-    """
-    return sum(text != found for text, found in zip(texts, tokenizer.decode_each(encoded), strict=True))
-
-
-def _count_words(text: str) -> int:
-    """Counts the words separated by whitespace, piece by piece, to avoid building a list of all words."""
-    count = 0
-    for begin in range(0, len(text), PIECE):
-        joined = begin > 0 and not (text[begin].isspace() or text[begin - 1].isspace())
-        count += len(text[begin : begin + PIECE].split()) - joined
-    return count
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= BATCH_CHARACTERS or len(batch) >= BATCH_DOCUMENTS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from lm.config import TokenizerConfig
 from lm.data.reading.encodings import read_errors
@@ -111,14 +112,23 @@ def load_tokenizer(directory: Path | str) -> Tokenizer:
     directory = Path(directory)
     try:
         info = parse_json(read_file(directory / INFO_FILE))
-        cls, saved = TOKENIZERS[info["kind"]], info["fingerprint"]
-        options = dict(info["options"])
-        extra_ids = options.pop("extra_ids", 0)
-        tokenizer = cls._from_content(read_file(directory / cls.file_name), options).with_extra_ids(extra_ids)
+        content = read_file(directory / TOKENIZERS[info["kind"]].file_name)
+        tokenizer = restored(info["kind"], content, info["options"])
     except FileNotFoundError as error:
         raise UserError(f"{directory}: the directory contains no tokenizer ({error.filename} is missing).") from error
     except Exception as error:
         raise UserError(f"{directory}: the tokenizer cannot be read ({type(error).__name__}: {error}).") from error
-    if tokenizer.fingerprint != saved:
+    if tokenizer.fingerprint != info["fingerprint"]:
         raise UserError(f"{directory}: the tokenizer has changed since it was saved (its file was modified).")
     return tokenizer
+
+
+def saved(tokenizer: Tokenizer) -> tuple[str, bytes, dict[str, Any]]:
+    """Returns the kind, content and options of a tokenizer, from which `restored` makes an equal one."""
+    return tokenizer.kind, tokenizer._content(), tokenizer._options()
+
+
+def restored(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
+    options = dict(options)
+    extra_ids = options.pop("extra_ids", 0)
+    return TOKENIZERS[kind]._from_content(content, options).with_extra_ids(extra_ids)

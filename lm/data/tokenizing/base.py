@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lm.config import TokenizerConfig
+from lm.data.tokenizing.flat import Flat, flat_of, framed, rows_of
 from lm.data.tokenizing.special_tokens import SpecialTokens, Template
 from lm.errors import UserError
 from lm.files import new_directory
@@ -157,6 +158,18 @@ class Tokenizer(abc.ABC):
 
     def encode(self, text: str) -> list[int]:
         return self.encode_batch([text])[0]
+
+    def encode_documents(self, texts: Sequence[str]) -> Flat:
+        """Returns the ids of `start text eos` for all texts, int32 (N,), and their number for each, int64 (E,)."""
+        return framed(*flat_of(self.encode_batch(texts)), self.start_id, self.eos_id)
+
+    def changed(self, texts: Sequence[str], ids_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:
+        """Returns whether decoding fails to restore each text, bool (E,), given the result of `encode_documents`.
+
+        If encoding loses case, whitespace or unknown words, the probability of the tokens is not that of the text.
+        """
+        found = self.decode_each([ids[1:-1] for ids in rows_of(ids_N, lengths_E)])
+        return np.array([text != each for text, each in zip(texts, found, strict=True)], bool)
 
     def encode_spelled(self, text: str) -> list[int]:
         """Encodes a source text. Each <extra_id_N> in the text is encoded as the token with this name, as in T5.

@@ -10,6 +10,7 @@ import numpy as np
 from lm.config import TokenizerConfig
 from lm.data.tokenizing import library
 from lm.data.tokenizing.base import Offsets, Tokenizer
+from lm.data.tokenizing.flat import Flat, framed
 
 
 class ByteTokenizer(Tokenizer):
@@ -26,6 +27,14 @@ class ByteTokenizer(Tokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [(np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) + 3).tolist() for text in texts]
+
+    def encode_documents(self, texts: Sequence[str]) -> Flat:
+        encoded = [text.encode("utf-8") for text in texts]
+        ids_N = np.frombuffer(b"".join(encoded), np.uint8).astype(np.int32) + 3
+        return framed(ids_N, np.array(list(map(len, encoded)), np.int64), self.start_id, self.eos_id)
+
+    def changed(self, texts: Sequence[str], ids_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:
+        return np.zeros(len(texts), bool)
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
         return self.encode(text), [(i, i + 1) for i, character in enumerate(text) for _ in character.encode("utf-8")]

@@ -118,7 +118,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         with _library_errors("cannot encode a text"):
-            return [each.ids for each in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+            return [each.ids for each in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
         with _library_errors("cannot encode a text"):

@@ -1,4 +1,4 @@
-"""Encodes long texts piece by piece, so that memory use depends on the piece length, not the text length."""
+"""Cuts long texts into pieces, so that encoding needs memory in proportion to a piece, not to the text."""
 
 from __future__ import annotations
 
@@ -14,28 +14,20 @@ _GAP = re.compile(r"(?<=[^\W\d_])[ \n](?=[^\W\d_])")  # the whitespace between t
 _PROBES = (("the", " end"), ("a", "\nb"), ("Ein Wort", " und"), ("мир", " и"), ("x, y", " z"))
 
 
-def encode_long(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], bool]]:
-    """Yields the ids of each piece of a text and whether decoding these ids fails to restore the piece.
+def pieces_of(tokenizer: Tokenizer, text: str) -> Iterator[str]:
+    """Divides a text into consecutive pieces that can be encoded one by one.
 
-    The concatenated ids equal the ids of the whole text. There is one exception: if the tokenizer `cuts_anywhere`, a
-    very long word may be split after every PIECE characters. If a tokenizer neither `cuts_anywhere` nor encodes words
-    independently, the whole text is one piece.
+    The concatenated ids of the pieces equal the ids of the whole text. There is one exception: if the tokenizer
+    `cuts_anywhere`, a very long word may be split after every PIECE characters. If a tokenizer neither `cuts_anywhere`
+    nor encodes words independently, the whole text is one piece.
     """
     if tokenizer.cuts_anywhere:
-        pieces = cut(text, anywhere=True)
-    elif len(text) > PIECE and all(
+        return cut(text, anywhere=True)
+    if len(text) > PIECE and all(
         tokenizer.encode(a + b) == tokenizer.encode(a) + tokenizer.encode(b) for a, b in _PROBES
     ):
-        pieces = cut(text)
-    else:
-        pieces = iter([text])
-    for number, piece in enumerate(pieces):
-        ids = tokenizer.encode(piece)
-        (found,) = tokenizer.decode_each([ids])
-        if number:  # many tokenizers drop a leading space, which this piece has only because of the cut
-            yield ids, piece.lstrip() != found.lstrip()
-        else:
-            yield ids, piece != found
+        return cut(text)
+    return iter([text])
 
 
 def cut(text: str, *, anywhere: bool = False) -> Iterator[str]:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 TEXT = -1  # stands for a text among the token ids of a template
+# Slices of a flat array (N,): the array, and the begin and the length of each slice, int64 (E,).
+Slices = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,32 @@ class Template:
         parts = [np.asarray(next(rest) if token == TEXT else [token], np.int32) for token in self.ids]
         assert next(rest, None) is None, f"the template {self.ids} has fewer than {len(texts)} texts"
         return np.concatenate(parts), np.repeat(np.array(self.types, np.int32), list(map(len, parts)))
+
+    def fill_all(self, *texts: Slices) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Does the same as `fill` for many inputs at once.
+
+        Returns the tokens and types of all inputs, concatenated, both int32 (T,), and the size of each input, int64
+        (E,). Each text is given as slices, one for each input.
+        """
+        sizes_E = np.sum([lengths_E for _, _, lengths_E in texts], axis=0) + self.num_special
+        next_E = np.cumsum(sizes_E) - sizes_E  # index of the next token of each input
+        tokens_T = np.empty(int(sizes_E.sum()), np.int32)
+        types_T = np.zeros(len(tokens_T), np.int32)
+        rest = iter(texts)
+        for token, kind in zip(self.ids, self.types, strict=True):
+            if token == TEXT:
+                flat_N, begins_E, lengths_E = next(rest)
+                before_E = np.cumsum(lengths_E) - lengths_E
+                every = np.arange(int(lengths_E.sum()))
+                index_T = every + np.repeat(next_E - before_E, lengths_E)
+                tokens_T[index_T] = flat_N[every + np.repeat(begins_E - before_E, lengths_E)]
+                next_E = next_E + lengths_E
+            else:
+                index_T, next_E = next_E, next_E + 1
+                tokens_T[index_T] = token
+            if kind:
+                types_T[index_T] = kind
+        return tokens_T, types_T, sizes_E
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 from lm.config import TokenizerConfig
 from lm.data.tokenizing import library
 from lm.data.tokenizing.base import UNK, Offsets, Tokenizer
+from lm.data.tokenizing.flat import Flat, framed
 from lm.data.tokenizing.pieces import cut
 from lm.errors import UserError
 from lm.files import parse_json
@@ -70,6 +71,15 @@ class CharacterTokenizer(VocabularyTokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         codes = (np.frombuffer(text.encode("utf-32-le"), np.uint32) for text in texts)
         return [self._ids[np.minimum(each, len(self._ids) - 1)].tolist() for each in codes]
+
+    def encode_documents(self, texts: Sequence[str]) -> Flat:
+        codes_N = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
+        ids_N, lengths_E = self._ids[np.minimum(codes_N, len(self._ids) - 1)], np.array(list(map(len, texts)), np.int64)
+        return framed(ids_N, lengths_E, self.start_id, self.eos_id)
+
+    def changed(self, texts: Sequence[str], ids_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:
+        """See the base class. The text U+FFFD, as which unknown characters are decoded, may be unknown itself."""
+        return super().changed(texts, ids_N, lengths_E) if np.any(ids_N == UNK) else np.zeros(len(texts), bool)
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
         return self.encode(text), [(i, i + 1) for i in range(len(text))]

@@ -75,5 +75,5 @@ def test_draws_depend_on_seed_epoch_and_text_and_each_text_has_a_row_of_its_own(
     assert all_of(one, 0) != all_of(one, 1) and all_of(one, 0) != all_of(other, 0)
     assert len(one) == 5, "the longest text is cut into two chunks, since a row holds 19 tokens and EOS"
     rows = PackedRows("a", one, 0, RowLayout(20, 24))
-    assert rows.num_rows(0) == len(one) and all(len(rows.row(0, row)) == 1 for row in range(5))
+    assert rows.num_rows(0) == len(one) and all(len(rows._indices(0, row)) == 1 for row in range(5))
     assert one.num_targets() == sum(len(example.targets_T) for example in (one.make(0, i) for i in range(5)))

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.data.examples.example import Example
-from lm.data.packing.rows import RowLayout, plan
+from lm.data.packing.planning import plan
+from lm.data.packing.rows import RowLayout
 
 SOURCE, LENGTH = 17, 21
 FIELDS = ("tokens", "targets", "weights", "types", "positions", "segments")

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.config import Config, source
-from lm.data.packing.rows import EvalRows, RowLayout, WindowExamples, WindowRows, next_tokens
+from lm.data.packing.rows import EvalRows, RowLayout, WindowExamples, WindowRows
+from lm.data.packing.windows import next_tokens
 from lm.runs.prepare import prepare
 from lm.tasks import task_of
 from tests.data.packing.texts import BATCH, LENGTH, equal, make_config
@@ -84,7 +85,7 @@ def test_training_windows_are_cut_as_in_a_loop_over_tokens(lengths, length, epoc
     if store.num_tokens <= length:
         store = make_store([*lengths, 2])
     rows = WindowRows("a", store, 0, length)
-    batch = RowLayout(length).lay_out([rows.row(epoch, row) for row in range(rows.num_rows(epoch))])
+    batch = rows.batch([(epoch, row) for row in range(rows.num_rows(epoch))], RowLayout(length))
     for row in range(rows.num_rows(epoch)):
         same = check_row(batch, row, documents_of(store), rows._start(epoch, row), length, circular=True)
         assert batch.weights[row].tolist() == same
@@ -113,12 +114,11 @@ def test_evaluation_windows_are_cut_as_in_a_loop_over_tokens(lengths, length, st
 def test_one_document_that_wraps_is_cut_where_it_begins_again():
     rows = WindowRows("a", make_store([3]), 0, 2)
     epoch = next(epoch for epoch in range(20) if rows._start(epoch, 0) == 1)
-    one, other = rows.row(epoch, 0), WindowRows("a", make_store([2, 1]), 0, 2).row(epoch, 0)
-    assert [each.tokens_T.tolist() for each in one] == [[2, 3]]
-    assert [each.tokens_T.tolist() for each in other] == [[2], [3]]
+    other = WindowRows("a", make_store([2, 1]), 0, 2)
+    assert [each.batch([(epoch, 0)], RowLayout(2)).segments.tolist() for each in (rows, other)] == [[[1, 1]], [[1, 2]]]
     rows._start = lambda epoch, row: 2
-    assert [each.tokens_T.tolist() for each in rows.row(epoch, 0)] == [[3], [1]]
-    assert [each.weights_T.tolist() for each in rows.row(epoch, 0)] == [[0], [1]]
+    batch = rows.batch([(epoch, 0)], RowLayout(2))
+    assert [batch.tokens.tolist(), batch.segments.tolist(), batch.weights.tolist()] == [[[3, 1]], [[1, 2]], [[0, 1]]]
 
 
 def test_a_target_is_the_next_token_of_the_same_document():

@@ -8,33 +8,28 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lm.config import CleaningConfig
-from lm.data.storing import token_store
-from lm.data.storing.splits import Cleaner, text_hash
+from lm.data.storing import encoding, joining
+from lm.data.storing.splits import text_hash
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.data.tokenizing.vocabularies import CharacterTokenizer, WordTokenizer
 from lm.errors import UserError
+from tests.conftest import ROOT
+from tests.data.storing import documents
 
 TEXTS = ["one two\n", "é", "", "three\n\nfour five"]
 
 
 def build(cache, texts=TEXTS, tokenizer=None, identity="x", reads=None):
-    def read():
-        if reads is not None:
-            reads.append(1)
-        yield from (text for text in map(cleaner.clean, texts) if cleaner.keeps(text))
-
-    tokenizer, cleaner = tokenizer or ByteTokenizer(), Cleaner(CleaningConfig())
-    return token_store.open_or_build(Path(cache), {"of": identity}, "test store", tokenizer, read(), cleaner)
+    return documents.build(cache, texts, tokenizer or ByteTokenizer(), identity, reads=reads)
 
 
 def test_a_store_has_the_tokens_documents_and_counts_of_its_texts(tmp_path, monkeypatch):
-    monkeypatch.setattr(token_store, "BATCH_DOCUMENTS", 2)
+    monkeypatch.setattr(joining, "BATCH_DOCUMENTS", 2)
+    monkeypatch.setattr(encoding, "CHUNK_CHARACTERS", 8)
     store = build(tmp_path)
     kept = [text for text in TEXTS if text]
     expected = [[1, *(b + 3 for b in text.encode()), 2] for text in kept]
@@ -63,7 +58,8 @@ def test_unknown_characters_are_counted_and_large_vocabularies_fit(tmp_path):
 
 
 def test_documents_that_decoding_does_not_restore_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(token_store, "BATCH_DOCUMENTS", 2)
+    monkeypatch.setattr(joining, "BATCH_DOCUMENTS", 2)
+    monkeypatch.setattr(encoding, "CHUNK_CHARACTERS", 8)
     texts = ["one two", "one  two", "two\none", "", " one", "two"]
     store = build(tmp_path, texts, WordTokenizer(["one", "two"]))
     assert store.counts["changed"] == 3 and store.counts["unknown"] == 0
@@ -111,7 +107,7 @@ def test_an_error_while_reading_leaves_nothing(tmp_path):
         raise UserError("bad line")
 
     with pytest.raises(UserError, match="bad line"):
-        token_store.open_or_build(tmp_path, {}, "test", ByteTokenizer(), read(), Cleaner(CleaningConfig()))
+        build(tmp_path, read())
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
@@ -123,24 +119,21 @@ def test_a_cache_that_cannot_be_written_is_refused(tmp_path):
 
 BUILD_SLOWLY = """
 import sys, time
-from pathlib import Path
-from lm.config import CleaningConfig
-from lm.data.storing import token_store
+from lm.data.storing import encoding
 from lm.data.tokenizing.bytes import ByteTokenizer
-from lm.data.storing.splits import Cleaner
-token_store.BATCH_DOCUMENTS = 1
+from tests.data.storing.documents import build
+encoding.CHUNK_CHARACTERS = 1
 def read():
     for text in ("one two\\n", "é", "three\\n\\nfour five"):
         yield text
         print("building", flush=True)
         time.sleep(30)
-cleaner = Cleaner(CleaningConfig())
-token_store.open_or_build(Path(sys.argv[1]), {"of": "x"}, "s", ByteTokenizer(), read(), cleaner)
+build(sys.argv[1], read(), ByteTokenizer())
 """
 
 
 def test_a_killed_builder_leaves_nothing_that_counts(tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", BUILD_SLOWLY, str(tmp_path)], stdout=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-c", BUILD_SLOWLY, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT)
     try:
         child.stdout.readline()  # the first document has been tokenised
         assert list(tmp_path.glob("*.tmp-*")), "it is in the middle"

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from lm.config import TokenizerConfig
-from lm.data.storing.token_store import count_changed
 from lm.data.tokenizing import TOKENIZERS, build_tokenizer, library
+from lm.data.tokenizing.flat import rows_of
 from lm.data.tokenizing.special_tokens import TEXT, Template
 from lm.errors import UserError
 
@@ -56,8 +56,11 @@ def published(rule):
 
 def changed(tokenizer, texts=TEXTS):
     """Returns the texts that are not restored, one call for each, and checks the count of all of them together."""
-    found = [text for text in texts if count_changed(tokenizer, [text], tokenizer.encode_batch([text]))]
-    assert count_changed(tokenizer, texts, tokenizer.encode_batch(texts)) == len(found)
+    found = [text for text in texts if tokenizer.changed([text], *tokenizer.encode_documents([text]))]
+    ids_N, lengths_E = tokenizer.encode_documents(texts)
+    start, eos = tokenizer.start_id, tokenizer.eos_id
+    assert rows_of(ids_N, lengths_E) == [[start, *ids, eos] for ids in tokenizer.encode_batch(texts)]
+    assert tokenizer.changed(texts, ids_N, lengths_E).tolist() == [text in found for text in texts]
     assert found == [text for text in texts if tokenizer.decode(tokenizer.encode(text)) != text]
     return found
 
@@ -118,6 +121,23 @@ def test_bert_loses_case_accents_and_white_space():
 def test_sentencepiece_with_nfkc_loses_ligatures_and_spaces():
     assert changed(published("nmt_nfkc")) == ["a  cat sat", " a cat sat", "a cat\nsat", "ﬁsh"]
     assert changed(published("nmt_nfkc_cf")) == ["A cat sat", "a  cat sat", " a cat sat", "a cat\nsat", "ﬁsh"]
+
+
+@functools.cache
+def own(kind, algorithm="unigram"):
+    return build_tokenizer(TokenizerConfig(kind=kind, vocab_size=320, algorithm=algorithm), [*TEXTS, *LETTERS] * 9)
+
+
+UNUSUAL = st.sampled_from([*"\n\u2581\ufffd\0\ufeff\x7f\x85\xa0 aé中🎉", "<s>", "<0x41>", "</s>", " ⁇ ", "\U0010ffff"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(st.lists(UNUSUAL | st.text(max_size=4), max_size=8).map("".join), max_size=5))
+def test_own_tokenizers_know_without_decoding_that_they_restore_a_text(texts):
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]
+    for tokenizer in (own("sentencepiece"), own("sentencepiece", "bpe"), own("bytes")):
+        assert changed(tokenizer, texts) == []
+    changed(own("characters"), texts)
 
 
 @settings(max_examples=40, deadline=None)

@@ -7,10 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from lm.config import TokenizerConfig
-from lm.data.storing import token_store
+from lm.config import CleaningConfig, TokenizerConfig
+from lm.data.storing import encoding
+from lm.data.storing.splits import text_hash
 from lm.data.tokenizing import build_tokenizer, pieces
 from lm.errors import UserError
+from tests.data.storing import documents
 
 TEXT = " ".join(f"The word number {i} is a word\nand 12 345 others," for i in range(300))
 
@@ -19,7 +21,7 @@ TEXT = " ".join(f"The word number {i} is a word\nand 12 345 others," for i in ra
 def short_pieces(monkeypatch):
     monkeypatch.setattr(pieces, "PIECE", 200)
     monkeypatch.setattr(pieces, "SEARCHED", 100)
-    monkeypatch.setattr(token_store, "PIECE", 200)
+    monkeypatch.setattr(encoding, "PIECE", 200)
 
 
 @pytest.mark.parametrize("anywhere", [False, True])
@@ -29,7 +31,6 @@ def test_pieces_are_bounded_and_make_up_the_text(anywhere):
         assert "".join(found) == text
         if anywhere or text is TEXT:
             assert max(map(len, found)) <= 200
-        assert token_store._count_words(text) == len(text.split())
 
 
 def huggingface_file(path, pre_tokenizer):
@@ -60,17 +61,24 @@ def test_pieces_have_the_tokens_of_the_whole(options, tmp_path):
     if name := options.get("path"):
         options = {**options, "path": huggingface_file(tmp_path / "tokenizer.json", name)}
     tokenizer = build_tokenizer(TokenizerConfig(**options), [TEXT])
-    found, changed = zip(*pieces.encode_long(tokenizer, TEXT), strict=True)
-    assert list(itertools.chain(*found)) == tokenizer.encode(TEXT)
+    found = list(pieces.pieces_of(tokenizer, TEXT))
+    assert list(itertools.chain(*map(tokenizer.encode, found))) == tokenizer.encode(TEXT)
     if options["kind"] != "huggingface":
         assert max(map(len, found)) <= 200
-    loses = token_store.count_changed(tokenizer, [TEXT], tokenizer.encode_batch([TEXT]))
-    assert any(changed) == bool(loses)
-    found, number = token_store._encode(tokenizer, ["", TEXT, ""], "uint16")
-    assert number == loses
-    documents = [[tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id] for text in ("", TEXT, "")]
-    assert [each.tolist() for each in found] == documents
-    assert all(each.dtype == np.uint16 for each in found)
+    texts = ["", TEXT, ""]
+    store = documents.build(tmp_path, texts, tokenizer, cleaning=CleaningConfig(min_chars=0))
+    wanted = [[tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id] for text in texts]
+    assert [store.document(i).tolist() for i in range(3)] == wanted and store.tokens.dtype == np.uint16
+    assert store.counts == {
+        "documents": 3,
+        "tokens": sum(map(len, wanted)),
+        "characters": len(TEXT),
+        "bytes": len(TEXT.encode()),
+        "words": len(TEXT.split()) + TEXT.count("\n"),
+        "unknown": sum(map(tokenizer.encode(TEXT).count, [tokenizer.unk_id])),
+        "changed": sum(tokenizer.changed(texts, *tokenizer.encode_documents(texts))),
+    }
+    assert store.hashes.tolist() == list(map(text_hash, texts))
 
 
 def test_tokenizer_file_is_opened_as_text(tmp_path):

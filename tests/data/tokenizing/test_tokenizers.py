@@ -14,7 +14,7 @@ from lm.config import TokenizerConfig
 from lm.data.examples.denoising import corrupt
 from lm.data.tokenizing import build_tokenizer, load_tokenizer
 from lm.data.tokenizing.base import INFO_FILE, Tokenizer
-from lm.data.tokenizing.sentencepiece import LONGEST_LINE, cut_after_words, even_sample, split_texts
+from lm.data.tokenizing.samples import LONGEST_LINE, cut_after_words, even_sample, split_texts
 from lm.errors import UserError
 
 SENTENCES = [
