@@ -76,15 +76,18 @@ def choosable(vocabulary: Vocabulary, num_entries: int) -> Array:
     return (ids_V < vocabulary.size) & (~never_V | vocabulary.ends(ids_V))
 
 
-def completes_repeat(tokens_RT: Array, length: Array, n: int, num_entries: int) -> Array:
-    """Returns a mask, bool (R, V), of the tokens that would repeat an n-gram of the first `length` tokens of a row."""
+def completes_repeat(tokens_RT: Array, lengths_R: Array, n: int, num_entries: int) -> Array:
+    """Returns a mask, bool (R, V), of the tokens that would repeat an n-gram of a row.
+
+    Only the first `lengths_R` tokens of each row count.
+    """
     R, T = tokens_RT.shape
     if n > T:
         return jnp.zeros((R, num_entries), bool)
-    ends_E = jnp.arange(n - 1, T)  # indices at which an n-gram can end
-    same_RE = jnp.broadcast_to(((ends_E < length) & (length >= n - 1))[None], (R, T - n + 1))
+    ends_E, lengths_R1 = jnp.arange(n - 1, T), lengths_R[:, None]  # ends_E: indices at which an n-gram can end
+    same_RE = (ends_E < lengths_R1) & (lengths_R1 >= n - 1)
     for back in range(1, n):
-        latest_R1 = jnp.take(tokens_RT, jnp.maximum(length - back, 0), axis=1)[:, None]
+        latest_R1 = jnp.take_along_axis(tokens_RT, jnp.maximum(lengths_R1 - back, 0), axis=1)
         same_RE &= tokens_RT[:, n - 1 - back : T - back] == latest_R1
     # The index num_entries is out of range, so `set` drops it.
     banned_RE = jnp.where(same_RE, tokens_RT[:, n - 1 :], num_entries)

@@ -134,7 +134,7 @@ def test_tokens_that_would_repeat_an_n_gram_are_found_at_every_length(n):
     tokens_RT = np.random.default_rng(n).integers(0, V, (R, T))
     repeats = jax.jit(completes_repeat, static_argnums=(2, 3))
     for length in range(T + 1):
-        found_RV = np.asarray(repeats(tokens_RT, length, n, V))
+        found_RV = np.asarray(repeats(tokens_RT, np.full(R, length), n, V))
         for row in range(R):
             text = tokens_RT[row, :length].tolist()
             present = {tuple(text[i : i + n]) for i in range(length - n + 1)}
@@ -143,7 +143,7 @@ def test_tokens_that_would_repeat_an_n_gram_are_found_at_every_length(n):
 
 
 def test_n_grams_longer_than_the_output_exclude_nothing():
-    assert not np.asarray(completes_repeat(np.zeros((2, 3), int), 3, 5, 4)).any()
+    assert not np.asarray(completes_repeat(np.zeros((2, 3), int), np.full(2, 3), 5, 4)).any()
 
 
 @pytest.mark.parametrize(

@@ -112,8 +112,11 @@ class Attention(nn.Module):
             k_BGSK = write_tokens(cache.keys, k_BGSK, context.positions)
             v_BGSK = write_tokens(cache.values, v_BGSK, context.positions)
             cache = dataclasses.replace(cache, keys=k_BGSK, values=v_BGSK)
+        # Rows that share their slots are one row with more queries, as in cross-attention.
+        q = q_BLHK.reshape(k_BGSK.shape[0], -1, *q_BLHK.shape[2:])
         dropout, settings = self._dropout(context), self._score_settings()
-        return dot_product_attention(q_BLHK, k_BGSK, v_BGSK, view.mask, dropout, context.bias, *settings), cache
+        y = dot_product_attention(q, k_BGSK, v_BGSK, view.mask, dropout, context.bias, *settings)
+        return y.reshape(q_BLHK.shape), cache
 
     def _to_source(self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         """Computes cross-attention to the sources, treating rows that share a source as one row with more queries."""
