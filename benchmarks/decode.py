@@ -185,9 +185,7 @@ def translation_rows(
     found: dict[str, list[Timed]] = {}
     rules = ("greedy", greedy, False), ("beams_exact", exact, "never"), ("beams_early", early, False)
     for name, settings, rule in rules:
-        theirs = functools.partial(
-            peer_search, peer, settings=settings, vocabulary=vocabulary, early_stopping=rule
-        )
+        theirs = functools.partial(peer_search, peer, settings=settings, vocabulary=vocabulary, early_stopping=rule)
         found[name] = [
             Timed(OURS, searching(model, params, few, settings, vocabulary, rows)),
             Timed("transformers", batch_by_batch(few, rows, theirs)),

@@ -197,4 +197,3 @@ class CTranslate2:
 
 def _sampled() -> dict[str, Any]:
     return {"sampling_topk": SAMPLED["top_k"], "sampling_temperature": SAMPLED["temperature"]}
-

@@ -1,7 +1,8 @@
 """Models of Hugging Face's `transformers`, in PyTorch, that compute the same function as our models.
 
-The peers get our weights. The peer of a decoder is GPT-2. For encoder-decoders, `MarianMTModel` is used for models with norms after the residual sums (Vaswani 2017), and
-`PegasusForConditionalGeneration` for models with norms before the sublayers.
+The peers get our weights. The peer of a decoder is GPT-2. For encoder-decoders, `MarianMTModel` is used for models with
+norms after the residual sums (Vaswani 2017), and `PegasusForConditionalGeneration` for models with norms before the
+sublayers.
 """
 
 from __future__ import annotations

@@ -34,10 +34,7 @@ import numpy as np
 
 from lm.batch import Array
 from lm.decoding.inputs import check_settings, place_whole
-from lm.decoding.sampling import Vocabulary, choosable, completes_repeat
-
-
-BLOCK = 128  # number of values in a block of `largest`
+from lm.decoding.sampling import Vocabulary, choosable, completes_repeat, largest
 
 
 @dataclass(frozen=True)
@@ -235,20 +232,3 @@ def search(
 def _take(x: Array, indices_Bn: Array) -> Array:
     """Gathers along axis 1 with separate indices for each row."""
     return jnp.take_along_axis(x, indices_Bn.reshape(*indices_Bn.shape, *(1,) * (x.ndim - 2)), axis=1)
-
-
-def largest(x_BN: Array, count: int) -> tuple[Array, Array]:
-    """Returns the `count` largest values of each row and their indices, exactly as `jax.lax.top_k` does.
-
-    On a CPU, `top_k` is slow for long rows. The largest values are in the blocks with the largest maxima, and ties go
-    to the lower index among blocks as well as within a block, so it is enough to search `count` blocks.
-    """
-    B, N = x_BN.shape
-    num_blocks = -(-N // BLOCK)
-    if num_blocks <= 2 * count:
-        return jax.lax.top_k(x_BN, count)
-    padded_BN = jnp.pad(x_BN, ((0, 0), (0, num_blocks * BLOCK - N)), constant_values=-jnp.inf)
-    blocks_BMW = padded_BN.reshape(B, num_blocks, BLOCK)
-    best_BC = jnp.sort(jax.lax.top_k(jnp.max(blocks_BMW, axis=-1), count)[1], axis=-1)
-    values_BC, found_BC = jax.lax.top_k(_take(blocks_BMW, best_BC).reshape(B, -1), count)
-    return values_BC, _take(best_BC, found_BC // BLOCK) * BLOCK + found_BC % BLOCK

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.batch import Array, Batch
-from lm.decoding.inputs import Rows, model_batch, pad_rows, pad_sources, place_whole, rows_for_mesh, source_length
+from lm.decoding.inputs import Rows, model_batch, pad_rows, pad_sources, rows_for_mesh, source_length
 from lm.decoding.rows import MARGIN, capacity_for, empty_rows, insert, insert_state, prefill, resized, run_all, sizes
 from lm.decoding.sampling import Sampling, Vocabulary, choosable, choose, process_logits
 from lm.decoding.speculative import make_tokens
@@ -106,9 +106,7 @@ class Sampler:
         capacity = capacity_for(max(map(len, prompts)), self.model.max_length)
         return _prefill(self.model, self.params, batch, state, capacity)
 
-    def inputs(
-        self, prompts: Rows, keys_B: Array, rows: int, sources: Rows | None = None
-    ) -> tuple[Batch, DecodeState]:
+    def inputs(self, prompts: Rows, keys_B: Array, rows: int, sources: Rows | None = None) -> tuple[Batch, DecodeState]:
         """Returns the batch of the prefill, and the state before it, padded with rows that have ended."""
         max_length, pad_id = self.model.max_length, self.vocabulary.pad_id
         lengths = [len(prompt) for prompt in prompts]
@@ -216,9 +214,7 @@ def _prefill(model: Model, params: Any, batch: Batch, state: DecodeState, capaci
 
 
 @functools.partial(jax.jit, static_argnames="model", donate_argnames="state")
-def _admit(
-    model: Model, params: Any, batch: Batch, state: DecodeState, new: DecodeState, rows_F: Array
-) -> DecodeState:
+def _admit(model: Model, params: Any, batch: Batch, state: DecodeState, new: DecodeState, rows_F: Array) -> DecodeState:
     """Writes the tokens of F rows to the cache, in place of the given rows. `new` has no cache."""
     cache = insert(state.cache, prefill(model, params, batch, batch.shape[1]), rows_F)
     old, new = (dataclasses.replace(each, cache=None, capacity=None, source_capacity=0) for each in (state, new))

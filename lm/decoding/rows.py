@@ -1,9 +1,9 @@
 """Continuous batching: rows of a batch that have ended are replaced by waiting ones (Yu 2022, Orca).
 
-A step costs as much for a row that has ended as for any other. If a batch ran until its last row ended, many steps would
-be wasted, because outputs have different lengths. Here, a batch has a fixed number of rows. Whenever enough of them have
-ended, as many waiting inputs are prefilled together and take their places in the cache, while the other rows keep
-theirs. Rows do not affect each other, so the outputs are those of every other schedule.
+A step costs as much for a row that has ended as for any other. If a batch ran until its last row ended, many steps
+would be wasted, because outputs have different lengths. Here, a batch has a fixed number of rows. Whenever enough of
+them have ended, as many waiting inputs are prefilled together and take their places in the cache, while the other rows
+keep theirs. Rows do not affect each other, so the outputs are those of every other schedule.
 
 The capacity of the cache follows the longest row, in powers of two, since attention reads all slots. There is one
 compiled program for each capacity.

@@ -22,6 +22,8 @@ from lm.config import SamplingConfig
 from lm.data.tokenizing.base import Tokenizer
 from lm.decoding.inputs import check_settings
 
+BLOCK = 128  # number of values in a block of `largest`
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -94,6 +96,25 @@ def completes_repeat(tokens_RT: Array, lengths_R: Array, n: int, num_entries: in
     return jnp.zeros((R, num_entries), bool).at[jnp.arange(R)[:, None], banned_RE].set(True, mode="drop")
 
 
+def largest(x_BN: Array, count: int) -> tuple[Array, Array]:
+    """Returns the `count` largest values of each row and their indices, exactly as `jax.lax.top_k` does.
+
+    On a CPU, `top_k` is slow for long rows. The largest values are in the blocks with the largest maxima, and ties go
+    to the lower index among blocks as well as within a block, so it is enough to search `count` blocks.
+    """
+    B, N = x_BN.shape
+    num_blocks = -(-N // BLOCK)
+    if num_blocks <= 2 * count:
+        return jax.lax.top_k(x_BN, count)
+    padded_BN = jnp.pad(x_BN, ((0, 0), (0, num_blocks * BLOCK - N)), constant_values=-jnp.inf)
+    blocks_BMW = padded_BN.reshape(B, num_blocks, BLOCK)
+    best_BC = jnp.sort(jax.lax.top_k(jnp.max(blocks_BMW, axis=-1), count)[1], axis=-1)
+    values_BC, found_BC = jax.lax.top_k(
+        jnp.take_along_axis(blocks_BMW, best_BC[:, :, None], axis=1).reshape(B, -1), count
+    )
+    return values_BC, jnp.take_along_axis(best_BC, found_BC // BLOCK, axis=1) * BLOCK + found_BC % BLOCK
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Sampling settings. The defaults sample from the model's own distribution."""
@@ -146,7 +167,7 @@ def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) 
         return logits_BV
     logits_BV = logits_BV / sampling.temperature
     if sampling.top_k > 0:  # tokens that are tied with the k-th most probable one are also kept
-        largest_BK, _ = jax.lax.top_k(logits_BV, min(sampling.top_k, logits_BV.shape[-1]))
+        largest_BK, _ = largest(logits_BV, min(sampling.top_k, logits_BV.shape[-1]))
         logits_BV = jnp.where(logits_BV >= largest_BK[:, -1:], logits_BV, -jnp.inf)
     if sampling.top_p < 1:  # the smallest set of most probable tokens with total probability >= p (Holtzman 2020)
         sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)

@@ -147,9 +147,7 @@ def accept(p_BMV: Array, q_BnV: Array, drafted_Bn: Array, keys_B: Array) -> tupl
         q_BnV: the distributions from which the tokens were drafted.
     """
     (B, n), M = drafted_Bn.shape, drafted_Bn.shape[1] + 1
-    p_Bn, q_Bn = (
-        jnp.take_along_axis(each[:, :n], drafted_Bn[..., None], axis=2)[..., 0] for each in (p_BMV, q_BnV)
-    )
+    p_Bn, q_Bn = (jnp.take_along_axis(each[:, :n], drafted_Bn[..., None], axis=2)[..., 0] for each in (p_BMV, q_BnV))
     uniform_Bn = jax.vmap(lambda key: jax.random.uniform(key, (n,)))(_fold(keys_B, 0))
     accepted_Bn = uniform_Bn * q_Bn < p_Bn
     count_B = jnp.sum(jnp.cumprod(accepted_Bn.astype(jnp.int32), axis=1), axis=1)

@@ -148,9 +148,7 @@ class SourceDecoder:
         """
         settings.check()
         prefixes, size = [self.output_prefix] * len(sources), min(self.batch_size, len(sources))
-        found = beam_search(
-            self.model, self.params, sources, settings, self._vocabulary, prefixes, size, self.report
-        )
+        found = beam_search(self.model, self.params, sources, settings, self._vocabulary, prefixes, size, self.report)
         return [[(self._text(each.tokens), each.score) for each in hypotheses] for hypotheses in found]
 
     def sample(

@@ -1,7 +1,8 @@
 """Layers shared by all models: projections, norms and embeddings, with registries of norms and activations.
 
 Every parameter is declared with logical axes, which `lm/parallel/mesh.py` maps to mesh axes.
-Parameters are float32; for decoding, matrices may be in 8 bits (`lm.models.int8`). Projections are computed in the compute dtype, and norms in float32.
+Parameters are float32; for decoding, matrices may be in 8 bits (`lm.models.int8`). Projections are computed in the
+compute dtype, and norms in float32.
 """
 
 from __future__ import annotations

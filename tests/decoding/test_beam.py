@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.decoding.beam import BLOCK, BeamSettings, Rules, first_beams, largest, search
+from lm.decoding.beam import BeamSettings, Rules, first_beams, search
 from lm.decoding.sampling import Vocabulary
 from lm.errors import UserError
 
@@ -265,17 +265,6 @@ def test_another_penalty_or_minimum_shares_the_program():
 def test_settings_out_of_range_are_rejected(changes, message):
     with pytest.raises(UserError, match=message):
         BeamSettings(**changes).check()
-
-
-def test_largest_values_and_their_indices_equal_those_of_top_k():
-    """With ties, within and between blocks, and with fewer finite values than wanted."""
-    random = np.random.default_rng(0)
-    for width, count in ((7 * BLOCK, 3), (20 * BLOCK + 5, 10), (30, 4)):
-        distinct, tied = random.normal(size=(5, width)), random.integers(0, 4, (5, width))
-        empty = np.where(np.arange(width) % (width // 2) == 1, 1.0, -np.inf)[None]
-        for x_BN in map(np.float32, (distinct, tied, empty)):
-            for found, expected in zip(largest(x_BN, count), jax.lax.top_k(x_BN, count), strict=True):
-                np.testing.assert_array_equal(found, expected)
 
 
 def test_penalties_equal_the_published_formulas():

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from lm.config import Config
-from lm.decoding.sampling import Sampling, Vocabulary, choosable, choose, completes_repeat, process_logits, row_keys
+from lm.decoding.sampling import (
+    BLOCK,
+    Sampling,
+    Vocabulary,
+    choosable,
+    choose,
+    completes_repeat,
+    largest,
+    process_logits,
+    row_keys,
+)
 from lm.errors import UserError
 
 
@@ -126,6 +136,17 @@ def test_begin_token_padding_and_entries_beyond_the_vocabulary_are_not_choosable
     assert chosen(size=6, bos_id=1, eos_id=2) == [0, 2, 3, 4, 5]
     assert chosen(size=6, bos_id=1, eos_id=2, pad_id=0, pad_is_special=True) == [2, 3, 4, 5]
     assert chosen(size=6, bos_id=2, eos_id=2, pad_id=2, pad_is_special=True) == [0, 1, 2, 3, 4, 5]
+
+
+def test_largest_values_and_their_indices_equal_those_of_top_k():
+    """With ties, within and between blocks, and with fewer finite values than wanted."""
+    random = np.random.default_rng(0)
+    for width, count in ((7 * BLOCK, 3), (20 * BLOCK + 5, 10), (30, 4)):
+        distinct, tied = random.normal(size=(5, width)), random.integers(0, 4, (5, width))
+        empty = np.where(np.arange(width) % (width // 2) == 1, 1.0, -np.inf)[None]
+        for x_BN in map(np.float32, (distinct, tied, empty)):
+            for found, expected in zip(largest(x_BN, count), jax.lax.top_k(x_BN, count), strict=True):
+                np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])

@@ -70,7 +70,12 @@ def test_text_with_a_draft_model_is_that_without_one(runs):
     [
         ("lstm", with_model(architecture="recurrent"), BYTES, "does not support model.architecture=recurrent"),
         ("encoder", {**with_model(family="encoder"), "objective": {"name": "masked"}}, BYTES, "must be decoders"),
-        ("short", {**CONFIG, "data": {**CONFIG["data"], "sequence_length": 32}}, BYTES, "32 positions, fewer than the 64"),
+        (
+            "short",
+            {**CONFIG, "data": {**CONFIG["data"], "sequence_length": 32}},
+            BYTES,
+            "32 positions, fewer than the 64",
+        ),
         ("letters", with_model(vocab_size=40), "letters", "its tokenizer differs .* data.tokenizer.path"),
     ],
 )
@@ -92,5 +97,5 @@ def test_matrices_are_rounded_to_8_bits_if_the_architecture_allows_it(runs, tmp_
     assert isinstance(params["token_embedding"]["embedding"], Int8Matrix)
     assert len(list(continue_prompts(dataclasses.replace(large, int8=True), PROMPTS, Sampling()))) == len(PROMPTS)
     other = saved(tmp_path / "lstm", with_model(architecture="recurrent"))
-    with pytest.raises(UserError, match="--int8 does not support model.architecture=recurrent"):
+    with pytest.raises(UserError, match=r"--int8 does not support model\.architecture=recurrent"):
         dataclasses.replace(other, int8=True).load(1)

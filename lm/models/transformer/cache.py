@@ -117,7 +117,11 @@ def mask_of_groups(mask_BLS: Array, owners_BS: Array, k: int) -> Array:
 
 
 def bias_of_groups(bias_BHLS: Array, rows: int, k: int) -> Array:
-    """Returns the bias (B / k, H, k * L, S * k) for `mask_of_groups`. The first dimension of the given bias is B or 1."""
+    """Returns the bias for the entries of `mask_of_groups`, (B / k, H, k * L, S * k).
+
+    Args:
+        bias_BHLS: for the tokens of each row, the bias for each slot; its first dimension is `rows` (B) or 1.
+    """
     _, H, L, S = bias_BHLS.shape
     bias_BkHLS = jnp.broadcast_to(bias_BHLS, (rows, H, L, S)).reshape(rows // k, k, H, L, S)
     return jnp.repeat(jnp.swapaxes(bias_BkHLS, 1, 2).reshape(rows // k, H, k * L, S), k, axis=-1)
