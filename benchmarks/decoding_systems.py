@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from benchmarks.huggingface_peer import SAMPLED, peer_logits
+from benchmarks.huggingface_peer import SAMPLED, frameworks, peer_logits
 from lm.config import ModelConfig
 from lm.decoding import beam_model
 from lm.decoding.beam import BeamSettings
@@ -131,29 +131,31 @@ class CTranslate2:
     def __init__(self, module: Any, peer: Any, vocabulary: Vocabulary) -> None:
         from ctranslate2.converters import transformers as converters
 
-        self._two_sided, self._vocabulary = peer.config.is_encoder_decoder, vocabulary
-        if self._two_sided:
-            # The loader of BART also fits Marian and Pegasus, but reads these two settings.
-            peer.config.normalize_before = type(peer).__name__.startswith("Pegasus")
-            peer.config.normalize_embedding = False
-            spec = converters.BartLoader().get_model_spec(peer)
-        else:
-            spec = converters.GPT2Loader().get_model_spec(peer)
-        names = [str(token) for token in range(peer.config.vocab_size)]
-        spec.config.bos_token, spec.config.unk_token = str(vocabulary.bos_id), str(vocabulary.pad_id)
-        spec.config.eos_token = str(max(vocabulary.eos_id, 0))
-        if self._two_sided:
-            spec.config.decoder_start_token = str(vocabulary.bos_id)
-            spec.register_source_vocabulary(names)
-            spec.register_target_vocabulary(names)
-        else:
-            spec.register_vocabulary(names)
-        spec.validate()
-        spec.optimize()
-        with tempfile.TemporaryDirectory() as directory:
-            spec.save(directory)
-            kind = module.Translator if self._two_sided else module.Generator
-            self._model = kind(directory, device="cpu", compute_type="float32", intra_threads=os.cpu_count())
+        torch, _ = frameworks()
+        self._two_sided = peer.config.is_encoder_decoder
+        with torch.no_grad():
+            if self._two_sided:
+                # The loader of BART also fits Marian and Pegasus, but reads these two settings.
+                peer.config.normalize_before = type(peer).__name__.startswith("Pegasus")
+                peer.config.normalize_embedding = False
+                spec = converters.BartLoader().get_model_spec(peer)
+            else:
+                spec = converters.GPT2Loader().get_model_spec(peer)
+            names = [str(token) for token in range(peer.config.vocab_size)]
+            spec.config.bos_token, spec.config.unk_token = str(vocabulary.bos_id), str(vocabulary.pad_id)
+            spec.config.eos_token = str(max(vocabulary.eos_id, 0))
+            if self._two_sided:
+                spec.config.decoder_start_token = str(vocabulary.bos_id)
+                spec.register_source_vocabulary(names)
+                spec.register_target_vocabulary(names)
+            else:
+                spec.register_vocabulary(names)
+            spec.validate()
+            spec.optimize()
+            with tempfile.TemporaryDirectory() as directory:
+                spec.save(directory)
+                kind = module.Translator if self._two_sided else module.Generator
+                self._model = kind(directory, device="cpu", compute_type="float32", intra_threads=os.cpu_count())
 
     def search(self, sources: Sequence[Ids], settings: BeamSettings, rows: int) -> Decode:
         options = {"beam_size": settings.num_beams, "length_penalty": settings.length_penalty}

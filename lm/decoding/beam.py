@@ -209,7 +209,7 @@ def search(
         totals_BC, indices_BC = largest(totals_RV.reshape(B, k * V), C)
         parents_BC, chosen_BC = indices_BC // V, indices_BC % V
         tokens_BCT = _take(beams.tokens_BkT, parents_BC)
-        tokens_BCT = jnp.where(jnp.arange(T) == t_B[:, None, None], chosen_BC[:, :, None], tokens_BCT)
+        tokens_BCT = jnp.where(jnp.arange(T)[None, None] == t_B[:, None, None], chosen_BC[:, :, None], tokens_BCT)
         ends_BC = vocabulary.ends(chosen_BC) | (t_B == T - 1)[:, None]
 
         ended_Bk = jnp.where(ends_BC, totals_BC, -jnp.inf)[:, :k]

@@ -103,18 +103,11 @@ class Searches:
         self._source_lengths = np.zeros(rows, np.int32)
         self._capacity = capacity_for(1, self._longest)
         self._source_capacity = source_length(sources, model.max_source_length)
-        cache = empty_rows(model, rows, *self._sizes)
-        self._beams = self._first(cache, [], rows)
+        self._beams = empty_beams(model, rows, *self._sizes, settings.max_new_tokens, settings.num_kept)
 
     @property
     def _sizes(self) -> tuple[int, int, int]:
         return self._capacity, self._source_capacity, self._settings.num_beams
-
-    def _first(self, cache: Any, forced: Rows, count: int) -> Beams:
-        settings, shape = self._settings, (count, self._settings.max_new_tokens)
-        forced_BT, _ = pad_rows(forced, shape, -1)
-        used_B, sizes = np.arange(count) < len(forced), (settings.num_beams, settings.num_kept)
-        return first_beams(cache, jnp.asarray(forced_BT), jnp.asarray(used_B), *sizes, self._vocabulary.pad_id)
 
     def admit(self, rows: Sequence[int], inputs: Sequence[int]) -> None:
         model, vocabulary = self._model, self._vocabulary
@@ -122,10 +115,11 @@ class Searches:
         self._fit(capacity_for(int(self._lengths().max(initial=0)) + MARGIN, self._longest))
         sources = [self._sources[number] for number in inputs]
         source = pad_sources(sources, self._group, model.max_source_length, vocabulary.pad_id)
-        first = self._first(None, [self._forced[number] for number in inputs], self._group)
+        forced = [self._forced[number] for number in inputs]
+        forced_FT, _ = pad_rows(forced, (self._group, self._settings.max_new_tokens), -1)
         rows_F = np.full(self._group, self._rows, np.int32)
         rows_F[: len(rows)] = rows
-        self._beams = admit_sources(model, self._params, source, self._beams, first, rows_F)
+        self._beams = admit_sources(model, self._params, source, self._beams, forced_FT, rows_F, vocabulary.pad_id)
 
     def run(self, min_alive: int) -> np.ndarray:
         settings = self._settings
@@ -157,15 +151,28 @@ class Searches:
             self._beams = dataclasses.replace(self._beams, cache=cache)
 
 
-@functools.partial(jax.jit, static_argnames="model", donate_argnames="beams")
-def admit_sources(model: Model, params: Any, source: Source, beams: Beams, first: Beams, rows_F: Array) -> Beams:
-    """Encodes F sources and starts their searches in the given rows. `first` has no cache."""
+@functools.partial(jax.jit, static_argnums=tuple(range(7)))
+def empty_beams(
+    model: Model, rows: int, capacity: int, source_capacity: int, num_beams: int, longest: int, num_kept: int
+) -> Beams:
+    """Returns the state of a batch without searches."""
+    forced_BT, used_B = jnp.full((rows, longest), -1, jnp.int32), jnp.zeros(rows, bool)
+    beams = place_whole(first_beams(None, forced_BT, used_B, num_beams, num_kept, pad_id=0))
+    return dataclasses.replace(beams, cache=empty_rows(model, rows, capacity, source_capacity, num_beams))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "pad_id"), donate_argnames="beams")
+def admit_sources(
+    model: Model, params: Any, source: Source, beams: Beams, forced_FT: Array, rows_F: Array, pad_id: int
+) -> Beams:
+    """Encodes F sources, and starts their searches in the given rows."""
+    (_, k, _), (_, n) = beams.tokens_BkT.shape, beams.finished.scores_Bn.shape
     # There is no target token yet: the placeholder has segment 0, and the first token overwrites it in the cache.
     none_F1 = jnp.zeros((rows_F.shape[0], 1), jnp.int32)
-    new = prefill(model, params, model_batch(none_F1, none_F1, none_F1, source), 1, beams.tokens_BkT.shape[1])
-    cache = insert(beams.cache, new, rows_F)
+    new = prefill(model, params, model_batch(none_F1, none_F1, none_F1, source), 1, k)
+    first = first_beams(None, forced_FT, jnp.ones(rows_F.shape, bool), k, n, pad_id)
     others = insert_state(dataclasses.replace(beams, cache=None), first, rows_F)
-    return dataclasses.replace(place_whole(others), cache=cache)
+    return dataclasses.replace(place_whole(others), cache=insert(beams.cache, new, rows_F))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "vocabulary", "no_repeat_ngram"), donate_argnames="beams")

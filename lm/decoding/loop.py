@@ -162,7 +162,7 @@ class Sampler:
         if capacity == int(state.capacity):
             return state
         arguments = self.model, state.cache, state.last_B.shape[0], capacity, state.source_capacity
-        return dataclasses.replace(state, cache=resized(*arguments), capacity=jnp.int32(capacity))
+        return dataclasses.replace(state, cache=resized(*arguments), capacity=np.int32(capacity))
 
 
 class Samples:
@@ -179,10 +179,10 @@ class Samples:
         # A batch of prompts that have ended already, which occupy no slots.
         _, state = sampler.inputs([[0]] * rows, jnp.broadcast_to(keys_B[:1], (rows,)), rows)
         self._state = dataclasses.replace(
-            jax.tree.map(jnp.asarray, state),
+            state,
             cache=empty_rows(model, rows, capacity, source_capacity),
-            ended_B=jnp.ones(rows, bool),
-            capacity=jnp.int32(capacity),
+            ended_B=np.ones(rows, bool),
+            capacity=np.int32(capacity),
             source_capacity=source_capacity,
         )
 

@@ -108,7 +108,7 @@ def insert(cache: Any, new: Any, rows_F: Array) -> Any:
     def put(x: Array, new: Array, axes: tuple[str, ...]) -> Array:
         axis = axes.index("batch")
         copies = new.shape[axis] // rows_F.shape[0]  # the number of rows in the cache for each row of the batch
-        rows = (rows_F[:, None] * copies + jnp.arange(copies)).reshape(-1)
+        rows = (rows_F[:, None] * copies + jnp.arange(copies)[None]).reshape(-1)
         padding = [(0, 0 if d == axis else size - new.shape[d]) for d, size in enumerate(x.shape)]
         return x.at[(*(slice(None),) * axis, rows)].set(jnp.pad(new, padding), mode="drop")
 

@@ -86,8 +86,8 @@ def completes_repeat(tokens_RT: Array, lengths_R: Array, n: int, num_entries: in
     R, T = tokens_RT.shape
     if n > T:
         return jnp.zeros((R, num_entries), bool)
-    ends_E, lengths_R1 = jnp.arange(n - 1, T), lengths_R[:, None]  # ends_E: indices at which an n-gram can end
-    same_RE = (ends_E < lengths_R1) & (lengths_R1 >= n - 1)
+    ends_1E, lengths_R1 = jnp.arange(n - 1, T)[None], lengths_R[:, None]  # ends_1E: where an n-gram can end
+    same_RE = (ends_1E < lengths_R1) & (lengths_R1 >= n - 1)
     for back in range(1, n):
         latest_R1 = jnp.take_along_axis(tokens_RT, jnp.maximum(lengths_R1 - back, 0), axis=1)
         same_RE &= tokens_RT[:, n - 1 - back : T - back] == latest_R1

@@ -95,7 +95,7 @@ def make_tokens(
         output = each.apply(variables, model_batch(tokens_BL, positions_BL, segments_BL), train=False, cache=cache)
         allowed_V = choosable(vocabulary, each.vocab_size) & (jnp.arange(each.vocab_size) < vocabulary.size)
         # The models may have different numbers of entries beyond the vocabulary.
-        return jnp.where(allowed_V, output.logits, -jnp.inf)[..., : vocabulary.size], output.cache
+        return jnp.where(allowed_V[None, None], output.logits, -jnp.inf)[..., : vocabulary.size], output.cache
 
     def step(state: DecodeState) -> DecodeState:
         (B,), V = state.last_B.shape, vocabulary.size
@@ -119,7 +119,7 @@ def make_tokens(
         drafted_Bn, q_BnV = drafted_MB[:n].T, jnp.swapaxes(q_MBV[:n], 0, 1)
 
         tokens_BM = jnp.concatenate([state.last_B[:, None], drafted_Bn], axis=1)
-        positions_BM = state.lengths_B[:, None] + jnp.arange(n + 1)
+        positions_BM = state.lengths_B[:, None] + jnp.arange(n + 1)[None]
         p_BMV, target_cache = logits_of("target", tokens_BM, positions_BM, segments_B, state.cache.target)
         seen_TV = None if seen_MBV is None else jnp.swapaxes(seen_MBV, 0, 1).reshape(-1, V)
         p_BMV = process_logits(p_BMV.reshape(-1, V), seen_TV, sampling).reshape(p_BMV.shape)
@@ -160,7 +160,7 @@ def accept(p_BMV: Array, q_BnV: Array, drafted_Bn: Array, keys_B: Array) -> tupl
     rest_BV = jnp.where(jnp.any(rest_BV > -jnp.inf, axis=1, keepdims=True), rest_BV, jnp.log(p_BV))
     next_B = jax.vmap(jax.random.categorical)(_fold(keys_B, 1), rest_BV).astype(jnp.int32)
     drafted_BM = jnp.concatenate([drafted_Bn, jnp.zeros((B, 1), jnp.int32)], axis=1)
-    return jnp.where(jnp.arange(M) == count_B[:, None], next_B[:, None], drafted_BM), count_B + 1
+    return jnp.where(jnp.arange(M)[None] == count_B[:, None], next_B[:, None], drafted_BM), count_B + 1
 
 
 def _fold(keys_B: Array, number: Array | int) -> Array:

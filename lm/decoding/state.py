@@ -44,15 +44,15 @@ def with_tokens(
     A row ends with a stop token, with its T-th new token, or at the last position of the model.
     """
     (_, M), T = tokens_BM.shape, state.tokens_BT.shape[1]
-    rows_B1, index_M = jnp.arange(tokens_BM.shape[0])[:, None], jnp.arange(M)
+    rows_B1, index_1M = jnp.arange(tokens_BM.shape[0])[:, None], jnp.arange(M)[None]
     new_B1, length_B1 = state.num_new_B[:, None], state.lengths_B[:, None]
-    is_last_BM = (new_B1 + index_M + 1 >= T) | (length_B1 + index_M + 2 >= max_length)
+    is_last_BM = (new_B1 + index_1M + 1 >= T) | (length_B1 + index_1M + 2 >= max_length)
     is_last_BM |= vocabulary.ends(tokens_BM)
     before_BM = jnp.cumsum(is_last_BM, axis=1) - is_last_BM  # number of ends before each token
-    kept_BM = (index_M < counts_B[:, None]) & (before_BM == 0)
+    kept_BM = (index_1M < counts_B[:, None]) & (before_BM == 0)
     counts_B = jnp.sum(kept_BM, axis=1, dtype=jnp.int32)
     # The index T is out of range, so `set` drops the tokens that are not kept.
-    slots_BM = jnp.where(kept_BM, new_B1 + index_M, T)
+    slots_BM = jnp.where(kept_BM, new_B1 + index_1M, T)
     seen_BV = state.seen_BV
     if seen_BV is not None:
         seen_BV = seen_BV.at[rows_B1, jnp.where(kept_BM, tokens_BM, seen_BV.shape[1])].set(True, mode="drop")

@@ -112,7 +112,7 @@ def mask_of_groups(mask_BLS: Array, owners_BS: Array, k: int) -> Array:
         mask_BLS: for the tokens of each row, the slots that they attend to.
     """
     B, L, S = mask_BLS.shape
-    owned_BSk = owners_BS[:, :, None] == jnp.arange(k)
+    owned_BSk = owners_BS[:, :, None] == jnp.arange(k)[None, None]
     return (mask_BLS[:, :, :, None] & owned_BSk[:, None]).reshape(B // k, k * L, S * k)
 
 
