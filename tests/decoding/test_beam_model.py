@@ -147,28 +147,37 @@ def test_outputs_do_not_depend_on_the_rest_of_the_batch_or_on_padding(small):
     assert_same(padded, together[:1])
 
 
-@pytest.mark.parametrize("settings", [BEAM, GREEDY, dataclasses.replace(BEAM, exact=False, no_repeat_ngram=2)])
-def test_outputs_do_not_change_if_finished_searches_are_replaced_by_waiting_ones(small, settings, monkeypatch):
-    """More sources than rows, in groups that fill one row or more, with a cache that grows and shrinks."""
+@pytest.mark.parametrize(
+    ("settings", "max_rows"),
+    [
+        (BEAM, 4),
+        pytest.param(dataclasses.replace(BEAM, exact=False, no_repeat_ngram=2), 8, marks=pytest.mark.exhaustive),
+        pytest.param(GREEDY, 1, marks=pytest.mark.exhaustive),
+    ],
+)
+def test_outputs_do_not_change_if_finished_searches_are_replaced_by_waiting_ones(
+    small, settings, max_rows, monkeypatch
+):
+    """More sources than rows, with a cache that grows and shrinks."""
     model, params = small
-    monkeypatch.setattr(rows, "SMALLEST_CAPACITY", 2)
-    monkeypatch.setattr(rows, "SMALLEST_SOURCE_CAPACITY", 8)
-    monkeypatch.setattr(beam_model, "MARGIN", 1)
     random, reports = np.random.default_rng(5), []
     sources = [[*random.integers(3, 14, size), EOS] for size in random.integers(0, 12, 13)]
     prefixes = [[], [8, 8], [13]] * 4 + [[]]
-    expected = [
-        beam_search(model, params, [source], settings, VOCABULARY, [prefix], 4)[0]
-        for source, prefix in zip(sources, prefixes, strict=True)
-    ]
+    expected = beam_search(model, params, sources, settings, VOCABULARY, prefixes)
     assert len({len(found[0].tokens) for found in expected}) > 3
-    for max_rows in (1, 4, 8):
-        found = beam_search(
-            model, params, sources, settings, VOCABULARY, prefixes, max_rows, lambda *each: reports.append(each)
-        )
-        assert_same(found, expected)
-        assert reports[-1] == (13, 13) and reports == sorted(reports)
-        reports.clear()
+    monkeypatch.setattr(rows, "SMALLEST_CAPACITY", 4)
+    monkeypatch.setattr(beam_model, "MARGIN", 1)
+    found = beam_search(
+        model, params, sources, settings, VOCABULARY, prefixes, max_rows, lambda *each: reports.append(each)
+    )
+    assert_same(found, expected)
+    assert reports[-1] == (13, 13) and reports == sorted(reports)
+
+
+def test_capacity_follows_the_longest_row_and_source():
+    assert [rows.capacity_for(length, 100) for length in (1, 32, 33, 64, 65, 100)] == [32, 32, 64, 64, 100, 100]
+    assert [rows.source_capacity_for(length, 256) for length in (9, 64, 65, 128, 129)] == [64, 64, 96, 128, 256]
+    assert rows.source_capacity_for(9, 96) == 96  # too little would be gained
 
 
 def test_replacing_finished_searches_saves_steps(small, monkeypatch):
