@@ -198,15 +198,22 @@ def search(
             allowed_RV = allowed_RV & ~completes_repeat(tokens_RT, t_R, no_repeat_ngram, V)
         forced_R1 = jnp.repeat(beams.forced_BT[rows_B, t_B], k)[:, None]
         allowed_RV = jnp.where(forced_R1 < 0, allowed_RV, jnp.arange(V)[None] == forced_R1)
-        log_probabilities_RV = jax.nn.log_softmax(logits_RV)
-        if vocabulary.forced_first_id is not None:  # as in Hugging Face, the first token does not affect the score
-            log_probabilities_RV = jnp.where(t_R[:, None] > 0, log_probabilities_RV, 0.0)
-        totals_RV = beams.log_probabilities_Bk.reshape(B * k, 1) + log_probabilities_RV
-        totals_RV = jnp.where(allowed_RV, totals_RV, -jnp.inf)
+        highest_R1 = jnp.max(logits_RV, axis=1, keepdims=True)
+        log_sum_R1 = jnp.log(jnp.sum(jnp.exp(logits_RV - highest_R1), axis=1, keepdims=True))
+
+        def totals(logits_BMW: Array, rows_BM: Array) -> Array:
+            """Returns the log-probabilities of the hypotheses that end with tokens, given some of their logits."""
+            each = highest_R1.reshape(B, k), log_sum_R1.reshape(B, k), beams.log_probabilities_Bk
+            highest_BM1, log_sum_BM1, before_BM1 = (_take(x_Bk, rows_BM)[:, :, None] for x_Bk in each)
+            log_probabilities_BMW = logits_BMW - highest_BM1 - log_sum_BM1  # as in jax.nn.log_softmax
+            if vocabulary.forced_first_id is not None:  # as in Hugging Face, the first token does not affect the score
+                log_probabilities_BMW = jnp.where((t_B > 0)[:, None, None], log_probabilities_BMW, 0.0)
+            return jnp.where(logits_BMW > -jnp.inf, before_BM1 + log_probabilities_BMW, -jnp.inf)
 
         # The C most probable candidates, in descending order.
         C = min((1 + len(vocabulary.stops)) * k, k * V) if k > 1 else 1
-        totals_BC, indices_BC = largest(totals_RV.reshape(B, k * V), C)
+        allowed_logits_RV = jnp.where(allowed_RV, logits_RV, -jnp.inf)
+        totals_BC, indices_BC = largest(allowed_logits_RV.reshape(B, k, V), C, totals)
         parents_BC, chosen_BC = indices_BC // V, indices_BC % V
         tokens_BCT = _take(beams.tokens_BkT, parents_BC)
         tokens_BCT = jnp.where(jnp.arange(T)[None, None] == t_B[:, None, None], chosen_BC[:, :, None], tokens_BCT)

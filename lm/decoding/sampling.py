@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -96,23 +96,35 @@ def completes_repeat(tokens_RT: Array, lengths_R: Array, n: int, num_entries: in
     return jnp.zeros((R, num_entries), bool).at[jnp.arange(R)[:, None], banned_RE].set(True, mode="drop")
 
 
-def largest(x_BN: Array, count: int) -> tuple[Array, Array]:
-    """Returns the `count` largest values of each row and their indices, exactly as `jax.lax.top_k` does.
+def largest(
+    x_BkV: Array, count: int, value: Callable[[Array, Array], Array] = lambda x_BMW, rows_BM: x_BMW
+) -> tuple[Array, Array]:
+    """Returns the `count` largest values of k * V elements, (B, count), and their indices, as `jax.lax.top_k` does.
 
     On a CPU, `top_k` is slow for long rows. The largest values are in the blocks with the largest maxima, and ties go
-    to the lower index among blocks as well as within a block, so it is enough to search `count` blocks.
+    to the lower index among blocks as well as within a block, so it is enough to search `count` blocks. (The index of
+    a value of -inf may be out of range.)
+
+    Args:
+        value: maps elements (B, M, W) and the indices of their rows (B, M), from 0 to k - 1, to their values. Within a
+            row, a larger element must not have a smaller value, and the value of -inf must be -inf.
     """
-    B, N = x_BN.shape
-    num_blocks = -(-N // BLOCK)
-    if num_blocks <= 2 * count:
-        return jax.lax.top_k(x_BN, count)
-    padded_BN = jnp.pad(x_BN, ((0, 0), (0, num_blocks * BLOCK - N)), constant_values=-jnp.inf)
-    blocks_BMW = padded_BN.reshape(B, num_blocks, BLOCK)
-    best_BC = jnp.sort(jax.lax.top_k(jnp.max(blocks_BMW, axis=-1), count)[1], axis=-1)
-    values_BC, found_BC = jax.lax.top_k(
-        jnp.take_along_axis(blocks_BMW, best_BC[:, :, None], axis=1).reshape(B, -1), count
-    )
-    return values_BC, jnp.take_along_axis(best_BC, found_BC // BLOCK, axis=1) * BLOCK + found_BC % BLOCK
+    B, k, V = x_BkV.shape
+    width = next((n for n in (*range(BLOCK, BLOCK // 2, -1), *range(BLOCK, 2 * BLOCK)) if V % n == 0), BLOCK)
+    num_blocks = -(-V // width)
+    padded_BkV = jnp.pad(x_BkV, ((0, 0), (0, 0), (0, num_blocks * width - V)), constant_values=-jnp.inf)
+    blocks_BMW = padded_BkV.reshape(B, k * num_blocks, width)
+    rows_BM = jnp.broadcast_to(jnp.arange(k * num_blocks)[None] // num_blocks, (B, k * num_blocks))
+    if k * num_blocks > 2 * count:
+        maxima_BM = value(jnp.max(blocks_BMW, axis=-1, keepdims=True), rows_BM)[..., 0]
+        chosen_BM = jnp.sort(jax.lax.top_k(maxima_BM, count)[1], axis=-1)
+    else:
+        chosen_BM = jnp.broadcast_to(jnp.arange(k * num_blocks)[None], (B, k * num_blocks))
+    blocks_BMW = jnp.take_along_axis(blocks_BMW, chosen_BM[:, :, None], axis=1)
+    values_BMW = value(blocks_BMW, jnp.take_along_axis(rows_BM, chosen_BM, axis=1))
+    values_BC, at_BC = jax.lax.top_k(values_BMW.reshape(B, -1), count)
+    blocks_BC = jnp.take_along_axis(chosen_BM, at_BC // width, axis=1)
+    return values_BC, (blocks_BC // num_blocks) * V + (blocks_BC % num_blocks) * width + at_BC % width
 
 
 @dataclass(frozen=True)
@@ -167,7 +179,7 @@ def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) 
         return logits_BV
     logits_BV = logits_BV / sampling.temperature
     if sampling.top_k > 0:  # tokens that are tied with the k-th most probable one are also kept
-        largest_BK, _ = largest(logits_BV, min(sampling.top_k, logits_BV.shape[-1]))
+        largest_BK, _ = largest(logits_BV[:, None], min(sampling.top_k, logits_BV.shape[-1]))
         logits_BV = jnp.where(logits_BV >= largest_BK[:, -1:], logits_BV, -jnp.inf)
     if sampling.top_p < 1:  # the smallest set of most probable tokens with total probability >= p (Holtzman 2020)
         sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)

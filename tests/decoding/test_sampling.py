@@ -139,14 +139,23 @@ def test_begin_token_padding_and_entries_beyond_the_vocabulary_are_not_choosable
 
 
 def test_largest_values_and_their_indices_equal_those_of_top_k():
-    """With ties, within and between blocks, and with fewer finite values than wanted."""
+    """With ties in and between blocks, with fewer finite values than wanted, and with values that differ by row."""
     random = np.random.default_rng(0)
-    for width, count in ((7 * BLOCK, 3), (20 * BLOCK + 5, 10), (30, 4)):
-        distinct, tied = random.normal(size=(5, width)), random.integers(0, 4, (5, width))
-        empty = np.where(np.arange(width) % (width // 2) == 1, 1.0, -np.inf)[None]
-        for x_BN in map(np.float32, (distinct, tied, empty)):
-            for found, expected in zip(largest(x_BN, count), jax.lax.top_k(x_BN, count), strict=True):
-                np.testing.assert_array_equal(found, expected)
+    shift_Bk = random.normal(size=(4, 3)).astype(np.float32)
+
+    def value(x_BMW, rows_BM):
+        return np.take_along_axis(shift_Bk, np.asarray(rows_BM), axis=1)[:, :, None] + x_BMW
+
+    for width, count in ((7 * BLOCK, 3), (6 * BLOCK + 5, 10), (2 * 97, 20), (30, 4)):
+        distinct, tied = random.normal(size=(4, 3, width)), random.integers(0, 4, (4, 3, width))
+        empty = np.where(np.arange(width) % (width // 2) == 1, tied, -np.inf)
+        for x_BkV in map(np.float32, (distinct, tied, empty)):
+            for shift, arguments in ((0, ()), (shift_Bk[:, :, None], (value,))):
+                expected = jax.lax.top_k((x_BkV + shift).reshape(4, -1), count)
+                values_BC, indices_BC = largest(x_BkV, count, *arguments)
+                np.testing.assert_array_equal(values_BC, expected[0])
+                is_finite = np.asarray(values_BC) > -np.inf
+                np.testing.assert_array_equal(np.asarray(indices_BC)[is_finite], np.asarray(expected[1])[is_finite])
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])

@@ -15,7 +15,8 @@ from lm.models import build_model
 from tests.small_model import random_params, small_config
 
 V, NEW, ROWS = 12, 10, 4000
-TARGET, DRAFT = small_config(V, 24, num_layers=2), small_config(V + 4, 32, d_model=8)
+TARGET = small_config(V, 24, num_layers=2, tie_embeddings=False)
+DRAFT = small_config(V + 4, 32, d_model=8)
 VOCABULARY = Vocabulary(size=V, bos_id=1, eos_id=2)
 PROMPTS = [[1, 5, 6], [1], [1, *range(3, 12)], [1, 9, 9, 4]]
 GREEDY = Sampling(temperature=0)

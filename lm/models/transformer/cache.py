@@ -113,7 +113,8 @@ def mask_of_groups(mask_BLS: Array, owners_BS: Array, k: int) -> Array:
     """
     B, L, S = mask_BLS.shape
     owned_BSk = owners_BS[:, :, None] == jnp.arange(k)[None, None]
-    return (mask_BLS[:, :, :, None] & owned_BSk[:, None]).reshape(B // k, k * L, S * k)
+    mask = (mask_BLS[:, :, :, None] & owned_BSk[:, None]).reshape(B // k, k * L, S * k)
+    return jax.lax.optimization_barrier(mask)  # otherwise, a CPU would compute the mask again in each layer
 
 
 def bias_of_groups(bias_BHLS: Array, rows: int, k: int) -> Array:
