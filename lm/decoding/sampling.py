@@ -110,7 +110,8 @@ def largest(
             row, a larger element must not have a smaller value, and the value of -inf must be -inf.
     """
     B, k, V = x_BkV.shape
-    width = next((n for n in (*range(BLOCK, BLOCK // 2, -1), *range(BLOCK, 2 * BLOCK)) if V % n == 0), BLOCK)
+    widths = (*range(BLOCK, BLOCK // 2, -1), *range(BLOCK, 2 * BLOCK))  # without padding, if possible
+    width = V if V <= BLOCK else next((n for n in widths if V % n == 0), BLOCK)
     num_blocks = -(-V // width)
     padded_BkV = jnp.pad(x_BkV, ((0, 0), (0, 0), (0, num_blocks * width - V)), constant_values=-jnp.inf)
     blocks_BMW = padded_BkV.reshape(B, k * num_blocks, width)

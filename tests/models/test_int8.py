@@ -57,7 +57,7 @@ def test_logits_are_close_to_those_of_the_float32_parameters(name):
     batch = Batch(ids_BL, ids_BL, ones_BL.astype(np.float32), positions_BL, ones_BL, source)
     apply = jax.jit(lambda params: model.apply({"params": params}, batch).logits)
     whole, rounded = (np.asarray(apply(each), np.float32) for each in (params, small))
-    assert 0 < np.sqrt(np.mean((whole - rounded) ** 2)) < 0.02 * np.std(whole)
+    assert 0 < np.sqrt(np.mean((whole - rounded) ** 2)) < 0.03 * np.std(whole)
     kinds = {"kernel": np.int8, "embedding": np.int8}
     for path, leaf in jax.tree_util.tree_leaves_with_path(small, is_leaf=lambda each: isinstance(each, Int8Matrix)):
         assert isinstance(leaf, Int8Matrix) == (path[-1].key in kinds), path
