@@ -33,14 +33,13 @@ from lm.models.protocol import Cache, Model
 
 @flax.struct.dataclass
 class PairCache:
+    """The caches of both models. There is no beam search with drafts, so rows are never reordered."""
+
     target: Any
     draft: Any
 
     def repeat_rows(self, k: int) -> Self:
         return self._map(lambda cache: cache.repeat_rows(k))
-
-    def take_rows(self, rows_B: Array) -> Self:
-        return self._map(lambda cache: cache.take_rows(rows_B))
 
     def axes(self) -> Self:
         return self._map(lambda cache: cache.axes())
@@ -84,9 +83,13 @@ class Pair:
 
 
 def make_tokens(
-    model: Pair, params: Any, sampling: Sampling, vocabulary: Vocabulary, num_drafted: int
+    model: Any, params: Any, sampling: Sampling, vocabulary: Vocabulary, num_drafted: int
 ) -> Callable[[DecodeState], DecodeState]:
-    """Returns a function that adds 1 to num_drafted + 1 tokens to each row that has not ended."""
+    """Returns a function that adds 1 to num_drafted + 1 tokens to each row that has not ended.
+
+    Args:
+        model: a `Pair`.
+    """
     n = num_drafted
 
     def logits_of(name: str, tokens_BL: Array, positions_BL: Array, segments_B: Array, cache: Cache) -> Any:
