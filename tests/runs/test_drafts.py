@@ -76,7 +76,7 @@ def test_text_with_a_draft_model_is_that_without_one(runs):
             BYTES,
             "32 positions, fewer than the 64",
         ),
-        ("letters", with_model(vocab_size=40), "letters", "its tokenizer differs .* data.tokenizer.path"),
+        ("letters", with_model(vocab_size=40), "letters", "its tokenizer differs from .*data.tokenizer.path"),
     ],
 )
 def test_draft_model_that_does_not_match_is_refused(runs, name, values, tokenizer, message):
