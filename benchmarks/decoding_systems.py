@@ -100,7 +100,7 @@ def random_decoder(new_tokens: int, vocab_size: int = 6000, width: int = 384) ->
     sizes = {"num_layers": 6, "num_heads": 6, "num_kv_heads": 6, "head_dim": width // 6}
     sizes |= {"d_model": width, "d_ff": 4 * width}
     changes = {"vocab_size": vocab_size, "max_length": 32 + new_tokens, "dropout": 0.0, "dtype": "float32"}
-    model = build_model(ModelConfig(**{**preset("gpt2"), **sizes, **changes, "scan_layers": False}))
+    model = build_model(ModelConfig(**{**preset("gpt2_124m"), **sizes, **changes, "scan_layers": False}))
     params = nn.unbox(model.initial_params(jax.random.key(0)))
     return model, params, Vocabulary(size=vocab_size, bos_id=1, eos_id=-1, pad_id=0, pad_is_special=True)
 

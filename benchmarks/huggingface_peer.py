@@ -172,7 +172,7 @@ def _suppressed(peer: Any, vocabulary: Vocabulary) -> list[int]:
 
 
 def build_decoder_peer(config: ModelConfig, params: dict[str, Any], vocabulary: Vocabulary) -> Any:
-    """Returns a float32 GPT-2 with the weights of a decoder with the same structure (preset gpt2)."""
+    """Returns a float32 GPT-2 with the weights of a decoder with the same structure (preset gpt2_124m)."""
     torch, transformers = frameworks()
     peer = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(

@@ -21,7 +21,7 @@ from lm.models.presets import preset
 SIZES = {"num_layers": 2, "num_encoder_layers": 1, "d_model": 16, "num_heads": 2, "num_kv_heads": 2, "head_dim": 8}
 CONFIG = ModelConfig(**{**preset("transformer_tiny"), **SIZES, "d_ff": 24, "vocab_size": 40, "max_length": 32})
 VOCABULARY = Vocabulary(size=38, bos_id=1, eos_id=2, pad_id=0, pad_is_special=True)
-SOURCES = [[5, 6, 7, 8, 2], [9, 2], [2], [10, 11, 30, 31, 32, 33, 12, 2]]
+SOURCES = [[5, 6, 7, 8, 2], [9, 2], [13, 2], [10, 11, 30, 31, 32, 33, 12, 2]]
 
 
 def test_missing_pytorch_is_reported_in_one_line(monkeypatch):
@@ -37,7 +37,7 @@ def test_outputs_of_batches_are_in_the_order_of_the_sources():
         seen.append(len(sources))
         return [source[:1] for source in sources]
 
-    assert systems.batch_by_batch(SOURCES, 3, copy)() == [[5], [9], [2], [10]] and seen == [3, 1]
+    assert systems.batch_by_batch(SOURCES, 3, copy)() == [[5], [9], [13], [10]] and seen == [3, 1]
 
 
 @pytest.mark.parametrize(("norm_position", "scan_layers"), [("pre", True), ("post", False)])
