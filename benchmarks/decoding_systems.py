@@ -82,7 +82,7 @@ def row_steps(decode: Decode) -> int:
     found, search = [], beam_model.search_model
 
     def counted(model: Model, params: Any, beams: Any, *others: Any) -> Any:
-        before_B = np.asarray(beams.lengths_B)
+        before_B = np.array(beams.lengths_B)  # a copy, because the buffers are donated
         beams = search(model, params, beams, *others)
         found.append(int((np.asarray(beams.lengths_B) - before_B).max()) * len(before_B))
         return beams

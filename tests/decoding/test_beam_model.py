@@ -185,7 +185,7 @@ def test_replacing_finished_searches_saves_steps(small, monkeypatch):
     random, steps = np.random.default_rng(5), []
 
     def counted(model, params, beams, *others):
-        before_B = np.asarray(beams.lengths_B)
+        before_B = np.array(beams.lengths_B)  # a copy, because the buffers are donated
         beams = search_model(model, params, beams, *others)
         steps.append(int((np.asarray(beams.lengths_B) - before_B).max()))
         return beams
