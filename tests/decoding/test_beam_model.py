@@ -174,32 +174,6 @@ def test_outputs_do_not_change_if_finished_searches_are_replaced_by_waiting_ones
     assert reports[-1] == (13, 13) and reports == sorted(reports)
 
 
-def test_capacity_follows_the_longest_row_and_source():
-    assert [rows.capacity_for(length, 100) for length in (1, 32, 33, 64, 65, 100)] == [32, 32, 64, 64, 100, 100]
-    assert [rows.source_capacity_for(length, 256) for length in (9, 64, 65, 128, 129)] == [64, 64, 96, 128, 256]
-    assert rows.source_capacity_for(9, 96) == 96  # too little would be gained
-
-
-def test_replacing_finished_searches_saves_steps(small, monkeypatch):
-    model, params = small
-    random, steps = np.random.default_rng(5), []
-
-    def counted(model, params, beams, *others):
-        before_B = np.array(beams.lengths_B)  # a copy, because the buffers are donated
-        beams = search_model(model, params, beams, *others)
-        steps.append(int((np.asarray(beams.lengths_B) - before_B).max()))
-        return beams
-
-    monkeypatch.setattr(beam_model, "search_model", counted)
-    sources = [[*random.integers(3, 14, 6), EOS] for _ in range(32)]
-    together = beam_search(model, params, sources, GREEDY, VOCABULARY, max_rows=8)
-    replaced, needed = sum(steps) * 8, sum(len(found[0].tokens) for found in together)
-    steps.clear()
-    for first in range(0, 32, 8):
-        beam_search(model, params, sources[first : first + 8], GREEDY, VOCABULARY)
-    assert needed <= replaced < 0.8 * sum(steps) * 8
-
-
 def test_outputs_start_with_prefixes_of_any_length_which_are_scored(small):
     model, params = small
     free = beam_search(model, params, SOURCES, BEAM, VOCABULARY)
