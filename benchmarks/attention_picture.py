@@ -28,7 +28,8 @@ from lm.data.examples.example import from_pair
 from lm.data.packing.rows import RowLayout
 from lm.data.reading.format import read_lines
 from lm.data.tokenizing.base import Tokenizers
-from lm.decoding.beam import BeamSettings, beam_search
+from lm.decoding.beam import BeamSettings
+from lm.decoding.beam_model import beam_search
 from lm.decoding.lines import prefix_of, source_text
 from lm.decoding.sampling import vocabulary_of
 from lm.decoding.text import encode_sources, encode_texts

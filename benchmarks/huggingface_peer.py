@@ -1,7 +1,8 @@
-"""Models of Hugging Face's `transformers`, in PyTorch, that compute the same function as our encoder-decoders.
+"""Models of Hugging Face's `transformers`, in PyTorch, that compute the same function as our models.
 
-The peers get our weights. `MarianMTModel` is used for models with norms after the residual sums (Vaswani 2017), and
-`PegasusForConditionalGeneration` for models with norms before the sublayers.
+The peers get our weights. The peer of a decoder is GPT-2. For encoder-decoders, `MarianMTModel` is used for models with
+norms after the residual sums (Vaswani 2017), and `PegasusForConditionalGeneration` for models with norms before the
+sublayers.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ FIXED = {
     "window": 0,
     "dtype": "float32",
 }
+SAMPLED = {"do_sample": True, "temperature": 1.0, "top_k": 10}  # the settings with which all systems sample
 # Our module names -> theirs.
 NORMS = {
     "attention_norm": "self_attn_layer_norm",
@@ -135,19 +137,104 @@ def peer_search(
     early_stopping: bool | str = False,
 ) -> list[list[int]]:
     """Returns the new tokens of each source, including the EOS token; suppresses tokens that ours never chooses."""
-    torch, _ = frameworks()
     assert settings.penalty == "power" and settings.num_hypotheses == 1 and not settings.no_repeat_ngram
-    tokens_BL, mask_BL = pad(sources, vocabulary.pad_id)
     beams = {"length_penalty": settings.length_penalty, "early_stopping": early_stopping}
+    chosen = {"do_sample": False, "num_beams": settings.num_beams, **(beams if settings.num_beams > 1 else {})}
+    return _outputs(peer, sources, vocabulary, settings.max_new_tokens, chosen)
+
+
+def peer_sample(
+    peer: Any, vocabulary: Vocabulary, max_new_tokens: int, sources: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    """Returns new tokens of each source, sampled with the settings `SAMPLED`."""
+    return _outputs(peer, sources, vocabulary, max_new_tokens, SAMPLED)
+
+
+def _outputs(
+    peer: Any, sources: Sequence[Sequence[int]], vocabulary: Vocabulary, max_new_tokens: int, settings: dict[str, Any]
+) -> list[list[int]]:
+    torch, _ = frameworks()
+    tokens_BL, mask_BL = pad(sources, vocabulary.pad_id)
     with torch.inference_mode():
         made_BT = peer.generate(
             input_ids=tokens_BL,
             attention_mask=mask_BL,
-            do_sample=False,
-            num_beams=settings.num_beams,
-            max_new_tokens=settings.max_new_tokens,
-            suppress_tokens=np.flatnonzero(~np.asarray(choosable(vocabulary, peer.config.vocab_size))).tolist(),
-            **(beams if settings.num_beams > 1 else {}),
+            max_new_tokens=max_new_tokens,
+            suppress_tokens=_suppressed(peer, vocabulary),
+            **settings,
         )
     rows, eos_id = [row[1:] for row in made_BT.tolist()], vocabulary.eos_id  # without bos
     return [row[: row.index(eos_id) + 1] if eos_id in row else row for row in rows]
+
+
+def _suppressed(peer: Any, vocabulary: Vocabulary) -> list[int]:
+    return np.flatnonzero(~np.asarray(choosable(vocabulary, peer.config.vocab_size))).tolist()
+
+
+def build_decoder_peer(config: ModelConfig, params: dict[str, Any], vocabulary: Vocabulary) -> Any:
+    """Returns a float32 GPT-2 with the weights of a decoder with the same structure (preset gpt2_124m)."""
+    torch, transformers = frameworks()
+    peer = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=config.vocab_size,
+            n_positions=config.max_length,
+            n_embd=config.d_model,
+            n_layer=config.num_layers,
+            n_head=config.num_heads,
+            n_inner=config.d_ff,
+            layer_norm_epsilon=config.norm_epsilon,
+            bos_token_id=vocabulary.bos_id,
+            eos_token_id=None,
+            pad_token_id=vocabulary.pad_id,
+        )
+    )
+    params = unstack_layers(params)
+    embedding_VD = np.asarray(params["token_embedding"]["embedding"])
+    weights = {"transformer.wte.weight": embedding_VD, "lm_head.weight": embedding_VD}
+    weights["transformer.wpe.weight"] = np.asarray(params["position_embedding"]["embedding"])
+
+    def add(name: str, layers: Sequence[dict[str, Any]]) -> None:
+        """Adds linear layers side by side, as one matrix (inputs, outputs)."""
+        biases = [np.asarray(each["bias"]).reshape(-1) for each in layers]
+        kernels = [np.asarray(each["kernel"]).reshape(-1, len(bias)) for each, bias in zip(layers, biases, strict=True)]
+        weights[f"{name}.weight"] = np.concatenate(kernels, axis=1)
+        weights[f"{name}.bias"] = np.concatenate(biases)
+
+    def norm(name: str, each: dict[str, Any]) -> None:
+        weights[f"{name}.weight"], weights[f"{name}.bias"] = np.asarray(each["scale"]), np.asarray(each["bias"])
+
+    for n, layer in numbered_layers(params):
+        prefix = f"transformer.h.{n}"
+        norm(f"{prefix}.ln_1", layer["attention_norm"])
+        norm(f"{prefix}.ln_2", layer["mlp_norm"])
+        add(f"{prefix}.attn.c_attn", [layer["attention"][name] for name in ("query", "key", "value")])
+        add(f"{prefix}.attn.c_proj", [layer["attention"]["out"]])
+        add(f"{prefix}.mlp.c_fc", [layer["mlp"]["up"]])
+        add(f"{prefix}.mlp.c_proj", [layer["mlp"]["down"]])
+    norm("transformer.ln_f", params["final_norm"])
+    missing, unknown = peer.load_state_dict({name: torch.tensor(each) for name, each in weights.items()}, strict=False)
+    assert not unknown and not missing, (missing, unknown)
+    return peer.eval()
+
+
+def peer_continuations(
+    peer: Any,
+    prompts: Sequence[Sequence[int]],
+    vocabulary: Vocabulary,
+    new_tokens: int,
+    settings: dict[str, Any] | None = None,
+) -> list[list[int]]:
+    """Returns `new_tokens` tokens that continue each prompt. Prompts are padded on the left."""
+    torch, _ = frameworks()
+    longest = max(map(len, prompts))
+    padded = [[vocabulary.pad_id] * (longest - len(each)) + list(each) for each in prompts]
+    mask = [[0] * (longest - len(each)) + [1] * len(each) for each in prompts]
+    with torch.inference_mode():
+        made_BT = peer.generate(
+            input_ids=torch.tensor(padded),
+            attention_mask=torch.tensor(mask),
+            max_new_tokens=new_tokens,
+            suppress_tokens=_suppressed(peer, vocabulary),
+            **(settings or SAMPLED),
+        )
+    return made_BT[:, longest:].tolist()

@@ -23,7 +23,7 @@ from typing import Any
 from absl import flags
 
 from lm.config import SamplingConfig
-from lm.config.command import DONE, define_path, run
+from lm.config.command import DONE, define_path, define_speed_flags, run
 from lm.config.schema import docs
 from lm.decoding.lines import show
 from lm.decoding.sampling import Sampling
@@ -35,6 +35,7 @@ from lm.runs.generation import Generator
 from lm.tasks import task_of
 
 FLAGS = flags.FLAGS
+OPTIONS = ("step", "average", "max_new_tokens", "seed", "int8", "draft", "draft_tokens")
 HELP = "Ctrl-C ends an answer, /reset starts a new conversation, and /exit or Ctrl-D ends the command."
 
 
@@ -46,6 +47,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Random seed for sampling.", lower_bound=0, upper_bound=2**31 - 1)
     flags.DEFINE_integer("max_new_tokens", None, "Maximum number of tokens in an answer.", lower_bound=1)
+    define_speed_flags()
     for name, doc in docs(SamplingConfig).items():
         define = flags.DEFINE_integer if isinstance(getattr(SamplingConfig(), name), int) else flags.DEFINE_float
         define(name, None, f"{doc} The default is eval.sampling.{name}.")
@@ -61,7 +63,7 @@ def main() -> int:
             f"--workdir={FLAGS.workdir}: a model with objective.name={config.objective.name} cannot be used for chat."
         )
     sampling = Sampling.of(config.eval.sampling, {name: FLAGS[name].value for name in docs(SamplingConfig)})
-    options: dict[str, Any] = {name: FLAGS[name].value for name in ("step", "average", "max_new_tokens", "seed")}
+    options: dict[str, Any] = {name: FLAGS[name].value for name in OPTIONS}
     generator = Generator(directory, config, num_samples=1, batch_size=None, **options)
     session = ChatSession(generator, sampling, FLAGS.system, None if FLAGS.tools is None else read_tools(FLAGS.tools))
     in_terminal = sys.stdin.isatty() and sys.stdout.isatty()

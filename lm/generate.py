@@ -23,6 +23,10 @@ python -m lm.generate --workdir=runs/autoencoder --prompt="one text" --prompt="a
 The first command decodes latent vectors drawn from the prior of a variational autoencoder. The second decodes vectors
 between those of two texts, including both ends. Each text is one line.
 
+--draft=runs/small makes a decoder faster without changing the distribution of its continuations: the small model, which
+must have the same tokenizer, drafts tokens, and the model checks them all in one call (lm/decoding/speculative.py).
+--int8 rounds the weights to 8 bits, which saves memory and changes the outputs slightly (lm/models/int8.py).
+
 Each batch is split across all devices on this machine, and every device holds a copy of the model.
 """
 
@@ -37,7 +41,7 @@ from typing import Any
 from absl import flags
 
 from lm.config import GenerationConfig, SamplingConfig
-from lm.config.command import DONE, define_path, run
+from lm.config.command import DONE, define_path, define_speed_flags, run
 from lm.config.schema import docs
 from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import read_lines, refuse_same_file, show, whole_file
@@ -84,6 +88,8 @@ def define_flags() -> None:
     doc = f"Number of texts per batch, which affects only memory and speed. The default is {BATCH_SIZE_DEFAULT}, or"
     flags.DEFINE_integer("batch_size", None, f"{doc} eval.generation.batch_size for encoder-decoders.", lower_bound=1)
 
+    define_speed_flags()
+
     only = "For encoder-decoders:"
     define_path("input", f"{only} UTF-8 file with one source per line.")
     define_path("output", f"{only} file to write. By default, the outputs are printed.")
@@ -111,16 +117,20 @@ def main() -> int:
         problem = f"a model with objective.name={config.objective.name} generates no text"
         raise UserError(f"--workdir={FLAGS.workdir}: {problem}; score it with eval.py --workdir={FLAGS.workdir}.")
     sampling = Sampling.of(config.eval.sampling, values_of(SAMPLING))
-    names = ("step", "average", "max_new_tokens", "num_samples", "seed", "batch_size")
+    names = ("step", "average", "max_new_tokens", "num_samples", "seed", "batch_size", "int8", "draft", "draft_tokens")
     generator = Generator(directory, config, **values_of(names))
+    if FLAGS.draft is None:
+        refuse(("draft_tokens",), "applies only to speculative decoding; give --draft too.")
     from_latents = FLAGS.from_prior or FLAGS.walk is not None
     if from_latents and not task_of(config).head(config).compresses_source:
         flag = "from_prior" if FLAGS.from_prior else "walk"
         problem = f"applies only to autoencoders, but {FLAGS.workdir} has objective.name={config.objective.name}"
         raise UserError(f"--{flag} {problem}; omit the flag.")
     if from_latents:
+        refuse(("draft",), "does not apply to autoencoders; omit it.")
         write_latent_texts(generator, sampling)
     elif config.model.family == "encoder_decoder":
+        refuse(("draft",), f"applies only to models that continue text, unlike the one in {FLAGS.workdir}; omit it.")
         write_outputs(generator, sampling)
     else:
         print_continuations(generator, sampling)

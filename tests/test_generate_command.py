@@ -18,7 +18,8 @@ from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config, TokenizerConfig
 from lm.data.tokenizing import build_tokenizer
 from lm.data.tokenizing.bytes import ByteTokenizer
-from lm.decoding.beam import BeamSettings, beam_search
+from lm.decoding.beam import BeamSettings
+from lm.decoding.beam_model import beam_search
 from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling, row_keys, vocabulary_of
 from lm.decoding.text import SourceDecoder, encode_prompts, encode_sources, generate_texts, sample_many

@@ -55,6 +55,13 @@ def define_path(name: str, doc: str, default: str | None = None) -> None:
     flags.register_validator(name, lambda value: value != "", "the value is empty; give one, or omit the flag")
 
 
+def define_speed_flags() -> None:
+    """Defines the flags that make a decoder generate faster."""
+    flags.DEFINE_bool("int8", False, "Round the matrices of the model to 8 bits. The outputs change slightly.")
+    define_path("draft", "Run directory of a smaller decoder that drafts tokens, which the model checks together.")
+    flags.DEFINE_integer("draft_tokens", 4, "Number of tokens that --draft drafts at a time.", lower_bound=1)
+
+
 def define_step_flag() -> None:
     """Defines the flag --step, which chooses a checkpoint."""
     doc = "Checkpoint step to use: best, latest or a number. If best_metric was never measured, best means latest."

@@ -15,7 +15,7 @@ from lm.data.tokenizing.chat_template import ChatTemplate, Message, Tools
 from lm.decoding.beam import BeamSettings
 from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling, Vocabulary, row_keys, vocabulary_of
-from lm.decoding.text import Report, SourceDecoder, batches_by_length
+from lm.decoding.text import Report, SourceDecoder
 from lm.models.protocol import Model
 
 Conversations = Sequence[tuple[Sequence[Message], Tools]]  # the messages before the answer, and the tools
@@ -68,11 +68,14 @@ class AnswerWriter:
         fitting = [number for number, ids in enumerate(prompts) if len(ids) < longest]
         vocabulary = chat_vocabulary(self.template)
         sampler = Sampler(self.model, self.params, Sampling(temperature=0), vocabulary, max_new_tokens)
-        texts, size = [""] * len(prompts), min(self.batch_size, max(len(fitting), 1))
-        for batch in batches_by_length([prompts[number] for number in fitting], size, self.report):
-            numbers = [fitting[index] for index in batch]
-            keys_B = row_keys(0, np.array(numbers), np.zeros(len(numbers)))
-            written = sampler.generate([prompts[number] for number in numbers], keys_B, size)
-            for number, tokens in zip(numbers, written, strict=True):
-                texts[number] = self.template.tokenizer.decode(t for t in tokens if t not in vocabulary.stops)
+        texts, size = [""] * len(prompts), min(self.batch_size, len(fitting))
+        if not fitting:
+            return texts
+        fitting.sort(key=lambda number: -len(prompts[number]))  # so that out-of-memory errors occur early
+        keys_B = row_keys(0, np.array(fitting), np.zeros(len(fitting)))
+        written = sampler.generate_each([prompts[number] for number in fitting], keys_B, size)
+        for count, (index, tokens) in enumerate(written, start=1):
+            texts[fitting[index]] = self.template.tokenizer.decode(t for t in tokens if t not in vocabulary.stops)
+            if self.report is not None:
+                self.report(count, len(fitting))
         return texts

@@ -44,6 +44,23 @@ def source_bucket(length: int) -> int:
     return power * 3 // 4 if power >= 4 * SMALLEST_SOURCE and length <= power * 3 // 4 else power
 
 
+def source_length(sources: Rows, max_length: int | None) -> int:
+    """Returns the length to which sources are padded. Raises UserError if one has more than `max_length` tokens."""
+    for number, source in enumerate(sources, start=1):
+        if max_length is not None and len(source) > max_length:
+            raise UserError(
+                f"source {number} has {len(source)} tokens (including special tokens), more than the "
+                f"model's {max_length} positions (config.model.max_length); shorten the source."
+            )
+    length = source_bucket(max(map(len, sources), default=0))
+    return length if max_length is None else min(length, max_length)
+
+
+def longest_first(rows: Rows) -> list[int]:
+    """Returns the indices of rows of tokens, longest first, so that out-of-memory errors occur early."""
+    return sorted(range(len(rows)), key=lambda number: -len(rows[number]))
+
+
 def pad_rows(rows: Rows, shape: tuple[int, int], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (tokens, segments), both int32 (B, L): the right-padded rows, then padding rows (segment 0)."""
     tokens_BL, segments_BL = np.full(shape, pad_id, np.int32), np.zeros(shape, np.int32)
@@ -59,14 +76,7 @@ def pad_sources(sources: Rows, rows: int, max_length: int | None, pad_id: int) -
     Raises UserError if a source has more than `max_length` tokens; None means no limit.
     """
     assert len(sources) <= rows, (len(sources), rows)
-    for number, source in enumerate(sources, start=1):
-        if max_length is not None and len(source) > max_length:
-            raise UserError(
-                f"source {number} has {len(source)} tokens (including special tokens), more than the "
-                f"model's {max_length} positions (config.model.max_length); shorten the source."
-            )
-    length = source_bucket(max(map(len, sources), default=0))
-    length = length if max_length is None else min(length, max_length)
+    length = source_length(sources, max_length)
     tokens_BS, segments_BS = pad_rows(sources, (rows, length), pad_id)
     positions_BS = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
     return Source(tokens=tokens_BS, positions=positions_BS, segments=segments_BS)

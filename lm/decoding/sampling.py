@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -21,6 +21,8 @@ from lm.batch import Array
 from lm.config import SamplingConfig
 from lm.data.tokenizing.base import Tokenizer
 from lm.decoding.inputs import check_settings
+
+BLOCK = 128  # number of values in a block of `largest`
 
 
 @dataclass(frozen=True)
@@ -76,19 +78,54 @@ def choosable(vocabulary: Vocabulary, num_entries: int) -> Array:
     return (ids_V < vocabulary.size) & (~never_V | vocabulary.ends(ids_V))
 
 
-def completes_repeat(tokens_RT: Array, length: Array, n: int, num_entries: int) -> Array:
-    """Returns a mask, bool (R, V), of the tokens that would repeat an n-gram of the first `length` tokens of a row."""
+def completes_repeat(tokens_RT: Array, lengths_R: Array, n: int, num_entries: int) -> Array:
+    """Returns a mask, bool (R, V), of the tokens that would repeat an n-gram of a row.
+
+    Only the first `lengths_R` tokens of each row count.
+    """
     R, T = tokens_RT.shape
     if n > T:
         return jnp.zeros((R, num_entries), bool)
-    ends_E = jnp.arange(n - 1, T)  # indices at which an n-gram can end
-    same_RE = jnp.broadcast_to(((ends_E < length) & (length >= n - 1))[None], (R, T - n + 1))
+    ends_1E, lengths_R1 = jnp.arange(n - 1, T)[None], lengths_R[:, None]  # ends_1E: where an n-gram can end
+    same_RE = (ends_1E < lengths_R1) & (lengths_R1 >= n - 1)
     for back in range(1, n):
-        latest_R1 = jnp.take(tokens_RT, jnp.maximum(length - back, 0), axis=1)[:, None]
+        latest_R1 = jnp.take_along_axis(tokens_RT, jnp.maximum(lengths_R1 - back, 0), axis=1)
         same_RE &= tokens_RT[:, n - 1 - back : T - back] == latest_R1
     # The index num_entries is out of range, so `set` drops it.
     banned_RE = jnp.where(same_RE, tokens_RT[:, n - 1 :], num_entries)
     return jnp.zeros((R, num_entries), bool).at[jnp.arange(R)[:, None], banned_RE].set(True, mode="drop")
+
+
+def largest(
+    x_BkV: Array, count: int, value: Callable[[Array, Array], Array] = lambda x_BMW, rows_BM: x_BMW
+) -> tuple[Array, Array]:
+    """Returns the `count` largest values of k * V elements, (B, count), and their indices, as `jax.lax.top_k` does.
+
+    On a CPU, `top_k` is slow for long rows. The largest values are in the blocks with the largest maxima, and ties go
+    to the lower index among blocks as well as within a block, so it is enough to search `count` blocks. (The index of
+    a value of -inf may be out of range.)
+
+    Args:
+        value: maps elements (B, M, W) and the indices of their rows (B, M), from 0 to k - 1, to their values. Within a
+            row, a larger element must not have a smaller value, and the value of -inf must be -inf.
+    """
+    B, k, V = x_BkV.shape
+    widths = (*range(BLOCK, BLOCK // 2, -1), *range(BLOCK, 2 * BLOCK))  # without padding, if possible
+    width = V if V <= BLOCK else next((n for n in widths if V % n == 0), BLOCK)
+    num_blocks = -(-V // width)
+    padded_BkV = jnp.pad(x_BkV, ((0, 0), (0, 0), (0, num_blocks * width - V)), constant_values=-jnp.inf)
+    blocks_BMW = padded_BkV.reshape(B, k * num_blocks, width)
+    rows_BM = jnp.broadcast_to(jnp.arange(k * num_blocks)[None] // num_blocks, (B, k * num_blocks))
+    if k * num_blocks > 2 * count:
+        maxima_BM = value(jnp.max(blocks_BMW, axis=-1, keepdims=True), rows_BM)[..., 0]
+        chosen_BM = jnp.sort(jax.lax.top_k(maxima_BM, count)[1], axis=-1)
+    else:
+        chosen_BM = jnp.broadcast_to(jnp.arange(k * num_blocks)[None], (B, k * num_blocks))
+    blocks_BMW = jnp.take_along_axis(blocks_BMW, chosen_BM[:, :, None], axis=1)
+    values_BMW = value(blocks_BMW, jnp.take_along_axis(rows_BM, chosen_BM, axis=1))
+    values_BC, at_BC = jax.lax.top_k(values_BMW.reshape(B, -1), count)
+    blocks_BC = jnp.take_along_axis(chosen_BM, at_BC // width, axis=1)
+    return values_BC, (blocks_BC // num_blocks) * V + (blocks_BC % num_blocks) * width + at_BC % width
 
 
 @dataclass(frozen=True)
@@ -143,7 +180,7 @@ def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) 
         return logits_BV
     logits_BV = logits_BV / sampling.temperature
     if sampling.top_k > 0:  # tokens that are tied with the k-th most probable one are also kept
-        largest_BK, _ = jax.lax.top_k(logits_BV, min(sampling.top_k, logits_BV.shape[-1]))
+        largest_BK, _ = largest(logits_BV[:, None], min(sampling.top_k, logits_BV.shape[-1]))
         logits_BV = jnp.where(logits_BV >= largest_BK[:, -1:], logits_BV, -jnp.inf)
     if sampling.top_p < 1:  # the smallest set of most probable tokens with total probability >= p (Holtzman 2020)
         sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from lm.data.tokenizing.base import Tokenizer
-from lm.decoding.beam import BeamSettings, beam_search
-from lm.decoding.inputs import Rows
+from lm.decoding.beam import BeamSettings
+from lm.decoding.beam_model import beam_search
+from lm.decoding.inputs import Rows, longest_first
 from lm.decoding.loop import Sampler, check_fits
 from lm.decoding.sampling import Sampling, Vocabulary, row_keys, vocabulary_of
 from lm.errors import UserError
@@ -60,13 +61,14 @@ def sample_many(
     """
     check_fits(prompts, 1, sampler.model.max_length)
     rows = [(prompt, sample) for prompt in range(len(prompts)) for sample in range(num_samples)]
-    max_rows = min(max_rows, len(rows))
-    for first in range(0, len(rows), max_rows):
-        batch = rows[first : first + max_rows]
-        keys_B = row_keys(seed, *np.array(batch).T)
-        new_tokens = sampler.generate([prompts[prompt] for prompt, _ in batch], keys_B, max_rows)
-        for (prompt, sample), new in zip(batch, new_tokens, strict=True):
-            yield prompt, sample, continuation(tokenizer, prompts[prompt], new)
+    keys_B, complete, next_row = row_keys(seed, *np.array(rows).T), dict[int, list[int]](), 0
+    each = sampler.generate_each([prompts[prompt] for prompt, _ in rows], keys_B, min(max_rows, len(rows)))
+    for number, new in each:
+        complete[number] = new
+        while next_row in complete:
+            prompt, sample = rows[next_row]
+            yield prompt, sample, continuation(tokenizer, prompts[prompt], complete.pop(next_row))
+            next_row += 1
 
 
 def stream_text(sampler: Sampler, tokenizer: Tokenizer, prompt: Sequence[int], seed: int) -> Iterator[str]:
@@ -133,8 +135,8 @@ class SourceDecoder:
     model: Model
     params: Any
     tokenizer: Tokenizer  # the tokenizer of the outputs
-    batch_size: int  # number of sources per batch; affects memory and speed, but not the outputs
-    report: Report | None = None  # called with (sources done, total sources) after each batch
+    batch_size: int  # number of sources decoded at the same time; affects memory and speed, but not the outputs
+    report: Report | None = None  # called with (outputs done, total outputs)
     output_prefix: Sequence[int] = ()  # token ids that start every output and count as new tokens
     spelled: bool = False  # whether to write extra ids as <extra_id_N> instead of omitting them
     vocabulary: Vocabulary | None = None  # if None, the tokenizer's vocabulary is used
@@ -145,14 +147,9 @@ class SourceDecoder:
         Sources are token ids, including special tokens. Raises UserError if a setting is out of range.
         """
         settings.check()
-        vocabulary, size = self._vocabulary, min(self.batch_size, len(sources))
-        outputs: list[list[tuple[str, float]]] = [[] for _ in sources]
-        for numbers in batches_by_length(sources, size, self.report):
-            batch, prefixes = [sources[number] for number in numbers], [self.output_prefix] * len(numbers)
-            found = beam_search(self.model, self.params, batch, settings, vocabulary, prefixes, size)
-            for number, hypotheses in zip(numbers, found, strict=True):
-                outputs[number] = [(self._text(each.tokens), each.score) for each in hypotheses]
-        return outputs
+        prefixes, size = [self.output_prefix] * len(sources), min(self.batch_size, len(sources))
+        found = beam_search(self.model, self.params, sources, settings, self._vocabulary, prefixes, size, self.report)
+        return [[(self._text(each.tokens), each.score) for each in hypotheses] for hypotheses in found]
 
     def sample(
         self, sources: Rows, sampling: Sampling, max_new_tokens: int, seed: int, num_samples: int
@@ -162,18 +159,23 @@ class SourceDecoder:
         Raises UserError if the outputs could exceed the model's maximum length or if `output_prefix` leaves no token
         to sample.
         """
-        vocabulary, size = self._vocabulary, min(self.batch_size, len(sources))
+        vocabulary = self._vocabulary
         start = [*vocabulary.output_start, *self.output_prefix]
         num_new = max_new_tokens - len(start) + 1
         check_fits([start], num_new, self.model.max_length)
+        if not sources:
+            return []
         sampler = Sampler(self.model, self.params, sampling, vocabulary, num_new)
-        outputs: list[list[str]] = [[] for _ in sources]
-        for numbers in batches_by_length(sources, size, self.report):
-            batch, starts = [sources[number] for number in numbers], [start] * len(numbers)
-            for sample in range(num_samples):
-                keys_B = row_keys(seed, np.array(numbers), np.full(len(numbers), sample))
-                for number, new in zip(numbers, sampler.generate(starts, keys_B, size, batch), strict=True):
-                    outputs[number].append(self._text([*start[1:], *new]))
+        order = [(number, sample) for number in longest_first(sources) for sample in range(num_samples)]
+        numbers, starts = [number for number, _ in order], [start] * len(order)
+        keys_B, size = row_keys(seed, *np.array(order).T), min(self.batch_size, len(order))
+        outputs = [[""] * num_samples for _ in sources]
+        drawn = sampler.generate_each(starts, keys_B, size, [sources[number] for number in numbers])
+        for count, (index, new) in enumerate(drawn, start=1):
+            number, sample = order[index]
+            outputs[number][sample] = self._text([*start[1:], *new])
+            if self.report is not None:
+                self.report(count, len(order))
         return outputs
 
     @property
@@ -198,8 +200,8 @@ def generate_texts(
 
 
 def batches_by_length(sources: Rows, batch_size: int, report: Report | None = None) -> Iterator[list[int]]:
-    """Yields batches of source indices, longest sources first, so that out-of-memory errors occur early."""
-    order = sorted(range(len(sources)), key=lambda number: -len(sources[number]))
+    """Yields batches of source indices, longest sources first."""
+    order = longest_first(sources)
     for first in range(0, len(order), max(batch_size, 1)):
         yield order[first : first + batch_size]
         if report is not None:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm.decoding.beam import BeamSettings, Hypothesis, beam_search
+from lm.decoding.beam import BeamSettings
+from lm.decoding.beam_model import beam_search
 from lm.decoding.sampling import vocabulary_of
-from lm.decoding.text import batches_by_length
 from lm.evaluation.evaluator import EvaluationSetup, Report, named_metrics
 from lm.evaluation.metric import Metric, share
 from lm.evaluation.predictions import Example, write_predictions
@@ -77,11 +77,9 @@ class ReconstructionEvaluator(RowEvaluator):
         sources = [each.source_S.tolist() for each in examples]
         settings = BeamSettings(max_new_tokens=self._config.data.sequence_length)
         vocabulary, size = vocabulary_of(self._tokenizer), self._config.eval.generation.batch_size
-        size, best = min(size, len(sources)), dict[int, Hypothesis]()
-        for numbers in batches_by_length(sources, size, report):
-            batch = [sources[number] for number in numbers]
-            found = beam_search(self._autoencoder, params, batch, settings, vocabulary, min_rows=size)
-            best |= {number: hypotheses[0] for number, hypotheses in zip(numbers, found, strict=True)}
+        size = min(size, len(sources))
+        found = beam_search(self._autoencoder, params, sources, settings, vocabulary, None, size, report)
+        best = [hypotheses[0] for hypotheses in found]
         result: dict[str, list[Restored]] = {source: [] for source, _ in chosen}
         self._examples = []
         for number, ((source, _), example) in enumerate(zip(chosen, examples, strict=True)):

@@ -21,7 +21,8 @@ from lm.batch import Batch, Source
 from lm.config import Config
 from lm.config.experiment import replace_settings
 from lm.data.tokenizing.base import Tokenizers
-from lm.decoding.beam import BeamSettings, beam_search
+from lm.decoding.beam import BeamSettings
+from lm.decoding.beam_model import beam_search
 from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling, Vocabulary, choosable, row_keys, vocabulary_of
 from lm.errors import UserError

@@ -94,6 +94,8 @@ class Architecture:
         poolings: the default of model.pooling for some families; for the others, it is "last".
         alike_layers: whether all layers have parameters of the same shapes, so that they can be stacked.
         splits_layers: whether the mesh axis `tensor` splits the layers.
+        int8: whether decoding supports projections in 8 bits (`lm.models.int8`).
+        rewinds: whether a row of a cache can return to an earlier position, as in speculative decoding.
         whole_texts: whether the model has one vector per text, so that it supports only tasks on whole texts.
         word_vectors: whether the model consists of word vectors, so that it supports only tasks that train them.
         tensor_sizes: the settings that the mesh axis `tensor` must divide.
@@ -110,6 +112,8 @@ class Architecture:
     poolings: Mapping[str, str] = field(default_factory=dict)
     alike_layers: bool = False
     splits_layers: bool = False
+    int8: bool = False
+    rewinds: bool = False
     whole_texts: bool = False
     word_vectors: bool = False
     tensor_sizes: tuple[str, ...] = TENSOR_SIZES

@@ -1,7 +1,8 @@
 """Layers shared by all models: projections, norms and embeddings, with registries of norms and activations.
 
 Every parameter is declared with logical axes, which `lm/parallel/mesh.py` maps to mesh axes.
-Parameters are float32. Projections are computed in the compute dtype, and norms in float32.
+Parameters are float32; for decoding, matrices may be in 8 bits (`lm.models.int8`). Projections are computed in the
+compute dtype, and norms in float32.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jax.nn.initializers import normal, ones, zeros
 
 from lm.batch import Array
 from lm.config import ModelConfig
+from lm.models.int8 import Int8Matrix
 from lm.models.products import product
 
 
@@ -49,7 +51,7 @@ class Dense(nn.Module):
         split = len(self.inputs)
         kernel = parameter(self, "kernel", normal(self.init_std), self.axes, self.inputs + self.outputs)
         x_TI = x.reshape(-1, math.prod(self.inputs)).astype(self.dtype)
-        y_TO = product(x_TI, kernel.reshape(x_TI.shape[1], -1), self.dtype)
+        y_TO = product(x_TI, kernel, self.dtype)
         if self.use_bias:
             bias = parameter(self, "bias", zeros, self.axes[split:], self.outputs)
             y_TO = y_TO + bias.reshape(1, -1).astype(self.dtype)
@@ -240,6 +242,8 @@ class Embedding(nn.Module):
 
     def __call__(self, ids_BL: Array) -> Array:
         """Returns the embeddings of the ids, (B, L, E)."""
+        if isinstance(self.embedding, Int8Matrix):
+            return self.embedding.rows(ids_BL).astype(self.config.dtype)
         return jnp.take(self.embedding, ids_BL, axis=0).astype(self.config.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Operations on parameter trees: counting parameters, stacking and unstacking layers, merging low-rank adapters.
+"""Parameter trees: names and axes, counting, stacking and unstacking layers, merging low-rank adapters.
 
 The parameters of N repeated layers are either stacked along a leading axis of size N and named `layers/...`, or
 separate and named `layer_n/...` for layer n. If all layers share their parameters, these are named `shared_layer/...`.
@@ -19,9 +19,27 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lm.config import ModelConfig
+from lm.models.int8 import Int8Matrix
 from lm.models.protocol import Model
 
 STACK_NAME, LAYER_PREFIX, SHARED_NAME, ADAPTER = "layers", "layer_", "shared_layer", ("lora_a", "lora_b")
+
+VOCABULARIES = ("token_embedding", "source_embedding")  # modules with a table that has one row per token
+
+# Modules whose kernels have several input axes, as in (H, K, D), or several output axes, as in (D, H, K).
+INPUT_AXES = {"out": 2}
+OUTPUT_AXES = {"query": 2, "key": 2, "value": 2}
+
+
+def matrix_axes(path: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the input axes and the output axes of a matrix, counted from the end; any other axes are batch axes.
+
+    A kernel of shape (D, H, K) counts as a D x HK matrix, and one of shape (H, K, D) as an HK x D matrix. The kernels
+    of N stacked layers count as N matrices.
+    """
+    parent = path[-2] if len(path) > 1 else ""
+    inputs, outputs = INPUT_AXES.get(parent, 1), OUTPUT_AXES.get(parent, 1)
+    return tuple(range(-inputs - outputs, -outputs)), tuple(range(-outputs, 0))
 
 
 @functools.lru_cache(maxsize=16)  # a command needs them repeatedly, and tracing a model takes a second
@@ -64,6 +82,19 @@ def stack_layers(params: dict[str, Any]) -> dict[str, Any]:
     if layers := [params[f"{LAYER_PREFIX}{n}"] for n in range(len(params) - len(rest))]:
         rest[STACK_NAME] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
     return rest
+
+
+def with_int8_matrices(params: dict[str, Any]) -> dict[str, Any]:
+    """Returns the parameters of a Transformer with all projections and token embeddings in 8 bits."""
+
+    def convert(path: tuple[Any, ...], leaf: Any) -> Any:
+        names = tuple(str(entry.key) for entry in path)
+        if names[-1] == "kernel":
+            return Int8Matrix.of(leaf, matrix_axes(names)[0])
+        is_table = names[-1] == "embedding" and names[-2] in VOCABULARIES
+        return Int8Matrix.of(leaf, (-1,)) if is_table else leaf
+
+    return jax.tree_util.tree_map_with_path(convert, params)
 
 
 def adapters(params: dict[str, Any]) -> dict[str, Any]:

@@ -13,13 +13,20 @@ import jax
 import jax.numpy as jnp
 
 from lm.batch import Array
+from lm.models.int8 import Int8Matrix
 
 SMALL = 1 << 24  # with fewer multiplications than this, the form of a product hardly matters
 
 
-def product(x_TI: Array, w_IO: Array, dtype: str) -> Array:
-    """Returns x w, (T, O), in the compute dtype. `w_IO` is a parameter, in float32, and so is its gradient."""
-    x_TI = x_TI.astype(dtype)
+def product(x_TI: Array, matrix: Array | Int8Matrix, dtype: str) -> Array:
+    """Returns x W, (T, O), in the compute dtype.
+
+    The matrix (..., ...), whose axes are those of I and those of O, is a float32 parameter, and so is its gradient. A
+    matrix in 8 bits has no gradient.
+    """
+    if isinstance(matrix, Int8Matrix):
+        return product(x_TI, matrix.values, dtype) * matrix.scales.reshape(1, -1).astype(dtype)
+    x_TI, w_IO = x_TI.astype(dtype), matrix.reshape(x_TI.shape[1], -1)
     if dtype != "bfloat16":
         return x_TI @ w_IO.astype(dtype)
     return jax.lax.platform_dependent(x_TI, w_IO, cpu=_on_cpu, default=lambda x, w: x @ w.astype(x.dtype))

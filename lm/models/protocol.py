@@ -23,7 +23,10 @@ class Cache(Protocol):
         """Returns a cache whose row i is a copy of the old row `rows_B[i]`. The two rows must have the same source."""
 
     def axes(self) -> Any:
-        """Returns the cache with each array replaced by a tuple of the names of its logical axes."""
+        """Returns the cache with each array replaced by a tuple of the names of its logical axes.
+
+        The axis of rows, or of groups of rows that share a source, is named "batch".
+        """
 
 
 class Model(Protocol):
@@ -89,7 +92,11 @@ class Model(Protocol):
         """Initialises the parameters, boxed with their logical axes. `flax.linen.unbox` extracts plain arrays."""
 
     def empty_cache(self, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
-        """Returns an empty cache for rows of up to `capacity` tokens. The head must predict text."""
+        """Returns an empty cache for rows of up to `capacity` tokens, with the shapes that `apply` returns.
+
+        The cache of a row does not change in meaning if its axes are padded with zeros to the shapes of a larger
+        capacity or source length. The head must predict text.
+        """
 
     def parameter_counts(self) -> ParameterCounts:
         """Computes the exact parameter counts without creating the parameters."""

@@ -12,6 +12,7 @@ from jax.nn.initializers import normal, zeros
 
 from lm.batch import Array, VocabularyLogits
 from lm.config import ModelConfig
+from lm.models.int8 import Int8Matrix
 from lm.models.layers import Embedding, embedding_width, parameter, projection
 
 
@@ -41,10 +42,14 @@ class VocabularyProjection:
             x_BLE = x_BLE * jnp.asarray(self.scale, x_BLE.dtype)
         # All leading dimensions are flattened, because a single matrix multiplication is fastest on a CPU.
         x_TE = x_BLE.reshape(-1, x_BLE.shape[-1]).astype(self.dtype)
+        matrix = weights["matrix"]
+        values = matrix.values.astype(self.dtype) if isinstance(matrix, Int8Matrix) else matrix
         if self.is_embedding:
-            logits_TV = jnp.einsum("TE,VE->TV", x_TE, weights["matrix"], preferred_element_type=jnp.float32)
+            logits_TV = jnp.einsum("TE,VE->TV", x_TE, values, preferred_element_type=jnp.float32)
         else:
-            logits_TV = (x_TE @ weights["matrix"]).astype(jnp.float32)
+            logits_TV = (x_TE @ values).astype(jnp.float32)
+        if isinstance(matrix, Int8Matrix):
+            logits_TV = logits_TV * matrix.scales.reshape(1, -1)
         logits_BLV = logits_TV.reshape(*x_BLE.shape[:-1], -1)
         if "bias" in weights:
             logits_BLV = logits_BLV + weights["bias"].reshape(1, 1, -1)
@@ -85,7 +90,7 @@ def vocabulary_logits(config: ModelConfig, embed: Embedding, x_BLD: Array) -> Vo
     else:
         std = config.init_std or 1 / math.sqrt(inputs)
         matrix = OutputMatrix((inputs, config.vocab_size), std, name="output")()
-    weights = {"matrix": matrix.astype(config.dtype)}
+    weights = {"matrix": matrix if isinstance(matrix, Int8Matrix) else matrix.astype(config.dtype)}
     if config.output_bias:
         weights["bias"] = VocabularyBias(config.vocab_size, name="output_bias")()
     scale = config.d_model**-0.5 if config.tie_embeddings and config.scale_logits else 1.0

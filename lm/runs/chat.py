@@ -12,7 +12,6 @@ import numpy as np
 from lm.data.examples.conversations import source_prompt
 from lm.data.tokenizing.chat_template import ChatTemplate, Tools
 from lm.decoding.answers import chat_vocabulary
-from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling, row_keys
 from lm.decoding.text import text_parts
 from lm.errors import UserError
@@ -47,8 +46,7 @@ class ChatSession:
         self._max_new = run.max_new_tokens or max(1, min(LONGEST_ANSWER, longest // 2))
         if not 0 < self._max_new < longest:
             raise UserError(f"--max_new_tokens={self._max_new} is out of range; the model has {longest + 1} positions.")
-        model, params, self._mesh = run.load(1)
-        self._sampler = Sampler(model, params, sampling, chat_vocabulary(self._template), self._max_new)
+        self._sampler, self._mesh = run.sampler(1, sampling, chat_vocabulary(self._template), self._max_new)
         self.reset()
 
     def reset(self) -> None:

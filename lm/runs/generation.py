@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,7 +23,8 @@ from lm.decoding.answers import chat_vocabulary
 from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import output_lines, prefix_of, source_text
 from lm.decoding.loop import Sampler, check_fits
-from lm.decoding.sampling import Sampling, vocabulary_of
+from lm.decoding.sampling import Sampling, Vocabulary, vocabulary_of
+from lm.decoding.speculative import Pair
 from lm.decoding.text import (
     SourceDecoder,
     cut_sources,
@@ -33,7 +36,8 @@ from lm.decoding.text import (
     with_text,
 )
 from lm.errors import UserError
-from lm.models import build_model
+from lm.models import MODELS, build_model
+from lm.models.parameters import with_int8_matrices
 from lm.models.protocol import Model
 from lm.parallel.mesh import make_mesh, on_mesh
 from lm.reporting.progress import counting
@@ -59,6 +63,9 @@ class Generator:
     num_samples: int  # number of samples per text
     seed: int
     batch_size: int | None  # number of texts to generate together; None means the default
+    int8: bool = False  # whether to round matrices to 8 bits
+    draft: str | None = None  # run directory of a small model that drafts tokens for sampling; None means no drafts
+    draft_tokens: int = 4  # number of tokens that are drafted at a time
 
     def load(self, rows: int) -> tuple[Model, Any, Mesh]:
         """Returns the model, its parameters, and the mesh on which the parameters are replicated.
@@ -73,7 +80,43 @@ class Generator:
         mesh = make_mesh(MeshConfig(), jax.local_devices()[: max(rows, 1)])
         options = Options(step="best" if self.step is None else str(self.step), average=self.average)
         params, *_ = read_params(self.directory, config, model, mesh, options)
-        return model, params, mesh
+        if self.int8 and not MODELS[config.model.architecture].int8:
+            problem = f"does not support model.architecture={config.model.architecture}"
+            raise UserError(f"--int8 {problem}; omit it.")
+        return model, jax.jit(with_int8_matrices)(params) if self.int8 else params, mesh
+
+    def sampler(
+        self, rows: int, sampling: Sampling, vocabulary: Vocabulary, max_new_tokens: int
+    ) -> tuple[Sampler, Mesh]:
+        """Returns a sampler and the mesh of `load`. Raises UserError if the draft model does not match the model."""
+        model, params, mesh = self.load(rows)
+        if self.draft is None:
+            return Sampler(model, params, sampling, vocabulary, max_new_tokens), mesh
+        draft = dataclasses.replace(self, directory=self._draft_directory(), step=None, average=1, draft=None)
+        draft = dataclasses.replace(draft, config=draft.directory.load_config())
+        small_model, small_params, _ = draft.load(rows)
+        pair: Any = Pair(model, small_model)
+        both = {"target": params, "draft": small_params}
+        return Sampler(pair, both, sampling, vocabulary, max_new_tokens, self.draft_tokens), mesh
+
+    def _draft_directory(self) -> RunDirectory:
+        """Returns the run directory of the draft model. Raises UserError if it does not match the model."""
+        flag, directory = f"--draft={self.draft}", RunDirectory.existing(Path(self.draft or ""))
+        own, other = self.config, directory.load_config()
+        for config, root in ((own, self.directory.root), (other, directory.root)):
+            if not MODELS[config.model.architecture].rewinds:
+                problem = f"does not support model.architecture={config.model.architecture} ({root})"
+                raise UserError(f"{flag}: speculative decoding {problem}; omit --draft.")
+            if config.model.family != "decoder" or not task_of(config).writes_text:
+                raise UserError(f"{flag}: the model in {root} does not continue texts; both models must be decoders.")
+        if other.model.max_length < own.model.max_length:
+            lengths = f"{other.model.max_length} positions, fewer than the {own.model.max_length}"
+            raise UserError(f"{flag}: its model has {lengths} of {self.directory.root}; name a run that has as many.")
+        both = load_tokenizers(own, self.directory.root), load_tokenizers(other, directory.root)
+        if len({(each.source.fingerprint, each.target.fingerprint) for each in both}) > 1:
+            problem = f"its tokenizer differs from that of {self.directory.root}"
+            raise UserError(f"{flag}: {problem}; train it with the same tokenizer (data.tokenizer.path).")
+        return directory
 
 
 def continue_prompts(
@@ -98,8 +141,7 @@ def continue_prompts(
     check_fits(encoded, max_new_tokens, max_length)
     rows = len(encoded) * run.num_samples
     batch_size = min(rows, run.batch_size or BATCH_SIZE_DEFAULT)
-    model, params, mesh = run.load(batch_size)
-    sampler = Sampler(model, params, sampling, vocabulary, max_new_tokens)
+    sampler, mesh = run.sampler(batch_size, sampling, vocabulary, max_new_tokens)
     with on_mesh(mesh):
         if rows == 1:
             yield prompts[0]

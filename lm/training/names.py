@@ -1,9 +1,9 @@
-"""Derives the properties of a parameter from its name: its kind, block, matrix axes and weight decay.
+"""Derives the properties of a parameter from its name: its kind, block and weight decay.
 
 Optimizers rely on names, never on the number of dimensions: scanned models stack their layers, so a stacked bias has as
 many dimensions as a single matrix. Every model in `lm/models` uses these names:
 
-    .../kernel                           a projection, which is 2-D unless listed in `INPUT_AXES` or `OUTPUT_AXES`
+    .../kernel                           a projection, whose axes `lm.models.parameters.matrix_axes` names
     .../bias, .../scale                  biases, and the scales of norms
     .../lora_a, .../lora_b               the adapter of a projection: (input axes, rank) and (rank, output axes)
     .../embedding                        a table with one row per token (`VOCABULARIES`), position, token type, ...
@@ -22,7 +22,7 @@ from typing import Any
 import jax
 from flax.core import meta
 
-from lm.models.parameters import LAYER_PREFIX, SHARED_NAME, STACK_NAME
+from lm.models.parameters import LAYER_PREFIX, SHARED_NAME, STACK_NAME, VOCABULARIES
 
 Path = tuple[str, ...]
 
@@ -30,12 +30,7 @@ Path = tuple[str, ...]
 # would pull them back to a state in which they have no effect. Among embeddings, decay applies only to those in
 # VOCABULARIES.
 DECAYS = {"kernel": True, "bias": False, "scale": False, "embedding": False, "lora_a": False, "lora_b": False}
-VOCABULARIES = ("token_embedding", "source_embedding")
 STATIC = ("static_embedding",)  # modules whose parameters are never trained
-
-# Modules whose kernels have several input axes, as in (H, K, D), or several output axes, as in (D, H, K).
-INPUT_AXES = {"out": 2}
-OUTPUT_AXES = {"query": 2, "key": 2, "value": 2}
 
 
 def map_with_path(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
@@ -73,14 +68,3 @@ def decayed(path: Path) -> bool:
     """Returns whether weight decay applies to a parameter."""
     assert path[-1] in DECAYS, f"{'/'.join(path)}: add this kind of parameter to DECAYS in lm/training/names.py."
     return DECAYS[path[-1]] or path[-2:] in [(name, "embedding") for name in VOCABULARIES]
-
-
-def matrix_axes(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns the input axes and the output axes of a matrix, counted from the end; any other axes are batch axes.
-
-    A kernel of shape (D, H, K) counts as a D x HK matrix, and one of shape (H, K, D) as an HK x D matrix. The kernels
-    of N stacked layers count as N matrices.
-    """
-    parent = path[-2] if len(path) > 1 else ""
-    inputs, outputs = INPUT_AXES.get(parent, 1), OUTPUT_AXES.get(parent, 1)
-    return tuple(range(-inputs - outputs, -outputs)), tuple(range(-outputs, 0))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.decoding.beam import BeamSettings, Rules, search
+from lm.decoding.beam import BeamSettings, Rules, first_beams, search
 from lm.decoding.sampling import Vocabulary
 from lm.errors import UserError
 
@@ -49,16 +49,17 @@ def log_probability(table_HV, tokens):
 
 
 @functools.partial(jax.jit, static_argnames=("k", "n", "ngram"))
-def run(tables_BHV, rules, k, n, ngram):
+def run(tables_BHV, forced_BT, used_B, rules, k, n, ngram):
     """Searches with a toy model whose cache is the history of a row, so that errors in its reordering show."""
     B = tables_BHV.shape[0]
 
-    def step(tokens_R, position, history_R):
-        history_R = jnp.where(position == 0, 0, history_after(history_R, tokens_R))
+    def step(tokens_R, positions_R, history_R):
+        history_R = jnp.where(positions_R == 0, 0, history_after(history_R, tokens_R))
         logits_BkV = jax.vmap(lambda table, rows: table[rows])(tables_BHV, history_R.reshape(B, k))
         return logits_BkV.reshape(B * k, V), history_R
 
-    return search(step, jnp.take, jnp.zeros(B * k, jnp.int32), rules, TOY, k, n, ngram)
+    beams = first_beams(jnp.zeros(B * k, jnp.int32), forced_BT, used_B, k, n, TOY.pad_id)
+    return search(step, jnp.take, beams, rules, TOY, ngram)
 
 
 def searched(tables_BHV, settings, prefixes=()):
@@ -69,22 +70,16 @@ def searched(tables_BHV, settings, prefixes=()):
     forced_BT = np.full((ROWS, T), -1, np.int32)
     for row, prefix in enumerate(prefixes):
         forced_BT[row, : len(prefix)] = prefix
-    rules = Rules(
-        forced_BT=forced_BT,
-        used_B=np.arange(ROWS) < B,
-        penalties_T=settings.penalties(),
-        min_new_tokens=np.int32(settings.min_new_tokens),
-        exact=np.bool_(settings.exact),
-    )
     padded_BHV = np.concatenate([tables_BHV, np.zeros((ROWS - B, HISTORIES, V), np.float32)])
-    beams = run(padded_BHV, rules, settings.num_beams, settings.num_kept, settings.no_repeat_ngram)
+    used_B, sizes = np.arange(ROWS) < B, (settings.num_beams, settings.num_kept, settings.no_repeat_ngram)
+    beams = run(padded_BHV, forced_BT, used_B, Rules.of(settings), *sizes)
     found = jax.tree.map(np.asarray, beams.finished)
     rows = []
     for tokens_nT, lengths_n, totals_n, scores_n in zip(*dataclasses.astuple(found), strict=True):
         there = np.flatnonzero(scores_n > -np.inf)[: settings.num_hypotheses]
         rows.append([(tokens_nT[i, : lengths_n[i]].tolist(), scores_n[i], totals_n[i]) for i in there])
     assert rows[B:] == [[]] * (ROWS - B)  # rows that only fill up the batch find nothing
-    return rows[:B], int(beams.length)
+    return rows[:B], int(beams.lengths_B.max())
 
 
 def penalty_of(settings, length):

@@ -10,7 +10,9 @@ import pytest
 
 from lm.batch import Batch
 from lm.config import MeshConfig
-from lm.decoding.beam import BeamSettings, Finished, Hypothesis, beam_search, hypotheses, search_model
+from lm.decoding import beam_model, rows
+from lm.decoding.beam import BeamSettings, Finished, Hypothesis
+from lm.decoding.beam_model import beam_search, hypotheses, search_model
 from lm.decoding.inputs import pad_sources, source_bucket
 from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling, Vocabulary, choosable, row_keys
@@ -131,7 +133,7 @@ def test_one_beam_and_sampling_at_temperature_0_are_greedy(small):
     keys_B = row_keys(0, np.arange(4), np.zeros(4))
     prompts = [[VOCABULARY.bos_id]] * 4
     made = Sampler(model, params, Sampling(temperature=0), VOCABULARY, NEW).generate(
-        prompts, keys_B, min_rows=6, sources=SOURCES
+        prompts, keys_B, max_rows=6, sources=SOURCES
     )
     assert made == expected
 
@@ -141,8 +143,35 @@ def test_outputs_do_not_depend_on_the_rest_of_the_batch_or_on_padding(small):
     together = beam_search(model, params, SOURCES, BEAM, VOCABULARY)
     for row in (0, 3):  # a bucket of 8 here, of 16 there
         assert_same(beam_search(model, params, [SOURCES[row]], BEAM, VOCABULARY), together[row : row + 1])
-    padded = beam_search(model, params, SOURCES[:1], BEAM, VOCABULARY, min_rows=4)
+    padded = beam_search(model, params, SOURCES[:1], BEAM, VOCABULARY, max_rows=4)
     assert_same(padded, together[:1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "max_rows"),
+    [
+        (BEAM, 4),
+        pytest.param(dataclasses.replace(BEAM, exact=False, no_repeat_ngram=2), 8, marks=pytest.mark.exhaustive),
+        pytest.param(GREEDY, 1, marks=pytest.mark.exhaustive),
+    ],
+)
+def test_outputs_do_not_change_if_finished_searches_are_replaced_by_waiting_ones(
+    small, settings, max_rows, monkeypatch
+):
+    """More sources than rows, with a cache that grows and shrinks."""
+    model, params = small
+    random, reports = np.random.default_rng(5), []
+    sources = [[*random.integers(3, 14, size), EOS] for size in random.integers(0, 12, 13)]
+    prefixes = [[], [8, 8], [13]] * 4 + [[]]
+    expected = beam_search(model, params, sources, settings, VOCABULARY, prefixes)
+    assert len({len(found[0].tokens) for found in expected}) > 3
+    monkeypatch.setattr(rows, "SMALLEST_CAPACITY", 4)
+    monkeypatch.setattr(beam_model, "MARGIN", 1)
+    found = beam_search(
+        model, params, sources, settings, VOCABULARY, prefixes, max_rows, lambda *each: reports.append(each)
+    )
+    assert_same(found, expected)
+    assert reports[-1] == (13, 13) and reports == sorted(reports)
 
 
 def test_outputs_start_with_prefixes_of_any_length_which_are_scored(small):
@@ -178,7 +207,7 @@ def test_sources_of_one_bucket_and_other_parameters_share_a_program(small):
     compiled = search_model._cache_size()
     other = dataclasses.replace(BEAM, penalty="gnmt", length_penalty=1.0, min_new_tokens=3)
     doubled = jax.tree.map(lambda x: 2 * x, params)
-    beam_search(build_model(model.config), doubled, [[3] * 9, *SOURCES[:2]], other, VOCABULARY, min_rows=4)
+    beam_search(build_model(model.config), doubled, [[3] * 9, *SOURCES[:2]], other, VOCABULARY, max_rows=4)
     assert search_model._cache_size() == compiled
 
 
@@ -186,15 +215,14 @@ def test_sources_of_one_bucket_and_other_parameters_share_a_program(small):
 def test_outputs_on_a_mesh_equal_those_of_one_device(small, monkeypatch):
     model, params = small
     searched = []
-    monkeypatch.setattr(
-        "lm.decoding.beam.search_model", lambda *args: searched.append(search_model(*args)) or searched[-1]
-    )
+    monkeypatch.setattr(beam_model, "search_model", lambda *args: searched.append(search_model(*args)) or searched[-1])
     expected = beam_search(model, params, SOURCES[:3], BEAM, VOCABULARY)
     mesh = make_mesh(MeshConfig(data=2, tensor=2), jax.devices()[:4])
     with on_mesh(mesh):
         sharded = jax.device_put(params, param_shardings(abstract_params(model), mesh))
         assert_same(beam_search(model, sharded, SOURCES[:3], BEAM, VOCABULARY), expected)
-        assert all(each.is_fully_replicated for each in jax.tree.leaves(searched)), "every process can read them"
+        results = [dataclasses.replace(each, cache=None) for each in searched]
+        assert all(each.is_fully_replicated for each in jax.tree.leaves(results)), "every process can read them"
 
 
 def test_sources_are_padded_to_buckets():

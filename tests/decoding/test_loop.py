@@ -10,7 +10,7 @@ import pytest
 
 from lm.batch import Batch
 from lm.config import MeshConfig
-from lm.decoding import loop
+from lm.decoding import loop, rows
 from lm.decoding.loop import Sampler, check_fits
 from lm.decoding.sampling import Sampling, Vocabulary, process_logits, row_keys
 from lm.errors import UserError
@@ -188,7 +188,7 @@ def test_rows_stop_at_their_end_token_while_others_continue(small):
     # Steps end with the last row, and padding follows the end of a row.
     sampler = Sampler(model, params, GREEDY, stopping, NEW)
     state = sampler.advance(sampler.start(PROMPTS[:1], keys(1), min_rows=3), NEW)
-    assert int(state.step) == len(expected[0]) < NEW
+    assert int(state.lengths_B[0]) == len(PROMPTS[0]) - 1 + len(expected[0]) and len(expected[0]) < NEW
     assert np.asarray(state.tokens_BT)[0, len(expected[0]) :].tolist() == [0] * (NEW - len(expected[0]))
 
 
@@ -235,6 +235,22 @@ def test_other_parameters_and_prompts_of_one_bucket_share_the_program(small):
     assert (loop._advance._cache_size(), loop._prefill._cache_size()) == compiled
 
 
+@pytest.mark.parametrize("max_rows", [4, pytest.param(1, marks=pytest.mark.exhaustive)])
+def test_tokens_do_not_change_if_rows_that_ended_are_replaced_by_waiting_ones(small, max_rows, monkeypatch):
+    """More prompts than rows, of different lengths, with a cache that grows and shrinks."""
+    model, params = small
+    random = np.random.default_rng(3)
+    prompts = [[1, *random.integers(3, 32, size)] for size in (0, 14, 3, 1, 9, 2, 0, 7, 2, 11, 1)]
+    stopping = dataclasses.replace(VOCABULARY, eos_id=9, other_stops=(11, 23))
+    sampler = Sampler(model, params, Sampling(temperature=1.2, top_p=0.9, repetition_penalty=1.2), stopping, NEW)
+    expected = sampler.generate(prompts, keys(11))
+    assert len(set(map(len, expected))) > 2
+    monkeypatch.setattr(rows, "SMALLEST_CAPACITY", 16)
+    found = list(sampler.generate_each(prompts, keys(11), max_rows))
+    assert [tokens for _, tokens in sorted(found)] == expected
+    assert max_rows == 1 or [number for number, _ in found] != list(range(11))
+
+
 @pytest.mark.exhaustive
 def test_tokens_on_a_mesh_equal_those_of_one_device():
     model, params = make(**VARIANTS["grouped"])
@@ -247,7 +263,7 @@ def test_tokens_on_a_mesh_equal_those_of_one_device():
         sampler = Sampler(model, sharded, sampling, VOCABULARY, NEW)
         state = sampler.start(prompts, keys(3))
         parts = {each.sharding.shard_shape(each.shape)[-4:] for each in jax.tree.leaves(state.cache.layers)}
-        assert parts == {(1, model.config.num_kv_heads // 2, 32 + NEW, 4)}
+        assert parts == {(1, model.config.num_kv_heads // 2, 32, 4)}
         assert Sampler(model, sharded, sampling, VOCABULARY, NEW).generate(prompts, keys(3)) == expected
         done = sampler.advance(state, NEW)
         assert all(each.is_fully_replicated for each in (done.tokens_BT, done.num_new_B, done.ended_B))

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from lm.config import Config
-from lm.decoding.sampling import Sampling, Vocabulary, choosable, choose, completes_repeat, process_logits, row_keys
+from lm.decoding.sampling import (
+    BLOCK,
+    Sampling,
+    Vocabulary,
+    choosable,
+    choose,
+    completes_repeat,
+    largest,
+    process_logits,
+    row_keys,
+)
 from lm.errors import UserError
 
 
@@ -128,13 +138,33 @@ def test_begin_token_padding_and_entries_beyond_the_vocabulary_are_not_choosable
     assert chosen(size=6, bos_id=2, eos_id=2, pad_id=2, pad_is_special=True) == [0, 1, 2, 3, 4, 5]
 
 
+def test_largest_values_and_their_indices_equal_those_of_top_k():
+    """With ties in and between blocks, with fewer finite values than wanted, and with values that differ by row."""
+    random = np.random.default_rng(0)
+    shift_Bk = random.normal(size=(4, 3)).astype(np.float32)
+
+    def value(x_BMW, rows_BM):
+        return np.take_along_axis(shift_Bk, np.asarray(rows_BM), axis=1)[:, :, None] + x_BMW
+
+    for width, count in ((7 * BLOCK, 3), (6 * BLOCK + 5, 10), (2 * 97, 20), (30, 4)):
+        distinct, tied = random.normal(size=(4, 3, width)), random.integers(0, 4, (4, 3, width))
+        empty = np.where(np.arange(width) % (width // 2) == 1, tied, -np.inf)
+        for x_BkV in map(np.float32, (distinct, tied, empty)):
+            for shift, arguments in ((0, ()), (shift_Bk[:, :, None], (value,))):
+                expected = jax.lax.top_k((x_BkV + shift).reshape(4, -1), count)
+                values_BC, indices_BC = largest(x_BkV, count, *arguments)
+                np.testing.assert_array_equal(values_BC, expected[0])
+                is_finite = np.asarray(values_BC) > -np.inf
+                np.testing.assert_array_equal(np.asarray(indices_BC)[is_finite], np.asarray(expected[1])[is_finite])
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_tokens_that_would_repeat_an_n_gram_are_found_at_every_length(n):
     R, T, V = 40, 7, 4
     tokens_RT = np.random.default_rng(n).integers(0, V, (R, T))
     repeats = jax.jit(completes_repeat, static_argnums=(2, 3))
     for length in range(T + 1):
-        found_RV = np.asarray(repeats(tokens_RT, length, n, V))
+        found_RV = np.asarray(repeats(tokens_RT, np.full(R, length), n, V))
         for row in range(R):
             text = tokens_RT[row, :length].tolist()
             present = {tuple(text[i : i + n]) for i in range(length - n + 1)}
@@ -143,7 +173,7 @@ def test_tokens_that_would_repeat_an_n_gram_are_found_at_every_length(n):
 
 
 def test_n_grams_longer_than_the_output_exclude_nothing():
-    assert not np.asarray(completes_repeat(np.zeros((2, 3), int), 3, 5, 4)).any()
+    assert not np.asarray(completes_repeat(np.zeros((2, 3), int), np.full(2, 3), 5, 4)).any()
 
 
 @pytest.mark.parametrize(

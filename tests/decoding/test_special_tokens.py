@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from lm.decoding.beam import BeamSettings, Rules, beam_search, search
+from lm.decoding.beam import BeamSettings, Rules, first_beams, search
+from lm.decoding.beam_model import beam_search
 from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling, Vocabulary, choosable, row_keys, vocabulary_of
 from lm.decoding.text import SourceDecoder, cut_sources, encode_prompts, encode_sources, with_text
@@ -27,19 +28,19 @@ def tables(seed):
 
 
 @functools.partial(jax.jit, static_argnames=("vocabulary", "k"))
-def run(table, forced_BT, penalties_T, vocabulary, k):
-    def step(tokens_R, position, cache):
+def run(table, forced_BT, rules, vocabulary, k):
+    def step(tokens_R, positions_R, cache):
         return table[tokens_R], cache
 
-    rules = Rules(forced_BT, np.array([True]), penalties_T, np.int32(0), np.bool_(True))
-    return search(step, lambda cache, rows: cache, None, rules, vocabulary, k, k, 0).finished
+    beams = first_beams(None, forced_BT, np.array([True]), k, k, vocabulary.pad_id)
+    return search(step, lambda cache, rows: cache, beams, rules, vocabulary, 0).finished
 
 
 def found(table, vocabulary, k, forced=()):
     forced_BT = np.full((1, T), -1, np.int32)
     forced_BT[0, : len(forced)] = forced
-    penalties_T = BeamSettings(max_new_tokens=T).penalties()
-    result = jax.tree.map(np.asarray, run(table, forced_BT, penalties_T, vocabulary, k))
+    rules = Rules.of(BeamSettings(max_new_tokens=T))
+    result = jax.tree.map(np.asarray, run(table, forced_BT, rules, vocabulary, k))
     lengths = result.lengths_Bn[0]
     scores = result.scores_Bn[0]
     return [(result.tokens_BnT[0, i, : lengths[i]].tolist(), scores[i]) for i in range(k) if scores[i] > -math.inf]

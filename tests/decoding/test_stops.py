@@ -50,7 +50,7 @@ def test_generation_ends_once_each_row_has_a_stop_string(sampler, monkeypatch):
     steps = []
     advance = Sampler.advance
     monkeypatch.setattr(
-        Sampler, "advance", lambda self, state, until: steps.append(until) or advance(self, state, until)
+        Sampler, "advance", lambda self, state, until, *rest: steps.append(until) or advance(self, state, until, *rest)
     )
     whole = whole_texts(sampler)
     steps.clear()

@@ -22,7 +22,8 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from lm.decoding.beam import BeamSettings, beam_search
+from lm.decoding.beam import BeamSettings
+from lm.decoding.beam_model import beam_search
 from lm.decoding.inputs import model_batch, pad_rows
 from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling, choosable, row_keys, vocabulary_of

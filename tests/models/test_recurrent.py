@@ -13,7 +13,8 @@ import pytest
 from benchmarks.recurrent_parity import CASES, TOLERANCE, differences, golden_path
 from lm.batch import Batch, Source
 from lm.config import ModelConfig, ObjectiveConfig
-from lm.decoding.beam import BeamSettings, beam_search
+from lm.decoding.beam import BeamSettings
+from lm.decoding.beam_model import beam_search
 from lm.decoding.sampling import Vocabulary
 from lm.models import build_model
 from lm.models.heads import Classes, TextEmbedding

@@ -5,7 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from lm.training.names import map_with_path, matrix_axes
+from lm.models.parameters import matrix_axes
+from lm.training.names import map_with_path
 from lm.training.optimizers.muon import UPDATE_RMS, scale_by_muon, to_update_rms
 from tests.training.parameter_trees import SMALL, config, random_tree, run_steps, two_sided, unroll
 from tests.trees import flatten

@@ -3,7 +3,8 @@
 import jax
 import pytest
 
-from lm.training.names import decayed, matrix_axes
+from lm.models.parameters import matrix_axes
+from lm.training.names import decayed
 from tests.training.parameter_trees import SMALL, N, boxed, decay_table, letters, two_sided, zeros_tree
 
 

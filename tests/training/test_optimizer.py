@@ -12,8 +12,7 @@ from jax.sharding import PartitionSpec as P
 from lm.config import Config
 from lm.costs import estimate_memory
 from lm.models import build_model
-from lm.models.parameters import count_parameters
-from lm.training.names import matrix_axes
+from lm.models.parameters import count_parameters, matrix_axes
 from lm.training.optimizers import global_norm, make_optimizer
 from tests.training.parameter_trees import (
     LARGE,

@@ -116,7 +116,10 @@ class Attention(nn.Module):
             v_BGSK = write_tokens(cache.values, v_BGSK, context.positions)
             cache = dataclasses.replace(cache, keys=k_BGSK, values=v_BGSK)
         causal = context.causal and cache is None
-        return self._attend(q_BLHK, k_BGSK, v_BGSK, view.mask, context, context.bias, causal), cache
+        # Rows that share their slots are one row with more queries, as in cross-attention.
+        q = q_BLHK.reshape(k_BGSK.shape[0], -1, *q_BLHK.shape[2:])
+        y = self._attend(q, k_BGSK, v_BGSK, view.mask, context, context.bias, causal)
+        return y.reshape(q_BLHK.shape), cache
 
     def _to_source(self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         """Computes cross-attention to the sources, treating rows that share a source as one row with more queries."""

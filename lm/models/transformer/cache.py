@@ -6,6 +6,12 @@ padding have segment 0, so they are masked until a later token with the same pos
 In an encoder-decoder, each layer also caches the keys and values of the source, which are computed once, by the call
 that passes `batch.source`. If there are fewer sources than rows, each source is shared by the same number of
 consecutive rows.
+
+In beam search, k rows share a source, and after each token, a row may continue what another row of the group has
+written. Copying the keys and values of all tokens at each step would take longer than most of the other work. Instead,
+after `repeat_rows(k)`, a group shares its slots: slot s of its row j is entry s * k + j of one array. `owners` contains
+for each row and slot the row of the group whose entry holds the token, so reordering the rows only copies `owners`.
+All rows of a group attend to all entries of the group, as queries of one row do, with a mask of the entries they own.
 """
 
 from __future__ import annotations
@@ -26,8 +32,8 @@ from lm.config import ModelConfig
 class LayerCache:
     """Keys and values of one layer, in the compute dtype. With scanned layers, all arrays have a leading layer axis."""
 
-    keys: Array  # (B, G, S, K)
-    values: Array  # (B, G, S, K)
+    keys: Array  # (B, G, S, K) or, if k rows share their slots, (B / k, G, S * k, K)
+    values: Array  # like the keys
     source_keys: Array | None = None  # (sources, G, source length, K)
     source_values: Array | None = None  # (sources, G, source length, K)
 
@@ -37,38 +43,38 @@ class Cache:
     layers: Any  # one LayerCache with stacked arrays if layers are scanned, otherwise a tuple of N LayerCaches
     segments: Array  # int32 (B, S): the segment of each slot; 0 if the slot holds no token
     source_segments: Array | None = None  # int32 (sources, source length)
+    owners: Array | None = None  # int32 (B, S): the row of the group that holds a slot; None if no slots are shared
 
     def repeat_rows(self, k: int) -> Cache:
         """Returns a cache in which rows i*k to i*k + k - 1 are copies of row i and share its source."""
-        return self._map_rows(lambda x, axis: jnp.repeat(x, k, axis=axis))
+        if k == 1:
+            return self
+        assert self.owners is None, "the rows share their slots already"
+        segments = jnp.repeat(self.segments, k, axis=0)
+        owners = jnp.broadcast_to((jnp.arange(len(segments)) % k)[:, None], segments.shape)
+        layers = self._map_tokens(lambda x: jnp.repeat(x, k, axis=-2))
+        return dataclasses.replace(self, layers=layers, segments=segments, owners=owners)
 
     def take_rows(self, rows_B: Array) -> Cache:
         """Returns a cache whose row i is a copy of the old row `rows_B[i]`. The two rows must have the same source."""
 
-        def take(x: Array, axis: int) -> Array:
-            if axis == 0:
-                return jnp.take(x, rows_B, axis=0, mode="clip")
-            # Merges layers and rows into one axis, because a gather along axis 1 compiles to transposes and copies.
-            indices = (jnp.arange(x.shape[0])[:, None] * x.shape[1] + rows_B[None]).reshape(-1)
-            return jnp.take(x.reshape(-1, *x.shape[2:]), indices, axis=0, mode="clip").reshape(x.shape)
-
-        return self._map_rows(take)
+        assert self.owners is not None, "only rows that share a source may replace one another"
+        segments, owners = (jnp.take(x, rows_B, axis=0, mode="clip") for x in (self.segments, self.owners))
+        return dataclasses.replace(self, segments=segments, owners=owners)
 
     def axes(self) -> Cache:
         """Returns the logical axes of the arrays. Rows are sharded as in batches, and heads as in the parameters."""
         names, pair = ("batch", "kv_heads", "length", "head_dim"), ("batch", "length")
         layers = jax.tree.map(lambda x: ("layers",) * (x.ndim - 4) + names, self.layers)
-        return Cache(layers, pair, None if self.source_segments is None else pair)
+        return Cache(layers, pair, *(None if x is None else pair for x in (self.source_segments, self.owners)))
 
-    def _map_rows(self, change: Callable[[Array, int], Array]) -> Cache:
-        """Applies `change(array, row axis)` to all arrays except those of the source."""
+    def _map_tokens(self, change: Callable[[Array], Array]) -> Any:
+        """Returns the layers with the keys and values of the rows' tokens, but not those of the source, changed."""
 
         def of_layer(layer: LayerCache) -> LayerCache:
-            axis = layer.keys.ndim - 4  # the row axis follows the layer axis, if there is one
-            return dataclasses.replace(layer, keys=change(layer.keys, axis), values=change(layer.values, axis))
+            return dataclasses.replace(layer, keys=change(layer.keys), values=change(layer.values))
 
-        layers = jax.tree.map(of_layer, self.layers, is_leaf=lambda x: isinstance(x, LayerCache))
-        return dataclasses.replace(self, layers=layers, segments=change(self.segments, 0))
+        return jax.tree.map(of_layer, self.layers, is_leaf=lambda x: isinstance(x, LayerCache))
 
 
 def empty_cache(config: ModelConfig, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
@@ -93,5 +99,30 @@ def empty_cache(config: ModelConfig, batch_size: int, capacity: int, source_leng
 
 def write_tokens(cache_BGSK: Array, new_BGLK: Array, positions_BL: Array) -> Array:
     """Writes the L new keys or values of each row to the slots of their positions. Returns the updated array."""
-    rows = jnp.arange(cache_BGSK.shape[0])[:, None]
-    return cache_BGSK.at[rows, :, positions_BL].set(jnp.swapaxes(new_BGLK, 1, 2).astype(cache_BGSK.dtype))
+    k = new_BGLK.shape[0] // cache_BGSK.shape[0]  # the number of rows that share their slots
+    rows_B1 = jnp.arange(new_BGLK.shape[0])[:, None]
+    entries_BL = positions_BL * k + rows_B1 % k
+    return cache_BGSK.at[rows_B1 // k, :, entries_BL].set(jnp.swapaxes(new_BGLK, 1, 2).astype(cache_BGSK.dtype))
+
+
+def mask_of_groups(mask_BLS: Array, owners_BS: Array, k: int) -> Array:
+    """Returns the mask, bool (B / k, k * L, S * k), of the entries that the rows of each group attend to.
+
+    Args:
+        mask_BLS: for the tokens of each row, the slots that they attend to.
+    """
+    B, L, S = mask_BLS.shape
+    owned_BSk = owners_BS[:, :, None] == jnp.arange(k)[None, None]
+    mask = (mask_BLS[:, :, :, None] & owned_BSk[:, None]).reshape(B // k, k * L, S * k)
+    return jax.lax.optimization_barrier(mask)  # otherwise, a CPU would compute the mask again in each layer
+
+
+def bias_of_groups(bias_BHLS: Array, rows: int, k: int) -> Array:
+    """Returns the bias for the entries of `mask_of_groups`, (B / k, H, k * L, S * k).
+
+    Args:
+        bias_BHLS: for the tokens of each row, the bias for each slot; its first dimension is `rows` (B) or 1.
+    """
+    _, H, L, S = bias_BHLS.shape
+    bias_BkHLS = jnp.broadcast_to(bias_BHLS, (rows, H, L, S)).reshape(rows // k, k, H, L, S)
+    return jnp.repeat(jnp.swapaxes(bias_BkHLS, 1, 2).reshape(rows // k, H, k * L, S), k, axis=-1)

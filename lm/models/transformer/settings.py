@@ -97,5 +97,7 @@ TRANSFORMER = Architecture(
     poolings={"encoder": "first"},
     alike_layers=True,
     splits_layers=True,
+    int8=True,
+    rewinds=True,
     tensor_sizes=("num_heads", "num_kv_heads", "d_ff", *TENSOR_SIZES),
 )

@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,7 +16,7 @@ from lm.models.layers import NORM_POSITIONS, Embedding, Norm, projection
 from lm.models.network import RECORD
 from lm.models.transformer.attention import AttentionContext, Memory, View, attention_mask
 from lm.models.transformer.attention_kernels import FUSED, kernel_for_call
-from lm.models.transformer.cache import Cache
+from lm.models.transformer.cache import Cache, bias_of_groups, mask_of_groups
 from lm.models.transformer.positions import RelativeBias, no_rotation, rotary, sinusoidal_positions
 from lm.models.transformer.stack import Stack, distinct_kinds, layer_pattern
 
@@ -64,9 +65,13 @@ class Tower(nn.Module):
             x_BLD = projection(config, "embedding_projection", *widths, axes, use_bias=True)(x_BLD)
         self.sow(RECORD, EMBEDDED, x_BLD)  # recorded only for `token_vectors`
 
-        key_positions_BS, key_segments_BS = positions_BL, segments_BL
+        key_positions_BS, key_segments_BS, owners_BS, group = positions_BL, segments_BL, None, 1
         if cache is not None:
-            key_segments_BS = cache.segments.at[jnp.arange(len(segments_BL))[:, None], positions_BL].set(segments_BL)
+            rows_B1 = jnp.arange(len(segments_BL))[:, None]
+            key_segments_BS = cache.segments.at[rows_B1, positions_BL].set(segments_BL)
+            if cache.owners is not None:
+                group = len(segments_BL) // jax.tree.leaves(cache.layers)[0].shape[-4]
+                owners_BS = cache.owners.at[rows_B1, positions_BL].set(rows_B1 % group)
             key_positions_BS = jnp.broadcast_to(jnp.arange(key_segments_BS.shape[1])[None], key_segments_BS.shape)
         kernel = kernel_for_call(self.kernel, positions_BL.shape[1], cached=cache is not None)
         kinds, views = distinct_kinds(layer_pattern(config)), []
@@ -75,6 +80,8 @@ class Tower(nn.Module):
             if kernel not in FUSED:
                 keys = key_positions_BS, key_segments_BS
                 mask_BLS = attention_mask(positions_BL, segments_BL, *keys, causal=self.causal, window=kind.window)
+                if owners_BS is not None:
+                    mask_BLS = mask_of_groups(mask_BLS, owners_BS, group)
             if config.positions == "rotary" and kind.is_rotary:
                 scaled_by = config if kind.rope_is_scaled else None
                 rotation = rotary(positions_BL, config.head_dim, kind.rotary_theta, scaled_by)
@@ -90,6 +97,8 @@ class Tower(nn.Module):
                 # Positions within a segment are consecutive, so distances may be computed from indices within the row.
                 relative = (np.arange(positions_BL.shape[1])[None],) * 2
             bias_BHLS = RelativeBias(config, self.causal, name="relative_bias")(*relative)
+            if owners_BS is not None:
+                bias_BHLS = bias_of_groups(bias_BHLS, len(positions_BL), group)
         context = AttentionContext(
             positions=positions_BL,
             segments=segments_BL,
@@ -105,4 +114,6 @@ class Tower(nn.Module):
         self.sow(RECORD, LAST_BLOCK, x_BLD)
         if not NORM_POSITIONS[config.norm_position].sums:
             x_BLD = Norm(config, name="final_norm")(x_BLD)
-        return x_BLD, None if cache is None else dataclasses.replace(cache, layers=layers, segments=key_segments_BS)
+        if cache is not None:
+            cache = dataclasses.replace(cache, layers=layers, segments=key_segments_BS, owners=owners_BS)
+        return x_BLD, cache

@@ -11,7 +11,8 @@ import optax
 from flax.core import meta
 
 from lm.batch import Array
-from lm.training.names import Path, block_of, map_with_path, matrix_axes
+from lm.models.parameters import matrix_axes
+from lm.training.names import Path, block_of, map_with_path
 
 FACTORED_EPSILON = 1e-30  # Shazeer and Stern's epsilon_1, added to squared gradients
 MIN_FACTORED_SIZE = 128  # as in T5 and optax; factoring a smaller matrix would save hardly any memory

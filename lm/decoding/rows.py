@@ -1,0 +1,132 @@
+"""Continuous batching: rows of a batch that have ended are replaced by waiting ones (Yu 2022, Orca).
+
+A step costs as much for a row that has ended as for any other. If a batch ran until its last row ended, many steps
+would be wasted, because outputs have different lengths. Here, a batch has a fixed number of rows. Whenever enough of
+them have ended, as many waiting inputs are prefilled together and take their places in the cache, while the other rows
+keep theirs. Rows do not affect each other, so the outputs are those of every other schedule.
+
+The capacity of the cache follows the longest row, in powers of two, since attention reads all slots. There is one
+compiled program for each capacity.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.batch import Array, Batch
+from lm.decoding.inputs import rows_for_mesh, source_bucket
+from lm.models.protocol import Model
+from lm.parallel.mesh import place_cache
+
+SMALLEST_CAPACITY = 32  # tokens; a smaller cache would hardly save time
+SMALLEST_SOURCE_CAPACITY = 64
+MARGIN = 8  # tokens; a capacity that rows would exceed sooner than this is not worth shrinking to
+PARTS = 4  # waiting inputs are admitted when a row in PARTS is free
+
+T = TypeVar("T")
+
+
+class Engine(Protocol):
+    """A batch whose rows decode inputs, which are numbered."""
+
+    def admit(self, rows: Sequence[int], inputs: Sequence[int]) -> None:
+        """Starts to decode inputs in rows that are free."""
+
+    def run(self, min_alive: int) -> np.ndarray:
+        """Decodes until at most `min_alive` rows are alive. Returns whether each row is alive, bool (B,)."""
+
+    def finish(self, row: int, number: int) -> None:
+        """Keeps the output of an input whose row has ended."""
+
+
+def run_all(engine: Engine, order: Sequence[int], rows: int, group: int) -> Iterator[list[int]]:
+    """Decodes inputs in the given order, and yields the numbers of inputs whose outputs are complete.
+
+    Args:
+        rows: number of rows of the engine.
+        group: number of inputs that are admitted together.
+    """
+    waiting, decoded = deque(order), dict[int, int]()
+    while waiting or decoded:
+        free = [row for row in range(rows) if row not in decoded]
+        while waiting and len(free) >= (count := min(group, len(waiting))):
+            numbers = [waiting.popleft() for _ in range(count)]
+            engine.admit(free[:count], numbers)
+            decoded |= zip(free, numbers, strict=False)
+            free = free[count:]
+        alive_B = engine.run(rows - min(group, len(waiting)) if waiting else 0)
+        ended = [row for row in decoded if not alive_B[row]]
+        for row in ended:
+            engine.finish(row, decoded[row])
+        yield [decoded.pop(row) for row in ended]
+
+
+def sizes(count: int, max_rows: int) -> tuple[int, int]:
+    """Returns the number of rows for `count` inputs, and the number of inputs that are admitted together."""
+    rows = rows_for_mesh(max_rows)
+    return rows, rows if count <= rows else rows_for_mesh(max(rows // PARTS, 1))
+
+
+def capacity_for(length: int, longest: int) -> int:
+    """Returns the capacity, at most `longest`, of a cache for rows of `length` tokens: a power of two."""
+    return min(max(SMALLEST_CAPACITY, 1 << (length - 1).bit_length()), longest)
+
+
+def source_capacity_for(length: int, present: int) -> int:
+    """Returns the capacity for sources of `length` tokens. It shrinks from the present one only to half or less."""
+    wanted = max(source_bucket(length), SMALLEST_SOURCE_CAPACITY)
+    return wanted if 2 * wanted <= present else present
+
+
+@functools.partial(jax.jit, static_argnames=("model", "rows", "capacity", "source_capacity", "num_beams"))
+def empty_rows(model: Model, rows: int, capacity: int, source_capacity: int, num_beams: int = 1) -> Any:
+    """Returns an empty cache. Consecutive rows of the cache, `num_beams` of them, share a row of the batch."""
+    return place_cache(model.empty_cache(rows, capacity, source_capacity).repeat_rows(num_beams))
+
+
+def prefill(model: Model, params: Any, batch: Batch, capacity: int, num_beams: int = 1) -> Any:
+    """Returns a cache with the tokens of the batch. The compiler removes the unused output layer."""
+    source_length = 0 if batch.source is None else batch.source.tokens.shape[1]
+    cache = model.empty_cache(batch.shape[0], capacity, source_length)
+    cache = model.apply({"params": params}, batch, train=False, cache=cache).cache
+    return place_cache(cache.repeat_rows(num_beams))
+
+
+def insert(cache: Any, new: Any, rows_F: Array) -> Any:
+    """Replaces rows of a cache by those of a cache with F rows, which may have a smaller capacity.
+
+    A row that does not exist (rows_F[i] = B) is dropped.
+    """
+
+    def put(x: Array, new: Array, axes: tuple[str, ...]) -> Array:
+        axis = axes.index("batch")
+        copies = new.shape[axis] // rows_F.shape[0]  # the number of rows in the cache for each row of the batch
+        rows = (rows_F[:, None] * copies + jnp.arange(copies)[None]).reshape(-1)
+        padding = [(0, 0 if d == axis else size - new.shape[d]) for d, size in enumerate(x.shape)]
+        return x.at[(*(slice(None),) * axis, rows)].set(jnp.pad(new, padding), mode="drop")
+
+    return place_cache(jax.tree.map(put, cache, new, cache.axes()))
+
+
+def insert_state(state: T, new: T, rows_F: Array) -> T:
+    """Replaces rows of arrays whose first axis is the row, like `insert`."""
+    return jax.tree.map(lambda x, new: x.at[rows_F].set(new, mode="drop"), state, new)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "rows", "capacity", "source_capacity", "num_beams"))
+def resized(model: Model, cache: Any, rows: int, capacity: int, source_capacity: int, num_beams: int = 1) -> Any:
+    """Returns a cache with another capacity. Slots that do not fit in it must be empty."""
+    arguments = rows, capacity, source_capacity, num_beams
+
+    def fit(x: Array, wanted: Any) -> Array:
+        x = x[tuple(map(slice, wanted.shape))]
+        return jnp.pad(x, [(0, new - old) for new, old in zip(wanted.shape, x.shape, strict=True)])
+
+    return place_cache(jax.tree.map(fit, cache, jax.eval_shape(functools.partial(empty_rows, model, *arguments))))
