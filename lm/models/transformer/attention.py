@@ -8,6 +8,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lm.batch import Array, same_segment
 from lm.config import ModelConfig
@@ -16,6 +17,8 @@ from lm.models.network import RECORD, SOURCE_WEIGHTS
 from lm.models.transformer import attention_kernels
 from lm.models.transformer.cache import LayerCache, write_tokens
 from lm.models.transformer.positions import Rotation, rotate
+from lm.models.transformer.remat import ATTENTION_INPUTS, ATTENTION_OUTPUT
+from lm.models.transformer.scores import Scores
 
 WithCache = tuple[Array, LayerCache | None]  # the output of a layer and the layer's updated cache
 
@@ -42,7 +45,9 @@ class Memory:
     """The output of the encoder, for cross-attention."""
 
     x: Array | None  # (sources, S, D); None if the cache already holds the keys and values of the sources
-    mask: Array  # bool (B, L, S)
+    segments: Array  # int32 (B, S)
+    mask: Array | None  # bool (B, L, S) for the xla kernel; None for fused kernels
+    kernel: str = flax.struct.field(pytree_node=False)  # xla, cudnn or splash; always xla if there is a cache
 
 
 @flax.struct.dataclass
@@ -63,10 +68,11 @@ class AttentionContext:
     positions: Array  # int32 (B, L): the positions of the queries
     segments: Array  # int32 (B, L): the segments of the queries
     views: tuple[View, ...]  # one view for each kind of layer
-    kernel: str = flax.struct.field(pytree_node=False)  # xla, cudnn or splash; always xla if there is a cache
-    window: int = flax.struct.field(pytree_node=False)  # the window of all layers, used only by fused kernels
+    kernel: str = flax.struct.field(pytree_node=False)  # for self-attention; always xla if there is a cache
+    causal: bool = flax.struct.field(pytree_node=False)  # used only by fused kernels, as is the window of all layers
+    window: int = flax.struct.field(pytree_node=False)
     train: bool = flax.struct.field(pytree_node=False)
-    bias: Array | None = None  # float32 (1 or B, H, L, S), added to the scores
+    bias: Array | None = None  # float32 (1 or B, H, L, S), added to the scores; (H, 2 L - 1) for splash
     memory: Memory | None = None
 
     def of_kind(self, number: Array | int) -> AttentionContext:
@@ -97,16 +103,19 @@ class Attention(nn.Module):
         y_BLHK, cache = attend(q_BLHK, x_BLD, context, cache)
         y_BLHK = nn.with_logical_constraint(y_BLHK, ("batch", "length", "heads", "head_dim"))
         heads, axes = (config.num_heads, config.head_dim), ("heads", "head_dim", "embed")
-        return projection(config, "out", heads, (config.d_model,), axes, residual_scale(config))(y_BLHK), cache
+        y_BLD = projection(config, "out", heads, (config.d_model,), axes, residual_scale(config))(y_BLHK)
+        return checkpoint_name(y_BLD, ATTENTION_INPUTS), cache
 
     def _to_row(self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         config, (view,) = self.config, context.views
         k_BLGK, v_BLGK = self._keys_and_values(x_BLD)
         if view.rotation is not None:
             q_BLHK, k_BLGK = (rotate(x, view.rotation, config.rotary_interleaved) for x in (q_BLHK, k_BLGK))
+        q_BLHK, k_BLGK, v_BLGK = (checkpoint_name(x, ATTENTION_INPUTS) for x in (q_BLHK, k_BLGK, v_BLGK))
         if context.kernel != "xla":
-            fused = attention_kernels.FUSED[context.kernel]
-            return fused(q_BLHK, k_BLGK, v_BLGK, context.segments, context.window, *self._score_settings()), cache
+            scores = Scores(context.causal, context.window, *self._score_settings())
+            segments, fused = (context.segments, context.segments), attention_kernels.FUSED[context.kernel]
+            return fused(q_BLHK, k_BLGK, v_BLGK, *segments, scores, context.bias), cache
         k_BGSK, v_BGSK = jnp.swapaxes(k_BLGK, 1, 2), jnp.swapaxes(v_BLGK, 1, 2)
         if cache is not None:
             k_BGSK = write_tokens(cache.keys, k_BGSK, context.positions)
@@ -122,12 +131,18 @@ class Attention(nn.Module):
         k_BGSK: Array
         v_BGSK: Array
         if memory.x is not None:
-            k_BGSK, v_BGSK = (jnp.swapaxes(x, 1, 2) for x in self._keys_and_values(memory.x))
+            k_BSGK, v_BSGK = (checkpoint_name(x, ATTENTION_INPUTS) for x in self._keys_and_values(memory.x))
+            q_BLHK = checkpoint_name(q_BLHK, ATTENTION_INPUTS)
+            if memory.kernel != "xla":
+                segments, fused = (context.segments, memory.segments), attention_kernels.FUSED[memory.kernel]
+                return fused(q_BLHK, k_BSGK, v_BSGK, *segments, Scores(False, 0, *self._score_settings())), cache
+            k_BGSK, v_BGSK = (jnp.swapaxes(x, 1, 2) for x in (k_BSGK, v_BSGK))
             if cache is not None:
                 cache = dataclasses.replace(cache, source_keys=k_BGSK, source_values=v_BGSK)
         else:
             assert cache is not None and cache.source_keys is not None
             k_BGSK, v_BGSK = cache.source_keys, cache.source_values
+        assert memory.mask is not None
         sources, length = k_BGSK.shape[0], B // k_BGSK.shape[0] * L
         q, mask = q_BLHK.reshape(sources, length, H, K), memory.mask.reshape(sources, length, -1)
         dropout, settings = self._dropout(context), self._score_settings()
@@ -182,7 +197,7 @@ def dot_product_attention(
         weights_BGRLS = dropout(weights_BGRLS)
     y_BGRLK = jnp.einsum("BGRLS,BGSK->BGRLK", weights_BGRLS, v_BGSK)
     B, L, H, K = q_BLHK.shape
-    return jnp.swapaxes(y_BGRLK.reshape(B, H, L, K), 1, 2)
+    return checkpoint_name(jnp.swapaxes(y_BGRLK.reshape(B, H, L, K), 1, 2), ATTENTION_OUTPUT)
 
 
 def attention_weights(

@@ -68,7 +68,8 @@ class Tower(nn.Module):
         if cache is not None:
             key_segments_BS = cache.segments.at[jnp.arange(len(segments_BL))[:, None], positions_BL].set(segments_BL)
             key_positions_BS = jnp.broadcast_to(jnp.arange(key_segments_BS.shape[1])[None], key_segments_BS.shape)
-        kernel = kernel_for_call(self.kernel, positions_BL.shape[1], cached=cache is not None)
+        length, relative = positions_BL.shape[1], config.positions == "relative"
+        kernel = kernel_for_call(self.kernel, length, length, cached=cache is not None, relative=relative)
         kinds, views = distinct_kinds(layer_pattern(config)), []
         for kind in kinds:
             mask_BLS = rotation = skips = None
@@ -84,17 +85,22 @@ class Tower(nn.Module):
                 skips = jnp.asarray(not kind.has_first_norm)
             views.append(View(mask_BLS, rotation, skips))
         bias_BHLS = None
-        if config.positions == "relative":
-            relative = positions_BL, key_positions_BS
-            if cache is None:
+        if relative:
+            indices = positions_BL, key_positions_BS
+            if kernel == "splash":  # needs the bias of each distance only once
+                indices = np.arange(1 - length, length)[None], np.zeros((1, 1), np.int32)
+            elif cache is None:
                 # Positions within a segment are consecutive, so distances may be computed from indices within the row.
-                relative = (np.arange(positions_BL.shape[1])[None],) * 2
-            bias_BHLS = RelativeBias(config, self.causal, name="relative_bias")(*relative)
+                indices = (np.arange(length)[None],) * 2
+            bias_BHLS = RelativeBias(config, self.causal, name="relative_bias")(*indices)
+            if kernel == "splash":
+                bias_BHLS = bias_BHLS[0, :, :, 0]
         context = AttentionContext(
             positions=positions_BL,
             segments=segments_BL,
             views=tuple(views),
             kernel=kernel,
+            causal=self.causal,
             window=kinds[0].window,
             train=train,
             bias=bias_BHLS,
