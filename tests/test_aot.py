@@ -13,7 +13,8 @@ from lm.errors import UserError
 from lm.models import build_model
 from lm.tasks import task_of
 from lm.training import compiled_cost
-from lm.training.compiled_cost import COLLECTIVES, compile_for, count_collectives, table
+from lm.training.compiled_cost import compile_for, count_collectives, table
+from lm.training.program import COLLECTIVES
 
 ONE = {"data": 1, "fsdp": 1, "tensor": 1}
 
@@ -68,7 +69,7 @@ def refuse(*args):
 
 
 def test_estimate_includes_the_head_of_the_task(monkeypatch):
-    monkeypatch.setattr(compiled_cost, "compile_train_step", refuse)
+    monkeypatch.setattr(compiled_cost, "trace_train_step", refuse)
     values = small(family="encoder")
     values.data.train = {"mine": source(kind="tsv", path="mine.tsv", label_field="label")}
     values.data.labels = tuple(f"label {i}" for i in range(1000))
@@ -82,7 +83,7 @@ def test_estimate_includes_the_head_of_the_task(monkeypatch):
 
 
 def test_out_of_memory_in_the_compiler_becomes_a_verdict(monkeypatch):
-    monkeypatch.setattr(compiled_cost, "compile_train_step", refuse)
+    monkeypatch.setattr(compiled_cost, "trace_train_step", refuse)
     report = compile_for(Config.from_dict(small().to_dict()), jax.devices()[:1], "cpu")
     assert report.fits is False
     assert "does not fit (Used 20.1G of 15.75G hbm)" in table(report)

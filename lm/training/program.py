@@ -1,0 +1,119 @@
+"""Examines the text of a program before and after XLA compiles it: products, kernels, collectives, large arrays."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
+ARRAY = re.compile(rf"\b({'|'.join(SIZES)})\[([\d,]*)\]")
+COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][a-z\d\-]*)\((.*)$")
+CALLED = re.compile(r"\b(?:body|condition|calls|to_apply|branch_computations|called_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)")
+TRIPS = re.compile(r'"known_trip_count":\s*\{"n":\s*"(\d+)"')
+PRODUCT = re.compile(r"stablehlo\.dot_general .*: \(tensor<([\w]*)>, tensor<([\w]*)>\)")
+KERNEL = re.compile(r'custom_call_target="(?:__cudnn\$(\w+)|tpu_custom_call|__gpu\$xla\.gpu\.triton)"')
+KERNEL_NAME = re.compile(r'op_name="[^"]*?(\w+)(?:/pallas_call|\.\d+)?"')
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """An instruction of a compiled program and how many times a step executes it."""
+
+    type: str  # of the result
+    operation: str
+    rest: str  # operands and attributes
+    executions: int
+
+    @property
+    def arrays(self) -> list[int]:
+        """The sizes of all arrays in the result, in bytes."""
+        return [SIZES[dtype] * math.prod(dimensions) for dtype, dimensions in shapes(self.type)]
+
+
+def shapes(text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields the type and the dimensions of each array that a text mentions."""
+    for dtype, dimensions in ARRAY.findall(text):
+        yield dtype, tuple(int(size) for size in dimensions.split(",") if size)
+
+
+def instructions(program: str) -> list[Instruction]:
+    """Returns the instructions of a compiled program. Bodies of loops count as often as the loop repeats them."""
+    bodies: dict[str, list[tuple[str, str, str]]] = {}
+    entry = name = ""
+    for line in program.splitlines():
+        if found := COMPUTATION.match(line):
+            name = found[1]
+            bodies[name] = []
+            entry = name if line.startswith("ENTRY") else entry
+        elif (found := INSTRUCTION.match(line)) and name:
+            bodies[name].append((found[1], found[2], found[3]))
+    executions: Counter[str] = Counter({entry: 1})
+    # A computation stands before its callers, so the reverse order meets all callers of a computation first.
+    for name in reversed(bodies):
+        for _, operation, rest in bodies[name]:
+            trips = TRIPS.search(rest) if operation == "while" else None
+            for names in CALLED.findall(rest):
+                for called in names.replace("%", "").split(", "):
+                    executions[called] += executions[name] * (int(trips[1]) if trips else 1)
+    return [Instruction(*each, executions[name]) for name, body in bodies.items() for each in body]
+
+
+def float32_products(lowered: str) -> list[str]:
+    """Returns the types of the operands of each matrix product of two float32 arrays, in StableHLO."""
+    return [f"{a}, {b}" for a, b in PRODUCT.findall(lowered) if a.endswith("f32") and b.endswith("f32")]
+
+
+def kernel_calls(program: list[Instruction]) -> dict[str, int]:
+    """Returns how often a step calls each kernel of cuDNN and Pallas."""
+    calls: Counter[str] = Counter()
+    for each in program:
+        if each.operation == "custom-call" and (kernel := KERNEL.search(each.rest)):
+            named = KERNEL_NAME.search(each.rest)
+            calls[kernel[1] or (named[1] if named else "pallas")] += each.executions
+    return dict(calls)
+
+
+def collective_bytes(program: list[Instruction]) -> dict[str, int]:
+    """Returns how many bytes each kind of collective handles per step and device: the larger of input and output."""
+    total = dict.fromkeys(COLLECTIVES, 0)
+    for each in program:
+        name = each.operation.removesuffix("-start")
+        if name not in total:
+            continue
+        size = sum(each.arrays)
+        if name == "all-gather" and each.operation != name:  # the type of a start also has the inputs
+            size -= size // (1 + _group_size(each.rest))
+        if name == "collective-permute" and each.operation != name:
+            size //= 2
+        if name == "reduce-scatter":
+            size *= _group_size(each.rest)
+        total[name] += size * each.executions
+    return total
+
+
+def _group_size(attributes: str) -> int:
+    """Returns the number of devices that take part in a collective together."""
+    if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes):
+        return int(found[2])
+    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return found[1].count(",") + 1
+    return 1
+
+
+def arrays_like_scores(program: list[Instruction], rows: int, heads: int, lengths: tuple[int, int]) -> set[str]:
+    """Returns the types of arrays with an axis of L queries, one of S keys, and at least B L S H elements."""
+    queries, keys = lengths
+    found = set()
+    for each in program:
+        for dtype, dimensions in shapes(each.type):
+            rest = list(dimensions)
+            if queries in rest:
+                rest.remove(queries)
+                if keys in rest and math.prod(dimensions) >= rows * heads * queries * keys:
+                    found.add(f"{dtype}{list(dimensions)}")
+    return found
