@@ -13,7 +13,6 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import jax
 from absl import app, flags
 
-from benchmarks.aot_cases import FULLY_SHARDED, LENGTH, MODELS, ROWS, TARGETS, compile_case, config_of, standard_error
+from benchmarks.aot_cases import FULLY_SHARDED, LENGTH, MODELS, TARGETS, compile_case, config_of
 from benchmarks.step_flops import work_of
 from lm.models import build_model
 from lm.models.transformer.remat import REMAT_POLICIES
@@ -34,7 +33,11 @@ from lm.training.state import abstract_state
 from lm.training.step import trace_train_step
 
 RESULTS = Path(__file__).parents[1] / "results"
-PACKAGES = {"libtpu": ("libtpu",), "CUDA plug-in": ("jax-cuda13-plugin", "jax-cuda13-pjrt"), "cuDNN": ("nvidia-cudnn-cu13",)}
+PACKAGES = {
+    "libtpu": ("libtpu",),
+    "CUDA plug-in": ("jax-cuda13-plugin", "jax-cuda13-pjrt"),
+    "cuDNN": ("nvidia-cudnn-cu13",),
+}
 REMAT_TARGETS = {"v5p": "decoder 124 M", "h100": "decoder 124 M"}  # one device, so that any policy fits
 
 FLAGS = flags.FLAGS
@@ -115,7 +118,16 @@ def markdown(found: dict[str, Any]) -> str:
     lines += [INTRODUCTION.format(length=LENGTH).strip(), ""]
     lines += [f"- {name}: {text}" for name, text in found["packages"].items()]
     lines += ["", "## Programs", "", PROGRAMS.strip(), ""]
-    header = ["model", "chips", "state", "temporaries", "of GiB", "fused kernels: calls per step", "all-gather", "gradients"]
+    header = [
+        "model",
+        "chips",
+        "state",
+        "temporaries",
+        "of GiB",
+        "fused kernels: calls per step",
+        "all-gather",
+        "gradients",
+    ]
     lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for key, each in found["programs"].items():
         name, target = key.split(" @ ")

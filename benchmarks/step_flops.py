@@ -36,7 +36,9 @@ def work_of(jaxpr: Any) -> Work:
             size = math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
             total += Work(products=2.0 * size)
         elif name == "pallas_call":
-            total += Work(forward_kernels=int("fwd" in _kernel_name(parameters) or "forward" in _kernel_name(parameters)))
+            total += Work(
+                forward_kernels=int("fwd" in _kernel_name(parameters) or "forward" in _kernel_name(parameters))
+            )
         elif name == CUDNN:
             total += Work(forward_kernels=1)
         elif name == "cond":

@@ -8,8 +8,8 @@ TPU topologies have names such as v4:2x2x4, v5e:8x8, v5p:4x4x4, v6e:4x4 and tpu7
 slices that are connected by the data-centre network. The topology of NVIDIA GPUs has the form cuda:HOSTSxGPUS, e.g.
 cuda:2x8. To compile for a GPU, first run `pip install -r requirements-cuda.txt`, then pass --gpu_target=h100 (or a100,
 h200), or the path of XLA's text description of another chip (xla/backends/gpu/target_config/specs/*.txtpb). No data is
-read, so the config must set model.vocab_size. The exit status is 1 if the step does not fit in the memory of the chip, and 0
-otherwise.
+read, so the config must set model.vocab_size. The exit status is 1 if the step does not fit in the memory of the chip,
+and 0 otherwise.
 """
 
 from __future__ import annotations

@@ -44,7 +44,9 @@ class GpuTarget:
         }
         fields = "\n".join(f"  {name}: {value}" for name, value in info.items())
         capability = f"cuda_compute_capability {{ major: {self.capability} }}"
-        rest = f'platform_name: "CUDA"\ndnn_version_info {{ major: 9 minor: 10 }}\ndevice_description_str: "{self.name}"'
+        rest = (
+            f'platform_name: "CUDA"\ndnn_version_info {{ major: 9 minor: 10 }}\ndevice_description_str: "{self.name}"'
+        )
         return f"gpu_device_info {{\n{fields}\n  {capability}\n}}\n{rest}\n"
 
 

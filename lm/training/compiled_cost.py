@@ -18,7 +18,6 @@ from lm.parallel.mesh import check_divisible, make_mesh, on_mesh
 from lm.tasks import task_of
 from lm.training.multipliers import learning_rate_multipliers
 from lm.training.optimizers import make_optimizer
-from lm.training.state import abstract_state
 from lm.training.program import (
     COLLECTIVES,
     arrays_like_scores,
@@ -27,6 +26,7 @@ from lm.training.program import (
     instructions,
     kernel_calls,
 )
+from lm.training.state import abstract_state
 from lm.training.step import trace_train_step
 
 GIB = 2**30

@@ -13,7 +13,9 @@ SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "
 ARRAY = re.compile(rf"\b({'|'.join(SIZES)})\[([\d,]*)\]")
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][a-z\d\-]*)\((.*)$")
-CALLED = re.compile(r"\b(?:body|condition|calls|to_apply|branch_computations|called_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)")
+CALLED = re.compile(
+    r"\b(?:body|condition|calls|to_apply|branch_computations|called_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)"
+)
 TRIPS = re.compile(r'"known_trip_count":\s*\{"n":\s*"(\d+)"')
 PRODUCT = re.compile(r"stablehlo\.dot_general .*: \(tensor<([\w]*)>, tensor<([\w]*)>\)")
 KERNEL = re.compile(r'custom_call_target="(?:__cudnn\$(\w+)|tpu_custom_call|__gpu\$xla\.gpu\.triton)"')

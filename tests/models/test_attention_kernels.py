@@ -95,7 +95,9 @@ def test_cross_attention_to_packed_sources_matches_our_attention(kernel, without
     actual = values_and_gradients(lambda q, k, v: fused(q, k, v, segments, sources, Scores()), (q, k, v), segments)
     mask = same_segment(segments, sources)
     expected = values_and_gradients(
-        lambda q, k, v: dot_product_attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), mask), (q, k, v), segments
+        lambda q, k, v: dot_product_attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), mask),
+        (q, k, v),
+        segments,
     )
     assert_same(actual, expected)
 
@@ -130,14 +132,13 @@ def without_cudnn(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "window", "scale", "causal"), [(4, 2, 0, 0.0, True), (4, 1, 9, 0.7, True), (4, 2, 0, 0.0, False)]
+    ("heads", "kv_heads", "window", "scale", "causal"),
+    [(4, 2, 0, 0.0, True), (4, 1, 9, 0.7, True), (4, 2, 0, 0.0, False)],
 )
 def test_cudnn_arguments_match_our_attention(heads, kv_heads, window, scale, causal, without_cudnn):
     segments, positions = packed_rows()
     inputs, scores = query_key_value(heads, kv_heads), Scores(causal, window, scale)
-    actual = values_and_gradients(
-        lambda q, k, v: cudnn(q, k, v, segments, segments, scores), inputs, segments
-    )
+    actual = values_and_gradients(lambda q, k, v: cudnn(q, k, v, segments, segments, scores), inputs, segments)
     expected = values_and_gradients(
         lambda q, k, v: ours(q, k, v, segments, positions, window, causal, scale=scale), inputs, segments
     )
@@ -227,7 +228,11 @@ def test_auto_chooses_the_fused_kernel_where_possible():
         ("tpu", {"attention": "splash", "max_length": 200}, "max_length"),
         ("tpu", {"attention": "splash", "attention_dropout": 0.1}, "dropout"),
         ("tpu", {"attention": "splash", "global_every": 3}, "global_every"),
-        ("tpu", {"attention": "splash", "positions": "relative", "attention_softcap": 9.0}, "does not cap biased scores"),
+        (
+            "tpu",
+            {"attention": "splash", "positions": "relative", "attention_softcap": 9.0},
+            "does not cap biased scores",
+        ),
         ("tpu", {"attention": "splash", "positions": "relative", "max_length": 16384}, "only up to 8192 tokens"),
         ("gpu", {"attention": "cudnn", "dtype": "bfloat16", "family": "encoder"}, "windows only in a decoder"),
     ],

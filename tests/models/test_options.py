@@ -17,11 +17,11 @@ from lm.errors import UserError
 from lm.models import build_model
 from lm.models.layers import ACTIVATIONS, NORM_POSITIONS, Norm
 from lm.models.parameters import unstack_layers
-from lm.models.transformer.scores import Scores
-from lm.models.transformer.splash_attention import splash
 from lm.models.transformer.attention import dot_product_attention
 from lm.models.transformer.positions import rotary, sinusoidal_positions
 from lm.models.transformer.rope_scaling import ROPE_SCALINGS
+from lm.models.transformer.scores import Scores
+from lm.models.transformer.splash_attention import splash
 from lm.models.transformer.stack import layer_pattern
 from lm.models.transformer.wiring import shifted_right
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings

@@ -54,7 +54,9 @@ def _obstacle(kernel: str, config: ModelConfig, platform: str) -> str:
     if config.attention_dropout > 0:
         return f"does not support dropout, but config.model.attention_dropout is {config.attention_dropout}"
     if config.attention_softcap and (kernel == "cudnn" or relative):
-        return f"does not cap {'biased ' * relative}scores; config.model.attention_softcap is {config.attention_softcap}"
+        return (
+            f"does not cap {'biased ' * relative}scores; config.model.attention_softcap is {config.attention_softcap}"
+        )
     if kernel == "splash":
         if config.family == "encoder_decoder":
             return ""  # the lengths of source and target may differ; see `kernel_for_call`

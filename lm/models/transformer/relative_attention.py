@@ -1,9 +1,9 @@
 """Flash attention with T5's relative position bias for TPUs, as Pallas kernels.
 
-JAX's splash attention has no bias, and tokamax has none on TPUs. JAX's older TPU kernel reads a dense (B, H, L, S) bias.
-T5's bias depends only on the distance between query and key, so these kernels read one value per head and distance.
-They expand a tile of the bias in vector memory once for all rows of the batch. No (L, S) array ever exists in the
-device's main memory, not even for the gradient of the bias.
+JAX's splash attention has no bias, and tokamax has none on TPUs. JAX's older TPU kernel reads a dense (B, H, L, S)
+bias. T5's bias depends only on the distance between query and key, so these kernels read one value per head and
+distance. They expand a tile of the bias in vector memory once for all rows of the batch. No (L, S) array ever exists in
+the device's main memory, not even for the gradient of the bias.
 
 Scores are computed transposed, (keys, queries), because the maximum, the sum and the log-sum-exp of each query are then
 row vectors. The algorithm is that of FlashAttention-2 (Dao 2023): blocks of queries in the forward pass, blocks of
@@ -285,7 +285,9 @@ def _forward(q: Array, k: Array, v: Array, windows: Array, queries: Array, keys:
     scratch = (strip, (1, block), (1, block), (size, block))
     inputs = (q, k, v, windows, queries, keys)
     # The names let a rematerialisation policy keep both arrays, so that the backward pass does not run this kernel.
-    y, logsumexp = (checkpoint_name(x, ATTENTION_OUTPUT) for x in _call(_forward_kernel, shape, inputs, True, "ql", scratch))
+    y, logsumexp = (
+        checkpoint_name(x, ATTENTION_OUTPUT) for x in _call(_forward_kernel, shape, inputs, True, "ql", scratch)
+    )
     return y, (*inputs, y, logsumexp)
 
 
