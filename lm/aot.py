@@ -26,8 +26,8 @@ from jax.experimental import topologies
 
 from lm.config import command
 from lm.errors import UserError
-from lm.gpu_targets import GPU_TARGETS
 from lm.training.compiled_cost import compile_for, table
+from lm.training.gpu_targets import GPU_TARGETS
 
 
 def main() -> int:
