@@ -68,6 +68,7 @@ def config_of(name: str, devices: int, **model: Any) -> Config:
     values.model.update(MODELS[name] | {"dtype": "bfloat16", "dropout": 0.0, "attention_dropout": 0.0} | model)
     if values.model.family == "encoder":
         values.objective.name = "masked"
+        values.data.tokenizer.extra_ids = 1
     if values.model.family == "encoder_decoder":
         values.data.train = {"pairs": source(kind="tsv", path="pairs.tsv", field="one", target_field="two")}
         values.data.source_length = LENGTH

@@ -13,9 +13,7 @@ SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "
 ARRAY = re.compile(rf"\b({'|'.join(SIZES)})\[([\d,]*)\]")
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][a-z\d\-]*)\((.*)$")
-CALLED = re.compile(
-    r"\b(?:body|condition|calls|to_apply|branch_computations|called_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)"
-)
+CALLED = re.compile(r"\b(?:body|condition|calls|to_apply)=%?([\w.\-]+)|\b(?:branch|called)_computations=\{([^}]*)\}")
 TRIPS = re.compile(r'"known_trip_count":\s*\{"n":\s*"(\d+)"')
 PRODUCT = re.compile(r"stablehlo\.dot_general .*: \(tensor<([\w]*)>, tensor<([\w]*)>\)")
 KERNEL = re.compile(r'custom_call_target="(?:__cudnn\$(\w+)|tpu_custom_call|__gpu\$xla\.gpu\.triton)"')
@@ -59,8 +57,8 @@ def instructions(program: str) -> list[Instruction]:
     for name in reversed(bodies):
         for _, operation, rest in bodies[name]:
             trips = TRIPS.search(rest) if operation == "while" else None
-            for names in CALLED.findall(rest):
-                for called in names.replace("%", "").split(", "):
+            for one, several in CALLED.findall(rest):
+                for called in [one] if one else several.replace("%", "").split(", "):
                     executions[called] += executions[name] * (int(trips[1]) if trips else 1)
     return [Instruction(*each, executions[name]) for name, body in bodies.items() for each in body]
 
@@ -102,6 +100,9 @@ def _group_size(attributes: str) -> int:
     """Returns the number of devices that take part in a collective together."""
     if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes):
         return int(found[2])
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
+        axes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+        return math.prod(int(axes[name]) for name in re.findall(r"'(\w+)'", found[2]))
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return found[1].count(",") + 1
     return 1

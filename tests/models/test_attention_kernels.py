@@ -65,7 +65,8 @@ def assert_same(actual, expected, tolerance=2e-5):
 
 
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "window", "causal"), [(4, 2, 0, True), (2, 2, 9, True), (2, 1, 0, False), (2, 2, 9, False)]
+    ("heads", "kv_heads", "window", "causal"),
+    [(4, 2, 0, True), (2, 2, 9, True), (2, 1, 0, False), pytest.param(2, 2, 9, False, marks=pytest.mark.exhaustive)],
 )
 def test_splash_matches_our_attention(heads, kv_heads, window, causal):
     segments, positions = packed_rows()
@@ -81,7 +82,7 @@ def test_splash_matches_our_attention(heads, kv_heads, window, causal):
 
 def packed_sources(rows=2, length=2 * LENGTH):
     """Returns segments, (rows, S), of sources for the segments of `packed_rows`; all rows end with padding."""
-    cuts = np.array([[30, 90, 160, 170, 200], [1, 40, 80, 190, 250]])[:rows]
+    cuts = np.array([[30, 90, 160, 170, 200], [2, 40, 80, 190, 250]])[:rows] * length // 256
     segments = 1 + np.stack([np.searchsorted(row, np.arange(length), side="right") for row in cuts])
     return jnp.asarray(np.where(segments > cuts.shape[1], 0, segments), jnp.int32)
 
@@ -275,7 +276,7 @@ def test_no_mask_is_computed_for_a_fused_kernel(monkeypatch):
 @pytest.mark.parametrize(
     ("family", "positions", "kernel"),
     [
-        ("encoder", "learned", "splash"),
+        pytest.param("encoder", "learned", "splash", marks=pytest.mark.exhaustive),
         ("encoder_decoder", "relative", "splash"),
         ("encoder_decoder", "relative", "cudnn"),
         pytest.param("encoder", "learned", "cudnn", marks=pytest.mark.exhaustive),

@@ -55,7 +55,7 @@ def values_and_gradients(function, inputs, segments):
     ("length", "causal", "window"),
     [
         (256, False, 0),  # one block
-        (384, True, 0),  # three blocks of 128
+        pytest.param(384, True, 0, marks=pytest.mark.exhaustive),  # three blocks of 128
         pytest.param(512, False, 0, marks=pytest.mark.exhaustive),  # two blocks of 256
         pytest.param(384, False, 100, marks=pytest.mark.exhaustive),  # the outermost tiles are skipped
         pytest.param(384, True, 150, marks=pytest.mark.exhaustive),

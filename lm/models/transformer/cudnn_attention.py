@@ -59,7 +59,7 @@ def segment_features(segments_BL: Array, of_keys: bool) -> Array:
     APART^2 times the number of binary digits in which the segments differ. All values are 0 or powers of two and thus
     exact in bfloat16.
     """
-    bits = (segments_BL[:, :, None] >> jnp.arange(SEGMENT_BITS)) & 1
+    bits = (segments_BL[:, :, None] >> jnp.arange(SEGMENT_BITS)[None, None]) & 1
     features = (bits, 1 - bits) if of_keys else (bits - 1, -bits)
     return APART * jnp.concatenate(features, axis=-1).astype(jnp.float32)
 
