@@ -57,7 +57,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "BERT-base": preset("bert_base") | {"family": "encoder", "vocab_size": 30_592, "max_length": LENGTH},
 }
 FULLY_SHARDED = ("decoder 1.3 B",)  # the others are replicated over the devices
-ROWS = {"decoder 1.3 B": 2}  # per device; 4 for the others
+ROWS = {"decoder 1.3 B": 2, "T5-base": 2}  # per device; 4 for the others
 
 
 def config_of(name: str, devices: int, **model: Any) -> Config:

@@ -12,18 +12,21 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
 ARRAY = re.compile(rf"\b({'|'.join(SIZES)})\[([\d,]*)\]")
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
-INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][a-z\d\-]*)\((.*)$")
+INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z\d\-]*)\((.*)$")
 CALLED = re.compile(r"\b(?:body|condition|calls|to_apply)=%?([\w.\-]+)|\b(?:branch|called)_computations=\{([^}]*)\}")
 TRIPS = re.compile(r'"known_trip_count":\s*\{"n":\s*"(\d+)"')
-PRODUCT = re.compile(r"stablehlo\.dot_general .*: \(tensor<([\w]*)>, tensor<([\w]*)>\)")
+PRODUCT = re.compile(
+    r"stablehlo\.dot_general [^\n]*?(?:batching_dims = \[([\d, ]*)\][^\n]*?)?contracting_dims = \[([\d, ]*)\][^\n]*"
+    r": \(tensor<(\w*)>, tensor<(\w*)>\)"
+)
 KERNEL = re.compile(r'custom_call_target="(?:__cudnn\$(\w+)|tpu_custom_call|__gpu\$xla\.gpu\.triton)"')
-KERNEL_NAME = re.compile(r'op_name="[^"]*?(\w+)(?:/pallas_call|\.\d+)?"')
 
 
 @dataclass(frozen=True)
 class Instruction:
     """An instruction of a compiled program and how many times a step executes it."""
 
+    name: str
     type: str  # of the result
     operation: str
     rest: str  # operands and attributes
@@ -43,7 +46,7 @@ def shapes(text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def instructions(program: str) -> list[Instruction]:
     """Returns the instructions of a compiled program. Bodies of loops count as often as the loop repeats them."""
-    bodies: dict[str, list[tuple[str, str, str]]] = {}
+    bodies: dict[str, list[tuple[str, str, str, str]]] = {}
     entry = name = ""
     for line in program.splitlines():
         if found := COMPUTATION.match(line):
@@ -51,21 +54,42 @@ def instructions(program: str) -> list[Instruction]:
             bodies[name] = []
             entry = name if line.startswith("ENTRY") else entry
         elif (found := INSTRUCTION.match(line)) and name:
-            bodies[name].append((found[1], found[2], found[3]))
+            bodies[name].append((found[1], found[2], found[3], found[4]))
     executions: Counter[str] = Counter({entry: 1})
     # A computation stands before its callers, so the reverse order meets all callers of a computation first.
     for name in reversed(bodies):
-        for _, operation, rest in bodies[name]:
-            trips = TRIPS.search(rest) if operation == "while" else None
+        for _, _, operation, rest in bodies[name]:
+            trips = _trips(rest, bodies) if operation == "while" else 1
             for one, several in CALLED.findall(rest):
                 for called in [one] if one else several.replace("%", "").split(", "):
-                    executions[called] += executions[name] * (int(trips[1]) if trips else 1)
+                    executions[called] += executions[name] * trips
     return [Instruction(*each, executions[name]) for name, body in bodies.items() for each in body]
 
 
+def _trips(loop: str, bodies: dict[str, list[tuple[str, str, str, str]]]) -> int:
+    """Returns how often a loop repeats, or 1 if that is unknown. Programs for TPUs show it only in the condition."""
+    if found := TRIPS.search(loop):
+        return int(found[1])
+    condition = re.search(r"condition=%?([\w.\-]+)", loop)
+    body = bodies.get(condition[1], []) if condition else []
+    limits = [
+        int(rest.split(")")[0]) for _, type_, operation, rest in body if operation == "constant" and "s32" in type_
+    ]
+    return limits[0] if len(limits) == 1 else 1
+
+
 def float32_products(lowered: str) -> list[str]:
-    """Returns the types of the operands of each matrix product of two float32 arrays, in StableHLO."""
-    return [f"{a}, {b}" for a, b in PRODUCT.findall(lowered) if a.endswith("f32") and b.endswith("f32")]
+    """Returns the types of the operands of each product of two float32 matrices, in StableHLO.
+
+    Products of vectors, in which every axis of an operand is contracted or batched, are not counted.
+    """
+    found = []
+    for batched, contracted, first, second in PRODUCT.findall(lowered):
+        axes = sum(len(each.split(",")) for each in (batched, contracted) if each)
+        ranks = [type_.count("x") for type_ in (first, second)]
+        if first.endswith("f32") and second.endswith("f32") and axes < min(ranks):
+            found.append(f"{first}, {second}")
+    return found
 
 
 def kernel_calls(program: list[Instruction]) -> dict[str, int]:
@@ -73,8 +97,7 @@ def kernel_calls(program: list[Instruction]) -> dict[str, int]:
     calls: Counter[str] = Counter()
     for each in program:
         if each.operation == "custom-call" and (kernel := KERNEL.search(each.rest)):
-            named = KERNEL_NAME.search(each.rest)
-            calls[kernel[1] or (named[1] if named else "pallas")] += each.executions
+            calls[kernel[1] or re.sub(r"(\.\d+)+$", "", each.name)] += each.executions
     return dict(calls)
 
 

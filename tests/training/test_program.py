@@ -24,7 +24,8 @@ PROGRAM = """HloModule jit_step, is_scheduled=true
 }
 
 %condition (p.1: (s32[], bf16[8,64])) -> pred[] {
-  ROOT %less = pred[]{:T(512)} compare(%n, %c), direction=LT
+  %limit = s32[]{:T(128)} constant(5)
+  ROOT %less = pred[]{:T(512)} compare(%n, %limit), direction=LT
 }
 
 ENTRY %main (x: bf16[8,64]) -> f32[] {
@@ -33,7 +34,7 @@ ENTRY %main (x: bf16[8,64]) -> f32[] {
   %start = (bf16[4]{0}, bf16[16]{0}) all-gather-start(%c), replica_groups=[1,4]<=[4], dimensions={0}
   %scattered = f32[8]{0} reduce-scatter(%d), replica_groups=[2,2]<=[4], to_apply=%add
   %scores = f32[2,3,32,16]{3,2,1,0} fusion(%q), kind=kLoop, calls=%fused
-  %splash = bf16[2] custom-call(%q), custom_call_target="tpu_custom_call", metadata={op_name="a/splash_fwd/pallas_call"}
+  %splash_fwd.2 = bf16[2] custom-call(%q), custom_call_target="tpu_custom_call"
 }
 """
 
@@ -45,6 +46,11 @@ def test_bodies_of_loops_count_as_often_as_they_run():
         "compare": 12,
     }
     assert kernel_calls(program) == {"fmhaSoftmax": 12, "splash_fwd": 1}
+
+
+def test_without_a_known_count_the_limit_in_the_condition_counts():
+    program = instructions(PROGRAM.replace("known_trip_count", "other"))
+    assert kernel_calls(program) == {"fmhaSoftmax": 5, "splash_fwd": 1}
 
 
 def test_collectives_are_counted_in_bytes():
@@ -62,13 +68,14 @@ def test_arrays_like_scores_need_both_lengths_and_all_heads():
     assert arrays_like_scores(program, 1, 1, (64, 64)) == {"bf16[64, 64]"}  # the weight has two axes of 64
 
 
-def test_float32_products_are_found_in_stablehlo():
-    def products(a, b):
-        x = jax.ShapeDtypeStruct((4, 4), a), jax.ShapeDtypeStruct((4, 4), b)
-        return float32_products(jax.jit(lambda x, y: jnp.tanh(x) @ y).lower(*x).as_text())
+def test_products_of_float32_matrices_are_found_in_stablehlo():
+    def products(equation, a, b):
+        x = jax.ShapeDtypeStruct((2, 4, 4), a), jax.ShapeDtypeStruct((2, 4, 4), b)
+        return float32_products(jax.jit(lambda x, y: jnp.einsum(equation, x, y)).lower(*x).as_text())
 
-    assert products(jnp.float32, jnp.float32) == ["4x4xf32, 4x4xf32"]
-    assert products(jnp.bfloat16, jnp.bfloat16) == []
+    assert products("bij,bjk->bik", jnp.float32, jnp.float32) == ["2x4x4xf32, 2x4x4xf32"]
+    assert products("bij,bjk->bik", jnp.bfloat16, jnp.bfloat16) == []
+    assert products("bij,bij->bi", jnp.float32, jnp.float32) == []  # a product of vectors
 
 
 def test_collectives_of_a_real_program_have_the_size_of_the_gathered_and_summed_arrays():
