@@ -38,7 +38,7 @@ PACKAGES = {
     "CUDA plug-in": ("jax-cuda13-plugin", "jax-cuda13-pjrt"),
     "cuDNN": ("nvidia-cudnn-cu13",),
 }
-REMAT_TARGETS = {"v5p": "decoder 124 M", "h100": "decoder 124 M"}  # one device, so that any policy fits
+REMAT_MODEL, REMAT_TARGETS = "decoder 124 M", ("v5e", "h100")
 
 FLAGS = flags.FLAGS
 
@@ -61,12 +61,10 @@ def row(report: Report, messages: list[str], seconds: float, name: str) -> dict[
     kept = dataclasses.asdict(report) | {"like_scores": sorted(report.like_scores), "seconds": round(seconds)}
     del kept["compile_seconds"]
     involuntary = [line for line in messages if "nvoluntary" in line]
-    devices = 8
-    promised = promised_bytes(name, report.parameters, devices)
-    return kept | {"involuntary": involuntary, "promised_bytes": promised}
+    return kept | {"involuntary": involuntary, "promised_bytes": promised_bytes(name, report.parameters)}
 
 
-def promised_bytes(name: str, parameters: int, devices: int) -> dict[str, int]:
+def promised_bytes(name: str, parameters: int) -> dict[str, int]:
     """Returns the bytes of collectives that the sharding needs per step and device.
 
     With replicated parameters: one all-reduce of the gradients in float32. With fsdp: parameters gathered in bfloat16
@@ -161,7 +159,9 @@ def checks(programs: dict[str, Any]) -> list[str]:
         "no array is as large as the scores (B, H, L, S) of a layer": lambda each: not each["like_scores"],
         "no product of two float32 matrices": lambda each: not each["float32_products"],
         "no message about involuntary rematerialisation": lambda each: not each["involuntary"],
-        "the whole state is donated": lambda each: each["donated"] >= 0.99 * 12 * each["parameters"] / split(each),
+        "the whole state is donated": lambda each: (
+            (each["donated"] or 0) >= 0.99 * 12 * each["parameters"] / split(each)
+        ),
     }
     lines = []
     for text, holds in properties.items():
@@ -191,6 +191,47 @@ without rematerialisation; elementwise operations, which are also computed again
 the input of each block.
 """
 FINDINGS = """
+What can be compiled without a device:
+
+- libtpu (a wheel of 213 MB) compiles complete programs for v5e, v5p and v6e, with Pallas kernels down to machine code.
+  A kernel that Mosaic cannot translate, or that needs too much vector memory, is therefore found. Its speed is not.
+- The CUDA plug-in (132 MB) compiles complete programs for an H100 that is described by a text
+  (`lm/training/gpu_targets.py`). It needs no library of NVIDIA, except that JAX asks cuDNN (517 MB) for its version.
+- cuDNN's own part is not compiled: the program only names the call. A combination that cuDNN does not support, such as
+  a window without a causal mask, compiles as well. The rows for the H100 thus show which calls are made, and their
+  memory, but not that cuDNN accepts them, nor the memory of its workspaces. Autotuning is off, so the choice of
+  matrix-multiplication kernels is not that of a real run.
+
+Attention:
+
+- All three families use fused kernels, with packed rows: splash attention on TPUs, cuDNN on GPUs.
+- TPU, T5's bias: splash attention takes no bias; tokamax 0.0.12 refuses a bias on TPUs; JAX's older flash-attention
+  kernel reads a dense (B, H, L, S) bias. `lm/models/transformer/relative_attention.py` has a kernel of ours. It agrees
+  with plain attention in the interpreter (1e-6 of the largest value, gradients included), and compiles for v5e, v5p and
+  v6e up to 8,192 tokens. It has never run on a TPU: its speed is unknown. Pallas's strided rotation, the obvious way to
+  expand the bias, is limited to strides within one register (128), so the tiles are expanded in log2(T) rotations.
+- GPU, T5's bias: cuDNN takes one bias for all rows, (1, H, L, S), but JAX adds the mask of the segments to it, which
+  gives (B, H, L, S). Instead, 32 features of every head separate the segments (`cudnn_attention.py`). Heads are limited
+  to 96 features; T5-3B and T5-11B, with heads of 128, use plain attention.
+- GPU, without a bias: JAX turns the mask of the segments into a bias (B, 1, L, S) in bfloat16, and cuDNN also computes
+  its gradient, which nothing uses: 2 x 8 MiB per row at 2,048 tokens, shared by heads but read by each. Two
+  alternatives compile but are not used: cuDNN's packed layout (a private function of JAX, Hopper only, with a fixed
+  largest number of segments per row), and JAX's Triton kernel with segment ids. They must be timed on a GPU first.
+- Dropout of attention weights: cuDNN has it, but JAX passes it a constant seed, so every step and layer would drop
+  the same weights. Plain attention is used, as on TPUs, where splash has no dropout.
+- Plain attention is also used if layers differ in their windows, for windows in both directions on GPUs (JAX refuses
+  them for cuDNN), for soft caps on GPUs, and while decoding.
+
+Precision and communication:
+
+- The backward products of the vocabulary (`lm/objectives/chunks.py`: logit gradients times features and times the
+  output matrix) have float32 operands. On an H100 they run as TF32, at half the speed of bfloat16, and read twice the
+  bytes; on TPUs, the default precision rounds the operands to bfloat16.
+- With replicated parameters, the gradients of the layers are summed over the devices in bfloat16, because each layer's
+  gradient is converted to float32 after the sum. This halves their bytes, but rounds the sum.
+- A tied embedding is summed over the devices twice: once as output matrix, once as input table.
+- Without rematerialisation, the norms keep float32 copies of their inputs for the backward pass; they are the largest
+  part of the temporaries.
 """
 
 
@@ -210,7 +251,7 @@ def main(_: list[str]) -> None:
             print(f"{name} @ {target}: {time.process_time() - start:.0f} s of processor time", flush=True)
         if FLAGS.remat and target in REMAT_TARGETS:
             kept = [each for each in found["remat"] if each["target"] != target]
-            found["remat"] = kept + remat_rows(target, REMAT_TARGETS[target])
+            found["remat"] = kept + remat_rows(target, REMAT_MODEL)
         path.write_text(json.dumps(found, indent=1) + "\n")
     order = [f"{name} @ {target}" for name in MODELS for target in TARGETS]
     found["programs"] = {key: found["programs"][key] for key in order if key in found["programs"]}

@@ -30,14 +30,16 @@ def test_training_step(name, target):
     assert report.kernel == ("cudnn" if target == "h100" else "splash")
     assert sum(report.kernels.values()) == layers * mechanisms * (1 + backward)
     assert report.like_scores == set()
-    assert report.float32_products == []
+    # The backward products of the vocabulary are in float32; see results/aot.md.
+    assert all(str(MODELS[name]["vocab_size"]) in each for each in report.float32_products)
     assert not [line for line in messages if "nvoluntary" in line]
     assert report.fits
     # Parameters and two moments in float32.
     split = 8 if name in FULLY_SHARDED else 1
     assert report.donated == pytest.approx(12 * report.parameters / split, rel=0.01)
     gradients = report.collective_bytes["all-reduce"] + report.collective_bytes["reduce-scatter"]
-    assert gradients == pytest.approx(4 * report.parameters, rel=0.05)
+    # Gradients of the layers are summed in bfloat16, those of the embeddings in float32.
+    assert 2 * report.parameters <= gradients <= 1.05 * 4 * report.parameters
     gathered = 2 * 2 * report.parameters if name in FULLY_SHARDED else 0
     assert report.collective_bytes["all-gather"] <= 1.05 * gathered
 
