@@ -117,6 +117,12 @@ def test_missing_compiler_is_reported_with_what_to_install(monkeypatch):
         absent_devices("cuda:1x8")
 
 
+def test_unknown_gpu_is_reported_with_those_that_are_known(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(UserError, match=r"--gpu_target=h99 must be one of a100, h100, h200, or a file"):
+        absent_devices("cuda:1x8", gpu_target="h99")
+
+
 def test_missing_vocabulary_size_is_reported():
     config = small()
     config.model.vocab_size = 0

@@ -73,7 +73,8 @@ def _splash_kernel(
     heads: int, length: int, keys: int, scores: Scores, interpret: bool
 ) -> splash_kernel.SplashAttentionKernel:
     """Builds the kernel for one device's heads. Tiles of scores have the largest block sizes that divide L and S."""
-    shape, mask = (length, keys), splash_mask.FullMask((length, keys))
+    shape = (length, keys)
+    mask: splash_mask.Mask = splash_mask.FullMask(shape)
     if scores.window:
         distance = scores.window - 1
         mask = splash_mask.LocalMask(shape, (distance, 0 if scores.causal else distance), 0)
