@@ -21,7 +21,7 @@ def cudnn(
     segments_BL: Array,
     key_segments_BS: Array,
     scores: Scores,
-    bias_HLS: Array | None = None,
+    bias_1HLS: Array | None = None,
 ) -> Array:
     """Computes attention within each segment. Returns (B, L, H, K) in the dtype of q, which must be bfloat16.
 
@@ -32,7 +32,7 @@ def cudnn(
     assert not scores.softcap, "choose_kernel does not select cudnn for a model with a soft cap"
     assert scores.causal or not scores.window, "choose_kernel does not select cudnn for windows in both directions"
     scale, size, mask = scores.scale or q_BLHK.shape[-1] ** -0.5, q_BLHK.shape[-1], None
-    if bias_HLS is None:
+    if bias_1HLS is None:
         mask = (segments_BL[:, :, None] == key_segments_BS[:, None, :])[:, None]
     else:
         q_BLHK = _append(q_BLHK, segment_features(segments_BL, of_keys=False))
@@ -42,7 +42,7 @@ def cudnn(
         q_BLHK,
         k_BSGK,
         v_BSGK,
-        bias=None if bias_HLS is None else bias_HLS.astype(q_BLHK.dtype),
+        bias=None if bias_1HLS is None else bias_1HLS.astype(q_BLHK.dtype),
         mask=mask,
         scale=scale,
         is_causal=scores.causal,
