@@ -108,13 +108,14 @@ def collective_bytes(program: list[Instruction]) -> dict[str, int]:
         name = each.operation.removesuffix("-start")
         if name not in total:
             continue
-        size = sum(each.arrays)
-        if name == "all-gather" and each.operation != name:  # the type of a start also has the inputs
-            size -= size // (1 + _group_size(each.rest))
-        if name == "collective-permute" and each.operation != name:
+        size, devices = sum(each.arrays), _group_size(each.rest)
+        started = each.operation != name  # then the type has the inputs as well
+        if started and name in ("all-gather", "reduce-scatter"):
+            size -= size // (1 + devices)
+        elif started and name != "all-reduce":
             size //= 2
-        if name == "reduce-scatter":
-            size *= _group_size(each.rest)
+        elif name == "reduce-scatter":
+            size *= devices
         total[name] += size * each.executions
     return total
 

@@ -32,6 +32,7 @@ ENTRY %main (x: bf16[8,64]) -> f32[] {
   %loop = (s32[], bf16[8,64]) while(%i), condition=%condition, body=%body, config={"known_trip_count":{"n":"12"}}
   %gradient = (f32[64]{0}, f32[16,16]{1,0}) all-reduce(%a, %b), replica_groups={{0,1,2,3}}, to_apply=%add
   %start = (bf16[4]{0}, bf16[16]{0}) all-gather-start(%c), replica_groups=[1,4]<=[4], dimensions={0}
+  %begun = ((f32[16]{0}), f32[4]{0}) reduce-scatter-start(%e), replica_groups=[1,4]<=[4], to_apply=%add
   %scattered = f32[8]{0} reduce-scatter(%d), replica_groups=[2,2]<=[4], to_apply=%add
   %scores = f32[2,3,32,16]{3,2,1,0} fusion(%q), kind=kLoop, calls=%fused
   %splash_fwd.2 = bf16[2] custom-call(%q), custom_call_target="tpu_custom_call"
@@ -57,7 +58,7 @@ def test_collectives_are_counted_in_bytes():
     sizes = collective_bytes(instructions(PROGRAM))
     assert sizes["all-gather"] == 12 * 64 * 64 * 2 + 16 * 2
     assert sizes["all-reduce"] == 4 * (64 + 16 * 16)
-    assert sizes["reduce-scatter"] == 2 * 8 * 4
+    assert sizes["reduce-scatter"] == 2 * 8 * 4 + 16 * 4
     assert sizes["all-to-all"] == sizes["collective-permute"] == 0
 
 
