@@ -226,8 +226,8 @@ Attention:
 Precision and communication:
 
 - The backward products of the vocabulary (`lm/objectives/chunks.py`: logit gradients times features and times the
-  output matrix) have float32 operands. On an H100 they run as TF32, at half the speed of bfloat16, and read twice the
-  bytes; on TPUs, the default precision rounds the operands to bfloat16.
+  output matrix) multiply float32 by bfloat16. For GPUs, JAX converts both operands to float32: on an H100, that is
+  TF32, at half the speed of bfloat16. TPUs take the mixture and, by default, round it to bfloat16.
 - With replicated parameters, the gradients of the layers are summed over the devices in bfloat16, because each layer's
   gradient is converted to float32 after the sum. This halves their bytes, but rounds the sum.
 - A tied embedding is summed over the devices twice: once as output matrix, once as input table.
