@@ -119,6 +119,7 @@ def markdown(found: dict[str, Any]) -> str:
     header = [
         "model",
         "chips",
+        "tokens per step",
         "state",
         "temporaries",
         "of GiB",
@@ -135,6 +136,7 @@ def markdown(found: dict[str, Any]) -> str:
         cells = [
             name,
             target,
+            f"{each['tokens']:,}",
             number(each["state"]),
             number(each["temporaries"]),
             number(each["capacity"], digits=0),
@@ -231,6 +233,7 @@ Precision and communication:
 - With replicated parameters, the gradients of the layers are summed over the devices in bfloat16, because each layer's
   gradient is converted to float32 after the sum. This halves their bytes, but rounds the sum.
 - A tied embedding is summed over the devices twice: once as output matrix, once as input table.
+- T5-base with 4 rows of 2,048 + 2,048 tokens per device and no rematerialisation does not fit on a v5e (16 GiB).
 - Without rematerialisation, the norms keep float32 copies of their inputs for the backward pass; they are the largest
   part of the temporaries.
 """
