@@ -19,7 +19,7 @@ def cases():
             yield pytest.param(name, target, marks=marks, id=f"{name.replace(' ', '_')}-{target}")
 
 
-@pytest.mark.parametrize(("name", "target"), cases())
+@pytest.mark.parametrize(("name", "target"), list(cases()))
 def test_training_step(name, target):
     if missing := TARGETS[target].missing:
         pytest.skip(f"{missing} is not installed")
