@@ -61,6 +61,8 @@ def absent_devices(topology: str, num_slices: int = 1, gpu_target: str = "") -> 
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-64")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        # Several processes may compile at the same time, because none of them uses a TPU.
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
         platform = "tpu"
         options = {"topology_name": topology} | ({"num_slices": num_slices} if num_slices > 1 else {})
     try:
