@@ -136,5 +136,6 @@ def test_step_compiles_for_a_tpu_with_splash_attention():
     config = small(dtype="bfloat16", head_dim=64)
     config.data.sequence_length = 128
     config.mesh.update(data=2, fsdp=1, tensor=2)
-    report = compile_for(Config.from_dict(config.to_dict()), devices, platform)
+    with jax.default_matmul_precision("default"):  # Pallas cannot compile bfloat16 products of the highest precision
+        report = compile_for(Config.from_dict(config.to_dict()), devices, platform)
     assert report.kernel == "splash" and report.fits and report.capacity == 16 * 2**30
