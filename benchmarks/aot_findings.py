@@ -204,6 +204,8 @@ What can be compiled without a device:
   a window without a causal mask, compiles as well. The rows for the H100 thus show which calls are made, and their
   memory, but not that cuDNN accepts them, nor the memory of its workspaces. Autotuning is off, so the choice of
   matrix-multiplication kernels is not that of a real run.
+- libtpu locks the machine for one process; `lm.aot` sets ALLOW_MULTIPLE_LIBTPU_LOAD, as it uses no device.
+- With jax_default_matmul_precision=highest, Pallas kernels on bfloat16 do not compile ("Bad lhs type").
 
 Attention:
 
