@@ -6,10 +6,10 @@ needs.
 TPU topologies have names such as v4:2x2x4, v5e:8x8, v5p:4x4x4, v6e:4x4 and tpu7x:2x2x1. To compile for a TPU, first run
 `pip install -r requirements-tpu.txt`. Compiling for a TPU works on any Linux machine. `--num_slices=2` compiles for two
 slices that are connected by the data-centre network. The topology of NVIDIA GPUs has the form cuda:HOSTSxGPUS, e.g.
-cuda:2x8. To compile for a GPU, first run `pip install -r requirements-cuda.txt`, then pass --gpu_target=FILE, where
-FILE is XLA's text description of the chip (xla/backends/gpu/target_config/specs/*.txtpb). No data is read, so the
-config must set model.vocab_size. The exit status is 1 if the step does not fit in the memory of the chip, and 0
-otherwise.
+cuda:2x8. To compile for a GPU, first run `pip install -r requirements-cuda.txt`, then pass --gpu_target=h100 (or a100,
+h200), or the path of XLA's text description of another chip (xla/backends/gpu/target_config/specs/*.txtpb). No data is
+read, so the config must set model.vocab_size. The exit status is 1 if the step does not fit in the memory of the chip,
+and 0 otherwise.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from jax.experimental import topologies
 from lm.config import command
 from lm.errors import UserError
 from lm.training.compiled_cost import compile_for, table
+from lm.training.gpu_targets import GPU_TARGETS
 
 
 def main() -> int:
@@ -60,6 +61,8 @@ def absent_devices(topology: str, num_slices: int = 1, gpu_target: str = "") -> 
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-64")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        # Several processes may compile at the same time, because none of them uses a TPU.
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
         platform = "tpu"
         options = {"topology_name": topology} | ({"num_slices": num_slices} if num_slices > 1 else {})
     try:
@@ -75,14 +78,19 @@ def _cuda_options(topology: str, shape: str, gpu_target: str) -> dict[str, Any]:
         raise UserError(f"--topology={topology} needs JAX's CUDA plug-in; run `pip install -r requirements-cuda.txt`.")
     if shape.count("x") != 1:
         raise UserError(f"--topology must have the form cuda:HOSTSxGPUS, e.g. cuda:1x8, not {topology}.")
-    if not Path(gpu_target).is_file():
-        raise UserError(f"--gpu_target={gpu_target} is not a file; pass XLA's description of the chip, NAME.txtpb.")
-    return {"topology_name": "", "topology": f"1x{shape}", "target_config": Path(gpu_target).read_text()}
+    if gpu_target in GPU_TARGETS:
+        text = GPU_TARGETS[gpu_target].text()
+    elif Path(gpu_target).is_file():
+        text = Path(gpu_target).read_text()
+    else:
+        known = ", ".join(GPU_TARGETS)
+        raise UserError(f"--gpu_target={gpu_target} must be one of {known}, or a file: XLA's description of the chip.")
+    return {"topology_name": "", "topology": f"1x{shape}", "target_config": text}
 
 
 if __name__ == "__main__":
     command.define_config_flag()
     flags.DEFINE_string("topology", "", "Chips to compile for, such as v5e:8x8, v5p:4x4x4 or cuda:1x8.")
     flags.DEFINE_integer("num_slices", 1, "Number of TPU slices with this topology.", lower_bound=1)
-    flags.DEFINE_string("gpu_target", "", "For cuda topologies: file with XLA's description of the chip.")
+    flags.DEFINE_string("gpu_target", "", "For cuda topologies: h100, or a file with XLA's description.")
     command.run(main)

@@ -144,9 +144,14 @@ class BlockSettings:
     'cudnn' needs an NVIDIA GPU and bfloat16; 'splash' needs a TPU; 'auto' selects one."""
     scan_layers: bool = option(True, affects="storage")
     """Stack the layers and scan over them, so that compile time is independent of depth."""
-    remat: str = option("none", choices=("none", "full", "dots"), affects="nothing")
-    """Activations to recompute in the backward pass to save memory: all ('full') or all but the results of matrix
-    multiplications ('dots')."""
+    remat: str = option(
+        "none",
+        choices=("none", "full", "attention_output", "attention", "dots", "dots_and_attention"),
+        affects="nothing",
+    )
+    """Activations to recompute in the backward pass to save memory, from most to least: all ('full'); all but the
+    outputs of attention; all but the outputs, queries, keys and values of attention ('attention'); all but the results
+    of matrix multiplications with parameters ('dots'); all but these results and the outputs of attention."""
 
 
 @dataclass(frozen=True)

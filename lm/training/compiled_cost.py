@@ -15,14 +15,21 @@ from lm.costs import CHIPS, estimate_memory, peak_flops
 from lm.errors import UserError
 from lm.models import MODELS, build_model
 from lm.models.parameters import logical_axes
-from lm.parallel.mesh import check_divisible, make_mesh
+from lm.parallel.mesh import check_divisible, make_mesh, on_mesh
 from lm.tasks import task_of
 from lm.training.multipliers import learning_rate_multipliers
 from lm.training.optimizers import make_optimizer
+from lm.training.program import (
+    COLLECTIVES,
+    arrays_like_scores,
+    collective_bytes,
+    float32_products,
+    instructions,
+    kernel_calls,
+)
 from lm.training.state import abstract_state
-from lm.training.step import compile_train_step
+from lm.training.step import trace_train_step
 
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 GIB = 2**30
 ANY_STEPS = 2**30
 
@@ -43,7 +50,12 @@ class Report:
     compile_seconds: float
     state: int | None  # bytes of parameters, optimizer state and batch; None if XLA ran out of memory
     temporaries: int | None
-    collectives: dict[str, int]
+    donated: int | None  # bytes of the state whose memory the new state reuses
+    collectives: dict[str, int]  # in the text of the program
+    collective_bytes: dict[str, int]  # per step and device
+    kernels: dict[str, int]  # calls of fused kernels per step
+    float32_products: list[str]  # the operands of each matrix product in float32
+    like_scores: set[str]  # the types of arrays that are as large as the scores of a whole layer
     refusal: str  # XLA's out-of-memory message, or ""
 
     @property
@@ -77,15 +89,22 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
     kind, rows = devices[0].device_kind, config.train.batch_size
     start = time.perf_counter()
     memory: Any = None
-    program = refusal = ""
+    lowered = program = refusal = ""
     try:
-        compiled = compile_train_step(config, model, optimizer, abstract_state(config, model, optimizer, mesh), mesh)
+        state = abstract_state(config, model, optimizer, mesh)
+        with on_mesh(mesh):
+            stage = trace_train_step(config, model, optimizer, state, mesh).lower()
+            lowered, compiled = stage.as_text(), stage.compile()
         memory, program = compiled.memory_analysis(), compiled.as_text() or ""
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         sizes = re.search(r"Used [\d.]+\w? of [\d.]+\w? \w+|total memory required.*?\([\d.]+\w\)", str(error))
         refusal = sizes.group() if sizes else " ".join(str(error).split())[:120]
+    parsed = instructions(program)
+    local = rows // config.train.accumulation // (mesh.shape["data"] * mesh.shape["fsdp"])
+    pairs = {(lengths[i], lengths[j]) for i, j in ((0, 0), (0, 1), (1, 1)) if lengths[i] and lengths[j]}
+    heads = max(1, config.model.num_heads // mesh.shape["tensor"])
     return Report(
         devices=f"{len(devices)} x {kind}",
         mesh=" x ".join(f"{name} {size}" for name, size in mesh.shape.items()),
@@ -99,7 +118,12 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
         compile_seconds=time.perf_counter() - start,
         state=memory and memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporaries=memory and memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        donated=memory and memory.alias_size_in_bytes,
         collectives=count_collectives(program),
+        collective_bytes=collective_bytes(parsed),
+        kernels=kernel_calls(parsed),
+        float32_products=float32_products(lowered),
+        like_scores=set().union(*(arrays_like_scores(parsed, local, heads, pair) for pair in pairs)),
         refusal=refusal,
     )
 
@@ -115,6 +139,8 @@ def table(report: Report) -> str:
         return "unknown" if size is None else f"{size / GIB:.2f} GiB"
 
     collectives = ", ".join(f"{name} {count}" for name, count in report.collectives.items() if count)
+    sizes = ", ".join(f"{name} {gib(size)}" for name, size in report.collective_bytes.items() if size)
+    kernels = ", ".join(f"{name} {count}" for name, count in report.kernels.items())
     verdict = {True: "fits", False: "does not fit", None: "unknown for this device"}[report.fits]
     rows = [
         ("devices", report.devices),
@@ -131,6 +157,11 @@ def table(report: Report) -> str:
         ("  available", gib(report.capacity)),
         ("  estimated at start-up", gib(report.estimate)),
         ("verdict", f"{verdict} ({report.refusal})" if report.refusal else verdict),
+        ("  donated", gib(report.donated)),
         ("collectives in the program", collectives or "none"),
+        ("  bytes per step", sizes or "none"),
+        ("calls of fused kernels", kernels or "none"),
+        ("float32 matrix products", f"{len(report.float32_products)}"),
+        ("arrays as large as scores", ", ".join(sorted(report.like_scores)) or "none"),
     ]
     return "\n".join(f"{name:<28}{value}" for name, value in rows)

@@ -151,14 +151,22 @@ def moving_average(average: Any, params: Any, decay: float) -> Any:
     return jax.tree.map(lambda a, p: jnp.where(a == p, a, decay * a + (1 - decay) * p), average, params)
 
 
-def compile_train_step(
+def trace_train_step(
     config: Config, model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh
-) -> jax.stages.Compiled:
-    """Compiles the training step for the given config and mesh. The step donates the buffers of its input state.
-
-    The result is an executable, not a jitted function, so a batch of another shape raises an error.
-    """
+) -> jax.stages.Traced:
+    """Traces the training step for the given config and mesh. The step donates the buffers of its input state."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract), None
     step = jax.jit(partial(train_step, config, model, optimizer), out_shardings=shardings, donate_argnums=0)
     with on_mesh(mesh):
-        return step.lower(abstract, abstract_batch(config, mesh)).compile()
+        return step.trace(abstract, abstract_batch(config, mesh))
+
+
+def compile_train_step(
+    config: Config, model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh
+) -> jax.stages.Compiled:
+    """Compiles the training step for the given config and mesh.
+
+    The result is an executable, not a jitted function, so a batch of another shape raises an error.
+    """
+    with on_mesh(mesh):
+        return trace_train_step(config, model, optimizer, abstract, mesh).lower().compile()

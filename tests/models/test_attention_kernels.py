@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.batch import Batch
+from lm.batch import Batch, Source, same_segment
 from lm.config import MeshConfig
 from lm.errors import UserError
 from lm.models import build_model
 from lm.models.heads import NextToken
 from lm.models.transformer import attention_kernels
 from lm.models.transformer.attention import attention_mask, dot_product_attention
+from lm.models.transformer.cudnn_attention import APART, SEGMENT_FEATURES, cudnn, segment_features
+from lm.models.transformer.scores import Scores
+from lm.models.transformer.splash_attention import splash
 from lm.models.transformer.wiring import Decoder
 from lm.parallel.mesh import make_mesh, on_mesh
 from tests.small_model import random_params, small_config
@@ -40,8 +43,8 @@ def query_key_value(heads, kv_heads, rows=2, size=16):
     return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
 
 
-def ours(q, k, v, segments, positions, window, **settings):
-    mask = attention_mask(positions, segments, positions, segments, causal=True, window=window)
+def ours(q, k, v, segments, positions, window, causal=True, **settings):
+    mask = attention_mask(positions, segments, positions, segments, causal=causal, window=window)
     return dot_product_attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), mask, **settings)
 
 
@@ -61,14 +64,42 @@ def assert_same(actual, expected, tolerance=2e-5):
         np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "window"), [(4, 2, 0), (2, 2, 9)])
-def test_splash_matches_our_attention(heads, kv_heads, window):
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "window", "causal"),
+    [(4, 2, 0, True), (2, 2, 9, True), (2, 1, 0, False), pytest.param(2, 2, 9, False, marks=pytest.mark.exhaustive)],
+)
+def test_splash_matches_our_attention(heads, kv_heads, window, causal):
     segments, positions = packed_rows()
-    inputs = query_key_value(heads, kv_heads)
+    inputs, scores = query_key_value(heads, kv_heads), Scores(causal, window)
     actual = values_and_gradients(
-        lambda q, k, v: attention_kernels.splash(q, k, v, segments, window, interpret=True), inputs, segments
+        lambda q, k, v: splash(q, k, v, segments, segments, scores, interpret=True), inputs, segments
     )
-    expected = values_and_gradients(lambda q, k, v: ours(q, k, v, segments, positions, window), inputs, segments)
+    expected = values_and_gradients(
+        lambda q, k, v: ours(q, k, v, segments, positions, window, causal), inputs, segments
+    )
+    assert_same(actual, expected)
+
+
+def packed_sources(rows=2, length=2 * LENGTH):
+    """Returns segments, (rows, S), of sources for the segments of `packed_rows`; all rows end with padding."""
+    cuts = np.array([[30, 90, 160, 170, 200], [2, 40, 80, 190, 250]])[:rows] * length // 256
+    segments = 1 + np.stack([np.searchsorted(row, np.arange(length), side="right") for row in cuts])
+    return jnp.asarray(np.where(segments > cuts.shape[1], 0, segments), jnp.int32)
+
+
+@pytest.mark.parametrize("kernel", ["splash", "cudnn"])
+def test_cross_attention_to_packed_sources_matches_our_attention(kernel, without_cudnn):
+    (segments, _), sources = packed_rows(), packed_sources()
+    q, k, v = query_key_value(4, 2)
+    k, v = (jnp.concatenate([x, x[:, ::-1] + 0.5], axis=1) for x in (k, v))
+    fused = functools.partial(splash, interpret=True) if kernel == "splash" else cudnn
+    actual = values_and_gradients(lambda q, k, v: fused(q, k, v, segments, sources, Scores()), (q, k, v), segments)
+    mask = same_segment(segments, sources)
+    expected = values_and_gradients(
+        lambda q, k, v: dot_product_attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), mask),
+        (q, k, v),
+        segments,
+    )
     assert_same(actual, expected)
 
 
@@ -77,13 +108,13 @@ def test_splash_on_a_mesh_matches_one_device(kv_heads, split_kv):
     segments, positions = packed_rows(4)
     inputs = query_key_value(4, kv_heads, rows=4)
     expected = ours(*inputs, segments, positions, 0) * (segments > 0)[:, :, None, None]
-    splash = jax.jit(lambda q, k, v: attention_kernels.splash(q, k, v, segments, 0, interpret=True))
+    on_mesh_of_eight = jax.jit(lambda q, k, v: splash(q, k, v, segments, segments, Scores(True), interpret=True))
     with on_mesh(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
         if split_kv:
-            actual = splash(*inputs)
+            actual = on_mesh_of_eight(*inputs)
         else:  # sharding rules that do not split key heads
             with nn.logical_axis_rules((("batch", ("data", "fsdp")), ("heads", "tensor"))):
-                actual = splash(*inputs)
+                actual = on_mesh_of_eight(*inputs)
     assert len(actual.sharding.device_set) == 8
     assert actual.sharding.shard_shape(actual.shape) == (1, LENGTH, 2, 16)
     np.testing.assert_allclose(actual * (segments > 0)[:, :, None, None], expected, atol=2e-5)
@@ -101,17 +132,43 @@ def without_cudnn(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "window", "scale"), [(4, 2, 0, 0.0), (4, 1, 9, 0.7)])
-def test_cudnn_arguments_match_our_attention(heads, kv_heads, window, scale, without_cudnn):
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "window", "scale", "causal"),
+    [(4, 2, 0, 0.0, True), (4, 1, 9, 0.7, True), (4, 2, 0, 0.0, False)],
+)
+def test_cudnn_arguments_match_our_attention(heads, kv_heads, window, scale, causal, without_cudnn):
     segments, positions = packed_rows()
-    inputs = query_key_value(heads, kv_heads)
-    actual = values_and_gradients(
-        lambda q, k, v: attention_kernels.cudnn(q, k, v, segments, window, scale), inputs, segments
-    )
+    inputs, scores = query_key_value(heads, kv_heads), Scores(causal, window, scale)
+    actual = values_and_gradients(lambda q, k, v: cudnn(q, k, v, segments, segments, scores), inputs, segments)
     expected = values_and_gradients(
-        lambda q, k, v: ours(q, k, v, segments, positions, window, scale=scale), inputs, segments
+        lambda q, k, v: ours(q, k, v, segments, positions, window, causal, scale=scale), inputs, segments
     )
     assert_same(actual, expected)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_cudnn_with_a_bias_shared_by_all_rows_separates_segments(causal, without_cudnn):
+    """The bias is one that bfloat16 holds exactly, so that only the features of the segments can make a difference."""
+    segments, positions = packed_rows()
+    inputs = query_key_value(4, 2)
+    bias = jnp.round(8 * jax.random.normal(jax.random.key(3), (1, 4, LENGTH, LENGTH))) / 8
+
+    def fused(q, k, v):
+        return cudnn(q, k, v, segments, segments, Scores(causal, scale=1.0), bias)
+
+    def plain(q, k, v):
+        return ours(q, k, v, segments, positions, 0, causal, bias_BHLS=bias, scale=1.0)
+
+    assert_same(*(values_and_gradients(each, inputs, segments) for each in (fused, plain)))
+
+
+def test_segment_features_have_the_product_zero_only_within_a_segment():
+    segments = jnp.arange(300)[None]
+    queries, keys = (segment_features(segments, of_keys)[0] for of_keys in (False, True))
+    assert queries.shape == keys.shape == (300, SEGMENT_FEATURES)
+    products = np.asarray(jnp.einsum("LI,SI->LS", queries.astype(jnp.bfloat16), keys.astype(jnp.bfloat16)), np.float32)
+    differing = np.array([[(a ^ b).bit_count() for b in range(300)] for a in range(300)])
+    np.testing.assert_array_equal(products, -(APART**2) * differing)
 
 
 CONFIG = small_config(31, LENGTH, d_model=32, num_heads=4, window=20)
@@ -121,7 +178,7 @@ CONFIG = small_config(31, LENGTH, d_model=32, num_heads=4, window=20)
     ("backend", "remat"), [("splash", "dots"), pytest.param("cudnn", "none", marks=pytest.mark.exhaustive)]
 )
 def test_model_with_a_fused_kernel_has_the_same_loss_and_gradients(backend, remat, monkeypatch, without_cudnn):
-    monkeypatch.setitem(attention_kernels.FUSED, "splash", functools.partial(attention_kernels.splash, interpret=True))
+    monkeypatch.setitem(attention_kernels.FUSED, "splash", functools.partial(splash, interpret=True))
     config = dataclasses.replace(CONFIG, remat=remat)
     segments, positions = packed_rows()
     tokens = jax.random.randint(jax.random.key(1), segments.shape, 0, config.vocab_size)
@@ -153,6 +210,13 @@ def test_auto_chooses_the_fused_kernel_where_possible():
     assert choice("gpu") == choice("gpu", dtype="bfloat16", attention_dropout=0.1) == "xla"
     assert choice("gpu", dtype="bfloat16", head_dim=12) == choice("gpu", dtype="bfloat16", head_dim=256) == "xla"
     assert choice("tpu", attention="xla") == "xla"
+    for family in ("encoder", "encoder_decoder"):
+        sizes = {"family": family, "num_encoder_layers": 1, "window": 0}
+        assert choice("tpu", **sizes) == "splash" and choice("gpu", dtype="bfloat16", **sizes) == "cudnn"
+    assert choice("tpu", positions="relative") == "splash"
+    assert choice("gpu", positions="relative", dtype="bfloat16") == "cudnn"
+    assert choice("gpu", positions="relative", dtype="bfloat16", head_dim=128) == "xla"
+    assert choice("gpu", family="encoder", dtype="bfloat16") == "xla"  # a window in both directions
 
 
 @pytest.mark.parametrize(
@@ -166,6 +230,13 @@ def test_auto_chooses_the_fused_kernel_where_possible():
         ("tpu", {"attention": "splash", "max_length": 200}, "max_length"),
         ("tpu", {"attention": "splash", "attention_dropout": 0.1}, "dropout"),
         ("tpu", {"attention": "splash", "global_every": 3}, "global_every"),
+        (
+            "tpu",
+            {"attention": "splash", "positions": "relative", "attention_softcap": 9.0},
+            "does not cap biased scores",
+        ),
+        ("tpu", {"attention": "splash", "positions": "relative", "max_length": 16384}, "only up to 8192 tokens"),
+        ("gpu", {"attention": "cudnn", "dtype": "bfloat16", "family": "encoder"}, "windows only in a decoder"),
     ],
 )
 def test_an_explicit_choice_that_cannot_work_is_refused(platform, changes, reason):
@@ -174,10 +245,13 @@ def test_an_explicit_choice_that_cannot_work_is_refused(platform, changes, reaso
 
 
 def test_calls_that_a_fused_kernel_cannot_serve_use_xla():
-    assert attention_kernels.kernel_for_call("splash", 256, cached=False) == "splash"
-    assert attention_kernels.kernel_for_call("splash", 200, cached=False) == "xla"
-    assert attention_kernels.kernel_for_call("cudnn", 201, cached=False) == "xla"
-    assert attention_kernels.kernel_for_call("cudnn", 200, cached=True) == "xla"
+    kernel = attention_kernels.kernel_for_call
+    assert kernel("splash", 256, 128, cached=False) == "splash"
+    assert kernel("splash", 200, 128, cached=False) == kernel("splash", 128, 200, cached=False) == "xla"
+    assert kernel("cudnn", 201, 200, cached=False) == kernel("cudnn", 200, 201, cached=False) == "xla"
+    assert kernel("cudnn", 200, 200, cached=True) == "xla"
+    assert kernel("splash", 16384, 16384, cached=False) == "splash"
+    assert kernel("splash", 16384, 16384, cached=False, relative=True) == "xla"
 
 
 def test_no_mask_is_computed_for_a_fused_kernel(monkeypatch):
@@ -198,3 +272,52 @@ def test_no_mask_is_computed_for_a_fused_kernel(monkeypatch):
             lambda p, b, name=backend: Decoder(CONFIG, NextToken(), name).apply({"params": p}, b), params, batch
         )
         assert len(calls) == expected
+
+
+@pytest.mark.parametrize(
+    ("family", "positions", "kernel"),
+    [
+        pytest.param("encoder", "learned", "splash", marks=pytest.mark.exhaustive),
+        ("encoder_decoder", "relative", "splash"),
+        ("encoder_decoder", "relative", "cudnn"),
+        pytest.param("encoder", "learned", "cudnn", marks=pytest.mark.exhaustive),
+        pytest.param("encoder_decoder", "rotary", "splash", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_every_family_has_the_same_logits_and_gradients_with_a_fused_kernel(
+    family, positions, kernel, monkeypatch, without_cudnn
+):
+    """An encoder-decoder has three kinds of attention: bidirectional, causal, and to packed sources."""
+    fused = {"splash": functools.partial(splash, interpret=True), "cudnn": cudnn}[kernel]
+    calls = []
+
+    def spy(*args):
+        calls.append(args)
+        return fused(*args)
+
+    monkeypatch.setitem(attention_kernels.FUSED, kernel, spy)
+    sizes = {"num_encoder_layers": 1} if family == "encoder_decoder" else {}
+    config = small_config(31, LENGTH, d_model=32, num_heads=4, family=family, positions=positions, **sizes)
+    model = build_model(config)
+    segments, indices = packed_rows()
+    tokens = jax.random.randint(jax.random.key(1), segments.shape, 0, config.vocab_size)
+    sources = packed_sources(length=LENGTH)
+    source = Source(tokens, jnp.broadcast_to(jnp.arange(LENGTH), segments.shape), sources) if sizes else None
+    batch = Batch(tokens, tokens, segments > 0, indices, segments, source=source)
+    params = random_params(model, 0.1)
+
+    def gradient(name):
+        def total(params):
+            output = model.clone(kernel=name).apply({"params": params}, batch, train=True)
+            weights = batch.weights[..., None] if output.logits.ndim == 3 else 1.0
+            return jnp.mean(jnp.sin(output.logits) * weights), output.logits * weights
+
+        return jax.jit(jax.grad(total, has_aux=True))(params)
+
+    (actual, actual_logits), (expected, expected_logits) = gradient(kernel), gradient("xla")
+    assert len(calls) == (3 if sizes else 1)
+    # The bias is rounded to bfloat16 for cuDNN.
+    tolerance = 2e-2 if kernel == "cudnn" and positions == "relative" else 1e-4
+    np.testing.assert_allclose(actual_logits, expected_logits, atol=tolerance)
+    largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance * largest), actual, expected)

@@ -12,8 +12,8 @@ from lm.decoding.beam_model import beam_search
 from lm.decoding.sampling import Vocabulary
 from lm.models import build_model
 from lm.models.int8 import Int8Matrix
-from lm.models.products import product
 from lm.models.parameters import with_int8_matrices
+from lm.models.products import product
 from tests.small_model import random_params, small_config
 
 CONFIG = small_config(64, 16, num_layers=2, d_model=32, num_heads=4, num_encoder_layers=1)

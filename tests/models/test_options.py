@@ -17,10 +17,11 @@ from lm.errors import UserError
 from lm.models import build_model
 from lm.models.layers import ACTIVATIONS, NORM_POSITIONS, Norm
 from lm.models.parameters import unstack_layers
-from lm.models.transformer import attention_kernels
 from lm.models.transformer.attention import dot_product_attention
 from lm.models.transformer.positions import rotary, sinusoidal_positions
 from lm.models.transformer.rope_scaling import ROPE_SCALINGS
+from lm.models.transformer.scores import Scores
+from lm.models.transformer.splash_attention import splash
 from lm.models.transformer.stack import layer_pattern
 from lm.models.transformer.wiring import shifted_right
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
@@ -107,7 +108,9 @@ def test_splash_serves_scale_and_softcap(scale, softcap):
     segments, positions = packed_rows()
     inputs = query_key_value(4, 2)
     actual = values_and_gradients(
-        lambda q, k, v: attention_kernels.splash(q, k, v, segments, 9, scale, softcap, interpret=True), inputs, segments
+        lambda q, k, v: splash(q, k, v, segments, segments, Scores(True, 9, scale, softcap), interpret=True),
+        inputs,
+        segments,
     )
     expected = values_and_gradients(
         lambda q, k, v: ours(q, k, v, segments, positions, 9, scale=scale, softcap=softcap), inputs, segments

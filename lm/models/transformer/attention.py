@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lm.batch import Array, same_segment
 from lm.config import ModelConfig
@@ -18,6 +20,8 @@ from lm.models.transformer import attention_kernels
 from lm.models.transformer.blocked_attention import blocked
 from lm.models.transformer.cache import LayerCache, write_tokens
 from lm.models.transformer.positions import Rotation, rotate
+from lm.models.transformer.remat import ATTENTION_INPUTS, ATTENTION_OUTPUT
+from lm.models.transformer.scores import Scores
 
 WithCache = tuple[Array, LayerCache | None]  # the output of a layer and the layer's updated cache
 
@@ -44,7 +48,9 @@ class Memory:
     """The output of the encoder, for cross-attention."""
 
     x: Array | None  # (sources, S, D); None if the cache already holds the keys and values of the sources
-    mask: Array  # bool (B, L, S)
+    segments: Array  # int32 (B, S)
+    mask: Array | None  # bool (B, L, S); None for fused kernels, which use the segments
+    kernel: str = flax.struct.field(pytree_node=False)  # as `kernel_for_call` returns it
 
 
 @flax.struct.dataclass
@@ -65,11 +71,11 @@ class AttentionContext:
     positions: Array  # int32 (B, L): the positions of the queries
     segments: Array  # int32 (B, L): the segments of the queries
     views: tuple[View, ...]  # one view for each kind of layer
-    kernel: str = flax.struct.field(pytree_node=False)  # as `kernel_for_call` returns it
+    kernel: str = flax.struct.field(pytree_node=False)  # for self-attention, as `kernel_for_call` returns it
     causal: bool = flax.struct.field(pytree_node=False)  # whether no query attends to later tokens of its row
     window: int = flax.struct.field(pytree_node=False)  # the window of all layers, used only by fused kernels
     train: bool = flax.struct.field(pytree_node=False)
-    bias: Array | None = None  # float32 (1 or B, H, L, S), added to the scores
+    bias: Array | None = None  # float32 (1 or B, H, L, S), added to the scores; (H, 2 L - 1) for splash
     memory: Memory | None = None
 
     def of_kind(self, number: Array | int) -> AttentionContext:
@@ -100,25 +106,26 @@ class Attention(nn.Module):
         y_BLHK, cache = attend(q_BLHK, x_BLD, context, cache)
         y_BLHK = nn.with_logical_constraint(y_BLHK, ("batch", "length", "heads", "head_dim"))
         heads, axes = (config.num_heads, config.head_dim), ("heads", "head_dim", "embed")
-        return projection(config, "out", heads, (config.d_model,), axes, residual_scale(config))(y_BLHK), cache
+        y_BLD = projection(config, "out", heads, (config.d_model,), axes, residual_scale(config))(y_BLHK)
+        return checkpoint_name(y_BLD, ATTENTION_INPUTS), cache
 
     def _to_row(self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         config, (view,) = self.config, context.views
         k_BLGK, v_BLGK = self._keys_and_values(x_BLD)
         if view.rotation is not None:
             q_BLHK, k_BLGK = (rotate(x, view.rotation, config.rotary_interleaved) for x in (q_BLHK, k_BLGK))
-        if context.kernel in attention_kernels.FUSED:
-            fused = attention_kernels.FUSED[context.kernel]
-            return fused(q_BLHK, k_BLGK, v_BLGK, context.segments, context.window, *self._score_settings()), cache
+        q_BLHK, k_BLGK, v_BLGK = (checkpoint_name(x, ATTENTION_INPUTS) for x in (q_BLHK, k_BLGK, v_BLGK))
+        if (fused := attention_kernels.FUSED.get(context.kernel)) is not None:
+            scores = Scores(context.causal, context.window, *self._score_settings())
+            return fused(q_BLHK, k_BLGK, v_BLGK, context.segments, context.segments, scores, context.bias), cache
         k_BGSK, v_BGSK = jnp.swapaxes(k_BLGK, 1, 2), jnp.swapaxes(v_BLGK, 1, 2)
         if cache is not None:
             k_BGSK = write_tokens(cache.keys, k_BGSK, context.positions)
             v_BGSK = write_tokens(cache.values, v_BGSK, context.positions)
             cache = dataclasses.replace(cache, keys=k_BGSK, values=v_BGSK)
-        causal = context.causal and cache is None
         # Rows that share their slots are one row with more queries, as in cross-attention.
         q = q_BLHK.reshape(k_BGSK.shape[0], -1, *q_BLHK.shape[2:])
-        y = self._attend(q, k_BGSK, v_BGSK, view.mask, context, context.bias, causal)
+        y = self._attend(context.kernel, q, k_BGSK, v_BGSK, view.mask, context.train, context.bias, context.causal)
         return y.reshape(q_BLHK.shape), cache
 
     def _to_source(self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
@@ -128,36 +135,46 @@ class Attention(nn.Module):
         k_BGSK: Array
         v_BGSK: Array
         if memory.x is not None:
-            k_BGSK, v_BGSK = (jnp.swapaxes(x, 1, 2) for x in self._keys_and_values(memory.x))
+            k_BSGK, v_BSGK = (checkpoint_name(x, ATTENTION_INPUTS) for x in self._keys_and_values(memory.x))
+            q_BLHK = checkpoint_name(q_BLHK, ATTENTION_INPUTS)
+            if (fused := attention_kernels.FUSED.get(memory.kernel)) is not None:
+                scores = Scores(False, 0, *self._score_settings())
+                return fused(q_BLHK, k_BSGK, v_BSGK, context.segments, memory.segments, scores), cache
+            k_BGSK, v_BGSK = (jnp.swapaxes(x, 1, 2) for x in (k_BSGK, v_BSGK))
             if cache is not None:
                 cache = dataclasses.replace(cache, source_keys=k_BGSK, source_values=v_BGSK)
         else:
             assert cache is not None and cache.source_keys is not None
             k_BGSK, v_BGSK = cache.source_keys, cache.source_values
+        assert memory.mask is not None
         sources, length = k_BGSK.shape[0], B // k_BGSK.shape[0] * L
         q, mask = q_BLHK.reshape(sources, length, H, K), memory.mask.reshape(sources, length, -1)
         if self.is_mutable_collection(RECORD):
             weights_BGRLS = attention_weights(q, k_BGSK, mask, None, *self._score_settings())
             self.sow(RECORD, SOURCE_WEIGHTS, jnp.mean(weights_BGRLS, axis=(1, 2)).reshape(B, L, -1))
-        return self._attend(q, k_BGSK, v_BGSK, mask, context).reshape(B, L, H, K), cache
+        return self._attend(memory.kernel, q, k_BGSK, v_BGSK, mask, context.train).reshape(B, L, H, K), cache
 
     def _attend(
         self,
+        kernel: str,
         q_BLHK: Array,
         k_BGSK: Array,
         v_BGSK: Array,
         mask_BLS: Array | None,
-        context: AttentionContext,
+        train: bool,
         bias_BHLS: Array | None = None,
         causal: bool = False,
     ) -> Array:
+        """Returns (B, L, H, K), as `dot_product_attention` does, with the kernel "xla" or "blocked"."""
         assert mask_BLS is not None
-        dropout = nn.Dropout(self.config.attention_dropout, deterministic=not context.train)
+        dropout = nn.Dropout(self.config.attention_dropout, deterministic=not train)
         scale, softcap = self._score_settings()
-        attend = functools.partial(dot_product_attention, dropout=dropout, scale=scale, softcap=softcap)
-        if context.kernel == "blocked":
-            return blocked(attend, q_BLHK, k_BGSK, v_BGSK, mask_BLS, bias_BHLS, causal)
-        return attend(q_BLHK, k_BGSK, v_BGSK, mask_BLS, bias_BHLS)
+        attend: Callable[..., Array] = functools.partial(
+            dot_product_attention, dropout=dropout, scale=scale, softcap=softcap
+        )
+        if kernel == "blocked":
+            attend = functools.partial(blocked, attend, causal=causal)
+        return checkpoint_name(attend(q_BLHK, k_BGSK, v_BGSK, mask_BLS, bias_BHLS), ATTENTION_OUTPUT)
 
     def _project(self, name: str, x_BLD: Array, num_heads: int, axis: str, scale: float = 1.0) -> Array:
         config = self.config

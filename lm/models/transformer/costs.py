@@ -14,6 +14,7 @@ from lm.models.bottleneck import bottleneck_cost, memory_length
 from lm.models.heads import Head
 from lm.models.layers import ACTIVATIONS, NORM_POSITIONS, NORMS, embedding_width, has_bias
 from lm.models.protocol import Flops, ParameterCounts
+from lm.models.transformer.remat import REMAT_POLICIES
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,12 @@ def _tower_bytes(config: ModelConfig, tower: TowerSize, tensor: int, kernel: str
     if config.remat == "none":
         return tower.layers * everything
     kept: float = size * D * L  # the output of each block
-    if config.remat == "dots":
-        kept += size * L * (queries + 2 * keys + D + inputs * F)
+    policy = REMAT_POLICIES[config.remat]
+    if policy.attention_inputs:
+        kept += size * L * (queries + 2 * keys + D)
         kept += size * (L * (queries + D) + S * 2 * keys) if S else 0
+    if policy.attention_output:
+        kept += size * L * queries * (2 if S else 1)
+    if policy.mlp:
+        kept += size * L * inputs * F
     return tower.layers * kept + everything  # one block at a time is recomputed in full

@@ -63,11 +63,9 @@ def check(config: Any, refuse: Refuse) -> None:
         refuse("model.attention", "'cudnn' supports only bfloat16; set model.dtype='bfloat16', or use 'xla'.")
     if model.attention in ("blocked", "cudnn", "splash") and model.attention_dropout > 0:
         refuse("model.attention", f"'{model.attention}' does not support dropout; set attention_dropout to 0.")
-    if model.attention == "splash" and (length := config.data.sequence_length) % 128:
-        refuse("model.attention", f"'splash' requires data.sequence_length to be a multiple of 128, not {length}.")
-    if model.attention in ("cudnn", "splash") and (model.family != "decoder" or model.positions == "relative"):
-        supported = "only causal self-attention without relative positions"
-        refuse("model.attention", f"'{model.attention}' supports {supported}; use 'xla'.")
+    for name in ("sequence_length", "source_length"):
+        if model.attention == "splash" and (length := getattr(config.data, name)) % 128:
+            refuse("model.attention", f"'splash' requires data.{name} to be a multiple of 128, not {length}.")
     if model.window and two_sided:
         refuse("model.window", "an encoder-decoder does not support a sliding window; set this to 0.")
     if model.global_every and not model.window:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from lm.batch import Array
@@ -16,11 +15,7 @@ from lm.models.layers import ACTIVATIONS, NORM_POSITIONS, Norm, projection, resi
 from lm.models.parameters import LAYER_PREFIX, SHARED_NAME, STACK_NAME
 from lm.models.transformer.attention import Attention, AttentionContext, WithCache
 from lm.models.transformer.cache import LayerCache
-
-REMAT_POLICIES = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
+from lm.models.transformer.remat import REMAT_POLICIES
 
 
 @dataclass(frozen=True)
@@ -134,7 +129,7 @@ class Stack(nn.Module):
         if config.remat != "none":
             # In a scan, XLA cannot merge recomputation with the forward pass, so no costly guard against merging is
             # needed.
-            block = nn.remat(Block, policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers)
+            block = nn.remat(Block, policy=REMAT_POLICIES[config.remat].keeps, prevent_cse=not config.scan_layers)
         shared = config.share_layers
         if config.scan_layers:
             scanned = nn.scan(

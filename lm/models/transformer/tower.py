@@ -73,7 +73,8 @@ class Tower(nn.Module):
                 group = len(segments_BL) // jax.tree.leaves(cache.layers)[0].shape[-4]
                 owners_BS = cache.owners.at[rows_B1, positions_BL].set(rows_B1 % group)
             key_positions_BS = jnp.broadcast_to(jnp.arange(key_segments_BS.shape[1])[None], key_segments_BS.shape)
-        kernel = kernel_for_call(self.kernel, positions_BL.shape[1], cached=cache is not None)
+        length, relative = positions_BL.shape[1], config.positions == "relative"
+        kernel = kernel_for_call(self.kernel, length, length, cached=cache is not None, relative=relative)
         kinds, views = distinct_kinds(layer_pattern(config)), []
         for kind in kinds:
             mask_BLS = rotation = skips = None
@@ -91,13 +92,17 @@ class Tower(nn.Module):
                 skips = jnp.asarray(not kind.has_first_norm)
             views.append(View(mask_BLS, rotation, skips))
         bias_BHLS = None
-        if config.positions == "relative":
-            relative = positions_BL, key_positions_BS
-            if cache is None:
+        if relative:
+            indices = positions_BL, key_positions_BS
+            if kernel == "splash":  # needs the bias of each distance only once
+                indices = np.arange(1 - length, length)[None], np.zeros((1, 1), np.int32)
+            elif cache is None:
                 # Positions within a segment are consecutive, so distances may be computed from indices within the row.
-                relative = (np.arange(positions_BL.shape[1])[None],) * 2
-            bias_BHLS = RelativeBias(config, self.causal, name="relative_bias")(*relative)
-            if owners_BS is not None:
+                indices = (np.arange(length)[None],) * 2
+            bias_BHLS = RelativeBias(config, self.causal, name="relative_bias")(*indices)
+            if kernel == "splash":
+                bias_BHLS = bias_BHLS[0, :, :, 0]
+            elif owners_BS is not None:
                 bias_BHLS = bias_of_groups(bias_BHLS, len(positions_BL), group)
         context = AttentionContext(
             positions=positions_BL,

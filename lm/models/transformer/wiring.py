@@ -27,7 +27,7 @@ from lm.models.parameters import STACK_NAME
 from lm.models.protocol import Flops, ParameterCounts
 from lm.models.transformer import costs
 from lm.models.transformer.attention import Memory
-from lm.models.transformer.attention_kernels import choose_kernel
+from lm.models.transformer.attention_kernels import FUSED, choose_kernel, kernel_for_call
 from lm.models.transformer.cache import Cache, empty_cache
 from lm.models.transformer.tower import EMBEDDED, LAST_BLOCK, Tower
 
@@ -146,8 +146,9 @@ class EncoderDecoder(Transformer):
         self.token_embedding = Embedding(config.vocab_size, config, axes)
         if not config.share_embeddings:
             self.source_embedding = Embedding(config.source_vocab_size or config.vocab_size, config, axes)
-        self.encoder = Tower(dataclasses.replace(config, num_layers=config.num_encoder_layers), causal=False)
-        self.decoder = Tower(config, causal=True, cross=True)
+        encoder_config = dataclasses.replace(config, num_layers=config.num_encoder_layers)
+        self.encoder = Tower(encoder_config, causal=False, kernel=self.kernel)
+        self.decoder = Tower(config, causal=True, cross=True, kernel=self.kernel)
         nn.share_scope(self, self.head)  # puts the parameters of the head at the same level as the embedding
 
     @property
@@ -193,7 +194,11 @@ class EncoderDecoder(Transformer):
             assert cache is not None and cache.source_segments is not None, "the batch and the cache have no source"
             rows_per_source = batch.shape[0] // cache.source_segments.shape[0]
             source_segments = jnp.repeat(cache.source_segments, rows_per_source, axis=0)
-        memory = Memory(x=x_source, mask=same_segment(batch.segments, source_segments))
+        # The fused kernels return no attention weights, so they are not used while weights are recorded.
+        plain = cache is not None or self.is_mutable_collection(RECORD)
+        kernel = kernel_for_call(self.kernel, batch.shape[1], source_segments.shape[1], cached=plain)
+        mask_BLS = None if kernel in FUSED else same_segment(batch.segments, source_segments)
+        memory = Memory(x_source, source_segments, mask_BLS, kernel)
         x_BLD, cache = self.decoder(self.token_embedding(tokens_BL), batch, train, cache, memory)
         output = self.head(self.config, self.token_embedding, x_BLD, batch, train, DROPOUT_ALONE)
         return dataclasses.replace(output, cache=cache)

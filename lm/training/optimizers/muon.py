@@ -23,8 +23,8 @@ from optax.contrib import MuonState
 
 from lm.batch import Array
 from lm.config import OptimizerConfig
-from lm.parallel.mesh import axis_names, current_mesh, mesh_axes, spread
 from lm.models.parameters import matrix_axes
+from lm.parallel.mesh import axis_names, current_mesh, mesh_axes, spread
 from lm.training.names import Path, block_of, map_with_path, without_layer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the Newton-Schulz iteration (Jordan 2024)

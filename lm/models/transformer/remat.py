@@ -1,0 +1,58 @@
+"""Rematerialisation policies: which activations of a block are kept for the backward pass.
+
+The input of every block is kept. The cost of keeping or computing the rest differs. The output of attention and its
+statistics are as narrow as the model, but without them the kernel runs again, at a cost that is quadratic in length.
+Queries, keys and values are as narrow, and each costs a matrix multiplication. The hidden layer of the MLP is about
+four times as wide. `results/aot.md` has the memory and the FLOPs of each policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+ATTENTION_OUTPUT = "attention_output"  # the name of the outputs and of the statistics of attention
+ATTENTION_INPUTS = "attention_inputs"  # the name of queries, keys and values, and of the result of the projection "out"
+CUDNN = "dot_product_attention_fwd_wrapper"  # the primitive with which JAX calls cuDNN in the forward pass
+
+policies = jax.checkpoint_policies
+
+
+@dataclass(frozen=True)
+class RematPolicy:
+    """What a policy keeps of each block, in addition to the input of the block."""
+
+    keeps: Callable[..., Any]
+    attention_output: bool = False
+    attention_inputs: bool = False
+    mlp: bool = False  # the results of the MLP's first projections
+
+
+def _attention_output(primitive: Any, *args: Any, **params: Any) -> Any:
+    """Keeps the outputs of cuDNN, which has no place for a name, and arrays with the name ATTENTION_OUTPUT."""
+    return primitive.name == CUDNN or policies.save_only_these_names(ATTENTION_OUTPUT)(primitive, *args, **params)
+
+
+def _either(first: Callable[..., Any], second: Callable[..., Any]) -> Callable[..., Any]:
+    return policies.save_from_both_policies(first, second)
+
+
+REMAT_POLICIES = {
+    "full": RematPolicy(policies.nothing_saveable),
+    "attention_output": RematPolicy(_attention_output, attention_output=True),
+    "attention": RematPolicy(
+        _either(_attention_output, policies.save_only_these_names(ATTENTION_INPUTS)),
+        attention_output=True,
+        attention_inputs=True,
+    ),
+    "dots": RematPolicy(policies.dots_with_no_batch_dims_saveable, attention_inputs=True, mlp=True),
+    "dots_and_attention": RematPolicy(
+        _either(policies.dots_with_no_batch_dims_saveable, _attention_output),
+        attention_output=True,
+        attention_inputs=True,
+        mlp=True,
+    ),
+}

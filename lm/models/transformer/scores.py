@@ -1,0 +1,15 @@
+"""How attention computes scores and which of them it masks by distance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The static settings of attention. `lm.models.transformer.attention` explains scale and softcap."""
+
+    causal: bool = False  # whether keys after the query are masked
+    window: int = 0  # if positive, keys this far from the query or farther are masked
+    scale: float = 0.0
+    softcap: float = 0.0

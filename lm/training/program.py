@@ -1,0 +1,146 @@
+"""Examines the text of a program before and after XLA compiles it: products, kernels, collectives, large arrays."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
+ARRAY = re.compile(rf"\b({'|'.join(SIZES)})\[([\d,]*)\]")
+COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z\d\-]*)\((.*)$")
+CALLED = re.compile(r"\b(?:body|condition|calls|to_apply)=%?([\w.\-]+)|\b(?:branch|called)_computations=\{([^}]*)\}")
+TRIPS = re.compile(r'"known_trip_count":\s*\{"n":\s*"(\d+)"')
+PRODUCT = re.compile(
+    r"stablehlo\.dot_general [^\n]*?(?:batching_dims = \[([\d, ]*)\][^\n]*?)?contracting_dims = \[([\d, ]*)\][^\n]*"
+    r": \(tensor<(\w*)>, tensor<(\w*)>\)"
+)
+KERNEL = re.compile(r'custom_call_target="(?:__cudnn\$(\w+)|tpu_custom_call|__gpu\$xla\.gpu\.triton)"')
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """An instruction of a compiled program and how many times a step executes it."""
+
+    name: str
+    type: str  # of the result
+    operation: str
+    rest: str  # operands and attributes
+    executions: int
+
+    @property
+    def arrays(self) -> list[int]:
+        """The sizes of all arrays in the result, in bytes."""
+        return [SIZES[dtype] * math.prod(dimensions) for dtype, dimensions in shapes(self.type)]
+
+
+def shapes(text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields the type and the dimensions of each array that a text mentions."""
+    for dtype, dimensions in ARRAY.findall(text):
+        yield dtype, tuple(int(size) for size in dimensions.split(",") if size)
+
+
+def instructions(program: str) -> list[Instruction]:
+    """Returns the instructions of a compiled program. Bodies of loops count as often as the loop repeats them."""
+    bodies: dict[str, list[tuple[str, str, str, str]]] = {}
+    entry = name = ""
+    for line in program.splitlines():
+        if found := COMPUTATION.match(line):
+            name = found[1]
+            bodies[name] = []
+            entry = name if line.startswith("ENTRY") else entry
+        elif (found := INSTRUCTION.match(line)) and name:
+            bodies[name].append((found[1], found[2], found[3], found[4]))
+    executions: Counter[str] = Counter({entry: 1})
+    # A computation stands before its callers, so the reverse order meets all callers of a computation first.
+    for name in reversed(bodies):
+        for _, _, operation, rest in bodies[name]:
+            trips = _trips(rest, bodies) if operation == "while" else 1
+            for one, several in CALLED.findall(rest):
+                for called in [one] if one else several.replace("%", "").split(", "):
+                    executions[called] += executions[name] * trips
+    return [Instruction(*each, executions[name]) for name, body in bodies.items() for each in body]
+
+
+def _trips(loop: str, bodies: dict[str, list[tuple[str, str, str, str]]]) -> int:
+    """Returns how often a loop repeats, or 1 if that is unknown. Programs for TPUs show it only in the condition."""
+    if found := TRIPS.search(loop):
+        return int(found[1])
+    condition = re.search(r"condition=%?([\w.\-]+)", loop)
+    body = bodies.get(condition[1], []) if condition else []
+    limits = [
+        int(rest.split(")")[0]) for _, type_, operation, rest in body if operation == "constant" and "s32" in type_
+    ]
+    return limits[0] if len(limits) == 1 else 1
+
+
+def float32_products(lowered: str) -> list[str]:
+    """Returns the types of the operands of each product of two float32 matrices, in StableHLO.
+
+    Products of vectors, in which every axis of an operand is contracted or batched, are not counted.
+    """
+    found = []
+    for batched, contracted, first, second in PRODUCT.findall(lowered):
+        axes = sum(len(each.split(",")) for each in (batched, contracted) if each)
+        ranks = [type_.count("x") for type_ in (first, second)]
+        if first.endswith("f32") and second.endswith("f32") and axes < min(ranks):
+            found.append(f"{first}, {second}")
+    return found
+
+
+def kernel_calls(program: list[Instruction]) -> dict[str, int]:
+    """Returns how often a step calls each kernel of cuDNN and Pallas."""
+    calls: Counter[str] = Counter()
+    for each in program:
+        if each.operation == "custom-call" and (kernel := KERNEL.search(each.rest)):
+            calls[kernel[1] or re.sub(r"(\.\d+)+$", "", each.name)] += each.executions
+    return dict(calls)
+
+
+def collective_bytes(program: list[Instruction]) -> dict[str, int]:
+    """Returns how many bytes each kind of collective handles per step and device: the larger of input and output."""
+    total = dict.fromkeys(COLLECTIVES, 0)
+    for each in program:
+        name = each.operation.removesuffix("-start")
+        if name not in total:
+            continue
+        size, devices = sum(each.arrays), _group_size(each.rest)
+        started = each.operation != name  # then the type has the inputs as well
+        if started and name in ("all-gather", "reduce-scatter"):
+            size -= size // (1 + devices)
+        elif started and name != "all-reduce":
+            size //= 2
+        elif name == "reduce-scatter":
+            size *= devices
+        total[name] += size * each.executions
+    return total
+
+
+def _group_size(attributes: str) -> int:
+    """Returns the number of devices that take part in a collective together."""
+    if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes):
+        return int(found[2])
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
+        axes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+        return math.prod(int(axes[name]) for name in re.findall(r"'(\w+)'", found[2]))
+    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return found[1].count(",") + 1
+    return 1
+
+
+def arrays_like_scores(program: list[Instruction], rows: int, heads: int, lengths: tuple[int, int]) -> set[str]:
+    """Returns the types of arrays with an axis of L queries, one of S keys, and at least B L S H elements."""
+    queries, keys = lengths
+    found = set()
+    for each in program:
+        for dtype, dimensions in shapes(each.type):
+            rest = list(dimensions)
+            if queries in rest:
+                rest.remove(queries)
+                if keys in rest and math.prod(dimensions) >= rows * heads * queries * keys:
+                    found.add(f"{dtype}{list(dimensions)}")
+    return found
