@@ -6,7 +6,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from benchmarks.program_cost import COLLECTIVES, program_cost
+from benchmarks.program_cost import program_cost
+from lm.training.program import COLLECTIVES
 
 PROGRAM = """
 HloModule jit_step, is_scheduled=true

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from lm.batch import Array, Batch, Source
 from lm.errors import UserError
+from lm.parallel.mesh import shards_of
 
 Rows = Sequence[Sequence[int]]  # token ids of each row
 
@@ -30,11 +30,7 @@ def check_settings(settings: Any, *rules: tuple[str, bool, str]) -> None:
 
 def rows_for_mesh(rows: int) -> int:
     """Rounds `rows` up to a multiple of the number of devices over which the current mesh splits a batch."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return rows
-    (axes,) = nn.logical_to_mesh_axes(("batch",))
-    split = math.prod(mesh.shape[axis] for axis in axes)
+    split = shards_of("batch")
     return -(-rows // split) * split
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from lm.batch import Array
 from lm.models.int8 import Int8Matrix
+from lm.parallel.mesh import current_mesh
 
 SMALL = 1 << 24  # with fewer multiplications than this, the form of a product hardly matters
 
@@ -57,8 +58,7 @@ def _transposed_product(a_TI: Array, b_TO: Array) -> Array:
     """
     tokens, inputs = a_TI.shape
     pieces = next((count for count in (3, 2, 5, 7) if inputs % count == 0), 1)
-    mesh = jax.sharding.get_abstract_mesh()
-    if a_TI.size * b_TO.shape[1] < SMALL or pieces == 1 or (not mesh.empty and mesh.size > 1):
+    if a_TI.size * b_TO.shape[1] < SMALL or pieces == 1 or current_mesh() is not None:
         return jax.lax.dot_general(a_TI, b_TO, (((0,), (0,)), ((), ())), None, jnp.float32)
     a_PRT = a_TI.T.reshape(pieces, inputs // pieces, tokens)
     return jax.lax.map(lambda a_RT: _rows_by_columns(a_RT, b_TO), a_PRT).reshape(inputs, -1)

@@ -21,9 +21,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jax.sharding import get_abstract_mesh
 
 from lm.batch import Array, VocabularyLogits
+from lm.parallel.mesh import shards_of
 
 LARGE, CHUNK = 256 * 2**20, 64 * 2**20  # bytes: logits of this size per device are computed in chunks of that size
 
@@ -45,12 +45,6 @@ def chunks_for(wanted: int, num_logits: int, length: int) -> int:
     size = 4 * num_logits
     count = min(length, wanted or (1 if size < LARGE else math.ceil(size / CHUNK)))
     return math.ceil(length / math.ceil(length / count))  # fewer chunks of the same rounded size may hold all tokens
-
-
-def shards_of(axis: str) -> int:
-    """Returns the number of parts into which the mesh splits a logical axis, where this is traced."""
-    (names,), mesh = nn.logical_to_mesh_axes((axis,)), get_abstract_mesh()
-    return math.prod(mesh.shape.get(name, 1) for name in ([names] if isinstance(names, str) else names or ()))
 
 
 def loss_in_chunks(logits: VocabularyLogits, targets_BL: Array, weights_BL: Array, count: int, loss: TokenLoss) -> Any:

@@ -94,6 +94,12 @@ def current_mesh() -> AbstractMesh | None:
     return None if mesh.empty or mesh.size == 1 else mesh
 
 
+def shards_of(axis: str) -> int:
+    """Returns the number of parts into which the current mesh splits a logical axis."""
+    (names,), mesh = nn.logical_to_mesh_axes((axis,)), jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape.get(name, 1) for name in axis_names(names))
+
+
 def mesh_axes(names: tuple[str | None, ...]) -> PartitionSpec:
     """Returns the mesh axes that split an array with these logical axes."""
     return nn.logical_to_mesh_axes(names, RULES)

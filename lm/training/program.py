@@ -6,11 +6,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
-ARRAY = re.compile(rf"\b({'|'.join(SIZES)})\[([\d,]*)\]")
+ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z\d\-]*)\((.*)$")
 CALLED = re.compile(r"\b(?:body|condition|calls|to_apply)=%?([\w.\-]+)|\b(?:branch|called)_computations=\{([^}]*)\}")
@@ -30,12 +29,23 @@ class Instruction:
     type: str  # of the result
     operation: str
     rest: str  # operands and attributes
-    executions: int
+    executions: int = 0
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """The names of the operands."""
+        return tuple(re.findall(r"%([\w.\-]+)", self.rest.partition("), ")[0]))
+
+    @property
+    def called(self) -> list[str]:
+        """The names of the computations that this instruction runs."""
+        found = CALLED.findall(self.rest)
+        return [name for one, several in found for name in ([one] if one else several.replace("%", "").split(", "))]
 
     @property
     def arrays(self) -> list[int]:
         """The sizes of all arrays in the result, in bytes."""
-        return [SIZES[dtype] * math.prod(dimensions) for dtype, dimensions in shapes(self.type)]
+        return [math.prod(dimensions) * _item_bits(dtype) // 8 for dtype, dimensions in shapes(self.type)]
 
 
 def shapes(text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -44,36 +54,49 @@ def shapes(text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield dtype, tuple(int(size) for size in dimensions.split(",") if size)
 
 
-def instructions(program: str) -> list[Instruction]:
-    """Returns the instructions of a compiled program. Bodies of loops count as often as the loop repeats them."""
-    bodies: dict[str, list[tuple[str, str, str, str]]] = {}
+def _item_bits(dtype: str) -> int:
+    digits = re.search(r"\d+", dtype)
+    return int(digits[0]) if digits else 8  # pred
+
+
+def computations(program: str) -> dict[str, dict[str, Instruction]]:
+    """Returns the computations of a compiled program by name, each with its instructions by name, in order.
+
+    The instructions in the body of a loop are executed as often as the loop repeats them.
+    """
+    found: dict[str, dict[str, Instruction]] = {}
     entry = name = ""
     for line in program.splitlines():
-        if found := COMPUTATION.match(line):
-            name = found[1]
-            bodies[name] = []
+        if header := COMPUTATION.match(line):
+            name = header[1]
+            found[name] = {}
             entry = name if line.startswith("ENTRY") else entry
-        elif (found := INSTRUCTION.match(line)) and name:
-            bodies[name].append((found[1], found[2], found[3], found[4]))
+        elif (parts := INSTRUCTION.match(line)) and name:
+            found[name][parts[1]] = Instruction(parts[1], parts[2], parts[3], parts[4])
     executions: Counter[str] = Counter({entry: 1})
     # A computation stands before its callers, so the reverse order meets all callers of a computation first.
-    for name in reversed(bodies):
-        for _, _, operation, rest in bodies[name]:
-            trips = _trips(rest, bodies) if operation == "while" else 1
-            for one, several in CALLED.findall(rest):
-                for called in [one] if one else several.replace("%", "").split(", "):
-                    executions[called] += executions[name] * trips
-    return [Instruction(*each, executions[name]) for name, body in bodies.items() for each in body]
+    for name in reversed(found):
+        for key, each in found[name].items():
+            found[name][key] = replace(each, executions=executions[name])
+            trips = _trips(each.rest, found) if each.operation == "while" else 1
+            for called in each.called:
+                executions[called] += executions[name] * trips
+    return found
 
 
-def _trips(loop: str, bodies: dict[str, list[tuple[str, str, str, str]]]) -> int:
+def instructions(program: str) -> list[Instruction]:
+    """Returns the instructions of all computations of a compiled program."""
+    return [each for body in computations(program).values() for each in body.values()]
+
+
+def _trips(loop: str, program: dict[str, dict[str, Instruction]]) -> int:
     """Returns how often a loop repeats, or 1 if that is unknown. Programs for TPUs show it only in the condition."""
     if found := TRIPS.search(loop):
         return int(found[1])
     condition = re.search(r"condition=%?([\w.\-]+)", loop)
-    body = bodies.get(condition[1], []) if condition else []
+    body = program.get(condition[1], {}) if condition else {}
     limits = [
-        int(rest.split(")")[0]) for _, type_, operation, rest in body if operation == "constant" and "s32" in type_
+        int(each.rest.split(")")[0]) for each in body.values() if each.operation == "constant" and "s32" in each.type
     ]
     return limits[0] if len(limits) == 1 else 1
 
@@ -108,7 +131,7 @@ def collective_bytes(program: list[Instruction]) -> dict[str, int]:
         name = each.operation.removesuffix("-start")
         if name not in total:
             continue
-        size, devices = sum(each.arrays), _group_size(each.rest)
+        size, devices = sum(each.arrays), group_size(each.rest)
         started = each.operation != name  # then the type has the inputs as well
         if started and name in ("all-gather", "reduce-scatter"):
             size -= size // (1 + devices)
@@ -120,7 +143,7 @@ def collective_bytes(program: list[Instruction]) -> dict[str, int]:
     return total
 
 
-def _group_size(attributes: str) -> int:
+def group_size(attributes: str) -> int:
     """Returns the number of devices that take part in a collective together."""
     if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes):
         return int(found[2])

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.batch import Array
+from lm.parallel.mesh import current_mesh
 
 BLOCK = 128  # queries per block
 PIECE = 3 << 19  # the scores that are computed together should not take more bytes than this
@@ -41,8 +42,7 @@ def blocked(
         causal: whether the mask forbids every key whose index is larger than that of the query.
     """
     (B, L, H, _), S = q_BLHK.shape, k_BGSK.shape[2]
-    mesh = jax.sharding.get_abstract_mesh()
-    if 4 * B * H * L * S <= SMALL or (not mesh.empty and mesh.size > 1):
+    if 4 * B * H * L * S <= SMALL or current_mesh() is not None:
         return attend(q_BLHK, k_BGSK, v_BGSK, mask_BLS, bias_BHLS)
     rows = max(C for C in range(1, B + 1) if B % C == 0 and (C == 1 or 4 * C * H * min(L, BLOCK) * S <= PIECE))
 
