@@ -1,0 +1,68 @@
+"""The page of all measured speeds, made from records."""
+
+import pytest
+
+from benchmarks import performance
+
+ORIGIN = {"hardware": "a machine", "commit": "abc1234", "versions": {"jax": "0.10.2", "optax": "0.2.8"}}
+
+
+def system(seconds: float, peak: int) -> dict:
+    return {"seconds_per_step": seconds, "peak_rss_bytes": peak, "first_seconds": 9.0}
+
+
+STEPS = {
+    "results": {
+        "gpt, float32": {
+            "title": "GPT, 10 M",
+            "systems": {"ours": system(2.0, 3_000_000_000), "pytorch": system(1.5, 2_000_000_000)},
+            **ORIGIN,
+        },
+        "gpt, bfloat16": {
+            "title": "GPT, 10 M",
+            "systems": {"ours": system(1.0, 3_000_000_000), "pytorch": system(1.2, 2_000_000_000)},
+            **ORIGIN | {"commit": "def5678"},
+        },
+    }
+}
+DATA = {
+    "results": {
+        "tales": {
+            "text": {"bytes": 5_000_000},
+            "medians": {
+                "sentencepiece": {"MB_per_second": 2.0},
+                "store, 1": {"MB_per_second": 1.8},
+                "store, 2": {"MB_per_second": 3.4},
+                "causal 16 x 256": {"M_tokens_per_second": 21.0},
+            },
+            "ratio_to_sentencepiece": {"sentencepiece": 1.0, "store, 1": 0.9, "store, 2": 1.7},
+        }
+    },
+    **ORIGIN,
+}
+
+
+def test_page_has_ratios_origins_and_what_is_missing():
+    text = performance.page({"step_speed": STEPS, "data_speed": DATA})
+    assert "| GPT, 10 M | float32 | pytorch | 1,500 | 0.75 | 2.00 GB | 1.50 | 9.0 |" in text
+    assert "Measured on a machine, commit abc1234, def5678, jax 0.10.2." in text
+    assert "| store, 2 | 3.4 MB/s | 1.70 |" in text and "| causal 16 x 256 | 21.0 M tokens/s |  |" in text
+    decoding = text.partition("## Decoding")[2].partition("## Data")[0]
+    assert "Not measured yet." in decoding
+
+
+def test_ratios_of_the_picture():
+    assert list(performance.step_ratios(STEPS)) == [
+        ("step, gpt, float32, pytorch", 0.75),
+        ("step, gpt, bfloat16, pytorch", 1.2),
+    ]
+    assert list(performance.data_ratios(DATA)) == [
+        ("text to store, 1 worker, tales, SentencePiece alone", 0.9),
+        ("text to store, 2 workers, tales, SentencePiece alone", 1.7),
+    ]
+
+
+@pytest.mark.exhaustive
+def test_picture_is_drawn(tmp_path):
+    performance.draw([("a", 0.5), ("b", 2.3)], tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
