@@ -206,8 +206,8 @@ def page(records: dict[str, Record]) -> str:
         "# Speed and memory",
         "",
         "Made by `python -m benchmarks.performance` from the records of the commands below. Each of them runs the",
-        "systems in turn, in one run; figures of different records cannot be compared. If the speed of ours is above 1,",
-        "ours is faster. Programs compiled for GPUs and TPUs are examined in [aot.md](aot.md).",
+        "systems in turn, in one run; figures of different records cannot be compared. A speed of ours above 1 means",
+        "that ours is faster. Programs compiled for GPUs and TPUs are examined in [aot.md](aot.md).",
         "",
     ]
     if any(any(section.ratios(records[section.record])) for section in SECTIONS if section.record in records):
