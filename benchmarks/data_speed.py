@@ -130,10 +130,12 @@ def open_store(config: Config, cache: Path) -> Any:
     return task_of(config).open_store(split, config, Tokenizers(tokenizer, tokenizer), cache), tokenizer
 
 
-def encode_alone(lines: list[str], tokenizer: SentencePieceTokenizer) -> None:
+def encode_alone(lines: list[str], megabytes: float, tokenizer: SentencePieceTokenizer) -> float:
+    """Encodes the lines, whose size in UTF-8 is given, and returns their size."""
     processor = tokenizer._processor
     for begin in range(0, len(lines), LINES_AT_ONCE):
         processor.encode(lines[begin : begin + LINES_AT_ONCE], num_threads=1)
+    return megabytes
 
 
 def build_store(folder: Path, workers: int) -> float:
@@ -174,7 +176,7 @@ def measure_text(path: Path, options: argparse.Namespace) -> dict[str, Any]:
         lines *= described["repeats"]
         rounds = []
         for number in range(options.rounds):
-            found = {"sentencepiece": measure(lambda: encode_alone(lines, tokenizer) or megabytes, "MB_per_second")}
+            found = {"sentencepiece": measure(lambda: encode_alone(lines, megabytes, tokenizer), "MB_per_second")}
             for count in workers:
                 found[f"store, {count}"] = measure(lambda n=count: build_store(folder, n), "MB_per_second")
             for shape in SHAPES:
