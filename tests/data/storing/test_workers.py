@@ -85,6 +85,8 @@ def test_a_start_that_fails_half_way_leaves_nothing(monkeypatch):
 def test_a_worker_ignores_ctrl_c_from_its_start(tmp_path):
     module = tmp_path / "lm" / "data" / "storing" / "workers.py"
     module.parent.mkdir(parents=True)
+    for folder in list(module.parents)[:3]:
+        (folder / "__init__.py").touch()
     module.write_text("import time\nprint('importing', flush=True)\ntime.sleep(0.3)\ndef serve(*_): print('served')\n")
     command = COMMAND.format(path=[str(tmp_path), *sys.path], tasks=0, results=0, parent=0)
     worker = subprocess.Popen(
