@@ -31,7 +31,7 @@ class Documents:
 
     @staticmethod
     def layout() -> str:
-        """Returns a hash of what determines the division into parts, apart from the documents, and a part's format."""
+        """Returns a hash of the sizes by which documents are divided into parts, and of the fields of a part."""
         sizes = finding.UNIT_BYTES, tfds.UNIT, encoding.CHUNK_CHARACTERS, encoding.PIECE, pieces.PIECE, pieces.SEARCHED
         return hash_of(str(encoding.DOCUMENT.descr), *map(str, sizes))[:8]
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -212,15 +211,18 @@ def serve(tasks: int, results: int, parent: int) -> None:
     function: Callable[[Any], Any] | None = None
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has closed its ends
         while os.getppid() == parent:
-            message = source.recv_bytes()
+            result: Any = None
+            failure: Exception | None = None
             try:
-                value = pickle.loads(message)
-                answer = pickle.dumps((None if function is None else function(value), None))
+                value = source.recv()
+                result = None if function is None else function(value)
                 function = function or value
+            except EOFError:
+                raise
             except (UserError, OSError, MemoryError) as error:
-                answer = pickle.dumps((None, error))
+                failure = error
             except Exception:
-                answer = pickle.dumps((None, RuntimeError(f"in a worker process:\n{traceback.format_exc()}")))
-            sink.send_bytes(answer)
+                failure = RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
+            sink.send((result, failure))
             if function is None:
                 return  # it could not be set up
