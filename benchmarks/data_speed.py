@@ -40,6 +40,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.performance import data_rows
 from benchmarks.record import RESULTS, surroundings, write_record
 from lm.config import Config, defaults, source
 from lm.data.packing.rows import TrainRows
@@ -129,11 +130,12 @@ def open_store(config: Config, cache: Path) -> Any:
     return task_of(config).open_store(split, config, Tokenizers(tokenizer, tokenizer), cache), tokenizer
 
 
-def encode_alone(lines: list[str], tokenizer: SentencePieceTokenizer) -> float:
+def encode_alone(lines: list[str], megabytes: float, tokenizer: SentencePieceTokenizer) -> float:
+    """Encodes the lines, whose size in UTF-8 is given, and returns their size."""
     processor = tokenizer._processor
     for begin in range(0, len(lines), LINES_AT_ONCE):
         processor.encode(lines[begin : begin + LINES_AT_ONCE], num_threads=1)
-    return sum(map(len, lines)) / 1e6
+    return megabytes
 
 
 def build_store(folder: Path, workers: int) -> float:
@@ -169,10 +171,12 @@ def measure_text(path: Path, options: argparse.Namespace) -> dict[str, Any]:
         text = (folder / "once.txt").read_text(encoding="utf-8")
         tokenizer = SentencePieceTokenizer.train(settings, [text])
         tokenizer.save(folder / "tokenizer")
-        lines = text.removesuffix("\n").split("\n") * described["repeats"]
+        lines = text.removesuffix("\n").split("\n")
+        megabytes = described["repeats"] * sum(len(line.encode()) for line in lines) / 1e6
+        lines *= described["repeats"]
         rounds = []
         for number in range(options.rounds):
-            found = {"sentencepiece": measure(lambda: encode_alone(lines, tokenizer), "MB_per_second")}
+            found = {"sentencepiece": measure(lambda: encode_alone(lines, megabytes, tokenizer), "MB_per_second")}
             for count in workers:
                 found[f"store, {count}"] = measure(lambda n=count: build_store(folder, n), "MB_per_second")
             for shape in SHAPES:
@@ -199,12 +203,9 @@ def table_of(name: str, result: Mapping[str, Any]) -> Table:
     table = Table(title=f"{name} ({result['text']['bytes'] / 1e6:.0f} MB)", box=None, padding=(0, 2, 0, 0))
     for heading in ("", "time", "CPU", "speed", "ratio"):
         table.add_column(heading, justify="right" if heading else "left")
-    for each, values in result["medians"].items():
-        megabytes = values.get("MB_per_second")
-        speed = f"{values['M_tokens_per_second']:.1f} M tokens/s" if megabytes is None else f"{megabytes:.1f} MB/s"
-        ratio = result["ratio_to_sentencepiece"].get(each)
-        seconds = f"{values['seconds']:.1f} s", f"{values['cpu_seconds']:.1f} s"
-        table.add_row(each, *seconds, speed, "" if ratio is None else f"{ratio:.2f}")
+    for each, speed, ratio in data_rows(result):
+        values = result["medians"][each]
+        table.add_row(each, f"{values['seconds']:.1f} s", f"{values['cpu_seconds']:.1f} s", speed, ratio)
     return table
 
 

@@ -115,15 +115,18 @@ def decoding_ratios(record: Record) -> Iterable[Ratio]:
 def data(record: Record) -> list[str]:
     lines = []
     for name, result in record["results"].items():
-        rows = []
-        for each, values in result["medians"].items():
-            megabytes = values.get("MB_per_second")
-            speed = f"{values['M_tokens_per_second']:.1f} M tokens/s" if megabytes is None else f"{megabytes:.1f} MB/s"
-            ratio = result["ratio_to_sentencepiece"].get(each)
-            rows.append((each, speed, "" if ratio is None else f"{ratio:.2f}"))
         lines += [f"{name}, {result['text']['bytes'] / 1e6:,.0f} MB:", ""]
-        lines += [*table(("", "speed", "relative to SentencePiece alone"), rows), ""]
+        lines += [*table(("", "speed", "relative to SentencePiece alone"), data_rows(result)), ""]
     return lines[:-1]
+
+
+def data_rows(result: Record) -> Iterable[tuple[str, str, str]]:
+    """Yields what is measured, its speed, and its speed relative to SentencePiece alone ("" if they do not compare)."""
+    for each, values in result["medians"].items():
+        megabytes = values.get("MB_per_second")
+        speed = f"{values['M_tokens_per_second']:.1f} M tokens/s" if megabytes is None else f"{megabytes:.1f} MB/s"
+        ratio = result["ratio_to_sentencepiece"].get(each)
+        yield each, speed, "" if ratio is None else f"{ratio:.2f}"
 
 
 def data_ratios(record: Record) -> Iterable[Ratio]:
@@ -201,7 +204,7 @@ SECTIONS = (
 )
 
 
-def page(records: dict[str, Record]) -> str:
+def page(records: dict[str, Record], has_picture: bool) -> str:
     lines = [
         "# Speed and memory",
         "",
@@ -210,7 +213,7 @@ def page(records: dict[str, Record]) -> str:
         "that ours is faster. Programs compiled for GPUs and TPUs are examined in [aot.md](aot.md).",
         "",
     ]
-    if any(any(section.ratios(records[section.record])) for section in SECTIONS if section.record in records):
+    if has_picture:
         lines += [f"![speed of ours relative to other systems]({PAGE}.png)", ""]
     for section in SECTIONS:
         lines += [f"## {section.title}", "", f"    {section.command}", ""]
@@ -263,11 +266,11 @@ def draw(ratios: Sequence[Ratio], path: Path) -> None:
 def main() -> int:
     paths = {section.record: RESULTS / f"{section.record}.json" for section in SECTIONS}
     records = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
-    written = [RESULTS / f"{PAGE}.md"]
-    written[0].write_text(page(records))
     found = [
         ratio for section in SECTIONS if section.record in records for ratio in section.ratios(records[section.record])
     ]
+    written = [RESULTS / f"{PAGE}.md"]
+    written[0].write_text(page(records, bool(found)))
     if found:
         written.append(RESULTS / f"{PAGE}.png")
         draw(found, written[1])

@@ -43,7 +43,7 @@ DATA = {
 
 
 def test_page_has_ratios_origins_and_what_is_missing():
-    text = performance.page({"step_speed": STEPS, "data_speed": DATA})
+    text = performance.page({"step_speed": STEPS, "data_speed": DATA}, True)
     assert "| GPT, 10 M | float32 | pytorch | 1,500 | 0.75 | 2.00 GB | 1.50 | 9.0 |" in text
     assert "Measured on a machine, commit abc1234, def5678, jax 0.10.2." in text
     assert "| store, 2 | 3.4 MB/s | 1.70 |" in text and "| causal 16 x 256 | 21.0 M tokens/s |  |" in text

@@ -199,11 +199,12 @@ class DataConfig:
     """Number of batches to prepare in advance."""
     store_workers: int = option(0, minimum=0, affects="nothing")
     """Number of processes that clean and tokenise the text of token stores. If 0, there is one per core that the
-    program may use. Small texts are tokenised without extra processes. The stores are the same either way."""
+    program may use. Small texts are tokenised without extra processes. With holdout='tail', the main process cleans the
+    text. The stores do not depend on this number."""
     beam: str = option("", affects="nothing")
     """Options of the Apache Beam pipeline that cleans and tokenises text in place of these processes, e.g.
     '--runner=FlinkRunner --flink_master=HOST:8081' (needs requirements-beam.txt). All machines must see the data and
-    the cache under the same paths. If empty, Beam is not used."""
+    the cache under the same paths. If empty, or for data from which holdout='tail' takes a share, Beam is not used."""
     cache_dir: str = option("", affects="nothing")
     """Directory for token stores and compiled programs. If empty, $LM_CACHE_DIR is used if set, otherwise ~/.cache/lm.
     The value stored in a run directory is ignored, since the directory may come from another machine."""

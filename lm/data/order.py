@@ -30,7 +30,7 @@ def generator(*key: Any) -> np.random.Generator:
 
 
 def shuffled(index: int, count: int, seed: int) -> tuple[int, int]:
-    """Returns the epoch of element `index` of endless epochs of `count` items, and its item, shuffled in each epoch.
+    """Returns (epoch, item) of element `index` when `count` items are repeated endlessly, shuffled anew in each epoch.
 
     The item is element `index` of grain.MapDataset.range(count).shuffle(seed=seed).repeat(), but found faster.
     """

@@ -1,7 +1,8 @@
-"""Encodes documents with Apache Beam (data.beam), on one machine or on many. TFDS prepares data sets with it, too.
+"""Encodes documents with Apache Beam (data.beam), on one machine or on many.
 
 The pipeline reads each unit of files, divides it into chunks and writes a part for each chunk, with the same names and
-contents as the worker processes of one machine. Every machine must see the data and the cache under the same paths.
+contents as the worker processes of one machine, and the number of chunks of the unit. Every machine must see the data
+and the cache under the same paths.
 """
 
 from __future__ import annotations
@@ -13,23 +14,29 @@ from pathlib import Path
 from typing import Any
 
 from lm.data.storing.documents import Documents
-from lm.data.storing.encoding import Chunk, DamagedPart, Part, part_path
+from lm.data.storing.encoding import Chunk, DamagedPart, Part, part_name, part_path, write_whole
 from lm.errors import UserError
 
 
 @dataclass(frozen=True)
 class UnitReader:
-    """Yields the chunks of a unit whose parts are not in `directory` yet, and the names of these parts."""
+    """Yields the chunks of a unit whose parts are not in `directory` yet, and the names of these parts.
+
+    Then writes the number of all chunks of the unit to a file.
+    """
 
     documents: Documents
     directory: Path
 
     def __call__(self, unit: int) -> Iterator[tuple[str, Chunk]]:
+        total = 0
         for name, chunk in self.documents.chunks(unit):
+            total += 1
             try:
                 Part.load(part_path(self.directory, name))
             except DamagedPart:
                 yield name, chunk
+        write_whole(_total_path(self.directory, unit), str(total).encode())
 
 
 @dataclass(frozen=True)
@@ -45,10 +52,10 @@ class ChunkWriter:
         return name
 
 
-def write_parts(documents: Documents, directory: Path, options: str) -> None:
-    """Writes all parts with a pipeline that is run with these command-line options of Beam.
+def write_parts(documents: Documents, directory: Path, options: str) -> list[str]:
+    """Writes all parts with a pipeline that is run with these command-line options of Beam. Returns their names.
 
-    Raises UserError if Beam is missing, or if the pipeline fails.
+    Raises UserError if Beam is missing, if the pipeline fails, or if a part is missing afterwards.
     """
     try:
         import apache_beam
@@ -67,5 +74,32 @@ def write_parts(documents: Documents, directory: Path, options: str) -> None:
     except UserError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"config.data.beam: the pipeline failed ({reason}).") from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]  # often a traceback
+        raise UserError(f"config.data.beam: the pipeline failed ({lines[-1].strip()[:300]}).") from error
+    return names_of_parts(directory, documents.num_units())
+
+
+def names_of_parts(directory: Path, num_units: int) -> list[str]:
+    """Returns the names of the parts of all units, in order. Raises UserError if a part is missing in `directory`."""
+    names = []
+    for unit in range(num_units):
+        try:
+            total = int(_total_path(directory, unit).read_bytes())
+        except FileNotFoundError:
+            raise _missing(_total_path(directory, unit)) from None
+        for name in (part_name(unit, number) for number in range(total)):
+            if not part_path(directory, name).exists():
+                raise _missing(part_path(directory, name))
+            names.append(name)
+    return names
+
+
+def _total_path(directory: Path, unit: int) -> Path:
+    return directory / f"{unit:06d}.total"
+
+
+def _missing(path: Path) -> UserError:
+    return UserError(
+        f"config.data.beam: the pipeline has ended, but {path} is missing on this machine; all machines must see the "
+        "cache under the same path (config.data.cache_dir)."
+    )

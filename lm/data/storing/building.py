@@ -7,6 +7,7 @@ same whoever writes them, and their number and order depend only on the data.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import time
@@ -59,21 +60,19 @@ class Engine:
         if directory.exists():
             found = sum(1 for _ in directory.glob(f"*{SUFFIX}"))
             print(f"{label}: continuing an interrupted build, {found:,} parts of which are done", file=sys.stderr)
+        if self.beam and documents.source.cuts_texts:
+            print(f"{label}: encoded without Beam, because data.holdout='tail' cuts a document", file=sys.stderr)
+        elif self.beam:
+            names = write_parts(documents, directory, self.beam)
+            if not names:
+                documents.refuse_if_empty()
+            yield from (load_part(directory, name) for name in names)
+            return  # without reading the data again
         try:
-            if self.beam and documents.source.cuts_texts:
-                print(f"{label}: encoded without Beam, because data.holdout='tail' cuts a document", file=sys.stderr)
-            elif self.beam:
-                write_parts(documents, directory, self.beam)
-                names = sorted(path.stem for path in directory.glob(f"*{SUFFIX}"))
-                if not names:
-                    documents.refuse_if_empty()
-                yield from (load_part(directory, name) for name in names)
-                return  # without reading the data again
             yield from self._encode(documents, directory, label)
-        except WorkerDied:
-            raise
-        except UserError:
-            shutil.rmtree(directory, ignore_errors=True)  # the error would occur again
+        except UserError as error:
+            if _is_in_data(error):  # another store will be built from the corrected data
+                shutil.rmtree(directory, ignore_errors=True)
             raise
 
     def _encode(self, documents: Documents, directory: Path, label: str) -> Iterator[Part]:
@@ -122,11 +121,21 @@ def _without_finished(chunks: Iterator[tuple[str, Chunk]], directory: Path, labe
             yield name, chunk
 
 
+def _is_in_data(error: BaseException | None) -> bool:
+    """Returns whether an error is one of the documents, not one of the machine, which need not occur again."""
+    while error is not None:
+        if isinstance(error, WorkerDied | ImportError) or (isinstance(error, OSError) and error.errno):
+            return False
+        error = error.__cause__ or error.__context__
+    return True
+
+
 def remove_old_parts(cache: Path) -> None:
     """Removes the parts of stores whose builds were interrupted long ago, e.g. of data that has changed since."""
     for directory in cache.glob(f"*{PARTS}"):
-        if time.time() - directory.stat().st_mtime > SECONDS_KEPT:
-            shutil.rmtree(directory, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process has just finished or removed it
+            if time.time() - directory.stat().st_mtime > SECONDS_KEPT:
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 class Progress:
@@ -134,7 +143,7 @@ class Progress:
 
     def __init__(self, label: str, documents: Documents):
         self._label, self._began = label, time.monotonic()
-        self._total = documents.size_on_disk()
+        self._total = documents.estimated_bytes()
         self._is_terminal = sys.stderr.isatty()
         self._shown = self._began
 
@@ -150,7 +159,7 @@ class Progress:
         if now - self._shown < (REDRAW_SECONDS if self._is_terminal else PLAIN_SECONDS):
             return
         self._shown, megabytes = now, counts["bytes"] / 1e6
-        total = f" of at most {self._total / 1e6:,.0f}" if self._total else ""
+        total = f" of about {self._total / 1e6:,.0f}" if self._total else ""
         line = (
             f"tokenising {self._label}: {megabytes:,.0f}{total} MB, {counts['tokens'] / 1e6:,.1f} M tokens, "
             f"{megabytes / (now - self._began):,.1f} MB/s"

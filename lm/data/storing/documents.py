@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from lm.data.reading import open_reader
-from lm.data.reading.format import FileFormat, Reader
-from lm.data.storing.encoding import Chunk, Encoder
+from lm.data.reading import finding, open_reader, tfds
+from lm.data.reading.format import FileFormat, Reader, hash_of
+from lm.data.storing import encoding
+from lm.data.storing.encoding import Chunk, Encoder, part_name
 from lm.data.storing.splits import Cleaner, SplitSource, named_errors
-from lm.data.tokenizing import restored, saved
+from lm.data.tokenizing import pieces, restored, saved
 from lm.data.tokenizing.base import Tokenizer
 
 
@@ -28,9 +29,16 @@ class Documents:
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (self.source, type(self.reader), self.rules, saved(self.encoder.tokenizer), self._side)
 
+    @staticmethod
+    def layout() -> str:
+        """Returns a hash of the sizes by which documents are divided into parts, and of the fields of a part."""
+        sizes = finding.UNIT_BYTES, tfds.UNIT, encoding.CHUNK_CHARACTERS, encoding.PIECE, pieces.PIECE, pieces.SEARCHED
+        return hash_of(str(encoding.DOCUMENT.descr), *map(str, sizes))[:8]
+
     def num_units(self) -> int:
         """Returns the number of units of files, each of which is divided into chunks of its own."""
-        return 1 if self.source.cuts_texts else self.reader.source.num_units()
+        with named_errors(self.source.label):
+            return 1 if self.source.cuts_texts else self.reader.source.num_units()
 
     def chunks(self, unit: int) -> Iterator[tuple[str, Chunk]]:
         """Yields the chunks of a unit and the names of their parts. Raises UserError if a record cannot be read."""
@@ -39,7 +47,7 @@ class Documents:
                 self.source.texts(self.reader, self.rules) if self.source.cuts_texts else self.reader.iterate_unit(unit)
             )
             for number, chunk in enumerate(self.encoder.chunks(examples)):
-                yield f"{unit:06d}-{number:06d}", chunk  # in alphabetical order
+                yield part_name(unit, number), chunk
 
     def all_chunks(self) -> Iterator[tuple[str, Chunk]]:
         is_empty = True
@@ -55,12 +63,14 @@ class Documents:
         with named_errors(self.source.label):
             next(self.reader.iterate(), None)
 
-    def size_on_disk(self) -> int:
-        """Returns the size of the files in bytes, or 0 if it says little about the size of the text."""
-        source = self.reader.source
-        if not isinstance(source, FileFormat) or any(path.suffix == ".gz" for path in source.files.found):
+    def estimated_bytes(self) -> int:
+        """Returns the size of the text, given that of the files, or 0 if that says little about it."""
+        source, subset = self.reader.source, self.source.subset
+        if self._side or self.source.cuts_texts or not isinstance(source, FileFormat) or "encoding" not in source.reads:
             return 0
-        return sum(path.stat().st_size for path in source.files.found)
+        if any(path.suffix == ".gz" for path in source.files.found):
+            return 0
+        return round(sum(path.stat().st_size for path in source.files.found) * (subset.high - subset.low))
 
 
 def _reopened(source: SplitSource, reader: type[Reader], rules: Cleaner, tokenizer: Any, side: str) -> Documents:

@@ -10,10 +10,10 @@ E is the number of documents in a part, N the number of tokens.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import re
+import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from lm.data.reading.readers import Pair
-from lm.data.storing.splits import Cleaner, SplitSource
+from lm.data.storing.splits import Cleaner, SplitSource, hash_of_bytes
 from lm.data.tokenizing import restored, saved
 from lm.data.tokenizing.base import Tokenizer
 from lm.data.tokenizing.flat import sums_of
@@ -78,29 +78,27 @@ class Part:
     counts: Sequence[dict[str, int]] = ({}, {})
 
     def save(self, path: Path) -> None:
-        """Writes a file atomically: a line of JSON with a checksum, then the arrays. May raise OSError."""
-        content = self.tokens.tobytes() + self.documents.tobytes()
+        """Writes a file atomically: a line with a checksum, a line of JSON, then the arrays. May raise OSError."""
         notes = {
             "tokens": [self.tokens.dtype.name, len(self.tokens)],
             "continues": self.continues,
             "counts": list(self.counts),
-            "checksum": zlib.crc32(content),
         }
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(json.dumps(notes).encode() + b"\n" + content)
-        os.replace(temporary, path)
+        content = b"".join([json.dumps(notes).encode(), b"\n", self.tokens.tobytes(), self.documents.tobytes()])
+        write_whole(path, b"%d\n%b" % (zlib.crc32(content), content))
 
     @classmethod
     def load(cls, path: Path) -> Part:
         """Reads a file. Raises DamagedPart if it is incomplete or damaged."""
         try:
-            line, _, content = path.read_bytes().partition(b"\n")
-            notes = parse_json(line)
-            if zlib.crc32(content) != notes["checksum"]:
+            checksum, _, content = path.read_bytes().partition(b"\n")
+            if zlib.crc32(content) != int(checksum):
                 raise DamagedPart("the checksum is wrong")
+            line, _, arrays = content.partition(b"\n")
+            notes = parse_json(line)
             dtype, length = notes["tokens"]
-            tokens = np.frombuffer(content, dtype, length)
-            documents = np.frombuffer(content, DOCUMENT, offset=tokens.nbytes)
+            tokens = np.frombuffer(arrays, dtype, length)
+            documents = np.frombuffer(arrays, DOCUMENT, offset=tokens.nbytes)
             return cls(tokens, documents, notes["continues"], notes["counts"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedPart(f"{type(error).__name__}: {error}") from error
@@ -224,8 +222,7 @@ def _texts_of(example: Any, *, whole: bool = True) -> tuple[str, ...]:
 
 def _hashes(encoded: Sequence[bytes]) -> np.ndarray:
     """Returns the hash of each UTF-8 text, uint64 (E,), as `text_hash` does."""
-    digests = b"".join(hashlib.blake2b(each, digest_size=8).digest() for each in encoded)
-    return np.frombuffer(digests, "<u8")
+    return np.frombuffer(b"".join(hash_of_bytes(each).digest() for each in encoded), "<u8")
 
 
 def count_words(texts: Sequence[str], encoded: Sequence[bytes]) -> np.ndarray:
@@ -242,6 +239,18 @@ def count_words(texts: Sequence[str], encoded: Sequence[bytes]) -> np.ndarray:
         if not text.isascii() and _OTHER_SPACE.search(text):
             counts_E[index] = len(text.split())
     return counts_E
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file atomically, even if several processes, on one machine or on many, write it at once."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def part_name(unit: int, number: int) -> str:
+    """Returns the name of the part of a unit's chunk. The alphabetical order of the names is that of the chunks."""
+    return f"{unit:06d}-{number:06d}"
 
 
 def part_path(directory: Path, name: str) -> Path:

@@ -31,6 +31,7 @@ from lm.data.storing.scripts import script_test
 from lm.errors import UserError
 
 HASHES = 1 << 64
+hash_of_bytes = functools.partial(hashlib.blake2b, digest_size=8)  # of a text in UTF-8 (see `text_hash`)
 FINEST = 10**6  # largest denominator of a subset bound, so that bounds with up to six decimals are exact
 
 # A match can only start where whitespace starts, so the search takes linear time.
@@ -224,7 +225,7 @@ def text_hash(*texts: str) -> int:
     The probability that a text has the same hash as one of 10^7 other texts is about 10^-12.
     """
     content = (texts[0] if len(texts) == 1 else repr(texts)).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+    return int.from_bytes(hash_of_bytes(content).digest(), "little")
 
 
 class Cleaner:

@@ -17,9 +17,11 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,11 +161,20 @@ def open_or_build(
             if exclusive:  # while the lock is held, any leftover files come from builders that were killed
                 for leftover in cache.glob(f"{key}.tmp-*"):
                     shutil.rmtree(leftover, ignore_errors=True)
-            remove_old_parts(cache)
             if store := _open(directory, label):
                 return store
             shutil.rmtree(directory, ignore_errors=True)
-            _build(directory, identity, label, documents, engine)
+            # Without locks, another process may be encoding the same parts, and each removes its own in the end.
+            builder = "" if exclusive else f"-{uuid.uuid4().hex[:8]}"
+            parts = cache / f"{key}-{documents.layout()}{builder}{PARTS}"
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(parts)  # so that no process considers them old
+            remove_old_parts(cache)
+            try:
+                _build(directory, parts, identity, label, documents, engine)
+            finally:
+                if not exclusive:
+                    shutil.rmtree(parts, ignore_errors=True)
     except OSError as error:
         raise UserError(
             f"the cache {cache} cannot be written ({error.strerror or error}); "
@@ -197,9 +208,10 @@ def locked(path: Path) -> Iterator[bool]:
             yield True
 
 
-def _build(directory: Path, identity: dict[str, Any], label: str, documents: Documents, engine: Engine) -> None:
+def _build(
+    directory: Path, parts: Path, identity: dict[str, Any], label: str, documents: Documents, engine: Engine
+) -> None:
     began = time.monotonic()
-    parts = directory.with_name(f"{directory.name}{PARTS}")
     # Without locks, another process may have built the store first.
     with contextlib.suppress(FileExistsError), new_directory(directory) as temporary:
         with (

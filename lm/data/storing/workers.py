@@ -1,8 +1,9 @@
 """Applies a function to tasks in worker processes; the results come in the order of the tasks.
 
-A worker is a new Python process that imports only what the function needs, never JAX and never the main module. (A fork
-of a process with threads may hang, and multiprocessing's `spawn` imports the main module of the command again.) Tasks
-and results go through pipes, in pickled form. A worker ends when its pipe is closed, so none outlives its parent.
+A worker is a new Python process that imports only the modules that the function needs; those of token stores import
+neither JAX nor the main module. (A fork of a process with threads may hang, and multiprocessing's `spawn` imports the
+main module of the command again.) Tasks and results go through pipes, in pickled form. A worker ends when its pipe is
+closed, so none outlives its parent.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -27,7 +29,10 @@ R = TypeVar("R")
 
 TASKS_AHEAD = 2  # per worker: the one that it works on, and the next
 PIPE_BYTES = 1 << 20  # wanted capacity of a pipe, so that sending a task rarely waits for the worker
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of processor time, or "max", per period
+# SIGINT and SIGTERM reach the whole process group; the parent handles them.
 COMMAND = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     "import sys; sys.path[:] = {path!r}; from lm.data.storing.workers import serve; serve({tasks}, {results}, {parent})"
 )
 # Each worker uses one thread; Rust's thread pool and BLAS would otherwise use all cores in each worker.
@@ -35,10 +40,12 @@ ENVIRONMENT = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP
 
 
 def available_cores() -> int:
-    """Returns the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Returns the number of cores that this process may use, rounded up if a container has a fraction of one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+    with contextlib.suppress(OSError, ValueError):  # there is no such file, or no quota
+        quota, period = map(int, CPU_QUOTA.read_text().split())
+        cores = min(cores, -(-quota // period))
+    return cores
 
 
 class WorkerDied(UserError):
@@ -49,21 +56,24 @@ class _Worker:
     """A process, and the pipes to it. `waiting` holds the indices of its tasks, oldest first."""
 
     def __init__(self) -> None:
-        theirs_in, ours_out = os.pipe()
-        ours_in, theirs_out = os.pipe()
-        for descriptor in (ours_out, theirs_out):
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            source, self.tasks = Pipe(duplex=False)
+            theirs.enter_context(source)
+            ours.enter_context(self.tasks)
+            self.results, sink = Pipe(duplex=False)
+            theirs.enter_context(sink)
+            ours.enter_context(self.results)
+            command = COMMAND.format(path=sys.path, tasks=source.fileno(), results=sink.fileno(), parent=os.getpid())
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", command],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(source.fileno(), sink.fileno()),
+                env=os.environ | ENVIRONMENT,
+            )
+            ours.pop_all()  # stay open
+        for connection in (self.tasks, self.results):
             with contextlib.suppress(OSError, AttributeError):  # only on Linux, and up to a limit per user
-                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        command = COMMAND.format(path=sys.path, tasks=theirs_in, results=theirs_out, parent=os.getpid())
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", command],
-            stdin=subprocess.DEVNULL,
-            pass_fds=(theirs_in, theirs_out),
-            env=os.environ | ENVIRONMENT,
-        )
-        os.close(theirs_in)
-        os.close(theirs_out)
-        self.tasks, self.results = Connection(ours_out, readable=False), Connection(ours_in, writable=False)
+                fcntl.fcntl(connection.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self.waiting: deque[int] = deque()
         self.is_ready = False  # whether it has been set up
 
@@ -71,12 +81,13 @@ class _Worker:
         try:
             status = self.process.wait(1.0)
         except subprocess.TimeoutExpired:
-            status = 0
-        reason = f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+            problem = "does not answer"
+        else:
+            problem = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+            problem += "; memory may have run out" if status == -signal.SIGKILL else ""
         return WorkerDied(
-            f"a worker process that tokenises text was {reason}"
-            f"{'; memory may have run out' if status == -signal.SIGKILL else ''}. Run the same command again: it "
-            "continues with the parts that are done. Lower config.data.store_workers to use less memory."
+            f"a worker process that tokenises text {problem}. Run the same command again: it continues with the parts "
+            "that are done. Lower config.data.store_workers to use less memory."
         )
 
     def end(self) -> None:
@@ -87,22 +98,34 @@ class _Worker:
 
 
 class Workers(Generic[T, R]):
-    """A context manager that starts workers, each of which calls `function`. A function must be picklable."""
+    """A context manager that starts workers, each of which calls `function`, which must be picklable.
+
+    Results must be small, since a worker does not read tasks while it waits for the parent to read its results.
+    """
 
     def __init__(self, function: Callable[[T], R], number: int):
         self._function, self._number = function, number
 
     def __enter__(self) -> Self:
+        """Starts the workers. Raises UserError if the system allows no more processes, files or memory."""
         self._workers: list[_Worker] = []
-        for _ in range(self._number):
-            self._workers.append(_Worker())
-        for worker in self._workers:
-            self._send(worker, self._function)
+        with contextlib.ExitStack() as stack:
+            try:
+                for _ in range(self._number):
+                    self._workers.append(_Worker())
+                    stack.callback(self._workers[-1].end)
+            except OSError as error:
+                raise UserError(
+                    f"cannot start {self._number} worker processes ({error.strerror or error}); lower "
+                    "config.data.store_workers."
+                ) from error
+            for worker in self._workers:
+                self._send(worker, self._function)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        for worker in self._workers:
-            worker.end()
+        self._stack.close()
 
     def are_ready(self) -> bool:
         """Returns, without waiting, whether all workers have been set up."""
@@ -114,7 +137,8 @@ class Workers(Generic[T, R]):
     def map(self, tasks: Iterator[T]) -> Iterator[R]:
         """Yields function(task) for each task, in order. An error is raised instead of the result.
 
-        Tasks are read only as the workers need them. An error of `tasks` is raised after the results before it.
+        Tasks are read only as the workers need them. An error of `tasks` is raised after the results before it. After
+        an error, this method must not be called again.
         """
         done: dict[int, R | BaseException] = {}  # results that cannot be yielded yet
         number, yielded, more = 0, 0, True
@@ -158,36 +182,47 @@ class Workers(Generic[T, R]):
         try:
             worker.tasks.send(value)
         except OSError as error:
+            if not worker.is_ready:
+                self._receive(worker)  # raises the error of its set-up
             raise worker.died() from error
 
     def _receive(self, worker: _Worker) -> Any:
-        """Returns the next result of a worker, which may be an exception; the first one says that it is set up."""
+        """Returns the next result of a worker, or an exception instead. The first result says that it is set up.
+
+        Raises the exception if it could not be set up.
+        """
         try:
-            kind, value = worker.results.recv()
+            result, failure = worker.results.recv()
         except (EOFError, OSError) as error:
             raise worker.died() from error
-        if kind == "bug":
-            raise RuntimeError(f"in a worker process:\n{value}")
+        if failure is not None and not worker.is_ready:
+            raise failure
         worker.is_ready = True
-        return UserError(value) if kind == "user error" else value
+        return result if failure is None else failure
 
 
 def serve(tasks: int, results: int, parent: int) -> None:
-    """Runs a worker, given the file descriptors of its pipes and the ID of its parent process."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole process group; the parent handles them
-        signal.signal(number, signal.SIG_IGN)
+    """Runs a worker, given the file descriptors of its pipes and the ID of its parent process.
+
+    The first message is the function, and each other message a task. Each is answered by a result and an exception, one
+    of which is None. Exceptions that a person can do something about are sent as they are, others with their traceback.
+    """
     source, sink = Connection(tasks, writable=False), Connection(results, readable=False)
     function: Callable[[Any], Any] | None = None
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has closed its ends
         while os.getppid() == parent:
+            result: Any = None
+            failure: Exception | None = None
             try:
                 value = source.recv()
-                answer = None if function is None else function(value)
+                result = None if function is None else function(value)
                 function = function or value
-                sink.send(("result", answer))
-            except (EOFError, BrokenPipeError):
+            except EOFError:
                 raise
-            except UserError as error:
-                sink.send(("user error", str(error)))
+            except (UserError, OSError, MemoryError) as error:
+                failure = error
             except Exception:
-                sink.send(("bug", traceback.format_exc()))
+                failure = RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
+            sink.send((result, failure))
+            if function is None:
+                return  # it could not be set up

@@ -111,12 +111,11 @@ class SentencePieceTokenizer(Tokenizer):
         encoded = self._buffers([line for each in lines for line in each])
         joined = b"".join([start, *itertools.chain.from_iterable(zip(encoded, after, strict=True))])
         ids_N = np.frombuffer(joined, np.int32)[:-1]  # without the last start
-        ends_E = np.flatnonzero(ids_N == self.eos_id)[
-            (self.eos_id == self.start_id) :: 1 + (self.eos_id == self.start_id)
-        ]
-        if len(ends_E) != len(texts):  # a published model encodes some text as EOS
+        per_text = 2 if self.eos_id == self.start_id else 1
+        found = np.flatnonzero(ids_N == self.eos_id)
+        if len(found) != per_text * len(texts):  # a published model encodes some text as EOS
             return super().encode_documents(texts)
-        return ids_N, np.diff(ends_E, prepend=-1)
+        return ids_N, np.diff(found[per_text - 1 :: per_text], prepend=-1)
 
     def _buffers(self, texts: list[str]) -> list[Any]:
         """Returns the ids of each text as a buffer of int32. The texts contain no boundary characters."""

@@ -3,6 +3,7 @@
 import functools
 import io
 
+import numpy as np
 import pytest
 import sentencepiece
 import tokenizers
@@ -13,7 +14,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 from lm.config import TokenizerConfig
 from lm.data.tokenizing import TOKENIZERS, build_tokenizer, library
 from lm.data.tokenizing.flat import rows_of
-from lm.data.tokenizing.special_tokens import TEXT, Template
+from lm.data.tokenizing.special_tokens import TEXT, SpecialTokens, Template
 from lm.errors import UserError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -116,6 +117,16 @@ def test_bert_loses_case_accents_and_white_space():
     assert changed(huggingface(normalizers.BertNormalizer(lowercase=True))) == [
         text for text in TEXTS if text not in PLAIN
     ]
+
+
+def test_lengths_are_right_if_a_model_without_bos_encodes_some_text_as_eos(monkeypatch):
+    tokenizer = own("sentencepiece")
+    eos, rows = tokenizer.eos_id, [[9, tokenizer.eos_id, 8], [], [7]]
+    tokenizer.special_tokens = SpecialTokens(None, eos)
+    monkeypatch.setattr(tokenizer, "_buffers", lambda texts: [np.array(ids, np.int32) for ids in rows])
+    monkeypatch.setattr(tokenizer, "encode_batch", lambda texts: rows)
+    ids_N, lengths_E = tokenizer.encode_documents(["a", "b", "c"])
+    assert rows_of(ids_N, lengths_E) == [[eos, *ids, eos] for ids in rows]
 
 
 def test_sentencepiece_with_nfkc_loses_ligatures_and_spaces():
