@@ -142,7 +142,8 @@ def write_folder(model: Model, folder: Path) -> None:
 Step = Callable[[Arrays], float]  # takes a batch, and returns the loss before the update
 
 
-def our_step(model: Model, dtype: str, folder: Path) -> Step:
+def our_program(model: Model, dtype: str, folder: Path) -> tuple[Any, Step]:
+    """Returns our compiled step, and a function that takes steps with it."""
     import jax
 
     from lm.batch import Batch, Source
@@ -188,7 +189,7 @@ def our_step(model: Model, dtype: str, folder: Path) -> Step:
         state, metrics = program(state, to_global(batch, ids, sharding, model.rows))
         return float(metrics["train/loss"])
 
-    return step
+    return program, step
 
 
 def torch_step(model: Model, dtype: str, folder: Path, compiled: bool = False) -> Step:
@@ -220,7 +221,7 @@ def torch_step(model: Model, dtype: str, folder: Path, compiled: bool = False) -
 
 
 SYSTEMS: dict[str, Callable[[Model, str, Path], Step]] = {
-    "ours": our_step,
+    "ours": lambda model, dtype, folder: our_program(model, dtype, folder)[1],
     "pytorch": torch_step,
     "pytorch-compiled": lambda model, dtype, folder: torch_step(model, dtype, folder, compiled=True),
 }

@@ -1,0 +1,113 @@
+"""Shows where the time of our training step goes, by kinds of operations, on a CPU.
+
+    python -m benchmarks.step_profile [--model=gpt] [--dtypes=float32,bfloat16] [--record]
+
+The step is that of benchmarks/step_speed.py. JAX's profiler records when each operation runs on each thread; the table
+adds up the busy time of all threads. `idle` is the rest of the cores' time. The profiler itself costs some time. With
+--record, the figures are written to results/step_profile.json. Nothing else should run at the same time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.profiler import ProfileData
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.record import RESULTS, surroundings, write_record
+from benchmarks.step_systems import MODELS, our_program, write_folder
+from lm.runs.huge_pages import restart_with_huge_pages
+from lm.training.program import computations
+
+WARM_UP = 2
+# Kinds of operations, by the first pattern that is found in the name that JAX gives an operation of the program.
+KINDS = {
+    "attention": r"_attend",
+    "products of the backward pass": r"transpose\(jvp.*dot_general",
+    "products of the forward pass": r"dot_general",
+    "norms": r"norm",
+    "other operations of the model": r"jvp",
+    "clipping and optimizer": r"train_step",
+}
+UNNAMED = "copies and conversions that XLA adds"
+
+
+def kind_of(name: str) -> str:
+    return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), UNNAMED)
+
+
+def busy_seconds(folder: Path, program: str) -> dict[str, float]:
+    """Returns the busy time of all threads by kind of operation."""
+    names = {}
+    for body in computations(program).values():
+        for each in body.values():
+            if each.operation not in ("while", "call", "conditional"):  # their operations are recorded as well
+                found = re.search(r'op_name="([^"]*)"', each.rest)
+                names[each.name] = found[1] if found else ""
+    total: Counter[str] = Counter()
+    for name, seconds in events(folder):
+        if name in names:
+            total[kind_of(names[name])] += seconds
+    return dict(total)
+
+
+def events(folder: Path) -> Iterator[tuple[str, float]]:
+    (path,) = folder.rglob("*.xplane.pb")
+    for plane in ProfileData.from_file(str(path)).planes:
+        for line in plane.lines:
+            for event in line.events:
+                yield event.name, event.duration_ns / 1e9
+
+
+def profile(model: str, dtype: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
+        write_folder(MODELS[model], folder)
+        program, step = our_program(MODELS[model], dtype, folder)
+        batches = MODELS[model].arrays()
+        for _ in range(WARM_UP):
+            step(next(batches))
+        with jax.profiler.trace(str(folder / "trace")):
+            began = time.perf_counter()
+            step(next(batches))
+            seconds = time.perf_counter() - began
+        busy = busy_seconds(folder / "trace", program.as_text())
+    cores = os.cpu_count() or 1
+    return {"seconds": seconds, "cores": cores, "busy_seconds": busy, "idle": cores * seconds - sum(busy.values())}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="gpt", choices=list(MODELS))
+    parser.add_argument("--dtypes", default="float32,bfloat16", help="float32, bfloat16 or both")
+    parser.add_argument("--record", action="store_true", help="write results/step_profile.json")
+    options = parser.parse_args()
+    restart_with_huge_pages()  # as train.py does
+    results = {dtype: profile(options.model, dtype) for dtype in options.dtypes.split(",")}
+    table = Table("kind of operation", *(f"{dtype}, ms" for dtype in results), box=None)
+    for kind in (*KINDS, UNNAMED):
+        table.add_row(kind, *(f"{1e3 * each['busy_seconds'].get(kind, 0):.0f}" for each in results.values()))
+    table.add_row("idle", *(f"{1e3 * each['idle']:.0f}" for each in results.values()))
+    table.add_row(
+        "cores x time of the step", *(f"{1e3 * each['cores'] * each['seconds']:.0f}" for each in results.values())
+    )
+    Console(width=110).print(table)
+    if options.record:
+        title = MODELS[options.model].title
+        write_record(RESULTS / "step_profile.json", {"model": title, "results": results, **surroundings()})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
