@@ -169,8 +169,31 @@ def word_vectors(record: Record) -> list[str]:
     ]
 
 
+def profile(record: Record) -> list[str]:
+    results = record["results"]
+    kinds = list(dict.fromkeys(kind for each in results.values() for kind in each["busy_seconds"]))
+    rows = [(kind, *(f"{1e3 * each['busy_seconds'].get(kind, 0):,.0f}" for each in results.values())) for kind in kinds]
+    rows.append(("idle", *(f"{1e3 * each['idle']:,.0f}" for each in results.values())))
+    rows.append(("all", *(f"{1e3 * each['cores'] * each['seconds']:,.0f}" for each in results.values())))
+    text = f"Busy milliseconds of all threads in a step of the {record['model']}, by kind of operation:"
+    return [text, "", *table(("", *results), rows)]
+
+
+def products(record: Record) -> list[str]:
+    sizes = record["sizes"]
+    text = (
+        f"y = x w, dx = dy w^T and dw = x^T dy for {sizes['tokens']:,} tokens, {sizes['inputs']:,} inputs and "
+        f"{sizes['outputs']:,} outputs. XLA multiplies bfloat16 matrices fast only in some forms, and never as fast as "
+        "PyTorch, so our bfloat16 step is slower:"
+    )
+    rows = [(name, f"{each['gflops_per_second']:,.0f}", each["library"]) for name, each in record["forms"].items()]
+    return [text, "", *table(("product", "GFLOP/s", "XLA's library of kernels"), rows)]
+
+
 SECTIONS = (
     Section("Training step", "step_speed", "python -m benchmarks.step_speed --record", steps, step_ratios),
+    Section("Profile of a step", "step_profile", "python -m benchmarks.step_profile --record", profile),
+    Section("Forms of matrix products", "product_forms", "python -m benchmarks.product_forms --record", products),
     Section(
         "Decoding",
         "decode",
