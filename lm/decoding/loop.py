@@ -179,8 +179,7 @@ class Sampler:
         if (capacity, source_capacity) == (int(state.capacity), state.source_capacity):
             return state
         cache = resized(self.model, state.cache, state.last_B.shape[0], capacity, source_capacity)
-        changes = {"capacity": np.int32(capacity), "source_capacity": source_capacity}
-        return dataclasses.replace(state, cache=cache, **changes)
+        return dataclasses.replace(state, cache=cache, capacity=np.int32(capacity), source_capacity=source_capacity)
 
 
 class Samples:
@@ -208,7 +207,8 @@ class Samples:
     def admit(self, rows: Sequence[int], inputs: Sequence[int]) -> None:
         prompts = [self._prompts[number] for number in inputs]
         sources = None if self._sources is None else [self._sources[number] for number in inputs]
-        self._source_lengths[list(rows)] = 0 if sources is None else [*map(len, sources)]
+        if sources is not None:
+            self._source_lengths[list(rows)] = [*map(len, sources)]
         batch, new = self._sampler.inputs(prompts, self._keys_B[np.array(inputs)], self._group, sources)
         lengths_B, ended_B = np.asarray(self._state.lengths_B), np.asarray(self._state.ended_B)
         drafted = self._sampler.draft_tokens  # a step needs room for them, too

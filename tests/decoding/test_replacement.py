@@ -86,7 +86,7 @@ def sizes(monkeypatch):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_sampled_tokens_do_not_change(name, sizes, monkeypatch):
+def test_sampled_tokens_do_not_change(name, sizes):
     model, params = model_and_params(name)
     expected = sampled(model, params, 0)
     assert len(set(map(len, expected))) > 2 and len(set(map(tuple, expected))) > 6
@@ -94,7 +94,7 @@ def test_sampled_tokens_do_not_change(name, sizes, monkeypatch):
     assert sampled(model, params, 2) == expected
     longest, sources = map(set, zip(*sizes, strict=True))
     assert len(longest) > 1
-    assert sources == {8, 16, 24} if model.reads_source else sources == {0}
+    assert {8, 24} <= sources if model.reads_source else sources == {0}
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "lstm"])
