@@ -21,7 +21,7 @@ from tests.small_model import random_params, small_config
 V, LENGTH, NEW = 16, 24, 10
 VOCABULARY = Vocabulary(size=V, bos_id=1, eos_id=2, other_stops=(5,))
 SAMPLING = Sampling(temperature=1.1, top_p=0.95)
-BEAM = BeamSettings(num_beams=2, max_new_tokens=NEW)
+BEAM = BeamSettings(num_beams=2, length_penalty=0.0, max_new_tokens=NEW)
 TRANSFORMER = small_config(V, LENGTH, d_model=8, family="encoder_decoder", num_encoder_layers=1)
 RECURRENT = ModelConfig(architecture="recurrent", vocab_size=V, max_length=LENGTH, num_layers=1, d_model=8)
 LATENT = {"latent_size": 3, "latent_vectors": 2, "variational": True}
@@ -36,11 +36,20 @@ CONFIGS = {
     "lstm_autoencoder": dataclasses.replace(RECURRENT, **PAIRS, **LATENT, source_attention="none"),
 }
 
+# The deviation and the seed of parameters with which outputs have different lengths.
+WEIGHTS = {
+    "relative": (0.4, 3),
+    "autoencoder": (0.5, 2),
+    "lstm": (0.5, 0),
+    "lstm_pairs": (0.3, 0),
+    "lstm_autoencoder": (0.5, 1),
+}
+
 
 @functools.cache
 def model_and_params(name):
     model = build_model(CONFIGS[name], Reconstruction() if "autoencoder" in name else NextToken())
-    return model, random_params(model, 0.5, scale=1.0)
+    return model, random_params(model, *WEIGHTS[name], scale=1.0)
 
 
 def texts(count, longest, seed):
