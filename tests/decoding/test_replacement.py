@@ -46,6 +46,11 @@ WEIGHTS = {
 }
 
 
+def variants(*quick, of=tuple(CONFIGS)):
+    """Returns names of models as parameters of a test; those that are not quick are marked as exhaustive."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.exhaustive) for name in of]
+
+
 @functools.cache
 def model_and_params(name):
     model = build_model(CONFIGS[name], Reconstruction() if "autoencoder" in name else NextToken())
@@ -94,7 +99,7 @@ def sizes(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", variants("relative", "lstm", "lstm_pairs"))
 def test_sampled_tokens_do_not_change(name, sizes):
     model, params = model_and_params(name)
     expected = sampled(model, params, 0)
@@ -106,7 +111,9 @@ def test_sampled_tokens_do_not_change(name, sizes):
     assert {8, 24} <= sources if model.reads_source else sources == {0}
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "lstm"])
+@pytest.mark.parametrize(
+    "name", variants("relative", "lstm_autoencoder", of=[name for name in CONFIGS if name != "lstm"])
+)
 def test_outputs_of_beam_search_do_not_change(name, sizes):
     model, params = model_and_params(name)
     expected = searched(model, params, 0)
@@ -114,7 +121,7 @@ def test_outputs_of_beam_search_do_not_change(name, sizes):
     assert searched(model, params, 2) == expected
 
 
-@pytest.mark.parametrize("decode", [sampled, searched])
+@pytest.mark.parametrize("decode", [pytest.param(sampled, marks=pytest.mark.exhaustive), searched])
 def test_outputs_do_not_change_on_a_mesh(decode, sizes):
     model, params = model_and_params("relative")
     expected = decode(model, params, 0)
