@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
@@ -66,15 +65,15 @@ def test_generation_ends_once_each_row_has_a_stop_string(sampler, monkeypatch):
 
 
 def test_rows_that_are_ahead_fit_in_a_small_cache_while_drafts_of_others_are_rejected(sampler, monkeypatch):
-    """Row 0 continues to grow while the others catch up, because their drafts are worse."""
+    """The draft model reads only one token wrongly, which is in the last prompt. Other drafts are accepted."""
     target, params = sampler.model, sampler.params
-    small = random_params(target, 0.4, seed=1, scale=1.0)
-    draft_params = jax.tree.map(lambda x, other: x + 0.1 * other, params, small)
-    both = {"target": params, "draft": draft_params}
+    table = params["token_embedding"]["embedding"].copy()
+    table[PROMPTS[2][1]] *= -8
+    both = {"target": params, "draft": {**params, "token_embedding": {"embedding": table}}}
     drafted = dataclasses.replace(sampler, model=Pair(target, target), params=both, draft_tokens=3)
     wanted = whole_texts(sampler)
     monkeypatch.setattr(rows, "SMALLEST_CAPACITY", 8)
-    monkeypatch.setattr(stops, "STEPS_BETWEEN_CHECKS", 10)
+    monkeypatch.setattr(stops, "STEPS_BETWEEN_CHECKS", 5)
     lengths = []
     advance = Sampler.advance
 
