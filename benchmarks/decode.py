@@ -29,7 +29,7 @@ import functools
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.decoding_systems import (
+    Decode,
     Ids,
     batch_by_batch,
     continuing,
@@ -75,8 +76,6 @@ OURS = "ours"
 TOLERANCE = 1e-4  # largest allowed difference between logits
 
 FLAGS = flags.FLAGS
-
-Decode = Callable[[], list[Ids]]  # decodes all inputs: returns the new tokens of each input
 
 
 def define_flags() -> None:

@@ -19,7 +19,7 @@ from benchmarks.huggingface_peer import SAMPLED, frameworks, peer_logits
 from lm.config import ModelConfig
 from lm.decoding import beam_model
 from lm.decoding.beam import BeamSettings
-from lm.decoding.inputs import model_batch, pad_sources
+from lm.decoding.inputs import longest_first, model_batch, pad_sources
 from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling, Vocabulary, row_keys
 from lm.decoding.text import batches_by_length
@@ -28,7 +28,7 @@ from lm.models.presets import preset
 from lm.models.protocol import Model
 
 Ids = list[int]
-Decode = Callable[[], list[Ids]]
+Decode = Callable[[], list[Ids]]  # decodes all inputs: returns the new tokens of each input
 OURS_SAMPLED = Sampling(temperature=SAMPLED["temperature"], top_k=SAMPLED["top_k"])
 
 
@@ -46,7 +46,7 @@ def sampling(
     model: Model, params: Any, sources: Sequence[Ids], vocabulary: Vocabulary, max_new_tokens: int, rows: int
 ) -> Decode:
     sampler = Sampler(model, params, OURS_SAMPLED, vocabulary, max_new_tokens)
-    order = [number for batch in batches_by_length(sources, rows) for number in batch]
+    order = longest_first(sources)
     keys_B, starts = row_keys(0, np.array(order), np.zeros(len(order))), [vocabulary.output_start] * len(order)
 
     def decode() -> list[Ids]:

@@ -23,7 +23,7 @@ from typing import Any
 from absl import flags
 
 from lm.config import SamplingConfig
-from lm.config.command import DONE, define_path, define_speed_flags, run
+from lm.config.command import DONE, check_speed_flags, define_path, define_speed_flags, run
 from lm.config.schema import docs
 from lm.decoding.lines import show
 from lm.decoding.sampling import Sampling
@@ -62,6 +62,7 @@ def main() -> int:
         raise UserError(
             f"--workdir={FLAGS.workdir}: a model with objective.name={config.objective.name} cannot be used for chat."
         )
+    check_speed_flags()
     sampling = Sampling.of(config.eval.sampling, {name: FLAGS[name].value for name in docs(SamplingConfig)})
     options: dict[str, Any] = {name: FLAGS[name].value for name in OPTIONS}
     generator = Generator(directory, config, num_samples=1, batch_size=None, **options)

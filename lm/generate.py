@@ -41,7 +41,7 @@ from typing import Any
 from absl import flags
 
 from lm.config import GenerationConfig, SamplingConfig
-from lm.config.command import DONE, define_path, define_speed_flags, run
+from lm.config.command import DONE, check_speed_flags, define_path, define_speed_flags, run
 from lm.config.schema import docs
 from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import read_lines, refuse_same_file, show, whole_file
@@ -119,8 +119,7 @@ def main() -> int:
     sampling = Sampling.of(config.eval.sampling, values_of(SAMPLING))
     names = ("step", "average", "max_new_tokens", "num_samples", "seed", "batch_size", "int8", "draft", "draft_tokens")
     generator = Generator(directory, config, **values_of(names))
-    if FLAGS.draft is None:
-        refuse(("draft_tokens",), "applies only to speculative decoding; give --draft too.")
+    check_speed_flags()
     from_latents = FLAGS.from_prior or FLAGS.walk is not None
     if from_latents and not task_of(config).head(config).compresses_source:
         flag = "from_prior" if FLAGS.from_prior else "walk"

@@ -283,6 +283,11 @@ def test_tools_are_passed_to_the_template(trained, session, call, tmp_path):
     ).replace("<|end|>", "")
 
 
+def test_draft_tokens_without_a_draft_are_refused(call):
+    with pytest.raises(UserError, match="--draft_tokens applies only to speculative decoding; give --draft too"):
+        call(chat, "--draft_tokens=2")
+
+
 def test_models_without_a_template_are_refused(trained, session, tmp_path):
     _, config, _ = trained
     with RunDirectory.open(tmp_path / "run", config) as directory:

@@ -26,6 +26,7 @@ from lm.decoding.text import SourceDecoder, encode_prompts, encode_sources, gene
 from lm.errors import UserError
 from lm.models import build_model
 from lm.runs.directory import RunDirectory
+from lm.runs.generation import Generator
 
 TOKENIZER = ByteTokenizer()
 CONFIG = Config.from_dict(
@@ -232,13 +233,16 @@ def test_flags_of_beam_search_override_the_settings(pairs_run, command):
     assert found == one_line(best[0]) + "\n"
 
 
-def test_outputs_are_sampled_with_a_temperature(pairs_run, command):
+def test_outputs_are_sampled_with_a_temperature(pairs_run, command, monkeypatch):
     root, model, params = pairs_run
     sources = encode_sources(ALPHABET, READ[:2], 12)
     sampling = Sampling(temperature=0.9, top_k=5)
     drawn = SourceDecoder(model, params, ALPHABET, 2).sample(sources, sampling, 8, 4, 2)
-    arguments = ("--prompt=a b c", "--prompt=h", "--temperature=0.9", "--top_k=5", "--seed=4", "--batch_size=2")
+    arguments = ("--prompt=a b c", "--prompt=h", "--temperature=0.9", "--top_k=5", "--seed=4", "--batch_size=3")
+    batch_sizes, load = [], Generator.load
+    monkeypatch.setattr(Generator, "load", lambda self, rows: batch_sizes.append(rows) or load(self, rows))
     found = command(*arguments, "--num_samples=2", root=root)
+    assert batch_sizes == [3]  # of four outputs
     rows = [(source, sample, drawn[source - 1][sample - 1]) for source in (1, 2) for sample in (1, 2)]
     assert found == "".join(f"{source}\t{sample}\t{one_line(text)}\n" for source, sample, text in rows)
 

@@ -56,10 +56,17 @@ def define_path(name: str, doc: str, default: str | None = None) -> None:
 
 
 def define_speed_flags() -> None:
-    """Defines the flags that make a decoder generate faster."""
-    flags.DEFINE_bool("int8", False, "Round the matrices of the model to 8 bits. The outputs change slightly.")
+    """Defines the flags for smaller matrices and for speculative decoding. `check_speed_flags` checks them."""
+    doc = "Round the matrices of the model to 8 bits, which saves memory and, on accelerators, may save time."
+    flags.DEFINE_bool("int8", False, f"{doc} The outputs change slightly.")
     define_path("draft", "Run directory of a smaller decoder that drafts tokens, which the model checks together.")
     flags.DEFINE_integer("draft_tokens", 4, "Number of tokens that --draft drafts at a time.", lower_bound=1)
+
+
+def check_speed_flags() -> None:
+    """Raises UserError if --draft_tokens was given without --draft."""
+    if flags.FLAGS["draft_tokens"].present and flags.FLAGS["draft"].value is None:
+        raise UserError("--draft_tokens applies only to speculative decoding; give --draft too.")
 
 
 def define_step_flag() -> None:

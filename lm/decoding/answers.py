@@ -14,8 +14,9 @@ from lm.data.examples.conversations import source_prompt
 from lm.data.tokenizing.chat_template import ChatTemplate, Message, Tools
 from lm.decoding.beam import BeamSettings
 from lm.decoding.loop import Sampler
+from lm.decoding.rows import Report
 from lm.decoding.sampling import Sampling, Vocabulary, row_keys, vocabulary_of
-from lm.decoding.text import Report, SourceDecoder
+from lm.decoding.text import SourceDecoder
 from lm.models.protocol import Model
 
 Conversations = Sequence[tuple[Sequence[Message], Tools]]  # the messages before the answer, and the tools
@@ -38,7 +39,7 @@ class AnswerWriter:
     params: Any
     template: ChatTemplate
     source_length: int  # the maximum length of a source; 0 for a decoder
-    batch_size: int  # number of conversations per batch
+    batch_size: int  # number of conversations that are answered at the same time
     report: Report | None = None
 
     def write(self, conversations: Conversations, settings: BeamSettings) -> list[list[tuple[str, float]]]:

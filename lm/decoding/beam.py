@@ -147,13 +147,13 @@ def search(
     rules: Rules,
     vocabulary: Vocabulary,
     no_repeat_ngram: int,
-    min_alive: Array | int = 0,
-    capacity: Array | int | None = None,
+    min_alive: Array | int,
+    capacity: Array | int,
 ) -> Beams:
     """Continues the searches of all rows, possibly under JAX tracing, until at most `min_alive` of them are alive.
 
-    Of the R = B * k rows of the cache, rows b*k to b*k + k - 1 are the beams of batch row b. A row that is no longer
-    alive does not change, except for its cache.
+    Of the R = B * k rows of the cache, rows b*k to b*k + k - 1 are the beams of batch row b. The finished hypotheses
+    and the length of a row that is no longer alive do not change.
 
     Args:
         step: a function (tokens_R, positions_R, cache) -> (logits_RV float32, cache), which reads the token of each
@@ -182,7 +182,7 @@ def search(
 
     def continues(beams: Beams) -> Array:
         alive_B = beams.alive_B
-        fits = True if capacity is None else jnp.max(jnp.where(alive_B, beams.lengths_B, 0)) < capacity
+        fits = jnp.max(jnp.where(alive_B, beams.lengths_B, 0)) < capacity
         return (jnp.sum(alive_B) > min_alive) & fits
 
     def extend(beams: Beams) -> Beams:

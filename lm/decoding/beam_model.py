@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from lm.decoding.beam import Beams, BeamSettings, Finished, Hypothesis, Rules, f
 from lm.decoding.inputs import Rows, longest_first, model_batch, pad_rows, pad_sources, place_whole, source_length
 from lm.decoding.rows import (
     MARGIN,
+    Report,
     capacity_for,
     empty_rows,
     insert,
@@ -35,8 +36,6 @@ from lm.decoding.sampling import Vocabulary
 from lm.errors import UserError
 from lm.models.protocol import Cache, Model
 from lm.parallel.mesh import place_cache
-
-Report = Callable[[int, int], None]
 
 
 def beam_search(
@@ -57,7 +56,6 @@ def beam_search(
             token if there is one. The log-probability of a hypothesis includes its prefix.
         max_rows: the number of sources that are decoded at the same time, longest first; 0 means all. Programs are
             compiled for this number, even if there are fewer sources.
-        report: a function called with (sources done, total sources).
 
     If the parameters are sharded, call this function under `on_mesh`. All processes must pass the same arguments.
     Raises UserError if a setting or prefix is invalid or a source is too long for the model.

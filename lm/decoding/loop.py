@@ -3,8 +3,8 @@
 Prompts are padded on the right, and each row has its own length: the token at position n of a row is in slot n of the
 cache, regardless of the other rows. The prefill writes all tokens of a prompt except the last to the cache, so it
 needs no logits. Each step then reads the last token of each row and chooses the next token. Shapes depend only on the
-length bucket of the prompts, the number of rows, the number of new tokens and the capacity of the cache, which grows
-with the rows. `Sampler.generate` replaces rows that have ended by waiting ones (`lm.decoding.rows`).
+length bucket of the prompts, the number of rows, the number of new tokens and the capacity of the cache, which follows
+the longest row. `Sampler.generate` replaces rows that have ended by waiting ones (`lm.decoding.rows`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,18 @@ import numpy as np
 
 from lm.batch import Array, Batch
 from lm.decoding.inputs import Rows, model_batch, pad_rows, pad_sources, rows_for_mesh, source_length
-from lm.decoding.rows import MARGIN, capacity_for, empty_rows, insert, insert_state, prefill, resized, run_all, sizes
+from lm.decoding.rows import (
+    MARGIN,
+    capacity_for,
+    empty_rows,
+    insert,
+    insert_state,
+    prefill,
+    resized,
+    run_all,
+    sizes,
+    source_capacity_for,
+)
 from lm.decoding.sampling import Sampling, Vocabulary, choosable, choose, process_logits
 from lm.decoding.speculative import make_tokens
 from lm.decoding.state import DecodeState, on_devices, with_tokens
@@ -101,7 +112,12 @@ class Sampler:
                 return
 
     def start(self, prompts: Rows, keys_B: Array, min_rows: int = 1, sources: Rows | None = None) -> DecodeState:
-        """Returns the state before the first new token. Rows that only pad the batch are already marked as ended."""
+        """Returns the state before the first new token.
+
+        Args:
+            min_rows: the batch is padded to this number of rows, so that batches of different sizes share a program.
+                Rows that only pad the batch are already marked as ended.
+        """
         batch, state = self.inputs(prompts, keys_B, rows_for_mesh(max(len(prompts), min_rows)), sources)
         capacity = capacity_for(max(map(len, prompts)), self.model.max_length)
         return _prefill(self.model, self.params, batch, state, capacity)
@@ -156,13 +172,14 @@ class Sampler:
                 return state
             state = self.with_capacity(state, int(state.capacity) + 1 + self.draft_tokens)  # the cache is full
 
-    def with_capacity(self, state: DecodeState, length: int) -> DecodeState:
-        """Returns the state with a cache for rows of `length` tokens."""
+    def with_capacity(self, state: DecodeState, length: int, source_capacity: int | None = None) -> DecodeState:
+        """Returns the state with a cache for rows of `length` tokens and, if given, another capacity for sources."""
         capacity = capacity_for(length, self.model.max_length)
-        if capacity == int(state.capacity):
+        source_capacity = state.source_capacity if source_capacity is None else source_capacity
+        if (capacity, source_capacity) == (int(state.capacity), state.source_capacity):
             return state
-        arguments = self.model, state.cache, state.last_B.shape[0], capacity, state.source_capacity
-        return dataclasses.replace(state, cache=resized(*arguments), capacity=np.int32(capacity))
+        cache = resized(self.model, state.cache, state.last_B.shape[0], capacity, source_capacity)
+        return dataclasses.replace(state, cache=cache, capacity=np.int32(capacity), source_capacity=source_capacity)
 
 
 class Samples:
@@ -174,6 +191,7 @@ class Samples:
         self.found: dict[int, list[int]] = {}
         self._sampler, self._prompts, self._keys_B, self._sources = sampler, prompts, keys_B, sources
         self._group, model = group, sampler.model
+        self._source_lengths = np.zeros(rows, np.int32)
         source_capacity = 0 if sources is None else source_length(sources, model.max_source_length)
         capacity = capacity_for(1, model.max_length)
         # A batch of prompts that have ended already, which occupy no slots.
@@ -189,10 +207,15 @@ class Samples:
     def admit(self, rows: Sequence[int], inputs: Sequence[int]) -> None:
         prompts = [self._prompts[number] for number in inputs]
         sources = None if self._sources is None else [self._sources[number] for number in inputs]
+        if sources is not None:
+            self._source_lengths[list(rows)] = [*map(len, sources)]
         batch, new = self._sampler.inputs(prompts, self._keys_B[np.array(inputs)], self._group, sources)
         lengths_B, ended_B = np.asarray(self._state.lengths_B), np.asarray(self._state.ended_B)
-        longest = max(max(map(len, prompts)), int(lengths_B[~ended_B].max(initial=0)) + MARGIN, batch.shape[1])
-        state = self._sampler.with_capacity(self._state, longest)
+        drafted = self._sampler.draft_tokens  # a step needs room for them, too
+        longest_alive = int(lengths_B[~ended_B].max(initial=0)) + max(MARGIN, 1 + drafted)
+        longest = max(max(map(len, prompts)) + drafted, longest_alive, batch.shape[1])
+        source_capacity = source_capacity_for(int(self._source_lengths.max()), self._state.source_capacity)
+        state = self._sampler.with_capacity(self._state, longest, source_capacity)
         rows_F = np.full(self._group, len(ended_B), np.int32)
         rows_F[: len(rows)] = rows
         self._state = _admit(self._sampler.model, self._sampler.params, batch, state, new, rows_F)
@@ -200,7 +223,9 @@ class Samples:
     def run(self, min_alive: int) -> np.ndarray:
         self._state = self._sampler.advance(self._state, self._sampler.max_new_tokens, min_alive)
         self._tokens_BT, self._num_new_B = np.asarray(self._state.tokens_BT), np.asarray(self._state.num_new_B)
-        return ~np.asarray(self._state.ended_B)
+        alive_B = ~np.asarray(self._state.ended_B)
+        self._source_lengths[~alive_B] = 0
+        return alive_B
 
     def finish(self, row: int, number: int) -> None:
         self.found[number] = self._tokens_BT[row, : self._num_new_B[row]].tolist()
@@ -242,8 +267,10 @@ def _advance(
     def is_unfinished(state: DecodeState) -> Array:
         alive_B = ~state.ended_B & (state.num_new_B < until)
         # A step writes 1 + draft_tokens tokens to the cache. Those beyond the last position of the model are not used.
+        # Rows that have `until` tokens, but have not ended, continue to grow until the others have as many.
         room = jnp.where(state.capacity < model.max_length, state.capacity - draft_tokens, state.capacity)
-        return (jnp.sum(alive_B) > min_alive) & jnp.all(jnp.where(alive_B, state.lengths_B, 0) < room)
+        fits = jnp.all(jnp.where(state.ended_B, 0, state.lengths_B) < room)
+        return (jnp.sum(alive_B) > min_alive) & fits
 
     # Without this constraint, the compiler might shard the results of the loop again.
     return on_devices(jax.lax.while_loop(is_unfinished, step, state))

@@ -3,7 +3,7 @@
 A step costs as much for a row that has ended as for any other. If a batch ran until its last row ended, many steps
 would be wasted, because outputs have different lengths. Here, a batch has a fixed number of rows. Whenever enough of
 them have ended, as many waiting inputs are prefilled together and take their places in the cache, while the other rows
-keep theirs. Rows do not affect each other, so the outputs are those of every other schedule.
+keep theirs. Rows do not affect each other, so the outputs are the same under every schedule, up to rounding.
 
 The capacity of the cache follows the longest row, in powers of two, since attention reads all slots. There is one
 compiled program for each capacity.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -31,6 +31,7 @@ MARGIN = 8  # tokens; a capacity that rows would exceed sooner than this is not 
 PARTS = 4  # waiting inputs are admitted when a row in PARTS is free
 
 T = TypeVar("T")
+Report = Callable[[int, int], None]  # called with the number of inputs or outputs that are complete, and the total
 
 
 class Engine(Protocol):
@@ -43,7 +44,7 @@ class Engine(Protocol):
         """Decodes until at most `min_alive` rows are alive. Returns whether each row is alive, bool (B,)."""
 
     def finish(self, row: int, number: int) -> None:
-        """Keeps the output of an input whose row has ended."""
+        """Stores the output of an input whose row has ended."""
 
 
 def run_all(engine: Engine, order: Sequence[int], rows: int, group: int) -> Iterator[list[int]]:
@@ -87,7 +88,7 @@ def source_capacity_for(length: int, present: int) -> int:
 
 @functools.partial(jax.jit, static_argnames=("model", "rows", "capacity", "source_capacity", "num_beams"))
 def empty_rows(model: Model, rows: int, capacity: int, source_capacity: int, num_beams: int = 1) -> Any:
-    """Returns an empty cache. Consecutive rows of the cache, `num_beams` of them, share a row of the batch."""
+    """Returns an empty cache. Each row of the batch has `num_beams` consecutive rows of the cache."""
     return place_cache(model.empty_cache(rows, capacity, source_capacity).repeat_rows(num_beams))
 
 
@@ -122,7 +123,10 @@ def insert_state(state: T, new: T, rows_F: Array) -> T:
 
 @functools.partial(jax.jit, static_argnames=("model", "rows", "capacity", "source_capacity", "num_beams"))
 def resized(model: Model, cache: Any, rows: int, capacity: int, source_capacity: int, num_beams: int = 1) -> Any:
-    """Returns a cache with another capacity. Slots that do not fit in it must be empty."""
+    """Returns a cache with another capacity.
+
+    Tokens in slots that do not fit are lost; only ended rows and dropped drafts may have any.
+    """
     arguments = rows, capacity, source_capacity, num_beams
 
     def fit(x: Array, wanted: Any) -> Array:

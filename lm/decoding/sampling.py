@@ -103,7 +103,7 @@ def largest(
 
     On a CPU, `top_k` is slow for long rows. The largest values are in the blocks with the largest maxima, and ties go
     to the lower index among blocks as well as within a block, so it is enough to search `count` blocks. (The index of
-    a value of -inf may be out of range.)
+    a value of -inf may be that of another element, but is below k * V.)
 
     Args:
         value: maps elements (B, M, W) and the indices of their rows (B, M), from 0 to k - 1, to their values. Within a

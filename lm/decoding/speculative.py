@@ -6,11 +6,13 @@ distribution q_i. The target model computes its distributions p_1, ..., p_{n+1} 
 token, in one call. Drafted token x_i is accepted with probability min(1, p_i(x_i) / q_i(x_i)). The first token that is
 not accepted is replaced by one that is sampled from max(p_i - q_i, 0), normalised, and the rest of the draft is
 dropped. If all are accepted, another token is sampled from p_{n+1}. A round thus adds 1 to n + 1 tokens, which are
-distributed exactly as if they had been sampled from the target model.
+distributed exactly as if they had been sampled from the target model, up to rounding: one call with n + 1 tokens and
+n + 1 calls with one token may add the terms of their sums in different orders.
 
 p and q are the distributions after all sampling settings, such as the temperature and top-k (`lm.decoding.sampling`).
-With temperature 0, they have probability 1 at the most probable token, so the output is that of greedy decoding. The
-cached keys and values of dropped tokens are overwritten by the next round, before any token can attend to them.
+With temperature 0, they have probability 1 at the most probable token, so the output is that of greedy decoding, unless
+rounding changes which of two almost equally probable tokens comes first. The cached keys and values of dropped tokens
+are overwritten by the next round, before any token can attend to them.
 """
 
 from __future__ import annotations
@@ -96,7 +98,7 @@ def make_tokens(
         segments_BL = jnp.broadcast_to(segments_B[:, None], tokens_BL.shape)
         each, variables = getattr(model, name), {"params": params[name]}
         output = each.apply(variables, model_batch(tokens_BL, positions_BL, segments_BL), train=False, cache=cache)
-        allowed_V = choosable(vocabulary, each.vocab_size) & (jnp.arange(each.vocab_size) < vocabulary.size)
+        allowed_V = choosable(vocabulary, each.vocab_size)
         # The models may have different numbers of entries beyond the vocabulary.
         return jnp.where(allowed_V[None, None], output.logits, -jnp.inf)[..., : vocabulary.size], output.cache
 

@@ -26,7 +26,7 @@ def texts_until(
     """Returns the text that follows each prompt, up to its first stop string, which is not included.
 
     Generation ends when each row contains a stop string or a stop token, or has `sampler.max_new_tokens` new tokens.
-    A stop string may begin or end within a token. The arguments are those of `Sampler.generate`.
+    A stop string may begin or end within a token. The other arguments are those of `Sampler.start`.
     """
     interval = STEPS_BETWEEN_CHECKS if any(stops) else sampler.max_new_tokens
     state = sampler.start(prompts, keys_B, min_rows, sources)

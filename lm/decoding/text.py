@@ -5,7 +5,7 @@ Under `on_mesh`, the rows of a batch are split over the devices. All processes m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,12 @@ from lm.decoding.beam import BeamSettings
 from lm.decoding.beam_model import beam_search
 from lm.decoding.inputs import Rows, longest_first
 from lm.decoding.loop import Sampler, check_fits
+from lm.decoding.rows import Report
 from lm.decoding.sampling import Sampling, Vocabulary, row_keys, vocabulary_of
 from lm.errors import UserError
 from lm.models.protocol import Model
 
 UNFINISHED = "\ufffd"  # the character decoded from bytes that do not (yet) form a complete character
-
-Report = Callable[[int, int], None]
 
 
 def _check_utf8(name: str, texts: Sequence[str]) -> None:
@@ -135,8 +134,9 @@ class SourceDecoder:
     model: Model
     params: Any
     tokenizer: Tokenizer  # the tokenizer of the outputs
-    batch_size: int  # number of sources decoded at the same time; affects memory and speed, but not the outputs
-    report: Report | None = None  # called with (outputs done, total outputs)
+    # The number of sources (in `sample`, of outputs) decoded at the same time; affects only memory and speed.
+    batch_size: int
+    report: Report | None = None
     output_prefix: Sequence[int] = ()  # token ids that start every output and count as new tokens
     spelled: bool = False  # whether to write extra ids as <extra_id_N> instead of omitting them
     vocabulary: Vocabulary | None = None  # if None, the tokenizer's vocabulary is used
@@ -199,10 +199,8 @@ def generate_texts(
     return [outputs.get(number, [("", 0.0)]) for number in range(len(sources))]
 
 
-def batches_by_length(sources: Rows, batch_size: int, report: Report | None = None) -> Iterator[list[int]]:
+def batches_by_length(sources: Rows, batch_size: int) -> Iterator[list[int]]:
     """Yields batches of source indices, longest sources first."""
     order = longest_first(sources)
     for first in range(0, len(order), max(batch_size, 1)):
         yield order[first : first + batch_size]
-        if report is not None:
-            report(min(first + batch_size, len(order)), len(order))

@@ -10,7 +10,7 @@ from typing import Any
 
 from lm.data.reading.readers import Pair
 from lm.decoding.beam import BeamSettings
-from lm.decoding.text import Report as DecodingReport
+from lm.decoding.rows import Report as DecodingReport
 from lm.decoding.text import SourceDecoder, generate_texts
 from lm.evaluation.evaluator import EvaluationSetup, Evaluator, Report, choose, named_metrics
 from lm.evaluation.predictions import Example, write_predictions

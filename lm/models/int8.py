@@ -10,7 +10,7 @@ E_v is s_v * Q_v, both where it is an input and where the table is the output ma
 adapters are unchanged.
 
 The weights then take a quarter of the memory of float32 and half of that of bfloat16. On accelerators, where reading
-the weights limits the speed of decoding, this saves time as well.
+the weights limits the speed of decoding, this may save time as well.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ def product(x_TI: Array, matrix: Array | Int8Matrix, dtype: str) -> Array:
     matrix in 8 bits has no gradient.
     """
     if isinstance(matrix, Int8Matrix):
-        return product(x_TI, matrix.values, dtype) * matrix.scales.reshape(1, -1).astype(dtype)
+        y_TO = product(x_TI, matrix.values, dtype).astype(jnp.float32)  # the scales are not rounded
+        return (y_TO * matrix.scales.reshape(1, -1)).astype(dtype)
     x_TI, w_IO = x_TI.astype(dtype), matrix.reshape(x_TI.shape[1], -1)
     if dtype != "bfloat16":
         return x_TI @ w_IO.astype(dtype)

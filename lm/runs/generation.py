@@ -64,15 +64,20 @@ class Generator:
     seed: int
     batch_size: int | None  # number of texts to generate together; None means the default
     int8: bool = False  # whether to round matrices to 8 bits
-    draft: str | None = None  # run directory of a small model that drafts tokens for sampling; None means no drafts
+    # The run directory of a small model that drafts tokens for sampling; None means no drafts. Its best checkpoint is
+    # used, and `int8` also applies to it.
+    draft: str | None = None
     draft_tokens: int = 4  # number of tokens that are drafted at a time
 
     def load(self, rows: int) -> tuple[Model, Any, Mesh]:
         """Returns the model, its parameters, and the mesh on which the parameters are replicated.
 
-        The mesh has at most `rows` devices. Raises UserError if the saved parameters do not belong to the model
-        described by config.json.
+        The mesh has at most `rows` devices. Raises UserError if the model does not support 8-bit matrices, or if the
+        saved parameters do not belong to the model described by config.json.
         """
+        if self.int8 and not MODELS[self.config.model.architecture].int8:
+            problem = f"does not support model.architecture={self.config.model.architecture}"
+            raise UserError(f"--int8 {problem}; omit it.")
         use_compile_cache(self.config)
         # Cached decoding always uses xla, so a model trained with a kernel for other hardware also runs here.
         config = replace_settings(self.config, {"model.attention": "xla"})
@@ -80,20 +85,18 @@ class Generator:
         mesh = make_mesh(MeshConfig(), jax.local_devices()[: max(rows, 1)])
         options = Options(step="best" if self.step is None else str(self.step), average=self.average)
         params, *_ = read_params(self.directory, config, model, mesh, options)
-        if self.int8 and not MODELS[config.model.architecture].int8:
-            problem = f"does not support model.architecture={config.model.architecture}"
-            raise UserError(f"--int8 {problem}; omit it.")
         return model, jax.jit(with_int8_matrices)(params) if self.int8 else params, mesh
 
     def sampler(
         self, rows: int, sampling: Sampling, vocabulary: Vocabulary, max_new_tokens: int
     ) -> tuple[Sampler, Mesh]:
         """Returns a sampler and the mesh of `load`. Raises UserError if the draft model does not match the model."""
+        directory = None if self.draft is None else self._draft_directory()  # checked before anything is loaded
         model, params, mesh = self.load(rows)
-        if self.draft is None:
+        if directory is None:
             return Sampler(model, params, sampling, vocabulary, max_new_tokens), mesh
-        draft = dataclasses.replace(self, directory=self._draft_directory(), step=None, average=1, draft=None)
-        draft = dataclasses.replace(draft, config=draft.directory.load_config())
+        draft = dataclasses.replace(self, directory=directory, step=None, average=1, draft=None)
+        draft = dataclasses.replace(draft, config=directory.load_config())
         small_model, small_params, _ = draft.load(rows)
         pair: Any = Pair(model, small_model)
         both = {"target": params, "draft": small_params}
@@ -211,7 +214,8 @@ def translate(
     if output_start and len(output_start) >= max_new_tokens:
         sizes = f"the prefix has {len(output_start)} tokens, but outputs have at most {max_new_tokens}"
         raise UserError(f"--output_prefix: {sizes}; increase --max_new_tokens.")
-    batch_size = min(len(ids), run.batch_size or config.eval.generation.batch_size)
+    num_outputs = len(ids) * (run.num_samples if isinstance(settings, Sampling) else 1)  # decoded separately
+    batch_size = min(num_outputs, run.batch_size or config.eval.generation.batch_size)
     model, params, mesh = run.load(batch_size)
     start = time.monotonic()
     with on_mesh(mesh), counting(len(ids), "sentences") as report:

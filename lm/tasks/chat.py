@@ -20,7 +20,7 @@ from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.data.tokenizing.chat_template import ChatTemplate, Message, Tools
 from lm.decoding.answers import AnswerWriter
 from lm.decoding.beam import BeamSettings
-from lm.decoding.text import Report
+from lm.decoding.rows import Report
 from lm.evaluation.generation import Generation
 from lm.tasks.generating import SCORING, GeneratingTask
 from lm.tasks.task import SAMPLING, SEARCH, VOCABULARY, PackedTask, Refuse, Stores

@@ -59,7 +59,7 @@ def run(tables_BHV, forced_BT, used_B, rules, k, n, ngram):
         return logits_BkV.reshape(B * k, V), history_R
 
     beams = first_beams(jnp.zeros(B * k, jnp.int32), forced_BT, used_B, k, n, TOY.pad_id)
-    return search(step, jnp.take, beams, rules, TOY, ngram)
+    return search(step, jnp.take, beams, rules, TOY, ngram, min_alive=0, capacity=T)
 
 
 def searched(tables_BHV, settings, prefixes=()):

@@ -33,7 +33,7 @@ def run(table, forced_BT, rules, vocabulary, k):
         return table[tokens_R], cache
 
     beams = first_beams(None, forced_BT, np.array([True]), k, k, vocabulary.pad_id)
-    return search(step, lambda cache, rows: cache, beams, rules, vocabulary, 0).finished
+    return search(step, lambda cache, rows: cache, beams, rules, vocabulary, 0, min_alive=0, capacity=T).finished
 
 
 def found(table, vocabulary, k, forced=()):

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 from lm.batch import Batch
+from lm.config import MeshConfig
+from lm.decoding import loop, rows
 from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling, Vocabulary, process_logits, row_keys
 from lm.decoding.speculative import Pair, accept
 from lm.models import build_model
+from lm.models.parameters import with_int8_matrices
+from lm.parallel.mesh import make_mesh, on_mesh
 from tests.small_model import random_params, small_config
 
 V, NEW, ROWS = 12, 10, 2000
@@ -87,6 +91,42 @@ def test_repetition_penalty_sees_drafted_tokens(models):
     expected = Sampler(target, params, sampling, FREE, NEW).generate(PROMPTS, keys(4))
     assert Sampler(pair, both, sampling, FREE, NEW, 3).generate(PROMPTS, keys(4)) == expected
     assert expected != Sampler(target, params, GREEDY, FREE, NEW).generate(PROMPTS, keys(4))
+
+
+def test_sampled_tokens_do_not_depend_on_the_schedule_or_the_capacity(models, monkeypatch):
+    """Alone, streamed, or in rows that are replaced, with a cache that grows and shrinks."""
+    *_, pair, both = models
+    prompts, vocabulary, n = [*PROMPTS, [1, 3], [1, 8, 8], [1, 2, 10]], dataclasses.replace(FREE, eos_id=7), 9
+    sampler = Sampler(pair, both, Sampling(1.1, top_k=6, repetition_penalty=1.2), vocabulary, NEW, n)
+    expected = sampler.generate(prompts, keys(7))
+    assert len(set(map(len, expected))) > 2
+    monkeypatch.setattr(rows, "SMALLEST_CAPACITY", 4)
+    admit, capacities = loop._admit, set()
+
+    def admitted(*arguments):
+        state = admit(*arguments)
+        longest = np.max(np.asarray(state.lengths_B) * ~np.asarray(state.ended_B))
+        capacities.add(int(state.capacity))
+        assert longest + 1 + n <= state.capacity or state.capacity == pair.max_length, "the next step has to copy it"
+        return state
+
+    monkeypatch.setattr(loop, "_admit", admitted)
+    for max_rows in (0, 1, 2):
+        assert sampler.generate(prompts, keys(7), max_rows) == expected
+    assert capacities == {16, 24}
+    assert list(sampler.stream(prompts[3], keys(7)[3])) == expected[3]
+
+
+def test_drafts_of_matrices_in_8_bits_on_a_mesh(models):
+    target, _, pair, both = models
+    sampling, small = Sampling(temperature=0.9), {name: with_int8_matrices(each) for name, each in both.items()}
+    expected = Sampler(pair, small, sampling, FREE, NEW, 3).generate(PROMPTS, keys(4))
+    greedy = Sampler(pair, small, GREEDY, FREE, NEW, 3).generate(PROMPTS, keys(4))
+    assert greedy == Sampler(target, small["target"], GREEDY, FREE, NEW).generate(PROMPTS, keys(4))
+    mesh = make_mesh(MeshConfig(), jax.devices()[:2])
+    with on_mesh(mesh):
+        whole = jax.device_put(small, jax.NamedSharding(mesh, jax.P()))
+        assert Sampler(pair, whole, sampling, FREE, NEW, 3).generate(PROMPTS, keys(4), max_rows=2) == expected
 
 
 def test_row_ends_at_the_last_position_of_the_model(models):

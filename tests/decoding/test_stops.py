@@ -1,12 +1,15 @@
 """Texts that end at stop strings equal the beginnings of texts that are generated in full."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from lm.data.tokenizing.bytes import ByteTokenizer
-from lm.decoding import stops
+from lm.decoding import rows, stops
 from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling, row_keys, vocabulary_of
+from lm.decoding.speculative import Pair
 from lm.decoding.stops import before_stop, texts_until
 from lm.models import build_model
 from tests.small_model import random_params, small_config
@@ -59,6 +62,30 @@ def test_generation_ends_once_each_row_has_a_stop_string(sampler, monkeypatch):
     steps.clear()
     texts_until(sampler, BYTES, PROMPTS, keys(3), ["no such text"])
     assert steps == [16, 32, 40]
+
+
+def test_rows_that_are_ahead_fit_in_a_small_cache_while_drafts_of_others_are_rejected(sampler, monkeypatch):
+    """The draft model reads only one token wrongly, which is in the last prompt. Other drafts are accepted."""
+    target, params = sampler.model, sampler.params
+    table = params["token_embedding"]["embedding"].copy()
+    table[PROMPTS[2][1]] *= -8
+    both = {"target": params, "draft": {**params, "token_embedding": {"embedding": table}}}
+    drafted = dataclasses.replace(sampler, model=Pair(target, target), params=both, draft_tokens=3)
+    wanted = whole_texts(sampler)
+    monkeypatch.setattr(rows, "SMALLEST_CAPACITY", 8)
+    monkeypatch.setattr(stops, "STEPS_BETWEEN_CHECKS", 5)
+    lengths = []
+    advance = Sampler.advance
+
+    def recorded(self, state, until):
+        state = advance(self, state, until)
+        lengths.append(np.asarray(state.num_new_B) - until)
+        assert (np.asarray(state.lengths_B) <= int(state.capacity)).all()
+        return state
+
+    monkeypatch.setattr(Sampler, "advance", recorded)
+    assert texts_until(drafted, BYTES, PROMPTS, keys(3), ["no such text"]) == wanted
+    assert max(map(np.max, lengths)) > 4  # further ahead than one round
 
 
 def test_texts_do_not_depend_on_the_batch(sampler):

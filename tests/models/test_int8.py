@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -42,6 +43,8 @@ def test_product_equals_that_of_the_rounded_matrix():
     rounded = Int8Matrix.of(matrix, (0, 1))
     dense = (np.asarray(rounded.values) * np.asarray(rounded.scales)).reshape(12, 5)
     np.testing.assert_allclose(product(x_TI, rounded, "float32"), x_TI @ dense, rtol=1e-5, atol=1e-5)
+    # With one input at a time, nothing is rounded except the result, not even the scales.
+    np.testing.assert_array_equal(product(np.eye(12), rounded, "bfloat16"), dense.astype(jnp.bfloat16))
     table = Int8Matrix.of(matrix[0], (-1,))
     np.testing.assert_allclose(table.rows(np.array([2, 0])), matrix[0][[2, 0]], atol=float(table.scales.max()) / 2)
 
@@ -59,9 +62,8 @@ def test_logits_are_close_to_those_of_the_float32_parameters(name):
     apply = jax.jit(lambda params: model.apply({"params": params}, batch).logits)
     whole, rounded = (np.asarray(apply(each), np.float32) for each in (params, small))
     assert 0 < np.sqrt(np.mean((whole - rounded) ** 2)) < 0.03 * np.std(whole)
-    kinds = {"kernel": np.int8, "embedding": np.int8}
     for path, leaf in jax.tree_util.tree_leaves_with_path(small, is_leaf=lambda each: isinstance(each, Int8Matrix)):
-        assert isinstance(leaf, Int8Matrix) == (path[-1].key in kinds), path
+        assert isinstance(leaf, Int8Matrix) == (path[-1].key in {"kernel", "embedding"}), path
     sizes = [sum(each.nbytes for each in jax.tree.leaves(tree)) for tree in (small, params)]
     assert sizes[0] < 0.45 * sizes[1]  # a quarter, and the scales, biases and norms of a tiny model
 

@@ -14,6 +14,7 @@ from lm.decoding.sampling import Sampling, vocabulary_of
 from lm.errors import UserError
 from lm.models import build_model
 from lm.models.int8 import Int8Matrix
+from lm.runs import generation
 from lm.runs.directory import RunDirectory
 from lm.runs.generation import Generator, continue_prompts
 from lm.tasks import task_of
@@ -22,6 +23,11 @@ BYTES = ByteTokenizer()
 CONFIG = {
     "data": {"train": {"docs": {"kind": "embedded"}}, "sequence_length": 64},
     "model": {"vocab_size": BYTES.vocab_size, "num_layers": 2, "d_model": 16, "num_heads": 2, "scan_layers": False},
+}
+CHAT = {  # an encoder-decoder
+    "data": {"train": {"docs": {"kind": "jsonl", "path": "unread"}}, "sequence_length": 64},
+    "objective": {"name": "chat"},
+    "model": {**CONFIG["model"], "family": "encoder_decoder"},
 }
 LSTM = {**CONFIG, "model": {"architecture": "recurrent", "vocab_size": BYTES.vocab_size, "num_layers": 1, "d_model": 8}}
 PROMPTS = ["", "ab", "a longer prompt"]
@@ -76,10 +82,12 @@ def test_text_with_a_draft_model_is_that_without_one(runs):
             BYTES,
             "32 positions, fewer than the 64",
         ),
+        ("two_sided", CHAT, BYTES, "two_sided does not continue texts; both models must be decoders"),
         ("letters", with_model(vocab_size=40), "letters", "its tokenizer differs from .*data.tokenizer.path"),
     ],
 )
-def test_draft_model_that_does_not_match_is_refused(runs, name, values, tokenizer, message):
+def test_draft_model_that_does_not_match_is_refused(runs, monkeypatch, name, values, tokenizer, message):
+    monkeypatch.setattr(generation, "read_params", None)  # refused before any parameters are read
     root, large = runs
     if tokenizer == "letters":
         tokenizer = build_tokenizer(TokenizerConfig(kind="characters"), ["abcdefgh"])
@@ -91,11 +99,12 @@ def test_draft_model_that_does_not_match_is_refused(runs, name, values, tokenize
     assert "\n" not in str(caught.value) and f"--draft={root / name}" in str(caught.value)
 
 
-def test_matrices_are_rounded_to_8_bits_if_the_architecture_allows_it(runs, tmp_path):
+def test_matrices_are_rounded_to_8_bits_if_the_architecture_allows_it(runs, tmp_path, monkeypatch):
     _, large = runs
     _, params, _ = dataclasses.replace(large, int8=True).load(1)
     assert isinstance(params["token_embedding"]["embedding"], Int8Matrix)
     assert len(list(continue_prompts(dataclasses.replace(large, int8=True), PROMPTS, Sampling()))) == len(PROMPTS)
     other = saved(tmp_path / "lstm", LSTM)
+    monkeypatch.setattr(generation, "read_params", None)  # refused before any parameters are read
     with pytest.raises(UserError, match=r"--int8 does not support model\.architecture=recurrent"):
         dataclasses.replace(other, int8=True).load(1)
