@@ -22,8 +22,8 @@ SMALL = 1 << 24  # with fewer multiplications than this, the form of a product h
 def product(x_TI: Array, matrix: Array | Int8Matrix, dtype: str) -> Array:
     """Returns x W, (T, O), in the compute dtype.
 
-    The matrix (..., ...), whose axes are those of I and those of O, is a float32 parameter, and so is its gradient. A
-    matrix in 8 bits has no gradient.
+    The matrix has the shape (*inputs, *outputs), with products I and O. It is a float32 parameter, and so is its
+    gradient. A matrix in 8 bits has no gradient.
     """
     if isinstance(matrix, Int8Matrix):
         return product(x_TI, matrix.values, dtype) * matrix.scales.reshape(1, -1).astype(dtype)
