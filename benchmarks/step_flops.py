@@ -13,7 +13,7 @@ from lm.models.transformer.remat import CUDNN
 
 @dataclass(frozen=True)
 class Work:
-    """Work of a step, on all devices together."""
+    """The work of a step on all devices together. What is inside a `shard_map`, however, is that of one device."""
 
     products: float = 0.0  # FLOPs of matrix products outside of kernels
     forward_kernels: int = 0  # calls of the forward kernel
