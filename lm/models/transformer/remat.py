@@ -14,6 +14,8 @@ from typing import Any
 
 import jax
 
+from lm.models.products import PRODUCT
+
 ATTENTION_OUTPUT = "attention_output"  # the name of the outputs and of the statistics of attention
 ATTENTION_PROJECTIONS = "attention_projections"  # the name of the results of "query", "key", "value" and "out"
 CUDNN = "dot_product_attention_fwd_wrapper"  # the primitive with which JAX calls cuDNN in the forward pass
@@ -48,9 +50,9 @@ REMAT_POLICIES = {
         attention_output=True,
         attention_projections=True,
     ),
-    "dots": RematPolicy(policies.dots_with_no_batch_dims_saveable, attention_projections=True, mlp=True),
+    "dots": RematPolicy(policies.save_only_these_names(PRODUCT), attention_projections=True, mlp=True),
     "dots_and_attention": RematPolicy(
-        _either(policies.dots_with_no_batch_dims_saveable, _attention_output),
+        _either(policies.save_only_these_names(PRODUCT), _attention_output),
         attention_output=True,
         attention_projections=True,
         mlp=True,
