@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from jax._src.cudnn import fused_attention_stablehlo
 from lm.aot import absent_devices
 from lm.config import Config, defaults, source
 from lm.models.presets import preset
-from lm.training.compiled_cost import Report, compile_for
+from lm.training.compiled_cost import Report, compile_for, trace_for
 
 LENGTH = 2048  # tokens, of the source as well as of the target
 
@@ -32,10 +33,19 @@ class Target:
     gpu: str = ""  # the name in GPU_TARGETS
 
     @property
+    def plugins(self) -> tuple[str, ...]:
+        """The modules of the plug-ins with one of which JAX can compile for these chips."""
+        return ("jax_cuda13_plugin", "jax_cuda12_plugin") if self.gpu else ("libtpu",)
+
+    @property
+    def installed(self) -> str:
+        """The first of the plug-ins that is installed, or ""."""
+        return next((each for each in self.plugins if importlib.util.find_spec(each)), "")
+
+    @property
     def missing(self) -> str:
-        """Returns which plug-in is missing, or ""."""
-        plugins = ("libtpu",) if not self.gpu else ("jax_cuda12_plugin", "jax_cuda13_plugin")
-        return "" if any(importlib.util.find_spec(each) for each in plugins) else plugins[0]
+        """Which plug-in is missing, or ""."""
+        return "" if self.installed else self.plugins[0]
 
     def devices(self, count: int) -> tuple[list[Any], str]:
         devices, platform = absent_devices(self.topology if count > 1 else self.one, gpu_target=self.gpu)
@@ -58,7 +68,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "BERT-base": preset("bert_base") | {"family": "encoder", "vocab_size": 30_592, "max_length": LENGTH},
 }
 FULLY_SHARDED = ("decoder 1.3 B",)  # the others are replicated over the devices
-ROWS = {"decoder 1.3 B": 2, "T5-base": 2}  # per device; 4 for the others
+ROWS = dict.fromkeys(MODELS, 4) | {"decoder 1.3 B": 2, "T5-base": 2}  # per device
 
 
 def config_of(name: str, devices: int, **model: Any) -> Config:
@@ -75,7 +85,7 @@ def config_of(name: str, devices: int, **model: Any) -> Config:
         values.data.source_length = LENGTH
         values.objective.name = "seq2seq"
     values.mesh.update(data=1, fsdp=devices, tensor=1) if name in FULLY_SHARDED else values.mesh.update(data=devices)
-    values.train.batch_size = values.eval.batch_size = devices * ROWS.get(name, 4)
+    values.train.batch_size = values.eval.batch_size = devices * ROWS[name]
     return Config.from_dict(values.to_dict())
 
 
@@ -88,6 +98,12 @@ def compile_case(name: str, target: str, devices: int = 8, **model: Any) -> tupl
     with standard_error() as lines, without_cudnn(), jax.default_matmul_precision("default"):
         report = compile_for(config_of(name, devices, **model), *TARGETS[target].devices(devices))
     return report, lines
+
+
+def trace_case(name: str, target: str, devices: int = 8, **model: Any) -> jax.stages.Traced:
+    """Traces the step that `compile_case` compiles."""
+    with without_cudnn(), jax.default_matmul_precision("default"):
+        return trace_for(config_of(name, devices, **model), *TARGETS[target].devices(devices))[0]
 
 
 @contextmanager
@@ -105,16 +121,22 @@ def without_cudnn() -> Iterator[None]:
 
 @contextmanager
 def standard_error() -> Iterator[list[str]]:
-    """Provides a list that at the end of the block holds the lines of standard error, also those from C++ code."""
+    """Provides a list that at the end of the block holds the lines of standard error, also those from C++ code.
+
+    They are printed as well, by a process of its own, so that they are seen even if the compiler aborts this process.
+    """
     sys.stderr.flush()
     kept, lines = os.dup(2), list[str]()
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
+    with tempfile.NamedTemporaryFile() as file:
+        tee = subprocess.Popen(["tee", file.name], stdin=subprocess.PIPE, stdout=kept)
+        assert tee.stdin is not None
+        os.dup2(tee.stdin.fileno(), 2)
+        tee.stdin.close()
         try:
             yield lines
         finally:
             sys.stderr.flush()
-            os.dup2(kept, 2)
+            os.dup2(kept, 2)  # closes the pipe, which ends the process
             os.close(kept)
-            file.seek(0)
+            tee.wait()
             lines += file.read().decode(errors="replace").splitlines()

@@ -3,8 +3,9 @@
     python -m benchmarks.aot_findings [--targets=v5e,h100] [--models='BERT-base'] [--noremat]
 
 Needs the plug-ins of requirements-tpu.txt and requirements-cuda.txt, but no device. Rows of earlier runs whose plug-in
-is missing, or that were not selected, are kept: they are in results/aot.json. The whole takes about 10 minutes of one
-core and 6 GB of memory.
+is missing, or that were not selected, are kept if their case still exists: they are in results/aot.json. The whole
+takes about half an hour of one core (a minute and a half for each TPU program, 10 seconds for a GPU's) and 6 GB of
+memory.
 """
 
 from __future__ import annotations
@@ -20,17 +21,11 @@ from typing import Any
 import jax
 from absl import app, flags
 
-from benchmarks.aot_cases import FULLY_SHARDED, LENGTH, MODELS, TARGETS, compile_case, config_of
+from benchmarks.aot_cases import FULLY_SHARDED, LENGTH, MODELS, ROWS, TARGETS, compile_case, config_of, trace_case
 from benchmarks.step_flops import work_of
-from lm.models import build_model
+from lm.costs import GIB
 from lm.models.transformer.remat import REMAT_POLICIES
-from lm.parallel.mesh import make_mesh
-from lm.tasks import task_of
-from lm.training.compiled_cost import GIB, Report
-from lm.training.multipliers import learning_rate_multipliers
-from lm.training.optimizers import make_optimizer
-from lm.training.state import abstract_state
-from lm.training.step import trace_train_step
+from lm.training.compiled_cost import Report
 
 RESULTS = Path(__file__).parents[1] / "results"
 PACKAGES = {
@@ -39,6 +34,7 @@ PACKAGES = {
     "cuDNN": ("nvidia-cudnn-cu13",),
 }
 REMAT_MODEL, REMAT_TARGETS = "decoder 124 M", ("v5e", "h100")
+BACKWARD = 2.5  # products of the backward kernel for each of the forward kernel: five of L x L x K instead of two
 
 FLAGS = flags.FLAGS
 
@@ -56,16 +52,29 @@ def package_sizes() -> dict[str, str]:
     return found
 
 
-def row(report: Report, messages: list[str], seconds: float, name: str) -> dict[str, Any]:
+def case_of(name: str, target: str) -> dict[str, Any]:
+    """Returns what a row records about its case: the sizes and the versions of the compiler."""
+    packages = "jax", TARGETS[target].installed.replace("_", "-")
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    return {"rows_per_device": ROWS[name], "length": LENGTH, "versions": versions}
+
+
+def is_current(each: dict[str, Any], name: str) -> bool:
+    """Whether the row is about a case as it is defined now."""
+    return each.get("rows_per_device") == ROWS[name] and each.get("length") == LENGTH
+
+
+def row(report: Report, messages: list[str], name: str, target: str) -> dict[str, Any]:
     """Returns the row of a case: what the report says, without what differs between equal compilations."""
-    kept = dataclasses.asdict(report) | {"like_scores": sorted(report.like_scores), "seconds": round(seconds)}
+    kept = dataclasses.asdict(report) | {"like_scores": sorted(report.like_scores)}
     del kept["compile_seconds"]
     involuntary = [line for line in messages if "nvoluntary" in line]
-    return kept | {"involuntary": involuntary, "promised_bytes": promised_bytes(name, report.parameters)}
+    found = {"involuntary": involuntary, "compared_bytes": compared_bytes(name, report.parameters)}
+    return kept | found | case_of(name, target)
 
 
-def promised_bytes(name: str, parameters: int) -> dict[str, int]:
-    """Returns the bytes of collectives that the sharding needs per step and device.
+def compared_bytes(name: str, parameters: int) -> dict[str, int]:
+    """Returns bytes of collectives per step and device with which those of the program are compared.
 
     With replicated parameters: one all-reduce of the gradients in float32. With fsdp: parameters gathered in bfloat16
     for the forward and the backward pass, and gradients that are summed in float32.
@@ -80,29 +89,17 @@ def remat_rows(target: str, name: str) -> list[dict[str, Any]]:
     rows = []
     for policy in ("none", *REMAT_POLICIES):
         report, _ = compile_case(name, target, devices=1, remat=policy)
-        config = config_of(name, 1, remat=policy)
-        devices, platform = TARGETS[target].devices(1)
-        mesh = make_mesh(config.mesh, devices)
-        model = build_model(config.model, task_of(config).head(config), platform)
-        optimizer = make_optimizer(config.optimizer, config.train.num_steps, learning_rate_multipliers(config, model))
-        traced = trace_train_step(config, model, optimizer, abstract_state(config, model, optimizer, mesh), mesh)
-        work = work_of(traced.jaxpr.jaxpr)
-        heads = config.model.num_heads * config.model.head_dim
+        work = work_of(trace_case(name, target, devices=1, remat=policy).jaxpr.jaxpr)
+        model = config_of(name, 1).model
         # Scores and weighted values; a causal kernel computes half of them.
-        kernel = 2 * config.train.batch_size * LENGTH**2 * heads
-        total = work.products + work.forward_kernels * kernel
-        rows.append(
-            {
-                "target": target,
-                "model": name,
-                "policy": policy,
-                "temporaries": report.temporaries,
-                "products": work.products,
-                "forward_kernels": work.forward_kernels,
-                "flops": total,
-                "layers": config.model.num_layers,
-            }
-        )
+        kernel = 2 * ROWS[name] * LENGTH**2 * model.num_heads * model.head_dim
+        counts = {
+            "temporaries": report.temporaries,
+            "products": work.products,
+            "forward_kernels": work.forward_kernels,
+            "flops": work.products + (work.forward_kernels + BACKWARD * model.num_layers) * kernel,
+        }
+        rows.append({"target": target, "policy": policy} | counts | case_of(name, target))
     return rows
 
 
@@ -115,6 +112,7 @@ def markdown(found: dict[str, Any]) -> str:
     lines = ["# What the compilers make of the training step, without a device", ""]
     lines += [INTRODUCTION.format(length=LENGTH).strip(), ""]
     lines += [f"- {name}: {text}" for name, text in found["packages"].items()]
+    lines += [f"- compiled by {text}" for text in compilers([*found["programs"].values(), *found["remat"]])]
     lines += ["", "## Programs", "", PROGRAMS.strip(), ""]
     header = [
         "model",
@@ -130,7 +128,7 @@ def markdown(found: dict[str, Any]) -> str:
     lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for key, each in found["programs"].items():
         name, target = key.split(" @ ")
-        sizes, promised = each["collective_bytes"], each["promised_bytes"]
+        sizes, compared = each["collective_bytes"], each["compared_bytes"]
         gradients = sizes["all-reduce"] + sizes["reduce-scatter"]
         kernels = ", ".join(f"{kernel} {count}" for kernel, count in sorted(each["kernels"].items()))
         cells = [
@@ -141,11 +139,13 @@ def markdown(found: dict[str, Any]) -> str:
             number(each["temporaries"]),
             number(each["capacity"], digits=0),
             kernels or "none",
-            f"{number(sizes['all-gather'], 1e9)} ({number(promised['all-gather'], 1e9)})",
-            f"{number(gradients, 1e9)} ({number(promised['gradients'], 1e9)})",
+            f"{number(sizes['all-gather'], 1e9)} ({number(compared['all-gather'], 1e9)})",
+            f"{number(gradients, 1e9)} ({number(compared['gradients'], 1e9)})",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", *checks(found["programs"]), "", "## Rematerialisation", "", REMAT.strip(), ""]
+    missing = [each for each in REMAT_TARGETS if each not in {row["target"] for row in found["remat"]}]
+    lines += [f"Not compiled for {', '.join(missing)}.", ""] if missing else []
     lines += ["| chip | policy | temporaries, GiB | forward kernels | recomputed FLOPs |", "|---|---|---|---|---|"]
     least = {each["target"]: each["flops"] for each in found["remat"] if each["policy"] == "none"}
     for each in found["remat"]:
@@ -155,8 +155,14 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", "## Findings", "", FINDINGS.strip(), ""])
 
 
+def compilers(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns the versions of the compilers of all rows, without repetitions."""
+    found = {", ".join(f"{name} {version}" for name, version in each["versions"].items()) for each in rows}
+    return sorted(found)
+
+
 def checks(programs: dict[str, Any]) -> list[str]:
-    """Returns one line for each property that holds in all programs, or the programs in which it does not hold."""
+    """Returns the programs that are missing, and for each property, in which of the others it does not hold."""
     properties = {
         "no array is as large as the scores (B, H, L, S) of a layer": lambda each: not each["like_scores"],
         "no product of two float32 matrices": lambda each: not each["float32_products"],
@@ -166,9 +172,13 @@ def checks(programs: dict[str, Any]) -> list[str]:
         ),
     }
     lines = []
+    if missing := [key for key in keys() if key not in programs]:
+        lines += [f"Not compiled yet: {', '.join(missing)}.", ""]
     for text, holds in properties.items():
         broken = [key for key, each in programs.items() if not holds(each)]
-        lines.append(f"- {text}: " + ("holds for all programs." if not broken else f"not for {', '.join(broken)}."))
+        lines.append(
+            f"- {text}: " + ("holds for the programs listed." if not broken else f"not for {', '.join(broken)}.")
+        )
     return lines
 
 
@@ -183,15 +193,15 @@ rows of {length} tokens, an encoder-decoder with as many source tokens, AdamW, 2
 eight chips. The 1.3 B decoder is split over all of them (fsdp); the other models are replicated.
 """
 PROGRAMS = """
-Memory per device is in GiB, collectives are in GB per step and device: what the program does, and in parentheses what
-the sharding needs (parameters gathered twice in bfloat16, gradients summed once in float32). Kernels inside a loop over
-layers count once for each layer. On TPUs, the forward and backward kernels of splash attention and of our own kernel
-for T5's bias have different names.
+Memory per device is in GiB, collectives are in GB per step and device. In parentheses, for comparison: parameters
+gathered twice in bfloat16, and gradients summed once in float32. Kernels inside a loop over layers count once for each
+layer. On TPUs, the forward and backward kernels of splash attention and of our own kernel for T5's bias have different
+names.
 """
 REMAT = """
 One device, 4 rows. FLOPs are those of matrix products and of attention kernels in the traced step, relative to a step
-without rematerialisation; elementwise operations, which are also computed again, are not counted. Every policy keeps
-the input of each block.
+without rematerialisation. A backward kernel counts as 2.5 forward kernels. Elementwise operations, which are also
+computed again, are not counted. Every policy keeps the input of each block.
 """
 FINDINGS = """
 What can be compiled without a device:
@@ -212,9 +222,10 @@ Attention:
 - All three families use fused kernels, with packed rows: splash attention on TPUs, cuDNN on GPUs.
 - TPU, T5's bias: splash attention takes no bias; tokamax 0.0.12 refuses a bias on TPUs; JAX's older flash-attention
   kernel reads a dense (B, H, L, S) bias. `lm/models/transformer/relative_attention.py` has a kernel of ours. It agrees
-  with plain attention in the interpreter (1e-6 of the largest value, gradients included), and compiles for v5e, v5p and
-  v6e up to 8,192 tokens. It has never run on a TPU: its speed is unknown. Pallas's strided rotation, the obvious way to
-  expand the bias, is limited to strides within one register (128), so the tiles are expanded in log2(T) rotations.
+  with plain attention in the interpreter (to 1e-4 of the largest value, gradients included), and compiles for a v5e
+  with 256 and with 8,192 tokens (`tests/test_aot_programs.py`). It has never run on a TPU: its speed is unknown.
+  Pallas's strided rotation, the obvious way to expand the bias, is limited to strides within one register (128), so the
+  tiles are expanded in log2(T) rotations.
 - GPU, T5's bias: cuDNN takes one bias for all rows, (1, H, L, S), but JAX adds the mask of the segments to it, which
   gives (B, H, L, S). Instead, 32 features of every head separate the segments (`cudnn_attention.py`). Heads are limited
   to 96 features; T5-3B and T5-11B, with heads of 128, use plain attention.
@@ -232,19 +243,26 @@ Precision and communication:
 - The backward products of the vocabulary (`lm/objectives/chunks.py`: logit gradients times features and times the
   output matrix) multiply float32 by bfloat16. For GPUs, JAX converts both operands to float32: on an H100, that is
   TF32, at half the speed of bfloat16. TPUs take the mixture and, by default, round it to bfloat16.
-- With replicated parameters, the gradients of the layers are summed over the devices in bfloat16, because each layer's
-  gradient is converted to float32 after the sum. This halves their bytes, but rounds the sum.
+- The gradients of the layers are summed over the devices in bfloat16, whether the parameters are replicated or split
+  (fsdp), because each layer's gradient is converted to float32 after the sum. This halves their bytes, but rounds the
+  sum.
 - A tied embedding is summed over the devices twice: once as output matrix, once as input table.
-- T5-base with 4 rows of 2,048 + 2,048 tokens per device and no rematerialisation does not fit on a v5e (16 GiB).
-- Without rematerialisation, the norms keep float32 copies of their inputs for the backward pass; they are the largest
-  part of the temporaries.
+- T5-base with 4 rows of 2,048 + 2,048 tokens per device and no rematerialisation does not fit on a v5e (16 GiB): it
+  needs 18.9 GiB. The table therefore has 2 rows.
+- Without rematerialisation, the norms keep float32 copies of their inputs for the backward pass.
 """
 
 
+def keys() -> list[str]:
+    """Returns the keys of all programs, in the order of the table."""
+    return [f"{name} @ {target}" for name in MODELS for target in TARGETS]
+
+
 def write(found: dict[str, Any]) -> None:
-    """Writes results/aot.json and results/aot.md, with the programs in a fixed order."""
-    order = [f"{name} @ {target}" for name in MODELS for target in TARGETS]
-    found["programs"] = {key: found["programs"][key] for key in order if key in found["programs"]}
+    """Writes results/aot.json and results/aot.md, without rows of cases that no longer exist."""
+    programs = {key: found["programs"][key] for key in keys() if key in found["programs"]}
+    found["programs"] = {key: each for key, each in programs.items() if is_current(each, key.split(" @ ")[0])}
+    found["remat"] = [each for each in found["remat"] if is_current(each, REMAT_MODEL)]
     (RESULTS / "aot.json").write_text(json.dumps(found, indent=1) + "\n")
     (RESULTS / "aot.md").write_text(markdown(found))
 
@@ -253,7 +271,7 @@ def main(_: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")
     path = RESULTS / "aot.json"
     found = json.loads(path.read_text()) if path.exists() else {"packages": {}, "programs": {}, "remat": []}
-    found["packages"] |= package_sizes() | {"jax": jax.__version__}
+    found["packages"] |= package_sizes()
     write(found)  # the texts may be newer than the file
     for target in FLAGS.targets:
         if TARGETS[target].missing:
@@ -262,7 +280,7 @@ def main(_: list[str]) -> None:
         for name in FLAGS.models:
             start = time.process_time()
             report, messages = compile_case(name, target)
-            found["programs"][f"{name} @ {target}"] = row(report, messages, time.process_time() - start, name)
+            found["programs"][f"{name} @ {target}"] = row(report, messages, name, target)
             print(f"{name} @ {target}: {time.process_time() - start:.0f} s of processor time", flush=True)
             write(found)
         if FLAGS.remat and target in REMAT_TARGETS:

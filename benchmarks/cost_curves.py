@@ -117,7 +117,7 @@ def analyse(point: Point, dtype: str) -> dict[str, Any]:
     floor = {name: getattr(estimate, name) for name in FLOOR}
     return {
         "parameters": model.parameter_counts().total,
-        "attention": model.kernel,
+        "attention": model.attention_kernels(point["length"]),
         "compiled_product_flops": program_cost(step.as_text()).product_flops,
         "model_flops": model.flops_per_row(point["length"]).train * point["batch"],
         "compiler_bytes": {"state_and_batch": state, "temporaries": memory.temp_size_in_bytes},

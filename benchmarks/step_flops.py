@@ -13,7 +13,7 @@ from lm.models.transformer.remat import CUDNN
 
 @dataclass(frozen=True)
 class Work:
-    """Work of a step, on all devices together."""
+    """The work of a step on all devices together. What is inside a `shard_map`, however, is that of one device."""
 
     products: float = 0.0  # FLOPs of matrix products outside of kernels
     forward_kernels: int = 0  # calls of the forward kernel
@@ -28,7 +28,7 @@ class Work:
 def work_of(jaxpr: Any) -> Work:
     """Returns the work of a jaxpr. Of the branches of a condition, the first is counted."""
     total = Work()
-    for equation in jaxpr.eqns:
+    for equation in _needed(jaxpr):
         name, parameters = equation.primitive.name, equation.params
         if name == "dot_general":
             (contracted, _), _ = parameters["dimension_numbers"]
@@ -49,6 +49,17 @@ def work_of(jaxpr: Any) -> Work:
             for each in inner:
                 total += work_of(each).times(count)
     return total
+
+
+def _needed(jaxpr: Any) -> list[Any]:
+    """Returns the equations on which the results depend. JAX leaves it to XLA to remove unused calls of kernels."""
+    used = {each for each in jaxpr.outvars if isinstance(each, core.Var)}
+    needed = []
+    for equation in reversed(jaxpr.eqns):
+        if equation.effects or used.intersection(equation.outvars):
+            needed.append(equation)
+            used |= {each for each in equation.invars if isinstance(each, core.Var)}
+    return needed
 
 
 def _kernel_name(parameters: dict[str, Any]) -> str:

@@ -92,5 +92,7 @@ if __name__ == "__main__":
     command.define_config_flag()
     flags.DEFINE_string("topology", "", "Chips to compile for, such as v5e:8x8, v5p:4x4x4 or cuda:1x8.")
     flags.DEFINE_integer("num_slices", 1, "Number of TPU slices with this topology.", lower_bound=1)
-    flags.DEFINE_string("gpu_target", "", "For cuda topologies: h100, or a file with XLA's description.")
+    flags.DEFINE_string(
+        "gpu_target", "", f"For cuda topologies: {', '.join(GPU_TARGETS)}, or a file with XLA's description."
+    )
     command.run(main)

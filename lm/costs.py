@@ -13,6 +13,8 @@ from lm.config.schema import entries
 from lm.models.protocol import Model
 from lm.objectives.chunks import chunks_for
 
+GIB = 2**30
+
 
 @dataclass(frozen=True)
 class Chip:

@@ -2,18 +2,24 @@
 
 import dataclasses
 import importlib.util
+import os
+import re
+import subprocess
+import sys
 
 import jax
 import pytest
 
+from benchmarks.aot_cases import standard_error
 from lm.aot import absent_devices
 from lm.config import Config, defaults, source
-from lm.costs import estimate_memory
+from lm.costs import CHIPS, GIB, estimate_memory
 from lm.errors import UserError
 from lm.models import build_model
 from lm.tasks import task_of
 from lm.training import compiled_cost
 from lm.training.compiled_cost import compile_for, count_collectives, table
+from lm.training.gpu_targets import GPU_TARGETS
 from lm.training.program import COLLECTIVES
 
 ONE = {"data": 1, "fsdp": 1, "tensor": 1}
@@ -54,7 +60,7 @@ def test_table_shows_what_is_known_and_what_is_not(report):
     assert lines["mesh"] == "data 2 x fsdp 2 x tensor 2"
     assert lines["attention"] == "blocked"
     assert lines["verdict"] == "unknown for this device"
-    assert f"{report.state / 2**30:.2f} GiB" in table(report)
+    assert f"{report.state / GIB:.2f} GiB" in table(report)
 
 
 @pytest.mark.parametrize(("capacity", "verdict"), [(2**40, True), (1000, False)])
@@ -64,12 +70,15 @@ def test_verdict_compares_the_needed_memory_with_that_of_the_chip(report, capaci
     assert ("does not fit" in table(known)) is not verdict
 
 
-def refuse(*args):
-    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: XLA:TPU ... Used 20.1G of 15.75G hbm. Exceeded by 4G.")
+class Refused:
+    """A traced step that does not fit in memory."""
+
+    def lower(self):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: XLA:TPU ... Used 20.1G of 15.75G hbm. Exceeded by 4G.")
 
 
 def test_estimate_includes_the_head_of_the_task(monkeypatch):
-    monkeypatch.setattr(compiled_cost, "trace_train_step", refuse)
+    monkeypatch.setattr(compiled_cost, "trace_train_step", lambda *args: Refused())
     values = small(family="encoder")
     values.data.train = {"mine": source(kind="tsv", path="mine.tsv", label_field="label")}
     values.data.labels = tuple(f"label {i}" for i in range(1000))
@@ -83,7 +92,7 @@ def test_estimate_includes_the_head_of_the_task(monkeypatch):
 
 
 def test_out_of_memory_in_the_compiler_becomes_a_verdict(monkeypatch):
-    monkeypatch.setattr(compiled_cost, "trace_train_step", refuse)
+    monkeypatch.setattr(compiled_cost, "trace_train_step", lambda *args: Refused())
     report = compile_for(Config.from_dict(small().to_dict()), jax.devices()[:1], "cpu")
     assert report.fits is False
     assert "does not fit (Used 20.1G of 15.75G hbm)" in table(report)
@@ -123,11 +132,39 @@ def test_unknown_gpu_is_reported_with_those_that_are_known(monkeypatch):
         absent_devices("cuda:1x8", gpu_target="h99")
 
 
+@pytest.mark.parametrize(("name", "capability", "processors", "gib"), [("a100", 8, 108, 79), ("h200", 9, 132, 139)])
+def test_description_of_a_gpu_in_text(name, capability, processors, gib):
+    """XLA reads the numbers from the text; the memory is the one that `lm.costs` gives for the same chip."""
+    target = GPU_TARGETS[name]
+    text = target.text()
+    assert text.startswith("gpu_device_info {\n") and text.count("{") == text.count("}") == 3
+    assert f"cuda_compute_capability {{ major: {capability} }}" in text
+    assert f'device_description_str: "{target.name}"' in text and target.name in CHIPS
+    fields = dict(re.findall(r"^  (\w+): (\S+)$", text, flags=re.MULTILINE))
+    expected = {"core_count": processors, "device_memory_size": gib * GIB, "threads_per_warp": 32}
+    assert {key: float(fields[key]) for key in expected} == expected
+    assert float(fields["memory_bandwidth"]) == target.bandwidth
+
+
 def test_missing_vocabulary_size_is_reported():
     config = small()
     config.model.vocab_size = 0
     with pytest.raises(UserError, match=r"model\.vocab_size"):
         compile_for(Config.from_dict(config.to_dict()), jax.devices()[:1], "cpu")
+
+
+def test_messages_of_a_compiler_are_collected_and_printed_even_if_it_fails(capfd):
+    with pytest.raises(RuntimeError), standard_error() as lines:
+        os.write(2, b"one\ntwo\n")
+        raise RuntimeError
+    assert lines == ["one", "two"] and "one\ntwo\n" in capfd.readouterr().err
+
+
+def test_messages_of_a_compiler_that_aborts_are_printed():
+    program = "import os; from benchmarks.aot_cases import standard_error\nwith standard_error(): "
+    program += "os.write(2, b'the reason'), os.abort()"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode < 0 and "the reason" in ended.stderr
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
@@ -138,4 +175,4 @@ def test_step_compiles_for_a_tpu_with_splash_attention():
     config.mesh.update(data=2, fsdp=1, tensor=2)
     with jax.default_matmul_precision("default"):  # Pallas cannot compile bfloat16 products of the highest precision
         report = compile_for(Config.from_dict(config.to_dict()), devices, platform)
-    assert report.kernel == "splash" and report.fits and report.capacity == 16 * 2**30
+    assert report.kernel == "splash" and report.fits and report.capacity == 16 * GIB

@@ -3,10 +3,17 @@
 Needs the plug-ins of requirements-tpu.txt and requirements-cuda.txt. benchmarks/aot_findings.py compiles for all chips.
 """
 
+import re
+
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from benchmarks.aot_cases import FULLY_SHARDED, MODELS, TARGETS, compile_case
-from lm.training.compiled_cost import GIB
+from lm.costs import GIB
+from lm.models.transformer.relative_attention import relative_attention
+from lm.training.program import instructions, kernel_calls
 
 FAST = {("decoder 124 M", "h100")}
 TPUS = {"decoder 124 M": "v6e", "decoder 1.3 B": "v5p", "T5-base": "v5e", "BERT-base": "v5e"}  # a minute for each
@@ -58,3 +65,29 @@ def test_keeping_the_outputs_of_attention_saves_the_second_run_of_the_kernel(tar
     backward = 1 if target == "h100" else 2
     assert calls["full"] == calls["dots"] == layers * (2 + backward)
     assert calls["attention_output"] == calls["dots_and_attention"] == layers * (1 + backward)
+
+
+@pytest.mark.parametrize("length", [256, 8192])
+def test_our_kernel_and_its_gradient_compile_for_a_tpu(length):
+    """The longest rows need the most vector memory, and have the smaller of the two block sizes."""
+    if missing := TARGETS["v5e"].missing:
+        pytest.skip(f"{missing} is not installed")
+    devices, _ = TARGETS["v5e"].devices(1)
+    placed = SingleDeviceSharding(devices[0])
+
+    def array(*shape, dtype=jnp.bfloat16):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=placed)
+
+    q, segments, bias = array(2, 2, length, 64), array(2, length, dtype=jnp.int32), array(2, 2 * length - 1)
+
+    def total(q, k, v, bias, segments):
+        return jnp.sum(relative_attention(q, k, v, segments, bias, causal=True).astype(jnp.float32))
+
+    with jax.default_matmul_precision("default"):
+        program = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3))).lower(q, q, q, bias, segments).compile()
+    calls = kernel_calls(instructions(program.as_text()))
+    assert sorted(re.sub("transpose|jvp|_+", " ", name).strip() for name in calls) == [
+        "forward kernel",
+        "key kernel",
+        "query kernel",
+    ]

@@ -114,6 +114,11 @@ def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings
             ["model.attention=splash"],
             "config.model.attention: 'splash' requires data.sequence_length to be a multiple of 128",
         ),
+        (
+            [f"{name}=16384" for name in ("data.sequence_length", "data.source_length", "model.max_length")]
+            + ["model.attention=splash", "model.positions=relative"],
+            "config.model.attention: 'splash' supports relative positions only up to 8192 tokens; data.sequence_length",
+        ),
         (["eval.generation.num_beams=0"], "config.eval.generation.num_beams: 0 is below the smallest"),
         (["eval.generation.num_beams=100000"], "config.eval.generation.num_beams: 100000 is above the largest"),
         (["eval.generation.length_penalty=9"], "config.eval.generation.length_penalty: 9.0 is above the largest"),

@@ -192,3 +192,12 @@ def test_memory_falls_with_sharding_accumulation_remat_and_fused_attention():
     for attention, platform in (("splash", "tpu"), ("blocked", "cpu")):
         config = config_with(model__attention=attention, data__sequence_length=256)
         assert estimate(config, ONE, platform).activations < plain
+
+
+def test_memory_has_the_scores_of_each_attention_that_no_fused_kernel_supports():
+    """The rows of the source, but not those of the target, have a length that splash supports."""
+    config = dataclasses.replace(SMALL, family="encoder_decoder", num_encoder_layers=2)
+    both = [build_model(dataclasses.replace(config, attention=name), platform="tpu") for name in ("xla", "auto")]
+    L, S = 200, 384
+    plain, fused = (model.activation_bytes(L, S, 1) for model in both)
+    assert plain - fused == config.num_encoder_layers * config.num_heads * S * S * (4 + 4)

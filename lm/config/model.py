@@ -150,8 +150,9 @@ class BlockSettings:
         affects="nothing",
     )
     """Activations to recompute in the backward pass to save memory, from most to least: all ('full'); all but the
-    outputs of attention; all but the outputs, queries, keys and values of attention ('attention'); all but the results
-    of matrix multiplications with parameters ('dots'); all but these results and the outputs of attention."""
+    outputs of attention ('attention_output'); all but these and the results of the projections to queries, keys, values
+    and outputs ('attention'); all but the results of all matrix multiplications with parameters ('dots'); all but these
+    results and the outputs of attention ('dots_and_attention')."""
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,10 @@ class Network(nn.Module):
         batch = Batch(ids, ids, ids.astype(jnp.float32), positions=ids, segments=ids + 1, source=source)
         return self.init({"params": key}, batch)["params"]
 
+    @nn.nowrap
+    def attention_kernels(self, length: int, source_length: int = 0) -> str:
+        return "none"
+
     @staticmethod
     def embedded(variables: Any, batch: Batch) -> Array:
         """Returns the embeddings of the tokens, float32 (B, L, E)."""

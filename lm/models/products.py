@@ -11,27 +11,30 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lm.batch import Array
 from lm.models.int8 import Int8Matrix
 from lm.parallel.mesh import current_mesh
 
+PRODUCT = "product"  # the name of the results for rematerialisation, which does not see into `platform_dependent`
 SMALL = 1 << 24  # with fewer multiplications than this, the form of a product hardly matters
 
 
 def product(x_TI: Array, matrix: Array | Int8Matrix, dtype: str) -> Array:
     """Returns x W, (T, O), in the compute dtype.
 
-    The matrix (..., ...), whose axes are those of I and those of O, is a float32 parameter, and so is its gradient. A
-    matrix in 8 bits has no gradient.
+    The matrix has the shape (*inputs, *outputs), with products I and O. It is a float32 parameter, and so is its
+    gradient. A matrix in 8 bits has no gradient.
     """
     if isinstance(matrix, Int8Matrix):
         y_TO = product(x_TI, matrix.values, dtype).astype(jnp.float32)  # the scales are not rounded
         return (y_TO * matrix.scales.reshape(1, -1)).astype(dtype)
     x_TI, w_IO = x_TI.astype(dtype), matrix.reshape(x_TI.shape[1], -1)
     if dtype != "bfloat16":
-        return x_TI @ w_IO.astype(dtype)
-    return jax.lax.platform_dependent(x_TI, w_IO, cpu=_on_cpu, default=lambda x, w: x @ w.astype(x.dtype))
+        return checkpoint_name(x_TI @ w_IO.astype(dtype), PRODUCT)
+    y_TO = jax.lax.platform_dependent(x_TI, w_IO, cpu=_on_cpu, default=lambda x, w: x @ w.astype(x.dtype))
+    return checkpoint_name(y_TO, PRODUCT)
 
 
 @jax.custom_vjp

@@ -38,10 +38,6 @@ class Model(Protocol):
     def head(self) -> Head: ...
 
     @property
-    def kernel(self) -> str:
-        """The kernel of the most expensive operation ("xla" or a fused kernel), shown in the start-up report."""
-
-    @property
     def vocab_size(self) -> int:
         """The number V of logits per token."""
 
@@ -103,6 +99,9 @@ class Model(Protocol):
 
     def flops_per_row(self, length: int, source_length: int = 0) -> Flops:
         """Returns the FLOPs for one row of `length` tokens. A training step takes batch_size * `Flops.train` FLOPs."""
+
+    def attention_kernels(self, length: int, source_length: int = 0) -> str:
+        """Names the kernels of attention for rows of these lengths ("xla", fused ones, or "none"), for reports."""
 
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
         """Estimates the bytes of activations that each of the `tensor` devices keeps per row for the backward pass."""

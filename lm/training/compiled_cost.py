@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
 from lm.config import Config
-from lm.costs import CHIPS, estimate_memory, peak_flops
+from lm.costs import CHIPS, GIB, estimate_memory, peak_flops
 from lm.errors import UserError
 from lm.models import MODELS, build_model
 from lm.models.parameters import logical_axes
-from lm.parallel.mesh import check_divisible, make_mesh, on_mesh
+from lm.models.protocol import Model
+from lm.parallel.mesh import check_divisible, make_mesh
 from lm.tasks import task_of
 from lm.training.multipliers import learning_rate_multipliers
 from lm.training.optimizers import make_optimizer
@@ -30,7 +31,6 @@ from lm.training.program import (
 from lm.training.state import abstract_state
 from lm.training.step import trace_train_step
 
-GIB = 2**30
 ANY_STEPS = 2**30
 
 
@@ -40,7 +40,7 @@ class Report:
 
     devices: str
     mesh: str
-    kernel: str
+    kernel: str  # of attention
     parameters: int
     tokens: int  # per step, over all devices
     train_flops: float  # per step and device
@@ -70,8 +70,13 @@ class Report:
         return None if self.capacity is None else self.needed <= self.capacity
 
 
-def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report:
-    """Compiles the step for `devices`, which need not be present. Raises UserError for an unsuitable config."""
+def trace_for(
+    config: Config, devices: Sequence[Any], platform: str
+) -> tuple[jax.stages.Traced, Model, Mapping[str, int]]:
+    """Traces the step for `devices`, which need not be present. Raises UserError for an unsuitable config.
+
+    Returns the traced step, the model, and the sizes of the axes of the mesh.
+    """
     if MODELS[config.model.architecture].fit is not None:
         raise UserError(f"config.model.architecture: '{config.model.architecture}' has no training step to compile.")
     if config.model.vocab_size == 0:
@@ -85,16 +90,21 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
     model = build_model(config.model, task_of(config).head(config), platform)
     multipliers = learning_rate_multipliers(config, model)
     optimizer = make_optimizer(config.optimizer, config.train.num_steps, multipliers, logical_axes(model))
+    state = abstract_state(config, model, optimizer, mesh)
+    return trace_train_step(config, model, optimizer, state, mesh), model, mesh.shape
+
+
+def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report:
+    """Compiles the step as `trace_for` has traced it, and reports its cost."""
+    start = time.perf_counter()
+    traced, model, mesh = trace_for(config, devices, platform)
     lengths = config.data.sequence_length, config.data.source_length
     kind, rows = devices[0].device_kind, config.train.batch_size
-    start = time.perf_counter()
     memory: Any = None
     lowered = program = refusal = ""
     try:
-        state = abstract_state(config, model, optimizer, mesh)
-        with on_mesh(mesh):
-            stage = trace_train_step(config, model, optimizer, state, mesh).lower()
-            lowered, compiled = stage.as_text(), stage.compile()
+        stage = traced.lower()
+        lowered, compiled = stage.as_text(), stage.compile()
         memory, program = compiled.memory_analysis(), compiled.as_text() or ""
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -102,19 +112,19 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
         sizes = re.search(r"Used [\d.]+\w? of [\d.]+\w? \w+|total memory required.*?\([\d.]+\w\)", str(error))
         refusal = sizes.group() if sizes else " ".join(str(error).split())[:120]
     parsed = instructions(program)
-    local = rows // config.train.accumulation // (mesh.shape["data"] * mesh.shape["fsdp"])
+    local = rows // config.train.accumulation // (mesh["data"] * mesh["fsdp"])
     pairs = {(lengths[i], lengths[j]) for i, j in ((0, 0), (0, 1), (1, 1)) if lengths[i] and lengths[j]}
-    heads = max(1, config.model.num_heads // mesh.shape["tensor"])
+    heads = max(1, config.model.num_heads // mesh["tensor"])
     return Report(
         devices=f"{len(devices)} x {kind}",
-        mesh=" x ".join(f"{name} {size}" for name, size in mesh.shape.items()),
-        kernel=model.kernel,
+        mesh=" x ".join(f"{name} {size}" for name, size in mesh.items()),
+        kernel=model.attention_kernels(*lengths),
         parameters=model.parameter_counts().total,
         tokens=rows * sum(lengths),
         train_flops=model.flops_per_row(*lengths).train * rows / len(devices),
         peak=peak_flops(kind, config.model.dtype),
         capacity=CHIPS[kind].memory_gib * GIB if kind in CHIPS else None,
-        estimate=estimate_memory(config, model, mesh.shape).total,
+        estimate=estimate_memory(config, model, mesh).total,
         compile_seconds=time.perf_counter() - start,
         state=memory and memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporaries=memory and memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-GIB = 2**30
+from lm.costs import CHIPS, GIB
 
 
 @dataclass(frozen=True)
 class GpuTarget:
     """The properties that XLA's compiler reads. NVIDIA's architecture papers and the CUDA C++ Guide list them."""
 
-    name: str
+    name: str  # its memory is that of this name in CHIPS
     capability: int  # major version
     processors: int
     lanes: int  # float32 lanes of a multiprocessor
     clock_ghz: float
-    memory: int  # bytes
     bandwidth: int  # bytes/s
     cache: int  # bytes of the L2 cache
     shared: int  # bytes of shared memory per multiprocessor
@@ -38,7 +37,7 @@ class GpuTarget:
             "memory_bandwidth": self.bandwidth,
             "l2_cache_size": self.cache,
             "clock_rate_ghz": self.clock_ghz,
-            "device_memory_size": self.memory,
+            "device_memory_size": round(CHIPS[self.name].memory_gib * GIB),
             "registers_per_core_limit": 2**16,
             "registers_per_block_limit": 2**16,
         }
@@ -51,11 +50,7 @@ class GpuTarget:
 
 
 GPU_TARGETS = {
-    "a100": GpuTarget(
-        "NVIDIA A100-SXM4-80GB", 8, 108, 64, 1.41, 80 * GIB, 2_039 * 10**9, 40 * 2**20, shared=164 * 1024
-    ),
-    "h100": GpuTarget(
-        "NVIDIA H100 80GB HBM3", 9, 132, 128, 1.98, 79 * GIB, 3_352 * 10**9, 50 * 2**20, shared=228 * 1024
-    ),
-    "h200": GpuTarget("NVIDIA H200", 9, 132, 128, 1.98, 140 * GIB, 4_800 * 10**9, 50 * 2**20, shared=228 * 1024),
+    "a100": GpuTarget("NVIDIA A100-SXM4-80GB", 8, 108, 64, 1.41, 2_039 * 10**9, 40 * 2**20, shared=164 * 1024),
+    "h100": GpuTarget("NVIDIA H100 80GB HBM3", 9, 132, 128, 1.98, 3_352 * 10**9, 50 * 2**20, shared=228 * 1024),
+    "h200": GpuTarget("NVIDIA H200", 9, 132, 128, 1.98, 4_800 * 10**9, 50 * 2**20, shared=228 * 1024),
 }

@@ -12,7 +12,10 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z\d\-]*)\((.*)$")
-CALLED = re.compile(r"\b(?:body|condition|calls|to_apply)=%?([\w.\-]+)|\b(?:branch|called)_computations=\{([^}]*)\}")
+CALLED = re.compile(
+    r"\b(?:body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
+    r"|\b(?:branch|called)_computations=\{([^}]*)\}"
+)
 TRIPS = re.compile(r'"known_trip_count":\s*\{"n":\s*"(\d+)"')
 PRODUCT = re.compile(
     r"stablehlo\.dot_general [^\n]*?(?:batching_dims = \[([\d, ]*)\][^\n]*?)?contracting_dims = \[([\d, ]*)\][^\n]*"
@@ -96,7 +99,9 @@ def _trips(loop: str, program: dict[str, dict[str, Instruction]]) -> int:
     condition = re.search(r"condition=%?([\w.\-]+)", loop)
     body = program.get(condition[1], {}) if condition else {}
     limits = [
-        int(each.rest.split(")")[0]) for each in body.values() if each.operation == "constant" and "s32" in each.type
+        int(each.rest.split(")")[0])
+        for each in body.values()
+        if each.operation == "constant" and each.type.startswith("s32[]")
     ]
     return limits[0] if len(limits) == 1 else 1
 
@@ -131,28 +136,33 @@ def collective_bytes(program: list[Instruction]) -> dict[str, int]:
         name = each.operation.removesuffix("-start")
         if name not in total:
             continue
-        size, devices = sum(each.arrays), group_size(each.rest)
+        size = sum(each.arrays)
         started = each.operation != name  # then the type has the inputs as well
         if started and name in ("all-gather", "reduce-scatter"):
-            size -= size // (1 + devices)
+            size -= size // (1 + group_size(each.rest))
         elif started and name != "all-reduce":
             size //= 2
         elif name == "reduce-scatter":
-            size *= devices
+            size *= group_size(each.rest)
         total[name] += size * each.executions
     return total
 
 
 def group_size(attributes: str) -> int:
-    """Returns the number of devices that take part in a collective together."""
+    """Returns the number of devices that take part in a collective together. Raises ValueError for an unknown format.
+
+    In the newest of XLA's three formats, a group extends along axes of a mesh, or along parts of them: 'fsdp':(1)2 is a
+    part of size 2 of the axis 'fsdp', before which there are no other parts. The mesh may list its devices.
+    """
     if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes):
         return int(found[2])
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
-        axes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
-        return math.prod(int(axes[name]) for name in re.findall(r"'(\w+)'", found[2]))
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
+        axes = dict(re.findall(r"'?(\w+)'?=(\d+)", found[1]))
+        parts = re.findall(r"'?(\w+)'?(?::\(\d+\)(\d+))?", found[2])
+        return math.prod(int(part or axes[name]) for name, part in parts)
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return found[1].count(",") + 1
-    return 1
+    raise ValueError(f"the devices of a collective are in an unknown format: {attributes}")
 
 
 def arrays_like_scores(program: list[Instruction], rows: int, heads: int, lengths: tuple[int, int]) -> set[str]:

@@ -168,5 +168,4 @@ def compile_train_step(
 
     The result is an executable, not a jitted function, so a batch of another shape raises an error.
     """
-    with on_mesh(mesh):
-        return trace_train_step(config, model, optimizer, abstract, mesh).lower().compile()
+    return trace_train_step(config, model, optimizer, abstract, mesh).lower().compile()

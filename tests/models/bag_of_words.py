@@ -41,7 +41,6 @@ class BagOfWords(nn.Module):
     config: ModelConfig
     head: Head
 
-    kernel = "none"
     max_source_length = None
     reads_source = False
 
@@ -103,6 +102,10 @@ class BagOfWords(nn.Module):
     def flops_per_row(self, length: int, source_length: int = 0) -> Flops:
         D = self.config.d_model
         return Flops(2 * length * (length * D + D * D), self.head.cost(self.config, length).flops)
+
+    @nn.nowrap
+    def attention_kernels(self, length: int, source_length: int = 0) -> str:
+        return "none"
 
     @nn.nowrap
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:

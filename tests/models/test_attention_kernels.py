@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from lm.batch import Batch, Source, same_segment
 from lm.config import MeshConfig
@@ -21,47 +22,16 @@ from lm.models.transformer.scores import Scores
 from lm.models.transformer.splash_attention import splash
 from lm.models.transformer.wiring import Decoder
 from lm.parallel.mesh import make_mesh, on_mesh
+from tests.models.packed_attention import (
+    LENGTH,
+    assert_same,
+    ours,
+    packed_rows,
+    packed_sources,
+    query_key_value,
+    values_and_gradients,
+)
 from tests.small_model import random_params, small_config
-
-LENGTH = 128
-
-
-def packed_rows(rows=2):
-    """Returns segments and positions of rows with documents of various lengths; the first row ends with padding."""
-    segments_BL, positions_BL = np.zeros((2, rows, LENGTH), np.int32)
-    for row in range(rows):
-        cuts = np.cumsum([17 + 5 * row, 40, 3, 1])
-        segments_BL[row] = 1 + np.searchsorted(cuts, np.arange(LENGTH), side="right")
-        positions_BL[row] = np.arange(LENGTH) - np.concatenate([[0], cuts])[segments_BL[row] - 1]
-    segments_BL[0, -20:] = 0
-    return jnp.asarray(segments_BL), jnp.asarray(positions_BL)
-
-
-def query_key_value(heads, kv_heads, rows=2, size=16):
-    keys = jax.random.split(jax.random.key(0), 3)
-    shapes = [(rows, LENGTH, count, size) for count in (heads, kv_heads, kv_heads)]
-    return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
-
-
-def ours(q, k, v, segments, positions, window, causal=True, **settings):
-    mask = attention_mask(positions, segments, positions, segments, causal=causal, window=window)
-    return dot_product_attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), mask, **settings)
-
-
-def values_and_gradients(function, inputs, segments):
-    """Returns outputs, and gradients of their sum with a different weight for each output that is not padding."""
-
-    def scalar(*inputs):
-        y = function(*inputs) * (segments > 0)[:, :, None, None]
-        return jnp.sum(y * jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)), y
-
-    gradients, y = jax.jit(jax.grad(scalar, argnums=(0, 1, 2), has_aux=True))(*inputs)
-    return [y, *gradients]
-
-
-def assert_same(actual, expected, tolerance=2e-5):
-    for a, b in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -78,13 +48,6 @@ def test_splash_matches_our_attention(heads, kv_heads, window, causal):
         lambda q, k, v: ours(q, k, v, segments, positions, window, causal), inputs, segments
     )
     assert_same(actual, expected)
-
-
-def packed_sources(rows=2, length=2 * LENGTH):
-    """Returns segments, (rows, S), of sources for the segments of `packed_rows`; all rows end with padding."""
-    cuts = np.array([[30, 90, 160, 170, 200], [2, 40, 80, 190, 250]])[:rows] * length // 256
-    segments = 1 + np.stack([np.searchsorted(row, np.arange(length), side="right") for row in cuts])
-    return jnp.asarray(np.where(segments > cuts.shape[1], 0, segments), jnp.int32)
 
 
 @pytest.mark.parametrize("kernel", ["splash", "cudnn"])
@@ -146,20 +109,33 @@ def test_cudnn_arguments_match_our_attention(heads, kv_heads, window, scale, cau
     assert_same(actual, expected)
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_cudnn_with_a_bias_shared_by_all_rows_separates_segments(causal, without_cudnn):
-    """The bias is one that bfloat16 holds exactly, so that only the features of the segments can make a difference."""
+@pytest.mark.parametrize(("causal", "scale"), [(True, 1.0), (False, 0.001)])
+def test_cudnn_with_a_bias_shared_by_all_rows_separates_segments(causal, scale, without_cudnn):
+    """The bias is one that bfloat16 holds exactly, so that only the features of the segments can make a difference.
+
+    They separate the segments however small the scale of the scores is.
+    """
     segments, positions = packed_rows()
     inputs = query_key_value(4, 2)
     bias = jnp.round(8 * jax.random.normal(jax.random.key(3), (1, 4, LENGTH, LENGTH))) / 8
 
     def fused(q, k, v):
-        return cudnn(q, k, v, segments, segments, Scores(causal, scale=1.0), bias)
+        return cudnn(q, k, v, segments, segments, Scores(causal, scale=scale), bias)
 
     def plain(q, k, v):
-        return ours(q, k, v, segments, positions, 0, causal, bias_BHLS=bias, scale=1.0)
+        return ours(q, k, v, segments, positions, 0, causal, bias_BHLS=bias, scale=scale)
 
     assert_same(*(values_and_gradients(each, inputs, segments) for each in (fused, plain)))
+
+
+def test_heads_of_a_shared_bias_are_split_like_those_of_the_queries(without_cudnn):
+    segments, _ = packed_rows(4)
+    inputs, bias = query_key_value(4, 4, rows=4), jnp.zeros((1, 4, LENGTH, LENGTH))
+    with on_mesh(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
+        traced = jax.make_jaxpr(lambda bias: cudnn(*inputs, segments, segments, Scores(True), bias))(bias)
+    (constraint,) = [each for each in traced.eqns if each.primitive.name == "sharding_constraint"]
+    assert constraint.invars[0].aval.shape == bias.shape
+    assert constraint.params["sharding"].spec == PartitionSpec(None, "tensor", None, None)
 
 
 def test_segment_features_have_the_product_zero_only_within_a_segment():
@@ -252,6 +228,21 @@ def test_calls_that_a_fused_kernel_cannot_serve_use_xla():
     assert kernel("cudnn", 200, 200, cached=True) == "xla"
     assert kernel("splash", 16384, 16384, cached=False) == "splash"
     assert kernel("splash", 16384, 16384, cached=False, relative=True) == "xla"
+
+
+@pytest.mark.parametrize(
+    ("positions", "lengths", "expected"),
+    [
+        ("learned", (256, 384), "splash"),
+        ("learned", (200, 384), "splash and xla"),  # only the encoder has a fused kernel
+        ("learned", (200, 130), "xla"),
+        ("relative", (256, 16384), "splash and xla"),  # only cross-attention and the decoder do
+    ],
+)
+def test_an_encoder_decoder_names_the_kernels_that_support_its_lengths(positions, lengths, expected):
+    changes = {"family": "encoder_decoder", "num_encoder_layers": 1, "window": 0, "positions": positions}
+    model = build_model(dataclasses.replace(CONFIG, **changes), platform="tpu")
+    assert model.kernel == "splash" and model.attention_kernels(*lengths) == expected
 
 
 def test_no_mask_is_computed_for_a_fused_kernel(monkeypatch):

@@ -27,8 +27,8 @@ from lm.models.transformer.wiring import shifted_right
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
 from lm.training.multipliers import learning_rate_multipliers
 from lm.training.names import block_of
+from tests.models.packed_attention import assert_same, ours, packed_rows, query_key_value, values_and_gradients
 from tests.models.test_attention import make_batch
-from tests.models.test_attention_kernels import assert_same, ours, packed_rows, query_key_value, values_and_gradients
 from tests.small_model import random_params
 from tests.trees import flatten
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lm.config import MeshConfig
@@ -10,6 +11,7 @@ from lm.training.program import (
     arrays_like_scores,
     collective_bytes,
     float32_products,
+    group_size,
     instructions,
     kernel_calls,
 )
@@ -52,6 +54,43 @@ def test_bodies_of_loops_count_as_often_as_they_run():
 def test_without_a_known_count_the_limit_in_the_condition_counts():
     program = instructions(PROGRAM.replace("known_trip_count", "other"))
     assert kernel_calls(program) == {"fmhaSoftmax": 5, "splash_fwd": 1}
+
+
+def test_branches_of_a_condition_are_run_by_it():
+    inside = "true_computation=%then, false_computation=%else"
+    branches = "".join(
+        f"%{name} (p: s32[]) -> s32[] {{\n  %t.{name} = s32[] add(%p)\n}}\n" for name in ("then", "else")
+    )
+    program = f"{branches}\nENTRY %main (x: s32[]) -> s32[] {{\n  %c = s32[] conditional(%x), {inside}\n}}\n"
+    assert [each.executions for each in instructions(program)] == [1, 1, 1]
+
+
+def test_only_a_scalar_is_the_limit_of_a_loop():
+    program = PROGRAM.replace("known_trip_count", "other")
+    array = "  %offsets = s32[2]{0} constant({0, 3})\n  %limit"
+    assert kernel_calls(instructions(program.replace("  %limit", array)))["fmhaSoftmax"] == 5
+
+
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("[2,4]<=[4,2]T(1,0), use_global_device_ids=true", 4),
+        ("{{0,1,2},{3,4,5}}, use_global_device_ids=true", 3),
+        ("mesh['data'=2,'fsdp'=4] {'fsdp'}, dimensions={0}", 4),
+        ("mesh['data'=2,'fsdp'=4] {'data','fsdp'}, dimensions={0}", 8),
+        ("mesh['data'=2,'fsdp'=4], device_ids=([4,2]T(1,0)) {'data'}, dimensions={0}", 2),
+        ("mesh['data'=2,'fsdp'=4], device_ids=(0,2,1,3,4,6,5,7) {'fsdp'}, dimensions={0}", 4),
+        ("mesh['data'=2,'fsdp'=4] {'data','fsdp':(1)2}, dimensions={0}", 4),
+        ("mesh[data=2,fsdp=4] {fsdp:(2)2}", 2),
+    ],
+)
+def test_size_of_a_group_of_devices_in_all_formats(groups, size):
+    assert group_size(f"%x), channel_id=1, replica_groups={groups}") == size
+
+
+def test_unknown_format_of_groups_is_an_error():
+    with pytest.raises(ValueError, match="unknown format"):
+        group_size("%x), channel_id=1, replica_groups=everyone")
 
 
 def test_collectives_are_counted_in_bytes():

@@ -73,7 +73,6 @@ def maximum_over_texts(x_BLF: Array, segments_BL: Array) -> Array:
 class Convolutional(Network):
     """A convolutional encoder. Each token's vector is the vector of its whole text."""
 
-    kernel: ClassVar[str] = "none"
     text_layers: ClassVar[int] = 1
 
     @classmethod

@@ -46,7 +46,6 @@ class NgramModel:
     config: ModelConfig
     head: Head
 
-    kernel: ClassVar[str] = "none"
     max_source_length: ClassVar[None] = None
     reads_source: ClassVar[bool] = False
     text_layers: ClassVar[int] = 0
@@ -172,6 +171,9 @@ class NgramModel:
 
     def flops_per_row(self, length: int, source_length: int = 0) -> Flops:
         return Flops(0, 0)  # there is no matrix multiplication
+
+    def attention_kernels(self, length: int, source_length: int = 0) -> str:
+        return "none"
 
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
         return 4.0 * length * self.vocab_size

@@ -35,8 +35,6 @@ from lm.models.recurrent.recurrence import State
 class Recurrent(Network):
     """Base class for the three wirings."""
 
-    kernel: ClassVar[str] = "none"  # these models have no attention kernel
-
     @classmethod
     def build(cls, config: ModelConfig, head: Head, platform: str | None = None) -> Self:
         return cls(config, head)

@@ -20,7 +20,7 @@ from lm.models.transformer import attention_kernels
 from lm.models.transformer.blocked_attention import blocked
 from lm.models.transformer.cache import LayerCache, write_tokens
 from lm.models.transformer.positions import Rotation, rotate
-from lm.models.transformer.remat import ATTENTION_INPUTS, ATTENTION_OUTPUT
+from lm.models.transformer.remat import ATTENTION_OUTPUT, ATTENTION_PROJECTIONS
 from lm.models.transformer.scores import Scores
 
 WithCache = tuple[Array, LayerCache | None]  # the output of a layer and the layer's updated cache
@@ -107,14 +107,13 @@ class Attention(nn.Module):
         y_BLHK = nn.with_logical_constraint(y_BLHK, ("batch", "length", "heads", "head_dim"))
         heads, axes = (config.num_heads, config.head_dim), ("heads", "head_dim", "embed")
         y_BLD = projection(config, "out", heads, (config.d_model,), axes, residual_scale(config))(y_BLHK)
-        return checkpoint_name(y_BLD, ATTENTION_INPUTS), cache
+        return checkpoint_name(y_BLD, ATTENTION_PROJECTIONS), cache
 
     def _to_row(self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         config, (view,) = self.config, context.views
         k_BLGK, v_BLGK = self._keys_and_values(x_BLD)
         if view.rotation is not None:
             q_BLHK, k_BLGK = (rotate(x, view.rotation, config.rotary_interleaved) for x in (q_BLHK, k_BLGK))
-        q_BLHK, k_BLGK, v_BLGK = (checkpoint_name(x, ATTENTION_INPUTS) for x in (q_BLHK, k_BLGK, v_BLGK))
         if (fused := attention_kernels.FUSED.get(context.kernel)) is not None:
             scores = Scores(context.causal, context.window, *self._score_settings())
             return fused(q_BLHK, k_BLGK, v_BLGK, context.segments, context.segments, scores, context.bias), cache
@@ -135,8 +134,7 @@ class Attention(nn.Module):
         k_BGSK: Array
         v_BGSK: Array
         if memory.x is not None:
-            k_BSGK, v_BSGK = (checkpoint_name(x, ATTENTION_INPUTS) for x in self._keys_and_values(memory.x))
-            q_BLHK = checkpoint_name(q_BLHK, ATTENTION_INPUTS)
+            k_BSGK, v_BSGK = self._keys_and_values(memory.x)
             if (fused := attention_kernels.FUSED.get(memory.kernel)) is not None:
                 scores = Scores(False, 0, *self._score_settings())
                 return fused(q_BLHK, k_BSGK, v_BSGK, context.segments, memory.segments, scores), cache
@@ -180,7 +178,9 @@ class Attention(nn.Module):
         config = self.config
         heads, axes = (num_heads, config.head_dim), ("embed", axis, "head_dim")
         y_BLHK = projection(config, name, (config.d_model,), heads, axes, scale)(x_BLD)
-        return nn.with_logical_constraint(y_BLHK, ("batch", "length", axis, "head_dim"))
+        y_BLHK = nn.with_logical_constraint(y_BLHK, ("batch", "length", axis, "head_dim"))
+        # Named before the norm and the rotation: the backward pass of the norm needs its input.
+        return checkpoint_name(y_BLHK, ATTENTION_PROJECTIONS)
 
     def _keys_and_values(self, x_BSD: Array) -> tuple[Array, Array]:
         """Returns keys and values, both (B, S, G, K)."""

@@ -2,7 +2,9 @@
 
 The fused kernels never hold the (B, H, L, S) scores in memory. They derive the mask from the segments and from the
 order of the tokens in a row, which is valid because positions increase within each segment. Padding may attend to
-padding, so every query of self-attention has a key. Outputs at padding positions are never used. The fused kernels
+padding, so every query of self-attention has a key. A query of cross-attention has none if the source has no token in
+its segment, and its output is then undefined. Only queries at padding positions may be in this situation: outputs there
+are never used, and `lm.data.packing.planning.plan` asserts that no example has an empty source. The fused kernels
 support neither attention dropout nor decoding with a cache. The "xla" kernel, which uses plain matrix multiplications
 (`attention.py`), supports dropout and caches. The "blocked" kernel computes the same in pieces, for CPUs
 (`blocked_attention.py`).

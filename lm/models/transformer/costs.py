@@ -14,6 +14,7 @@ from lm.models.bottleneck import bottleneck_cost, memory_length
 from lm.models.heads import Head
 from lm.models.layers import ACTIVATIONS, NORM_POSITIONS, NORMS, embedding_width, has_bias
 from lm.models.protocol import Flops, ParameterCounts
+from lm.models.transformer.attention_kernels import kernel_for_call
 from lm.models.transformer.remat import REMAT_POLICIES
 
 
@@ -105,6 +106,17 @@ def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: i
     return Flops(layers=head.texts_per_row * total, head=head.cost(config, length).flops)
 
 
+def kernels(config: ModelConfig, tower: TowerSize, kernel: str) -> list[str]:
+    """Returns the kernels of self-attention and, if there is any, of cross-attention, in training.
+
+    Args:
+        kernel: the kernel of the model, which may not support the lengths of the tower.
+    """
+    L, S = tower.length, tower.source_length
+    of_itself = kernel_for_call(kernel, L, L, cached=False, relative=config.positions == "relative")
+    return [of_itself, kernel_for_call(kernel, L, S, cached=False)] if S else [of_itself]
+
+
 def activation_bytes(
     config: ModelConfig, head: Head, length: int, source_length: int, tensor: int, kernel: str
 ) -> float:
@@ -126,9 +138,9 @@ def _tower_bytes(config: ModelConfig, tower: TowerSize, tensor: int, kernel: str
     if config.qk_norm != "none":
         norms += 3 * 4 * (L * queries + (L + S) * keys + (L * queries if S else 0))
     attention = size * L * (3 * D + 3 * queries + 2 * keys)
-    if kernel == "xla":  # attention weights in float32 and in the compute dtype
-        scores = 2 if config.attention_softcap else 1  # the capped scores are saved as well
-        attention += config.num_heads / tensor * L * (L + S) * (4 * scores + size)
+    scores = 2 if config.attention_softcap else 1  # the capped scores are saved as well
+    plain = sum(seen for seen, name in zip((L, S), kernels(config, tower, kernel), strict=False) if name == "xla")
+    attention += config.num_heads / tensor * L * plain * (4 * scores + size)  # weights in float32 and compute dtype
     if S:
         attention += size * (L * (2 * D + 3 * queries) + S * 2 * keys)
     everything = norms + attention + size * L * (inputs * D + activation.tensors_kept * F)
@@ -136,7 +148,7 @@ def _tower_bytes(config: ModelConfig, tower: TowerSize, tensor: int, kernel: str
         return tower.layers * everything
     kept: float = size * D * L  # the output of each block
     policy = REMAT_POLICIES[config.remat]
-    if policy.attention_inputs:
+    if policy.attention_projections:
         kept += size * L * (queries + 2 * keys + D)
         kept += size * (L * (queries + D) + S * 2 * keys) if S else 0
     if policy.attention_output:

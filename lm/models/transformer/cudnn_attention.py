@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +12,7 @@ from lm.models.transformer.scores import Scores
 MAX_HEAD_DIM = 128  # the largest head size that cuDNN supports before Hopper
 SEGMENT_BITS = 16  # rows have less than 2^16 segments
 SEGMENT_FEATURES = 2 * SEGMENT_BITS  # features of a head that separate segments; a multiple of 8, as cuDNN needs
-APART = 64.0  # the square root of the least amount, before scaling, by which scores between segments are lowered
+APART = 64.0  # the square root of the least amount by which scores between segments are lowered
 
 
 def cudnn(
@@ -28,6 +29,8 @@ def cudnn(
     cuDNN skips keys that come after a query or before the query's window. A mask, (B, 1, L, S), separates the segments.
     With a bias, float32 (1, H, L, S), which is rounded to bfloat16, a mask would make JAX build their sum for all rows
     and heads, (B, H, L, S). In that case, `segment_features` separate the segments, and the bias is shared by all rows.
+    Under a mesh, the heads of the bias are split like those of the queries: JAX also accepts a bias with all heads on
+    each device, but then sums its gradient over the devices that hold different heads.
     """
     assert not scores.softcap, "choose_kernel does not select cudnn for a model with a soft cap"
     assert scores.causal or not scores.window, "choose_kernel does not select cudnn for windows in both directions"
@@ -35,14 +38,17 @@ def cudnn(
     if bias_1HLS is None:
         mask = (segments_BL[:, :, None] == key_segments_BS[:, None, :])[:, None]
     else:
+        # The queries are scaled here, since cuDNN would scale the products of the features as well.
+        q_BLHK, scale = q_BLHK * jnp.asarray(scale, q_BLHK.dtype), 1.0
         q_BLHK = _append(q_BLHK, segment_features(segments_BL, of_keys=False))
         k_BSGK = _append(k_BSGK, segment_features(key_segments_BS, of_keys=True))
         v_BSGK = jnp.pad(v_BSGK, ((0, 0), (0, 0), (0, 0), (0, SEGMENT_FEATURES)))
+        bias_1HLS = nn.with_logical_constraint(bias_1HLS.astype(q_BLHK.dtype), (None, "heads", None, None))
     y_BLHK = jax.nn.dot_product_attention(
         q_BLHK,
         k_BSGK,
         v_BSGK,
-        bias=None if bias_1HLS is None else bias_1HLS.astype(q_BLHK.dtype),
+        bias=bias_1HLS,
         mask=mask,
         scale=scale,
         is_causal=scores.causal,

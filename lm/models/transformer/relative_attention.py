@@ -3,13 +3,15 @@
 JAX's splash attention has no bias, and tokamax 0.0.12 has none on TPUs. JAX's older TPU kernel reads a dense
 (B, H, L, S) bias. T5's bias depends only on the distance between query and key, so these kernels read one value per
 head and distance. They expand a tile of the bias in vector memory once for all rows of the batch. No (L, S) array ever
-exists in the device's main memory, not even for the gradient of the bias.
+exists in the device's main memory. For the gradient of the bias, each tile writes one sum per distance, which takes
+2 L^2 / T values per head.
 
 Scores are computed transposed, (keys, queries), because the maximum, the sum and the log-sum-exp of each query are then
 row vectors. The algorithm is that of FlashAttention-2 (Dao 2023): blocks of queries in the forward pass, blocks of
 queries for dq and for the bias, blocks of keys for dk and dv.
 
-Legend beyond `lm/batch.py`: n is the number of blocks in a row, T the size of a block, W = 2 T.
+Legend beyond `lm/batch.py`: M = 2 L - 1 is the number of distances, n is the number of blocks in a row, T is the size
+of a block, W = 2 T, and l is the number of lanes.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ def relative_attention(
     k_BHLK: Array,
     v_BHLK: Array,
     segments_BL: Array,
-    bias_HD: Array,
+    bias_HM: Array,
     causal: bool,
     window: int = 0,
     interpret: bool = False,
@@ -57,7 +59,7 @@ def relative_attention(
     Padding attends to padding. L must be a multiple of 128 and at most MAX_LENGTH. Queries must be scaled already.
 
     Args:
-        bias_HD: float32 (H, 2 L - 1); entry L - 1 + d of a head is added to the scores of keys d positions before the
+        bias_HM: float32 (H, 2 L - 1); entry L - 1 + d of a head is added to the scores of keys d positions before the
             query.
         interpret: whether to run in Pallas's interpreter, on any platform; meant for tests.
     """
@@ -67,17 +69,17 @@ def relative_attention(
     shape = Shape(causal, window, block, interpret)
     queries_B1L = segments_BL[:, None]
     keys_BLl = jnp.broadcast_to(segments_BL[:, :, None], (*segments_BL.shape, LANES))
-    return _attention(q_BHLK, k_BHLK, v_BHLK, _windows(bias_HD, block), queries_B1L, keys_BLl, shape)
+    return _attention(q_BHLK, k_BHLK, v_BHLK, _windows(bias_HM, block), queries_B1L, keys_BLl, shape)
 
 
-def _windows(bias_HD: Array, block: int) -> Array:
+def _windows(bias_HM: Array, block: int) -> Array:
     """Returns the values that the tiles need, float32 (H, 2 n - 1, 1, W).
 
     Row r + n - 1 is for tiles whose block of queries is r blocks after the block of keys. Entry x of a row belongs to
     the distance r T + x if x < T, otherwise to the distance r T + x - W.
     """
-    padded = jnp.pad(bias_HD.astype(jnp.float32), ((0, 0), (1, 0)))  # the first distance is now -L
-    blocks = padded.reshape(len(bias_HD), -1, block)
+    padded = jnp.pad(bias_HM.astype(jnp.float32), ((0, 0), (1, 0)))  # the first distance is now -L
+    blocks = padded.reshape(len(bias_HM), -1, block)
     return jnp.concatenate([blocks[:, 1:], blocks[:, :-1]], axis=-1)[:, :, None]
 
 
@@ -123,7 +125,7 @@ def _scores(q: Array, k: Array, bias_TT: Array, queries_1T: Array, keys_Tl: Arra
 
 def _is_needed(i: Array, j: Array, shape: Shape) -> Array:
     """Returns whether any score of the tile of query block i and key block j may be unmasked by its distance."""
-    needed = (j <= i) if shape.causal else (j == j)
+    needed = j <= i if shape.causal else jnp.bool_(True)
     if shape.window:
         nearest = (jnp.abs(i - j) - 1) * shape.block + 1
         needed &= nearest < shape.window

@@ -2,8 +2,8 @@
 
 The input of every block is kept. The cost of keeping or computing the rest differs. The output of attention and its
 statistics are as narrow as the model, but without them the kernel runs again, at a cost that is quadratic in length.
-Queries, keys and values are as narrow, and each costs a matrix multiplication. The hidden layer of the MLP is about
-four times as wide. `results/aot.md` has the memory and the FLOPs of each policy.
+Queries, keys, values and the result of the projection "out" are as narrow, and each costs a matrix multiplication. The
+hidden layer of the MLP is about four times as wide. `results/aot.md` has the memory and the FLOPs of each policy.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import Any
 
 import jax
 
+from lm.models.products import PRODUCT
+
 ATTENTION_OUTPUT = "attention_output"  # the name of the outputs and of the statistics of attention
-ATTENTION_INPUTS = "attention_inputs"  # the name of queries, keys and values, and of the result of the projection "out"
+ATTENTION_PROJECTIONS = "attention_projections"  # the name of the results of "query", "key", "value" and "out"
 CUDNN = "dot_product_attention_fwd_wrapper"  # the primitive with which JAX calls cuDNN in the forward pass
 
 policies = jax.checkpoint_policies
@@ -27,7 +29,7 @@ class RematPolicy:
 
     keeps: Callable[..., Any]
     attention_output: bool = False
-    attention_inputs: bool = False
+    attention_projections: bool = False
     mlp: bool = False  # the results of the MLP's first projections
 
 
@@ -44,15 +46,15 @@ REMAT_POLICIES = {
     "full": RematPolicy(policies.nothing_saveable),
     "attention_output": RematPolicy(_attention_output, attention_output=True),
     "attention": RematPolicy(
-        _either(_attention_output, policies.save_only_these_names(ATTENTION_INPUTS)),
+        _either(_attention_output, policies.save_only_these_names(ATTENTION_PROJECTIONS)),
         attention_output=True,
-        attention_inputs=True,
+        attention_projections=True,
     ),
-    "dots": RematPolicy(policies.dots_with_no_batch_dims_saveable, attention_inputs=True, mlp=True),
+    "dots": RematPolicy(policies.save_only_these_names(PRODUCT), attention_projections=True, mlp=True),
     "dots_and_attention": RematPolicy(
-        _either(policies.dots_with_no_batch_dims_saveable, _attention_output),
+        _either(policies.save_only_these_names(PRODUCT), _attention_output),
         attention_output=True,
-        attention_inputs=True,
+        attention_projections=True,
         mlp=True,
     ),
 }

@@ -13,6 +13,7 @@ from lm.models.architecture import TENSOR_SIZES, Architecture, Refuse
 from lm.models.heads import Head
 from lm.models.protocol import Model
 from lm.models.transformer.autoencoder import TransformerAutoencoder
+from lm.models.transformer.relative_attention import LANES, MAX_LENGTH
 from lm.models.transformer.wiring import Decoder, Encoder, EncoderDecoder
 
 SETTINGS = """
@@ -64,8 +65,14 @@ def check(config: Any, refuse: Refuse) -> None:
     if model.attention in ("blocked", "cudnn", "splash") and model.attention_dropout > 0:
         refuse("model.attention", f"'{model.attention}' does not support dropout; set attention_dropout to 0.")
     for name in ("sequence_length", "source_length"):
-        if model.attention == "splash" and (length := getattr(config.data, name)) % 128:
-            refuse("model.attention", f"'splash' requires data.{name} to be a multiple of 128, not {length}.")
+        length = getattr(config.data, name)
+        if model.attention == "splash" and length % LANES:
+            refuse("model.attention", f"'splash' requires data.{name} to be a multiple of {LANES}, not {length}.")
+        if model.attention == "splash" and model.positions == "relative" and length > MAX_LENGTH:
+            refuse(
+                "model.attention",
+                f"'splash' supports relative positions only up to {MAX_LENGTH} tokens; data.{name} is {length}.",
+            )
     if model.window and two_sided:
         refuse("model.window", "an encoder-decoder does not support a sliding window; set this to 0.")
     if model.global_every and not model.window:

@@ -14,6 +14,7 @@ from lm.batch import Array
 from lm.models.transformer.relative_attention import LANES, relative_attention
 from lm.models.transformer.remat import ATTENTION_OUTPUT
 from lm.models.transformer.scores import Scores
+from lm.parallel.mesh import current_mesh
 
 
 def splash(
@@ -23,7 +24,7 @@ def splash(
     segments_BL: Array,
     key_segments_BS: Array,
     scores: Scores,
-    bias_HD: Array | None = None,
+    bias_HM: Array | None = None,
     interpret: bool = False,
 ) -> Array:
     """Computes attention within each segment. Returns (B, L, H, K).
@@ -32,7 +33,7 @@ def splash(
     over devices explicitly, according to the current logical axis rules.
 
     Args:
-        bias_HD: the bias of self-attention by distance, as in `relative_attention`, or None.
+        bias_HM: the bias of self-attention by distance, as in `relative_attention`, or None. M is 2 L - 1.
         interpret: whether to run in Pallas's interpreter, on any platform; meant for tests.
     """
     heads_per_kv = q_BLHK.shape[2] // k_BSGK.shape[2]
@@ -40,27 +41,27 @@ def splash(
     k_BGSK, v_BGSK = jnp.swapaxes(k_BSGK, 1, 2), jnp.swapaxes(v_BSGK, 1, 2)
 
     def on_one_device(
-        q_BHLK: Array, k_BGSK: Array, v_BGSK: Array, segments_BL: Array, key_segments_BS: Array, bias_HD: Array | None
+        q_BHLK: Array, k_BGSK: Array, v_BGSK: Array, segments_BL: Array, key_segments_BS: Array, bias_HM: Array | None
     ) -> Array:
-        if bias_HD is not None:
+        if bias_HM is not None:
             causal, window = scores.causal, scores.window
-            return relative_attention(q_BHLK, k_BGSK, v_BGSK, segments_BL, bias_HD, causal, window, interpret)
+            return relative_attention(q_BHLK, k_BGSK, v_BGSK, segments_BL, bias_HM, causal, window, interpret)
         kernel = _splash_kernel(q_BHLK.shape[1], q_BHLK.shape[2], k_BGSK.shape[2], scores, interpret)
         with jax.numpy_rank_promotion("allow"):  # the third-party kernel relies on rank promotion
             return jax.vmap(kernel)(q_BHLK, k_BGSK, v_BGSK, splash_kernel.SegmentIds(segments_BL, key_segments_BS))
 
-    on_mesh = not jax.sharding.get_abstract_mesh().empty
+    is_split = current_mesh() is not None
     q_axes = kv_axes = None
-    if on_mesh:
+    if is_split:
         q_axes = nn.logical_to_mesh_axes(("batch", "heads", "length", "head_dim"))
         kv_axes = nn.logical_to_mesh_axes(("batch", "kv_heads", "length", "head_dim"))
-    if q_axes != kv_axes or bias_HD is not None:
+    if q_axes != kv_axes or bias_HM is not None:
         # If only the query heads were split, a device would pair its query heads with the wrong key heads. Our own
         # kernel has no groups of heads.
         k_BGSK, v_BGSK = (jnp.repeat(x, heads_per_kv, axis=1) for x in (k_BGSK, v_BGSK))
         kv_axes = q_axes
-    inputs = (q_BHLK, k_BGSK, v_BGSK, segments_BL, key_segments_BS, bias_HD)
-    if on_mesh:
+    inputs = (q_BHLK, k_BGSK, v_BGSK, segments_BL, key_segments_BS, bias_HM)
+    if is_split:
         segment_axes, bias_axes = (nn.logical_to_mesh_axes(names) for names in (("batch", "length"), ("heads", None)))
         in_specs = (q_axes, kv_axes, kv_axes, segment_axes, segment_axes, bias_axes)
         y_BHLK = jax.shard_map(on_one_device, in_specs=in_specs, out_specs=q_axes, check_vma=False)(*inputs)

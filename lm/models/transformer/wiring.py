@@ -67,6 +67,11 @@ class Transformer(Network):
         return costs.flops_per_row(self.config, self.head, length, source_length)
 
     @nn.nowrap
+    def attention_kernels(self, length: int, source_length: int = 0) -> str:
+        towers = costs.towers(self.config, self.head, length, source_length)
+        return " and ".join(sorted({name for each in towers for name in costs.kernels(self.config, each, self.kernel)}))
+
+    @nn.nowrap
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
         return costs.activation_bytes(self.config, self.head, length, source_length, tensor, self.kernel)
 

@@ -46,7 +46,6 @@ class NgramEmbedding(nn.Module):
 class WordVectors(Network):
     """Word vectors. Each token's vector depends on no other token."""
 
-    kernel: ClassVar[str] = "none"
     text_layers: ClassVar[int] = 0
 
     @classmethod
