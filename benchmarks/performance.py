@@ -102,7 +102,9 @@ def decoding(record: Record) -> list[str]:
     ]
     heading = "", "system", "sentences per second", "tokens per second", "speed of ours", "first call, s"
     settings = f"{record['num_beams']} beams, batches of {record['batch_size']}, float32"
-    counts = f"{record['sentences']['few']} of {record['sentences']['all']} sentences, or all"
+    counts = (
+        f"The first {record['sentences']['few']:,} of {record['sentences']['all']:,} sentences, unless a row says all"
+    )
     return [f"{counts}; {settings}. The first call includes compilation.", "", *table(heading, rows)]
 
 
