@@ -112,13 +112,14 @@ def load_tokenizer(directory: Path | str) -> Tokenizer:
     directory = Path(directory)
     try:
         info = parse_json(read_file(directory / INFO_FILE))
+        fingerprint = info["fingerprint"]
         content = read_file(directory / TOKENIZERS[info["kind"]].file_name)
         tokenizer = restored(info["kind"], content, info["options"])
     except FileNotFoundError as error:
         raise UserError(f"{directory}: the directory contains no tokenizer ({error.filename} is missing).") from error
     except Exception as error:
         raise UserError(f"{directory}: the tokenizer cannot be read ({type(error).__name__}: {error}).") from error
-    if tokenizer.fingerprint != info["fingerprint"]:
+    if tokenizer.fingerprint != fingerprint:
         raise UserError(f"{directory}: the tokenizer has changed since it was saved (its file was modified).")
     return tokenizer
 
