@@ -240,9 +240,9 @@ Attention:
 
 Precision and communication:
 
-- The backward products of the vocabulary (`lm/objectives/chunks.py`: logit gradients times features and times the
-  output matrix) multiply float32 by bfloat16. For GPUs, JAX converts both operands to float32: on an H100, that is
-  TF32, at half the speed of bfloat16. TPUs take the mixture and, by default, round it to bfloat16.
+- The gradient of the logits is float32, and is rounded to bfloat16 before it is multiplied by the features and by the
+  output matrix (`lm/models/products.py`). Otherwise, JAX would convert the other operands to float32: on an H100, that
+  is TF32, at half the speed of bfloat16.
 - The gradients of the layers are summed over the devices in bfloat16, whether the parameters are replicated or split
   (fsdp), because each layer's gradient is converted to float32 after the sum. This halves their bytes, but rounds the
   sum.

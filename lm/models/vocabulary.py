@@ -14,6 +14,7 @@ from lm.batch import Array, VocabularyLogits
 from lm.config import ModelConfig
 from lm.models.int8 import Int8Matrix
 from lm.models.layers import Embedding, embedding_width, parameter, projection
+from lm.models.products import float32_product
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,7 @@ class VocabularyProjection:
         x_TE = x_BLE.reshape(-1, x_BLE.shape[-1]).astype(self.dtype)
         matrix = weights["matrix"]
         values = matrix.values.astype(self.dtype) if isinstance(matrix, Int8Matrix) else matrix
-        if self.is_embedding:
-            logits_TV = jnp.einsum("TE,VE->TV", x_TE, values, preferred_element_type=jnp.float32)
-        else:
-            logits_TV = (x_TE @ values).astype(jnp.float32)
+        logits_TV = float32_product(x_TE, values, transposed=self.is_embedding)
         if isinstance(matrix, Int8Matrix):
             logits_TV = logits_TV * matrix.scales.reshape(1, -1)
         logits_BLV = logits_TV.reshape(*x_BLE.shape[:-1], -1)
