@@ -173,11 +173,15 @@ def word_vectors(record: Record) -> list[str]:
 
 def profile(record: Record) -> list[str]:
     results = record["results"]
-    kinds = list(dict.fromkeys(kind for each in results.values() for kind in each["busy_seconds"]))
-    rows = [(kind, *(f"{1e3 * each['busy_seconds'].get(kind, 0):,.0f}" for each in results.values())) for kind in kinds]
-    rows.append(("idle", *(f"{1e3 * each['idle']:,.0f}" for each in results.values())))
-    rows.append(("all", *(f"{1e3 * each['cores'] * each['seconds']:,.0f}" for each in results.values())))
-    text = f"Busy milliseconds of all threads in a step of the {record['model']}, by kind of operation:"
+    kinds = list(dict.fromkeys(kind for each in results.values() for kind in each["seconds_by_kind"]))
+    rows = [
+        (kind, *(f"{1e3 * each['seconds_by_kind'].get(kind, 0):,.0f}" for each in results.values())) for kind in kinds
+    ]
+    rows.append(("time of the step", *(f"{1e3 * each['seconds']:,.0f}" for each in results.values())))
+    text = (
+        f"Milliseconds that each kind of operation takes in a step of the {record['model']}. Operations that run side "
+        "by side make the sum larger than the time of the step, which is longer here because of the profiler:"
+    )
     return [text, "", *table(("", *results), rows)]
 
 

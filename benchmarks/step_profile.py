@@ -2,15 +2,15 @@
 
     python -m benchmarks.step_profile [--model=gpt] [--dtypes=float32,bfloat16] [--record]
 
-The step is that of benchmarks/step_speed.py. JAX's profiler records when each operation runs on each thread; the table
-adds up the busy time of all threads. `idle` is the rest of the cores' time. The profiler itself costs some time. With
---record, the figures are written to results/step_profile.json. Nothing else should run at the same time.
+The step is that of benchmarks/step_speed.py. The table adds up the time that each kind of operation takes, as JAX's
+profiler records it. The sum exceeds the time of the step where operations run side by side; a product that uses all
+cores counts once. The profiler itself costs some time. With --record, the figures are written to
+results/step_profile.json. Nothing else should run at the same time.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 import tempfile
@@ -47,8 +47,8 @@ def kind_of(name: str) -> str:
     return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), UNNAMED)
 
 
-def busy_seconds(folder: Path, program: str) -> dict[str, float]:
-    """Returns the busy time of all threads by kind of operation."""
+def seconds_by_kind(folder: Path, program: str) -> dict[str, float]:
+    """Returns the time that each kind of operation takes."""
     names = {}
     for body in computations(program).values():
         for each in body.values():
@@ -82,9 +82,8 @@ def profile(model: str, dtype: str) -> dict[str, Any]:
             began = time.perf_counter()
             step(next(batches))
             seconds = time.perf_counter() - began
-        busy = busy_seconds(folder / "trace", program.as_text())
-    cores = os.cpu_count() or 1
-    return {"seconds": seconds, "cores": cores, "busy_seconds": busy, "idle": cores * seconds - sum(busy.values())}
+        kinds = seconds_by_kind(folder / "trace", program.as_text())
+    return {"seconds": seconds, "seconds_by_kind": kinds}
 
 
 def main() -> int:
@@ -97,11 +96,8 @@ def main() -> int:
     results = {dtype: profile(options.model, dtype) for dtype in options.dtypes.split(",")}
     table = Table("kind of operation", *(f"{dtype}, ms" for dtype in results), box=None)
     for kind in (*KINDS, UNNAMED):
-        table.add_row(kind, *(f"{1e3 * each['busy_seconds'].get(kind, 0):.0f}" for each in results.values()))
-    table.add_row("idle", *(f"{1e3 * each['idle']:.0f}" for each in results.values()))
-    table.add_row(
-        "cores x time of the step", *(f"{1e3 * each['cores'] * each['seconds']:.0f}" for each in results.values())
-    )
+        table.add_row(kind, *(f"{1e3 * each['seconds_by_kind'].get(kind, 0):.0f}" for each in results.values()))
+    table.add_row("time of the step", *(f"{1e3 * each['seconds']:.0f}" for each in results.values()))
     Console(width=110).print(table)
     if options.record:
         title = MODELS[options.model].title
