@@ -173,7 +173,8 @@ def word_vectors(record: Record) -> list[str]:
 
 def profile(record: Record) -> list[str]:
     results = record["results"]
-    kinds = list(dict.fromkeys(kind for each in results.values() for kind in each["seconds_by_kind"]))
+    first = next(iter(results.values()))["seconds_by_kind"]
+    kinds = sorted(first, key=lambda kind: -first[kind])
     rows = [
         (kind, *(f"{1e3 * each['seconds_by_kind'].get(kind, 0):,.0f}" for each in results.values())) for kind in kinds
     ]
