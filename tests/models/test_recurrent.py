@@ -224,9 +224,7 @@ def product_flops(jaxpr):
             (contracted, _), _ = equation.params["dimension_numbers"]
             inner = np.prod([equation.invars[0].aval.shape[axis] for axis in contracted])
             total += 2 * int(inner) * int(np.prod(equation.outvars[0].aval.shape))
-        inner = [each for each in jax.tree.leaves(list(equation.params.values())) if hasattr(each, "jaxpr")]
-        inner += [each for each in equation.params.values() if hasattr(each, "eqns")]
-        for each in inner:
+        for each in (value for value in equation.params.values() if hasattr(value, "eqns")):
             total += product_flops(getattr(each, "jaxpr", each)) * equation.params.get("length", 1)
     return total
 
