@@ -87,9 +87,10 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--record", action="store_true", help="write results/product_forms.json")
     options = parser.parse_args()
-    T, I, O = options.tokens, options.inputs, options.outputs  # noqa: E741
+    sizes = {name: getattr(options, name) for name in ("tokens", "inputs", "outputs")}
+    tokens, inputs, outputs = sizes.values()
     random = np.random.default_rng(0)
-    shapes = {"x": (T, I), "w": (I, O), "dy": (T, O)}
+    shapes = {"x": (tokens, inputs), "w": (inputs, outputs), "dy": (tokens, outputs)}
     arrays = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     runs = xla_runs(arrays) | torch_runs(arrays)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -102,12 +103,11 @@ def main() -> int:
     table = Table("product", "GFLOP/s", "XLA's library of kernels", box=None)
     figures = {}
     for name, (_, used) in sorted(runs.items()):
-        speed = 2 * T * I * O / statistics.median(seconds[name]) / 1e9
+        speed = 2 * tokens * inputs * outputs / statistics.median(seconds[name]) / 1e9
         figures[name] = {"gflops_per_second": round(speed, 1), "library": used, "seconds": seconds[name]}
         table.add_row(name, f"{speed:.0f}", used)
     Console(width=100).print(table)
     if options.record:
-        sizes = {"tokens": T, "inputs": I, "outputs": O}
         write_record(RESULTS / "product_forms.json", {"sizes": sizes, "forms": figures, **surroundings()})
     return 0
 
