@@ -5,8 +5,9 @@
 
 DIR is that of configs/wikitext2_words.py. Row r of each step continues row r of the step before (data.stateful), with
 back-propagation through 35 tokens. With --batch_size=1, eval.py carries the state through the whole text.
-Cost: 30 minutes on two CPU cores. This config has not been run yet to its last step;
-`python -m benchmarks.language_models` trains this model and the others of its table for the same time.
+Cost: 30 minutes on two CPU cores. Measured by `python -m benchmarks.language_models`, which trains this model and the
+others of its table for the same time: word perplexity 228.6 (validation) and 211.0 (test) after 2,392 steps
+(results/language_models.md).
 """
 
 from configs import wikitext2_words

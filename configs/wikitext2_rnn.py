@@ -3,8 +3,9 @@
     python train.py --config=configs/wikitext2_rnn.py:DIR --workdir=runs/wikitext2_rnn
     python eval.py --workdir=runs/wikitext2_rnn --split=test --batch_size=1
 
-Cost: 30 minutes on two CPU cores. This config has not been run yet to its last step;
-`python -m benchmarks.language_models` trains this model and the others of its table for the same time.
+Cost: 30 minutes on two CPU cores. Measured by `python -m benchmarks.language_models`, which trains this model and the
+others of its table for the same time: word perplexity 303.1 (validation) and 273.0 (test) after 3,130 steps
+(results/language_models.md).
 """
 
 from configs import wikitext2_lstm

@@ -6,8 +6,9 @@
 DIR holds train.txt.gz (or train.txt), valid.txt and test.txt, tokenised as published. Each file is one document in
 which the end of a line is a token, so `word_perplexity` counts the same 245,569 tokens of the test split as published
 figures. `word_data` returns the data settings that all configs of word-based models of WikiText-2 share.
-Cost: 30 minutes on two CPU cores. This config has not been run yet to its last step;
-`python -m benchmarks.language_models` trains this model and the older ones for the same time.
+Cost: 30 minutes on two CPU cores. Measured by `python -m benchmarks.language_models`, which trains this model and the
+others of its table for the same time: word perplexity 214.1 (validation) and 197.8 (test) after 1,610 steps
+(results/language_models.md).
 """
 
 from pathlib import Path
