@@ -4,7 +4,8 @@
 
 The process builds the model from FOLDER, which `write_folder` has written in the format of `transformers`, takes
 CHECKED steps, and prints a line of JSON with their losses. Then it reads a number of steps from standard input, takes
-them, and prints the seconds that they took, until the input ends. Both systems read the same random tokens, and update
+one step and then that number, and prints the seconds that each of the latter took, until the input ends. The first step
+after a pause may be slow, because a virtual machine gives free memory back to its host meanwhile. Both systems read the same random tokens, and update
 all parameters by AdamW after clipping the norm of the gradient.
 """
 
@@ -242,6 +243,7 @@ def main(system: str, name: str, dtype: str, folder: str) -> int:
     say(losses=losses, first_seconds=time.perf_counter() - began)
     for line in sys.stdin:
         chosen = [next(batches) for _ in range(int(line))]
+        step(next(batches))
         began = time.perf_counter()
         for each in chosen:
             step(each)
