@@ -173,9 +173,9 @@ def our_program(model: Model, dtype: str, folder: Path) -> tuple[Any, Step]:
     optimizer = make_optimizer(config.optimizer, 10**6, learning_rate_multipliers(config, network))
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     abstract = abstract_state(config, network, optimizer, mesh)
-    program = compile_train_step(config, network, optimizer, abstract, mesh)
     params = unstack_layers(load_params(opened, published))
     state = with_params(make_state(config, network, optimizer, abstract, mesh), params)
+    program = compile_train_step(config, network, optimizer, abstract, mesh)
     sharding, ids = batch_sharding(mesh), np.arange(model.rows)
 
     def step(arrays: Arrays) -> float:
@@ -186,7 +186,8 @@ def our_program(model: Model, dtype: str, folder: Path) -> tuple[Any, Step]:
         if model.source_length:
             places = np.broadcast_to(np.arange(model.source_length, dtype=np.int32), arrays["source"].shape)
             source = Source(arrays["source"], places, np.ones_like(arrays["source"]))
-        batch = Batch(tokens, arrays["targets"], arrays["weights"], positions, ones, source)
+        types = np.zeros_like(tokens) if config.model.token_types > 1 else None
+        batch = Batch(tokens, arrays["targets"], arrays["weights"], positions, ones, source, types)
         state, metrics = program(state, to_global(batch, ids, sharding, model.rows))
         return float(metrics["train/loss"])
 
