@@ -31,9 +31,9 @@ CUDNN_CAPABILITY = 8.0  # the minimum compute capability: Ampere
 def choose_kernel(config: ModelConfig, platform: str) -> str:
     """Returns the attention kernel for a platform: "xla", "blocked", "cudnn" or "splash".
 
-    The platform is "cpu", "gpu" or "tpu". With attention="auto", the platform's fastest kernel is selected if it supports
-    the model. Otherwise, "xla" is selected.
-    Raises UserError if the config names a kernel that does not support the model or the platform.
+    The platform is "cpu", "gpu" or "tpu". With attention="auto", the platform's fastest kernel is selected if it
+    supports the model. Otherwise, "xla" is selected. Raises UserError if the config names a kernel that does not
+    support the model or the platform.
     """
     if config.attention == "auto":
         fastest = FASTEST.get(platform, "xla")
