@@ -4,8 +4,9 @@
 
 The process builds the model from FOLDER, which `write_folder` has written in the format of `transformers`, takes
 CHECKED steps, and prints a line of JSON with their losses. Then it reads a number of steps from standard input, takes
-them, and prints the seconds that they took, until the input ends. Both systems read the same random tokens, and update
-all parameters by AdamW after clipping the norm of the gradient.
+one step and then that number, and prints the seconds that each of the latter took, until the input ends. The first step
+after a pause may be slow, because a virtual machine gives free memory back to its host meanwhile. Both systems read the
+same random tokens, and update all parameters by AdamW after clipping the norm of the gradient.
 """
 
 from __future__ import annotations
@@ -172,9 +173,9 @@ def our_program(model: Model, dtype: str, folder: Path) -> tuple[Any, Step]:
     optimizer = make_optimizer(config.optimizer, 10**6, learning_rate_multipliers(config, network))
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     abstract = abstract_state(config, network, optimizer, mesh)
-    program = compile_train_step(config, network, optimizer, abstract, mesh)
     params = unstack_layers(load_params(opened, published))
     state = with_params(make_state(config, network, optimizer, abstract, mesh), params)
+    program = compile_train_step(config, network, optimizer, abstract, mesh)
     sharding, ids = batch_sharding(mesh), np.arange(model.rows)
 
     def step(arrays: Arrays) -> float:
@@ -185,7 +186,8 @@ def our_program(model: Model, dtype: str, folder: Path) -> tuple[Any, Step]:
         if model.source_length:
             places = np.broadcast_to(np.arange(model.source_length, dtype=np.int32), arrays["source"].shape)
             source = Source(arrays["source"], places, np.ones_like(arrays["source"]))
-        batch = Batch(tokens, arrays["targets"], arrays["weights"], positions, ones, source)
+        types = np.zeros_like(tokens) if config.model.token_types > 1 else None
+        batch = Batch(tokens, arrays["targets"], arrays["weights"], positions, ones, source, types)
         state, metrics = program(state, to_global(batch, ids, sharding, model.rows))
         return float(metrics["train/loss"])
 
@@ -242,6 +244,7 @@ def main(system: str, name: str, dtype: str, folder: str) -> int:
     say(losses=losses, first_seconds=time.perf_counter() - began)
     for line in sys.stdin:
         chosen = [next(batches) for _ in range(int(line))]
+        step(next(batches))
         began = time.perf_counter()
         for each in chosen:
             step(each)

@@ -138,7 +138,10 @@ class BlockSettings:
     init_residual_scaling: bool = option(True, affects="updates")
     """Divide init_std by sqrt(2 * num_layers) in the last linear layer of each sub-layer (GPT-2)."""
     dtype: str = option("float32", choices=("float32", "bfloat16"))
-    """Data type of the computation. Parameters are always float32."""
+    """Data type of matrix products. Parameters are always float32."""
+    activation_dtype: str = option("auto", choices=("auto", "float32"))
+    """Data type of activations between matrix products. 'auto' is float32 for Transformers on a CPU, where bfloat16 is
+    slower, and otherwise the same as dtype."""
     attention: str = option("auto", choices=("auto", "xla", "blocked", "cudnn", "splash"), affects="nothing")
     """Attention kernel: 'xla' runs anywhere; 'blocked' computes the same in pieces that fit into the cache of a CPU;
     'cudnn' needs an NVIDIA GPU and bfloat16; 'splash' needs a TPU; 'auto' selects one."""

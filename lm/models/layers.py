@@ -1,8 +1,8 @@
 """Layers shared by all models: projections, norms and embeddings, with registries of norms and activations.
 
 Every parameter is declared with logical axes, which `lm/parallel/mesh.py` maps to mesh axes.
-Parameters are float32; for decoding, matrices may be in 8 bits (`lm.models.int8`). Projections are computed in the
-compute dtype, and norms in float32.
+Parameters are float32; for decoding, matrices may be in 8 bits (`lm.models.int8`). Matrices are multiplied in the
+compute dtype, and norms are computed in float32. The outputs of all layers have the dtype of activations.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ from lm.batch import Array
 from lm.config import ModelConfig
 from lm.models.int8 import Int8Matrix
 from lm.models.products import product
+
+
+def activation_dtype(config: ModelConfig) -> str:
+    """Returns the dtype of activations between matrix products: float32, or the compute dtype."""
+    return config.dtype if config.activation_dtype == "auto" else config.activation_dtype
 
 
 def parameter(
@@ -42,6 +47,7 @@ class Dense(nn.Module):
     axes: tuple[str, ...]  # logical axes of the kernel: the axes of the inputs, then the axes of the outputs
     use_bias: bool
     dtype: str  # the compute dtype
+    activation_dtype: str
     init_std: float
     lora_rank: int = 0  # rank of an adapter that adds (x A) B lora_scale to y (Hu 2021); 0 means no adapter
     lora_scale: float = 0.0
@@ -50,11 +56,11 @@ class Dense(nn.Module):
     def __call__(self, x: Array) -> Array:
         split = len(self.inputs)
         kernel = parameter(self, "kernel", normal(self.init_std), self.axes, self.inputs + self.outputs)
-        x_TI = x.reshape(-1, math.prod(self.inputs)).astype(self.dtype)
+        x_TI = x.reshape(-1, math.prod(self.inputs)).astype(self.activation_dtype)
         y_TO = product(x_TI, kernel, self.dtype)
         if self.use_bias:
             bias = parameter(self, "bias", zeros, self.axes[split:], self.outputs)
-            y_TO = y_TO + bias.reshape(1, -1).astype(self.dtype)
+            y_TO = y_TO + bias.reshape(1, -1).astype(y_TO.dtype)
         if self.lora_rank:
             y_TO = y_TO + self._adapter(x_TI)
         return y_TO.reshape(*x.shape[: x.ndim - split], *self.outputs)
@@ -65,8 +71,8 @@ class Dense(nn.Module):
         axes_a, axes_b = (*self.axes[:split], None), (None, *self.axes[split:])
         a_IR = parameter(self, "lora_a", normal(1 / math.sqrt(width)), axes_a, (*self.inputs, rank))
         b_RO = parameter(self, "lora_b", zeros, axes_b, (rank, *self.outputs))
-        xa_TR = x_TI @ a_IR.reshape(width, rank).astype(self.dtype)
-        return xa_TR @ b_RO.reshape(rank, -1).astype(self.dtype) * jnp.asarray(self.lora_scale, self.dtype)
+        xa_TR = x_TI @ a_IR.reshape(width, rank).astype(x_TI.dtype)
+        return xa_TR @ b_RO.reshape(rank, -1).astype(x_TI.dtype) * jnp.asarray(self.lora_scale, x_TI.dtype)
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ class Norm(nn.Module):
         y = kind.normalize(x.astype(jnp.float32), config.norm_epsilon) * factor.reshape(row)
         if kind.has_bias and config.use_bias:
             y = y + parameter(self, "bias", zeros, ("norm",), width).reshape(row)
-        return y.astype(config.dtype)
+        return y.astype(activation_dtype(config))
 
 
 @dataclass(frozen=True)
@@ -242,9 +248,10 @@ class Embedding(nn.Module):
 
     def __call__(self, ids_BL: Array) -> Array:
         """Returns the embeddings of the ids, (B, L, E)."""
+        dtype = activation_dtype(self.config)
         if isinstance(self.embedding, Int8Matrix):
-            return self.embedding.rows(ids_BL).astype(self.config.dtype)
-        return jnp.take(self.embedding, ids_BL, axis=0).astype(self.config.dtype)
+            return self.embedding.rows(ids_BL).astype(dtype)
+        return jnp.take(self.embedding, ids_BL, axis=0).astype(dtype)
 
 
 # The attention projections that have a bias, for each value of model.attention_bias except "default".
@@ -282,7 +289,8 @@ def projection(
     adapter = (rank, config.lora_alpha / rank) if rank else (0, 0.0)
     std = scale * (config.init_std or 1 / math.sqrt(math.prod(inputs)))
     biased = has_bias(config, name) if use_bias is None else use_bias
-    return Dense(inputs, outputs, axes, biased, config.dtype, std, *adapter, name=name)
+    dtypes = config.dtype, activation_dtype(config)
+    return Dense(inputs, outputs, axes, biased, *dtypes, std, *adapter, name=name)
 
 
 def residual_scale(config: ModelConfig) -> float:

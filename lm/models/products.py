@@ -22,19 +22,25 @@ SMALL = 1 << 24  # with fewer multiplications than this, the form of a product h
 
 
 def product(x_TI: Array, matrix: Array | Int8Matrix, dtype: str) -> Array:
-    """Returns x W, (T, O), in the compute dtype.
+    """Returns x W, (T, O), in the dtype of x. The factors are multiplied in the compute dtype.
 
     The matrix has the shape (*inputs, *outputs), with products I and O. It is a float32 parameter, and so is its
     gradient. A matrix in 8 bits has no gradient.
     """
     if isinstance(matrix, Int8Matrix):
         y_TO = product(x_TI, matrix.values, dtype).astype(jnp.float32)  # the scales are not rounded
-        return (y_TO * matrix.scales.reshape(1, -1)).astype(dtype)
-    x_TI, w_IO = x_TI.astype(dtype), matrix.reshape(x_TI.shape[1], -1)
+        return (y_TO * matrix.scales.reshape(1, -1)).astype(x_TI.dtype)
+    w_IO = matrix.reshape(x_TI.shape[1], -1)
     if dtype != "bfloat16":
-        return checkpoint_name(x_TI @ w_IO.astype(dtype), PRODUCT)
+        return checkpoint_name(x_TI @ w_IO.astype(x_TI.dtype), PRODUCT)
+    if x_TI.dtype == jnp.float32:
+        return checkpoint_name(_rounded_product(x_TI, w_IO, False, "float32"), PRODUCT)
     y_TO = jax.lax.platform_dependent(x_TI, w_IO, cpu=_on_cpu, default=lambda x, w: x @ w.astype(x.dtype))
     return checkpoint_name(y_TO, PRODUCT)
+
+
+def _on_cpu(x_TI: Array, w_IO: Array) -> Array:
+    return _rounded_product(x_TI, w_IO, False, "bfloat16").astype(x_TI.dtype)
 
 
 def float32_product(x_TI: Array, matrix: Array, transposed: bool) -> Array:
@@ -44,43 +50,39 @@ def float32_product(x_TI: Array, matrix: Array, transposed: bool) -> Array:
     rounded to this dtype before it is multiplied. Otherwise, JAX would compute the products of the backward pass in
     float32, which takes an accelerator at least twice the time.
     """
-    multiply = _float32_product if x_TI.dtype == jnp.float32 else _with_rounded_gradient
-    return multiply(x_TI, matrix, transposed)
+    if x_TI.dtype == jnp.float32:
+        return (_rows_by_rows if transposed else _rows_by_columns)(x_TI, matrix)
+    return _rounded_product(x_TI, matrix, transposed, "bfloat16")
 
 
-def _float32_product(x_TI: Array, matrix: Array, transposed: bool) -> Array:
-    return (_rows_by_rows if transposed else _rows_by_columns)(x_TI, matrix)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _rounded_product(x_TI: Array, matrix: Array, transposed: bool, dtype: str) -> Array:
+    """Returns x W, float32 (T, O), of factors rounded to bfloat16. The gradient of the result is rounded as well.
+
+    Args:
+        transposed: whether the matrix is W^T (O, I).
+        dtype: the dtype of x, and of its gradient.
+    """
+    return _forward(x_TI, matrix, transposed, dtype)[0]
 
 
-_with_rounded_gradient = jax.custom_vjp(_float32_product, nondiff_argnums=(2,))
+def _forward(x_TI: Array, matrix: Array, transposed: bool, dtype: str) -> tuple[Array, tuple[Array, Array]]:
+    x_TI = x_TI.astype(jnp.bfloat16)  # saved in this form, which takes half the memory
+    multiply = _rows_by_rows if transposed else _rows_by_columns
+    return multiply(x_TI, matrix.astype(jnp.bfloat16)), (x_TI, matrix)
 
 
-def _rounded_backward(transposed: bool, saved: tuple[Array, Array], dy_TO: Array) -> tuple[Array, Array]:
+def _backward(transposed: bool, dtype: str, saved: tuple[Array, Array], dy_TO: Array) -> tuple[Array, Array]:
     x_TI, matrix = saved
-    dy_TO = dy_TO.astype(x_TI.dtype)
-    dx_TI = _float32_product(dy_TO, matrix, not transposed)
+    dy_TO = dy_TO.astype(jnp.bfloat16)
+    multiply = _rows_by_columns if transposed else _rows_by_rows
+    dx_TI = multiply(dy_TO, matrix.astype(jnp.bfloat16))
     factors = (dy_TO, x_TI) if transposed else (x_TI, dy_TO)
     dw = jax.lax.platform_dependent(*factors, cpu=_transposed_product, default=_plain_transposed_product)
-    return dx_TI.astype(x_TI.dtype), dw.astype(matrix.dtype)
+    return dx_TI.astype(dtype), dw.astype(matrix.dtype)
 
 
-_with_rounded_gradient.defvjp(lambda x, w, transposed: (_float32_product(x, w, transposed), (x, w)), _rounded_backward)
-
-
-@jax.custom_vjp
-def _on_cpu(x_TI: Array, w_IO: Array) -> Array:
-    return _rows_by_columns(x_TI, w_IO.astype(x_TI.dtype)).astype(x_TI.dtype)
-
-
-def _on_cpu_backward(saved: tuple[Array, Array], dy_TO: Array) -> tuple[Array, Array]:
-    x_TI, w_IO = saved
-    dx_TI = _rows_by_rows(dy_TO, w_IO.astype(dy_TO.dtype))
-    if x_TI.shape[1] > dy_TO.shape[1]:  # the smaller matrix is the one to transpose
-        return dx_TI.astype(x_TI.dtype), _transposed_product(dy_TO, x_TI).T
-    return dx_TI.astype(x_TI.dtype), _transposed_product(x_TI, dy_TO)
-
-
-_on_cpu.defvjp(lambda x, w: (_on_cpu(x, w), (x, w)), _on_cpu_backward)
+_rounded_product.defvjp(_forward, _backward)
 
 _rows_by_columns = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
 
@@ -99,6 +101,8 @@ def _transposed_product(a_TI: Array, b_TO: Array) -> Array:
 
     XLA merges the transposition into the product, which loses the fast form. It does not look for it outside of a loop.
     """
+    if a_TI.shape[1] > b_TO.shape[1]:  # the smaller matrix is the one to transpose
+        return _transposed_product(b_TO, a_TI).T
     tokens, inputs = a_TI.shape
     pieces = next((count for count in (3, 2, 5, 7) if inputs % count == 0), 1)
     if a_TI.size * b_TO.shape[1] < SMALL or pieces == 1 or current_mesh() is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
 from functools import partial
 from typing import Any
@@ -168,4 +170,12 @@ def compile_train_step(
 
     The result is an executable, not a jitted function, so a batch of another shape raises an error.
     """
-    return trace_train_step(config, model, optimizer, abstract, mesh).lower().compile()
+    compiled = trace_train_step(config, model, optimizer, abstract, mesh).lower().compile()
+    _return_freed_memory()
+    return compiled
+
+
+def _return_freed_memory() -> None:
+    """Gives memory that the compiler has freed back to the system. The GNU C library would keep it, often 150 MB."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

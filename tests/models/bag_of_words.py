@@ -70,7 +70,7 @@ class BagOfWords(nn.Module):
             sums_BLD, counts_BL = sums_BLD + cache.sums_BD[:, None], counts_BL + cache.counts_B[:, None]
             cache = BagCache(cache.sums_BD + x_BLD.sum(1), cache.counts_B + real_BL.sum(1))
         mean_BLD = sums_BLD / jnp.maximum(counts_BL, 1.0)[..., None]
-        project = Dense(width, width, ("embed", "activation"), True, config.dtype, 0.3, name="mix")
+        project = Dense(width, width, ("embed", "activation"), True, config.dtype, config.dtype, 0.3, name="mix")
         output = self.head(config, embed, jnp.tanh(project(mean_BLD)), batch, train)
         return dataclasses.replace(output, cache=cache)
 

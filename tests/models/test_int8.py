@@ -43,8 +43,9 @@ def test_product_equals_that_of_the_rounded_matrix():
     rounded = Int8Matrix.of(matrix, (0, 1))
     dense = (np.asarray(rounded.values) * np.asarray(rounded.scales)).reshape(12, 5)
     np.testing.assert_allclose(product(x_TI, rounded, "float32"), x_TI @ dense, rtol=1e-5, atol=1e-5)
-    # With one input at a time, nothing is rounded except the result, not even the scales.
-    np.testing.assert_array_equal(product(np.eye(12), rounded, "bfloat16"), dense.astype(jnp.bfloat16))
+    # With one input at a time, nothing is rounded except the result, if x is in bfloat16, and not even the scales.
+    for dtype in (jnp.float32, jnp.bfloat16):
+        np.testing.assert_array_equal(product(np.eye(12, dtype=dtype), rounded, "bfloat16"), dense.astype(dtype))
     table = Int8Matrix.of(matrix[0], (-1,))
     np.testing.assert_allclose(table.rows(np.array([2, 0])), matrix[0][[2, 0]], atol=float(table.scales.max()) / 2)
 

@@ -49,6 +49,22 @@ def initial(config):
     return flatten(nn.unbox(jax.eval_shape(lambda: build_model(config).initial_params(jax.random.key(0)))))
 
 
+def test_activations_are_float32_on_a_cpu_and_in_the_compute_dtype_on_other_platforms():
+    """Products of rounded factors alone are closer to float32 than if all activations are rounded as well."""
+    config = dataclasses.replace(CONFIG, dtype="bfloat16", norm="rmsnorm", positions="rotary")
+    models = {name: build_model(config, platform=name) for name in ("cpu", "gpu", "tpu")}
+    asked = build_model(dataclasses.replace(config, activation_dtype="float32"), platform="gpu")
+    dtypes = {name: model.empty_cache(1, 4).layers.keys.dtype for name, model in {**models, "asked": asked}.items()}
+    assert dtypes == {"cpu": jnp.float32, "asked": jnp.float32, "gpu": jnp.bfloat16, "tpu": jnp.bfloat16}
+    params = random_params(models["cpu"])
+    exact = build_model(dataclasses.replace(config, dtype="float32")).apply({"params": params}, BATCH).logits
+    errors = {
+        name: np.abs(models[name].clone(kernel="xla").apply({"params": params}, BATCH).logits - exact).mean()
+        for name in ("cpu", "gpu")
+    }
+    assert 0 < errors["cpu"] < 0.8 * errors["gpu"]
+
+
 @pytest.mark.parametrize(
     ("attention_bias", "use_bias", "biased"),
     [

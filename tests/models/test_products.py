@@ -17,7 +17,7 @@ ROUNDING = {"float32": 1e-6, "bfloat16": 2**-8}  # relative to the root mean squ
 def with_gradients(x, w, dy, dtype):
     """Returns x w and the gradients of sum(dy x w) by x and by w."""
     y, pull = jax.vjp(lambda x, w: product(x, w, dtype), x, w)
-    return [y, *pull(dy.astype(dtype))]
+    return [y, *pull(dy.astype(y.dtype))]
 
 
 @pytest.mark.parametrize("small", [0, products.SMALL])
@@ -38,10 +38,25 @@ def test_product_and_gradients_are_rounded_only_once(monkeypatch, dtype, inputs,
         np.testing.assert_allclose(np.asarray(actual, np.float64), exact, rtol=ROUNDING[dtype], atol=1e-6 * scale)
 
 
-def test_bfloat16_products_on_a_cpu_have_the_fast_form(monkeypatch):
+@pytest.mark.parametrize("small", [0, products.SMALL])
+def test_bfloat16_products_of_float32_activations_are_not_rounded(monkeypatch, small):
+    """The factors are rounded, also that of the backward pass, but neither the product nor its gradients."""
+    monkeypatch.setattr(products, "SMALL", small)
+    random = np.random.default_rng(0)
+    x, w, dy = (jnp.asarray(random.normal(size=shape), jnp.float32) for shape in ((70, 12), (12, 30), (70, 30)))
+    y, pull = jax.vjp(lambda x, w: product(x, w, "bfloat16"), x, w)
+    found = [y, *pull(dy)]
+    assert [each.dtype for each in found] == [jnp.float32] * 3
+    x, w, dy = (np.asarray(each.astype(jnp.bfloat16), np.float64) for each in (x, w, dy))
+    for actual, exact in zip(found, (x @ w, dy @ w.T, x.T @ dy), strict=True):
+        np.testing.assert_allclose(actual, exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("activations", ["float32", "bfloat16"])
+def test_bfloat16_products_on_a_cpu_have_the_fast_form(monkeypatch, activations):
     """Every product multiplies bfloat16 matrices, gives float32, and sums over the last axis of the first matrix."""
     monkeypatch.setattr(products, "SMALL", 0)
-    x, w, dy = (jnp.ones(shape, jnp.bfloat16) for shape in ((64, 48), (48, 96), (64, 96)))
+    x, w, dy = (jnp.ones(shape, activations) for shape in ((64, 48), (48, 96), (64, 96)))
     text = jax.jit(with_gradients, static_argnums=3).lower(x, w.astype(jnp.float32), dy, "bfloat16").as_text()
     dots = [line for line in text.splitlines() if "dot_general" in line]
     assert len(dots) == 3

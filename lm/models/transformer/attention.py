@@ -116,7 +116,8 @@ class Attention(nn.Module):
             q_BLHK, k_BLGK = (rotate(x, view.rotation, config.rotary_interleaved) for x in (q_BLHK, k_BLGK))
         if (fused := attention_kernels.FUSED.get(context.kernel)) is not None:
             scores = Scores(context.causal, context.window, *self._score_settings())
-            return fused(q_BLHK, k_BLGK, v_BLGK, context.segments, context.segments, scores, context.bias), cache
+            tensors = (x.astype(config.dtype) for x in (q_BLHK, k_BLGK, v_BLGK))
+            return fused(*tensors, context.segments, context.segments, scores, context.bias), cache
         k_BGSK, v_BGSK = jnp.swapaxes(k_BLGK, 1, 2), jnp.swapaxes(v_BLGK, 1, 2)
         if cache is not None:
             k_BGSK = write_tokens(cache.keys, k_BGSK, context.positions)
@@ -137,7 +138,8 @@ class Attention(nn.Module):
             k_BSGK, v_BSGK = self._keys_and_values(memory.x)
             if (fused := attention_kernels.FUSED.get(memory.kernel)) is not None:
                 scores = Scores(False, 0, *self._score_settings())
-                return fused(q_BLHK, k_BSGK, v_BSGK, context.segments, memory.segments, scores), cache
+                tensors = (x.astype(self.config.dtype) for x in (q_BLHK, k_BSGK, v_BSGK))
+                return fused(*tensors, context.segments, memory.segments, scores), cache
             k_BGSK, v_BGSK = (jnp.swapaxes(x, 1, 2) for x in (k_BSGK, v_BSGK))
             if cache is not None:
                 cache = dataclasses.replace(cache, source_keys=k_BGSK, source_values=v_BGSK)

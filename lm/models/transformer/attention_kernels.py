@@ -28,14 +28,13 @@ FASTEST = {"cpu": "blocked", "gpu": "cudnn", "tpu": "splash"}  # the fastest ker
 CUDNN_CAPABILITY = 8.0  # the minimum compute capability: Ampere
 
 
-def choose_kernel(config: ModelConfig, platform: str | None = None) -> str:
+def choose_kernel(config: ModelConfig, platform: str) -> str:
     """Returns the attention kernel for a platform: "xla", "blocked", "cudnn" or "splash".
 
-    The platform is "cpu", "gpu" or "tpu". If the platform is None, the platform of the default device is used. With
-    attention="auto", the platform's fastest kernel is selected if it supports the model. Otherwise, "xla" is selected.
-    Raises UserError if the config names a kernel that does not support the model or the platform.
+    The platform is "cpu", "gpu" or "tpu". With attention="auto", the platform's fastest kernel is selected if it
+    supports the model. Otherwise, "xla" is selected. Raises UserError if the config names a kernel that does not
+    support the model or the platform.
     """
-    platform = platform or jax.default_backend()
     if config.attention == "auto":
         fastest = FASTEST.get(platform, "xla")
         return "xla" if _obstacle(fastest, config, platform) else fastest

@@ -26,11 +26,12 @@ import jax.numpy as jnp
 
 from lm.batch import Array
 from lm.config import ModelConfig
+from lm.models.layers import activation_dtype
 
 
 @flax.struct.dataclass
 class LayerCache:
-    """Keys and values of one layer, in the compute dtype. With scanned layers, all arrays have a leading layer axis."""
+    """Keys and values of one layer, in the dtype of activations. With scanned layers, arrays have a leading layer axis."""
 
     keys: Array  # (B, G, S, K) or, if k rows share their slots, (B / k, G, S * k, K)
     values: Array  # like the keys
@@ -83,7 +84,7 @@ def empty_cache(config: ModelConfig, batch_size: int, capacity: int, source_leng
     def zeros(length: int) -> Array:
         stacked = (config.num_layers,) if config.scan_layers else ()
         shape = (*stacked, batch_size, config.num_kv_heads, length, config.head_dim)
-        return jnp.zeros(shape, config.dtype)
+        return jnp.zeros(shape, activation_dtype(config))
 
     def layer() -> LayerCache:
         source = (zeros(source_length), zeros(source_length)) if source_length else (None, None)

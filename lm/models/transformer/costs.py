@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import jax.numpy as jnp
+
 from lm.config import ModelConfig
 from lm.models.bottleneck import bottleneck_cost, memory_length
 from lm.models.heads import Head
-from lm.models.layers import ACTIVATIONS, NORM_POSITIONS, NORMS, embedding_width, has_bias
+from lm.models.layers import ACTIVATIONS, NORM_POSITIONS, NORMS, activation_dtype, embedding_width, has_bias
 from lm.models.protocol import Flops, ParameterCounts
 from lm.models.transformer.attention_kernels import kernel_for_call
 from lm.models.transformer.remat import REMAT_POLICIES
@@ -128,7 +130,7 @@ def activation_bytes(
 
 
 def _tower_bytes(config: ModelConfig, tower: TowerSize, tensor: int, kernel: str) -> float:
-    size = 2 if config.dtype == "bfloat16" else 4
+    size = jnp.dtype(activation_dtype(config)).itemsize
     activation = ACTIVATIONS[config.activation]
     L, S, inputs = tower.length, tower.source_length, 1 + activation.gated
     D, F, queries = config.d_model, config.d_ff / tensor, config.num_heads * config.head_dim / tensor
@@ -140,7 +142,7 @@ def _tower_bytes(config: ModelConfig, tower: TowerSize, tensor: int, kernel: str
     attention = size * L * (3 * D + 3 * queries + 2 * keys)
     scores = 2 if config.attention_softcap else 1  # the capped scores are saved as well
     plain = sum(seen for seen, name in zip((L, S), kernels(config, tower, kernel), strict=False) if name == "xla")
-    attention += config.num_heads / tensor * L * plain * (4 * scores + size)  # weights in float32 and compute dtype
+    attention += config.num_heads / tensor * L * plain * (4 * scores + size)  # weights in float32 and dtype of v
     if S:
         attention += size * (L * (2 * D + 3 * queries) + S * 2 * keys)
     everything = norms + attention + size * L * (inputs * D + activation.tensors_kept * F)

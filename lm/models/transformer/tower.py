@@ -51,12 +51,12 @@ class Tower(nn.Module):
         """
         config, positions_BL, segments_BL = self.config, tokens.positions, tokens.segments
         if config.embedding_scale != 1.0:
-            x_BLE = x_BLE * jnp.asarray(config.embedding_scale or math.sqrt(config.d_model), config.dtype)
+            x_BLE = x_BLE * jnp.asarray(config.embedding_scale or math.sqrt(config.d_model), x_BLE.dtype)
         if config.positions == "learned":
             table = Embedding(config.max_length, config, ("positions", "embed"), name="position_embedding")
             x_BLE = x_BLE + table(positions_BL)
         elif config.positions == "sinusoidal":
-            x_BLE = x_BLE + sinusoidal_positions(config, positions_BL).astype(config.dtype)
+            x_BLE = x_BLE + sinusoidal_positions(config, positions_BL).astype(x_BLE.dtype)
         if config.norm_embeddings:
             x_BLE = Norm(config, name="embedding_norm")(x_BLE)
         x_BLD = nn.Dropout(config.dropout, deterministic=not train)(x_BLE)

@@ -40,7 +40,11 @@ class Transformer(Network):
     @classmethod
     def build(cls, config: ModelConfig, head: Head, platform: str | None = None) -> Self:
         """Builds the model for a platform. Raises UserError if the config names an unsupported attention kernel."""
-        return cls(config, head, choose_kernel(config, platform))
+        platform = platform or jax.default_backend()
+        kernel = choose_kernel(config, platform)
+        if config.activation_dtype == "auto" and platform == "cpu":
+            config = dataclasses.replace(config, activation_dtype="float32")
+        return cls(config, head, kernel)
 
     @property
     def max_source_length(self) -> int | None:
