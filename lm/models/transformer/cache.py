@@ -31,7 +31,7 @@ from lm.models.layers import activation_dtype
 
 @flax.struct.dataclass
 class LayerCache:
-    """Keys and values of one layer, in the dtype of activations. With scanned layers, arrays have a leading layer axis."""
+    """Keys and values of one layer, in the dtype of activations. With scanned layers, all have a leading layer axis."""
 
     keys: Array  # (B, G, S, K) or, if k rows share their slots, (B / k, G, S * k, K)
     values: Array  # like the keys
