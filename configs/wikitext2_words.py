@@ -1,7 +1,7 @@
 """WikiText-2 with its 33,278 words as the vocabulary: the Transformer that the older models are compared with.
 
     python train.py --config=configs/wikitext2_words.py:DIR --workdir=runs/wikitext2_words
-    python eval.py --workdir=runs/wikitext2_words --split=test --stride=32
+    python eval.py --workdir=runs/wikitext2_words --split=test --step=latest --stride=32
 
 DIR holds train.txt.gz (or train.txt), valid.txt and test.txt, tokenised as published. Each file is one document in
 which the end of a line is a token, so `word_perplexity` counts the same 245,569 tokens of the test split as published

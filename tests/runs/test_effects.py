@@ -31,7 +31,7 @@ def test_settings_that_may_change_when_a_run_continues(by_effect):
     assert by_effect["nothing"] == (
         sections
         | names("data", "beam cache_dir num_workers prefetch store_workers")
-        | names("model", "attention remat")
+        | names("model", "attention activation_dtype remat")
         | names("objective", "logit_chunks")
         | names("train", "accumulation max_bad_steps max_minutes patience")
     )
@@ -63,7 +63,7 @@ def test_settings_that_change_what_equal_parameters_compute(by_effect):
         "rope_scaling rope_factor rope_original_length rope_low_freq_factor rope_high_freq_factor rope_beta_fast "
         "rope_beta_slow rope_attention_factor rope_truncate rope_scaling_local nope_every nope_offset first_norm "
         "norm_epsilon norm_unit_offset activation scale_logits logits_softcap attention_scale attention_softcap "
-        "norm_embeddings embedding_scale ngram_lengths window global_every global_offset dtype activation_dtype "
+        "norm_embeddings embedding_scale ngram_lengths window global_every global_offset dtype "
         "pooling lora_alpha",
     )
 
