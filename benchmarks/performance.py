@@ -204,7 +204,7 @@ SECTIONS = (
     Section(
         "Decoding",
         "decode",
-        "python -m benchmarks.decode --workdir=RUN --input=FILE --sentences=0 --output=results/decode.json",
+        "python -m benchmarks.decode --workdir=RUN --input=FILE --output=results/decode.json",
         decoding,
         decoding_ratios,
     ),
