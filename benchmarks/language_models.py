@@ -225,12 +225,13 @@ def table(models: Mapping[str, Mapping[str, Any]]) -> str:
         "",
         "![word perplexity against minutes](language_models.png)",
         "",
+        "The runs were made one after another, on a virtual machine whose speed varies from hour to hour: a run in a",
+        "slow hour read fewer tokens.",
+        "",
         "The curves of the recurrent models are less reliable than their scores. During training, 32 stretches of",
         "the validation split are read side by side, each without a state at its start, which a network that is",
         "trained with carried states hardly ever sees. It may be caught there in a state from which it does not",
-        "recover: in one of the stretches, the tanh RNN stays at 15 nats per token for at least 1,400 tokens, but is",
-        "at 5.4 if it has read the 700 tokens before. Without this stretch, its last point would be at 267 instead",
-        "of 362.",
+        "recover (docs/older_models.md).",
         "",
     ]
     return "\n".join(lines)

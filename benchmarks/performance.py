@@ -191,7 +191,7 @@ def products(record: Record) -> list[str]:
     text = (
         f"y = x w, dx = dy w^T and dw = x^T dy for {sizes['tokens']:,} tokens, {sizes['inputs']:,} inputs and "
         f"{sizes['outputs']:,} outputs. XLA multiplies bfloat16 matrices fast only in some forms, none of which is as "
-        "fast as PyTorch's product. This is one reason why our bfloat16 step is slower:"
+        "fast as PyTorch's product. This limits our bfloat16 step:"
     )
     rows = [(name, f"{each['gflops_per_second']:,.0f}", each["library"]) for name, each in record["forms"].items()]
     return [text, "", *table(("product", "GFLOP/s", "XLA's library of kernels"), rows)]
@@ -204,7 +204,7 @@ SECTIONS = (
     Section(
         "Decoding",
         "decode",
-        "python -m benchmarks.decode --workdir=RUN --input=FILE --sentences=0 --output=results/decode.json",
+        "python -m benchmarks.decode --workdir=RUN --input=FILE --output=results/decode.json",
         decoding,
         decoding_ratios,
     ),

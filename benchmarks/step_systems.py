@@ -3,8 +3,8 @@
     python -m benchmarks.step_systems SYSTEM MODEL DTYPE FOLDER
 
 The process builds the model from FOLDER, which `write_folder` has written in the format of `transformers`, takes
-CHECKED steps, and prints a line of JSON with their losses. Then it reads a number of steps from standard input, takes
-one step and then that number, and prints the seconds that each of the latter took, until the input ends. The first step
+CHECKED steps, and prints a line of JSON with their losses. Until its standard input ends, it then reads a number of
+steps from there, takes one step that is not timed and that many timed ones, and prints their mean time. The first step
 after a pause may be slow, because a virtual machine gives free memory back to its host meanwhile. Both systems read the
 same random tokens, and update all parameters by AdamW after clipping the norm of the gradient.
 """

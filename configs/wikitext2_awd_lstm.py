@@ -1,7 +1,7 @@
 """The recipe of the AWD-LSTM (Merity 2018), scaled down, on WikiText-2's words.
 
     python train.py --config=configs/wikitext2_awd_lstm.py:DIR --workdir=runs/wikitext2_awd_lstm
-    python eval.py --workdir=runs/wikitext2_awd_lstm --split=test --batch_size=1
+    python eval.py --workdir=runs/wikitext2_awd_lstm --split=test --step=latest --batch_size=1
 
 As in the paper: three layers, tied embeddings, dropout of the recurrent weights, dropout masks that are the same at all
 tokens of a row, penalties on the activations and on their changes, an average of the parameters for evaluation, and

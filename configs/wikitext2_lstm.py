@@ -1,7 +1,7 @@
 """An LSTM language model of WikiText-2's words, whose state is carried from window to window (Zaremba 2014).
 
     python train.py --config=configs/wikitext2_lstm.py:DIR --workdir=runs/wikitext2_lstm
-    python eval.py --workdir=runs/wikitext2_lstm --split=test --batch_size=1
+    python eval.py --workdir=runs/wikitext2_lstm --split=test --step=latest --batch_size=1
 
 DIR is that of configs/wikitext2_words.py. Row r of each step continues row r of the step before (data.stateful), with
 back-propagation through 35 tokens. With --batch_size=1, eval.py carries the state through the whole text.

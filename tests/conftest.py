@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -367,7 +368,33 @@ def refused_settings(refused: Callable[..., None], tmp_path: Path) -> Callable[.
     return check
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def share(text: str) -> tuple[int, int]:
+    share, shares = map(int, text.split("/"))
+    if not 1 <= share <= shares:
+        raise ValueError
+    return share, shares
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--exhaustive-share",
+        type=share,
+        default="1/1",
+        metavar="K/N",
+        help="of the tests marked exhaustive, run only the K-th of N shares (each test is in one share, by its name)",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    share, shares = config.getoption("exhaustive_share")
+
+    def is_selected(item: pytest.Item) -> bool:
+        elsewhere = zlib.crc32(item.nodeid.encode()) % shares != share % shares
+        return not (elsewhere and item.get_closest_marker("exhaustive"))
+
+    if others := [item for item in items if not is_selected(item)]:
+        config.hook.pytest_deselected(items=others)
+        items[:] = filter(is_selected, items)
     order = {name: index for index, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 

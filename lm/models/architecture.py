@@ -20,7 +20,7 @@ FitReport = Callable[[int, int], None]  # called with (number done, total)
 
 TENSOR_SIZES = ("vocab_size", "source_vocab_size")  # sizes that every architecture splits over the mesh axis `tensor`
 
-TABLE_SETTINGS = "d_model init_std embedding_std embedding_from dtype activation_dtype"
+TABLE_SETTINGS = "d_model init_std embedding_std embedding_from dtype"
 LAYER_SETTINGS = """
 embedding_width num_encoder_layers source_vocab_size norm norm_epsilon activation use_bias share_embeddings
 shift_decoder tie_embeddings scale_logits logits_softcap dropout

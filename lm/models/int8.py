@@ -4,10 +4,10 @@ For an output channel o with the weights W_io (i runs over the inputs),
 
     s_o = max_i |W_io| / 127,    Q_io = round(W_io / s_o) in {-127, ..., 127},    y_o = s_o * sum_i x_i Q_io,
 
-so |W_io - s_o Q_io| <= s_o / 2. Ties round to even. A channel of zeros has s_o = 1. The activations x, the products and
-the sums stay in the compute dtype (float32 for logits). In a token embedding, each token is a channel: its vector
-E_v is s_v * Q_v, both where it is an input and where the table is the output matrix. Biases, norms, positions and
-adapters are unchanged.
+so |W_io - s_o Q_io| <= s_o / 2. Ties round to even. A channel of zeros has s_o = 1. The activations x are multiplied in
+the compute dtype, and the result has the dtype of activations (float32 for logits). In a token embedding, each token is
+a channel: its vector E_v is s_v * Q_v, both where it is an input and where the table is the output matrix. Biases,
+norms, positions and adapters are unchanged.
 
 The weights then take a quarter of the memory of float32 and half of that of bfloat16. On accelerators, where reading
 the weights limits the speed of decoding, this may save time as well.

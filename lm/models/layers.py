@@ -24,8 +24,11 @@ from lm.models.products import product
 
 
 def activation_dtype(config: ModelConfig) -> str:
-    """Returns the dtype of activations between matrix products: float32, or the compute dtype."""
-    return config.dtype if config.activation_dtype == "auto" else config.activation_dtype
+    """Returns the dtype of the activations of a model that has this config.
+
+    `Transformer.build` replaces 'auto', the value in the config of a run, by that of the platform.
+    """
+    return "float32" if config.activation_dtype == "float32" else config.dtype
 
 
 def parameter(

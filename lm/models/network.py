@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from lm.batch import Array, Batch, Output, Source, same_segment
 from lm.config import ModelConfig
 from lm.models.heads import Head, TokenVectors
+from lm.models.layers import activation_dtype
 
 # The Flax collection in which outputs of layers and attention weights are recorded if it is mutable, and their names.
 RECORD, LAYERS, SOURCE_WEIGHTS = "intermediates", "layer_outputs", "source_weights"
@@ -37,6 +38,10 @@ class Network(nn.Module):
     @property
     def max_source_length(self) -> int | None:
         return None
+
+    @property
+    def activation_dtype(self) -> str:
+        return activation_dtype(self.config)
 
     @property
     def reads_source(self) -> bool:

@@ -1,4 +1,4 @@
-"""The product of activations and a weight matrix, in the compute dtype.
+"""The product of activations and a weight matrix, whose factors have the compute dtype.
 
 On a CPU, XLA's library of kernels multiplies bfloat16 matrices about twice as fast as float32 ones, but only if the
 result is float32 and the last axis of the first matrix is summed over. XLA turns all other bfloat16 products into
@@ -31,8 +31,9 @@ def product(x_TI: Array, matrix: Array | Int8Matrix, dtype: str) -> Array:
         y_TO = product(x_TI, matrix.values, dtype).astype(jnp.float32)  # the scales are not rounded
         return (y_TO * matrix.scales.reshape(1, -1)).astype(x_TI.dtype)
     w_IO = matrix.reshape(x_TI.shape[1], -1)
-    if dtype != "bfloat16":
-        return checkpoint_name(x_TI @ w_IO.astype(x_TI.dtype), PRODUCT)
+    if dtype == "float32":
+        assert x_TI.dtype == jnp.float32, x_TI.dtype
+        return checkpoint_name(x_TI @ w_IO.astype(jnp.float32), PRODUCT)
     if x_TI.dtype == jnp.float32:
         return checkpoint_name(_rounded_product(x_TI, w_IO, False, "float32"), PRODUCT)
     y_TO = jax.lax.platform_dependent(x_TI, w_IO, cpu=_on_cpu, default=lambda x, w: x @ w.astype(x.dtype))
@@ -43,43 +44,43 @@ def _on_cpu(x_TI: Array, w_IO: Array) -> Array:
     return _rounded_product(x_TI, w_IO, False, "bfloat16").astype(x_TI.dtype)
 
 
-def float32_product(x_TI: Array, matrix: Array, transposed: bool) -> Array:
-    """Returns x W, float32 (T, O).
+def float32_product(x_TI: Array, matrix: Array, transposed: bool, dtype: str) -> Array:
+    """Returns x W, float32 (T, O). The factors are multiplied in the compute dtype.
 
-    The matrix is W (I, O), or W^T (O, I) if `transposed` is true, in the dtype of x. The gradient of the result is
-    rounded to this dtype before it is multiplied. Otherwise, JAX would compute the products of the backward pass in
-    float32, which takes an accelerator at least twice the time.
+    The matrix is W (I, O), or W^T (O, I) if `transposed` is true. The gradient of the result is rounded to the compute
+    dtype before it is multiplied. Otherwise, JAX would compute the products of the backward pass in float32, which
+    takes an accelerator at least twice the time.
     """
-    if x_TI.dtype == jnp.float32:
-        return (_rows_by_rows if transposed else _rows_by_columns)(x_TI, matrix)
-    return _rounded_product(x_TI, matrix, transposed, "bfloat16")
+    if dtype == "float32":
+        return (_rows_by_rows if transposed else _rows_by_columns)(x_TI.astype(dtype), matrix)
+    return _rounded_product(x_TI, matrix, transposed, x_TI.dtype.name)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _rounded_product(x_TI: Array, matrix: Array, transposed: bool, dtype: str) -> Array:
+def _rounded_product(x_TI: Array, matrix: Array, transposed: bool, x_dtype: str) -> Array:
     """Returns x W, float32 (T, O), of factors rounded to bfloat16. The gradient of the result is rounded as well.
 
     Args:
         transposed: whether the matrix is W^T (O, I).
-        dtype: the dtype of x, and of its gradient.
+        x_dtype: the dtype of x, and of its gradient.
     """
-    return _forward(x_TI, matrix, transposed, dtype)[0]
+    return _forward(x_TI, matrix, transposed, x_dtype)[0]
 
 
-def _forward(x_TI: Array, matrix: Array, transposed: bool, dtype: str) -> tuple[Array, tuple[Array, Array]]:
+def _forward(x_TI: Array, matrix: Array, transposed: bool, x_dtype: str) -> tuple[Array, tuple[Array, Array]]:
     x_TI = x_TI.astype(jnp.bfloat16)  # saved in this form, which takes half the memory
     multiply = _rows_by_rows if transposed else _rows_by_columns
     return multiply(x_TI, matrix.astype(jnp.bfloat16)), (x_TI, matrix)
 
 
-def _backward(transposed: bool, dtype: str, saved: tuple[Array, Array], dy_TO: Array) -> tuple[Array, Array]:
+def _backward(transposed: bool, x_dtype: str, saved: tuple[Array, Array], dy_TO: Array) -> tuple[Array, Array]:
     x_TI, matrix = saved
     dy_TO = dy_TO.astype(jnp.bfloat16)
     multiply = _rows_by_columns if transposed else _rows_by_rows
     dx_TI = multiply(dy_TO, matrix.astype(jnp.bfloat16))
     factors = (dy_TO, x_TI) if transposed else (x_TI, dy_TO)
     dw = jax.lax.platform_dependent(*factors, cpu=_transposed_product, default=_plain_transposed_product)
-    return dx_TI.astype(dtype), dw.astype(matrix.dtype)
+    return dx_TI.astype(x_dtype), dw.astype(matrix.dtype)
 
 
 _rounded_product.defvjp(_forward, _backward)

@@ -50,6 +50,10 @@ class Model(Protocol):
         """The maximum number of tokens in a source, or None if there is no limit."""
 
     @property
+    def activation_dtype(self) -> str:
+        """The data type of the values between products."""
+
+    @property
     def reads_source(self) -> bool:
         """Whether the model reads the source of a batch in addition to the batch's tokens."""
 

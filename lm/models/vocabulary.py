@@ -42,10 +42,10 @@ class VocabularyProjection:
         if self.scale != 1:
             x_BLE = x_BLE * jnp.asarray(self.scale, x_BLE.dtype)
         # All leading dimensions are flattened, because a single matrix multiplication is fastest on a CPU.
-        x_TE = x_BLE.reshape(-1, x_BLE.shape[-1]).astype(self.dtype)
+        x_TE = x_BLE.reshape(-1, x_BLE.shape[-1])
         matrix = weights["matrix"]
         values = matrix.values.astype(self.dtype) if isinstance(matrix, Int8Matrix) else matrix
-        logits_TV = float32_product(x_TE, values, transposed=self.is_embedding)
+        logits_TV = float32_product(x_TE, values, self.is_embedding, self.dtype)
         if isinstance(matrix, Int8Matrix):
             logits_TV = logits_TV * matrix.scales.reshape(1, -1)
         logits_BLV = logits_TV.reshape(*x_BLE.shape[:-1], -1)

@@ -135,6 +135,7 @@ def evaluate_run(root: Path, options: Options, name: str = "", baselines: Baseli
         **({"generation": dataclasses.asdict(config.eval.generation)} if references else {}),
         "devices": devices,
         "dtype": config.model.dtype,
+        "activation_dtype": model.activation_dtype,
         "batch_size": evaluation.batch_size,
         **({"mix": mix_details} if mix_details else {}),
     }

@@ -134,6 +134,7 @@ class HarnessRun:
             "apply_chat_template": harness.as_chat,
             "seed": harness.seed,
             "dtype": config.model.dtype,
+            "activation_dtype": self._model.activation_dtype,
             "devices": f"{devices.size} x {devices.flat[0].device_kind}",
             "mesh": dict(self._mesh.shape),
             "versions": versions(),

@@ -74,8 +74,7 @@ def train(config: Config, workdir: Path) -> int:
         config = with_epochs(config, rows)
         model = build_model(config.model, task.head(config), platform)
         reporter = Reporter(config, prepared, model, mesh, run, console)
-        kernels = model.attention_kernels(config.data.sequence_length, config.data.source_length)
-        console.print(describe_run(config, prepared, rows, reporter.notes(), mesh, kernels))
+        console.print(describe_run(config, prepared, rows, reporter.notes(), mesh, model))
         for line in run.moved:
             console.print(f"The data has moved, but its contents are unchanged: {line}")
 

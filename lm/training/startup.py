@@ -36,10 +36,14 @@ def versions() -> dict[str, str]:
 
 
 def describe_run(
-    config: Config, prepared: Prepared, rows: TrainRows, evaluated: Mapping[str, Sequence[str]], mesh: Mesh, kernel: str
+    config: Config, prepared: Prepared, rows: TrainRows, evaluated: Mapping[str, Sequence[str]], mesh: Mesh, model: Model
 ) -> Table:
     """Describes a run in a table. `evaluated` holds the notes about the validation rows of each data source."""
-    table = describe_data(prepared, rows.notes(), evaluated, f"{mesh_of(mesh)}; attention {kernel}", config.model.dtype)
+    kernels = model.attention_kernels(config.data.sequence_length, config.data.source_length)
+    dtype = config.model.dtype
+    if model.activation_dtype != dtype:
+        dtype = f"{dtype} with {model.activation_dtype} activations"
+    table = describe_data(prepared, rows.notes(), evaluated, f"{mesh_of(mesh)}; attention {kernels}", dtype)
     steps = config.train.num_steps
     step_tokens = config.train.batch_size * (config.data.sequence_length + config.data.source_length)
     plan = f"{steps:,} steps of {step_tokens:,} tokens = {short_number(step_tokens * steps)} tokens"

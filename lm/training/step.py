@@ -176,6 +176,6 @@ def compile_train_step(
 
 
 def _return_freed_memory() -> None:
-    """Gives memory that the compiler has freed back to the system. The GNU C library would keep it, often 150 MB."""
+    """Returns the memory that the compiler has freed, often 150 MB, to the system. The GNU C library would keep it."""
     with contextlib.suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

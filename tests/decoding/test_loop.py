@@ -30,7 +30,7 @@ VARIANTS = {  # in addition to those of tests/models/test_attention.py
     },
     "unrolled_grouped_window": {"scan_layers": False, "num_kv_heads": 2, "window": 5},
     "unrolled_learned": {"scan_layers": False, "positions": "learned"},
-    "bfloat16": {"dtype": "bfloat16"},
+    "bfloat16": {"dtype": "bfloat16", "activation_dtype": "compute"},
 }
 VOCABULARY = Vocabulary(size=32, bos_id=1, eos_id=-1)
 GREEDY = Sampling(temperature=0)

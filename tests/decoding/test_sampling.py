@@ -10,9 +10,11 @@ from lm.decoding.sampling import (
     BLOCK,
     Sampling,
     Vocabulary,
+    _drawn,
     choosable,
     choose,
     completes_repeat,
+    draw,
     largest,
     process_logits,
     row_keys,
@@ -99,6 +101,47 @@ def test_samples_follow_the_distribution():
     assert counts_V[~possible].sum() == 0
     chi_square = np.sum((counts_V[possible] - expected_V[possible]) ** 2 / expected_V[possible])
     assert possible.sum() == 5 and chi_square < 18.5  # 4 degrees of freedom: exceeded once in a thousand seeds
+
+
+def test_samples_from_several_blocks_follow_the_weights():
+    """Including blocks and ends of blocks without weight."""
+    samples, V = 100_000, 4 * BLOCK + 37
+    random = np.random.default_rng(1)
+    weights_V = random.random(V) ** 8 * (random.random(V) < 0.3)
+    weights_V[BLOCK : 2 * BLOCK] = weights_V[3 * BLOCK - 9 :][:20] = 0
+    keys_B = row_keys(4, np.arange(samples), np.zeros(samples))
+    drawn_B = jax.jit(draw)(jnp.broadcast_to(jnp.float32(weights_V)[None], (samples, V)), keys_B)
+    expected_V, counts_V = samples * weights_V / weights_V.sum(), np.bincount(drawn_B, minlength=V)
+    assert counts_V[weights_V == 0].sum() == 0
+    often = expected_V > 20
+    deviations = (counts_V[often] - expected_V[often]) ** 2 / expected_V[often]
+    assert often.sum() > 50 and deviations.sum() < often.sum() + 4 * np.sqrt(2 * often.sum())
+
+
+def test_every_share_of_the_total_finds_an_element_with_weight():
+    """Whether sums are rounded up or down: shares just below, at and above the sums of the first elements."""
+    random = np.random.default_rng(2)
+    weights_N = (random.random(BLOCK) * (random.random(BLOCK) < 0.5)).astype(np.float32)
+    sums_N = np.cumsum(weights_N) / weights_N.sum()
+    near_B = np.concatenate([[0, 1 - 2**-24], *(np.nextafter(sums_N, side) for side in (0, 1)), sums_N])
+    shares_B1 = np.minimum(near_B, 1 - 2**-24).astype(np.float32)[:, None]
+    found_B = np.asarray(_drawn(jnp.broadcast_to(weights_N[None], (len(shares_B1), BLOCK)), shares_B1))
+    assert (weights_N[found_B] > 0).all()
+    assert found_B[0] == np.flatnonzero(weights_N)[0] and found_B[1] == np.flatnonzero(weights_N)[-1]
+    np.testing.assert_allclose(sums_N[found_B] - weights_N[found_B] / weights_N.sum() / 2, near_B, atol=0.02)
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 0.1, 0.5, 0.9, 0.9999, 1 - 1e-7])
+def test_nucleus_is_the_smallest_set_of_enough_probability(top_p):
+    logits_BV = np.random.default_rng(3).normal(-20, 9, (30, 700)).astype(np.float32)
+    logits_BV[:10, 300:] = -np.inf  # as after top-k
+    logits_BV[0, :2] = 0.0, -0.0
+    processed_BV = np.asarray(process_logits(jnp.asarray(logits_BV), None, Sampling(top_p=top_p)))
+    for logits_V, processed_V in zip(logits_BV, processed_BV, strict=True):
+        kept, p_V = np.isfinite(processed_V), softmax(logits_V.astype(np.float64))
+        assert p_V[kept].min() > p_V[~kept].max(initial=0.0)
+        assert p_V[kept].sum() > top_p - 1e-6
+        assert p_V[kept].sum() - p_V[kept].min() < top_p + 1e-6
 
 
 def test_keys_depend_only_on_seed_prompt_and_sample():

@@ -98,7 +98,7 @@ def test_sampled_tokens_do_not_depend_on_the_schedule_or_the_capacity(models, mo
     *_, pair, both = models
     prompts, vocabulary, n = [*PROMPTS, [1, 3], [1, 8, 8], [1, 2, 10]], dataclasses.replace(FREE, eos_id=7), 9
     sampler = Sampler(pair, both, Sampling(1.1, top_k=6, repetition_penalty=1.2), vocabulary, NEW, n)
-    expected = sampler.generate(prompts, keys(7))
+    expected = sampler.generate(prompts, keys(7, 7))
     assert len(set(map(len, expected))) > 2
     monkeypatch.setattr(rows, "SMALLEST_CAPACITY", 4)
     admit, capacities = loop._admit, set()
@@ -112,9 +112,9 @@ def test_sampled_tokens_do_not_depend_on_the_schedule_or_the_capacity(models, mo
 
     monkeypatch.setattr(loop, "_admit", admitted)
     for max_rows in (0, 1, 2):
-        assert sampler.generate(prompts, keys(7), max_rows) == expected
+        assert sampler.generate(prompts, keys(7, 7), max_rows) == expected
     assert capacities == {16, 24}
-    assert list(sampler.stream(prompts[3], keys(7)[3])) == expected[3]
+    assert list(sampler.stream(prompts[3], keys(7, 7)[3])) == expected[3]
 
 
 def test_drafts_of_matrices_in_8_bits_on_a_mesh(models):

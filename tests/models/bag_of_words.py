@@ -42,6 +42,7 @@ class BagOfWords(nn.Module):
     head: Head
 
     max_source_length = None
+    activation_dtype = "float32"
     reads_source = False
 
     @classmethod

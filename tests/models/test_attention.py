@@ -156,7 +156,7 @@ def test_dropout_acts_in_training_only_and_follows_its_key():
 def test_bfloat16_stays_close_and_logits_and_parameters_stay_float32():
     params = random_params(build_model(CONFIG))
     batch = make_batch(np.arange(16).reshape(2, 8), POSITIONS, SEGMENTS)
-    bfloat16 = dataclasses.replace(CONFIG, dtype="bfloat16")
+    bfloat16 = dataclasses.replace(CONFIG, dtype="bfloat16", activation_dtype="compute")
     exact, rounded = (
         jax.jit(lambda p, config=config: build_model(config).apply({"params": p}, batch).logits)(params)
         for config in (CONFIG, bfloat16)

@@ -265,6 +265,23 @@ def test_no_mask_is_computed_for_a_fused_kernel(monkeypatch):
         assert len(calls) == expected
 
 
+@pytest.mark.parametrize("activations", ["float32", "compute"])
+def test_a_fused_kernel_gets_the_compute_dtype_whatever_that_of_activations(activations, monkeypatch):
+    dtypes = []
+
+    def spy(*args):
+        dtypes.extend(x.dtype for x in args[:3])
+        return args[0]
+
+    monkeypatch.setitem(attention_kernels.FUSED, "splash", spy)
+    pairs = {"family": "encoder_decoder", "num_encoder_layers": 1}
+    model = build_model(small_config(31, LENGTH, dtype="bfloat16", activation_dtype=activations, **pairs))
+    ids = jnp.ones((1, LENGTH), jnp.int32)
+    batch, params = Batch(ids, ids, ids, ids, ids, source=Source(ids, ids, ids)), random_params(model, 0.1)
+    jax.eval_shape(lambda p: model.clone(kernel="splash").apply({"params": p}, batch), params)
+    assert dtypes == ["bfloat16"] * 9  # queries, keys and values of three kinds of attention
+
+
 @pytest.mark.parametrize(
     ("family", "positions", "kernel"),
     [

@@ -22,7 +22,7 @@ VARIANTS = {
     "tied": {"family": "decoder", "tie_embeddings": True, "scan_layers": True},
     "untied_adapters": {"family": "decoder", "tie_embeddings": False, "lora_rank": 2, "lora_targets": ("query", "up")},
     "two_sided": {"family": "encoder_decoder", "tie_embeddings": True, "scan_layers": False, "share_embeddings": False},
-    "bfloat16": {"family": "decoder", "tie_embeddings": True, "dtype": "bfloat16"},
+    "bfloat16": {"family": "decoder", "tie_embeddings": True, "dtype": "bfloat16", "activation_dtype": "compute"},
 }
 
 
@@ -43,7 +43,7 @@ def test_product_equals_that_of_the_rounded_matrix():
     rounded = Int8Matrix.of(matrix, (0, 1))
     dense = (np.asarray(rounded.values) * np.asarray(rounded.scales)).reshape(12, 5)
     np.testing.assert_allclose(product(x_TI, rounded, "float32"), x_TI @ dense, rtol=1e-5, atol=1e-5)
-    # With one input at a time, nothing is rounded except the result, if x is in bfloat16, and not even the scales.
+    # With one input at a time, nothing is rounded, not even the scales; the result is rounded only if x is in bfloat16.
     for dtype in (jnp.float32, jnp.bfloat16):
         np.testing.assert_array_equal(product(np.eye(12, dtype=dtype), rounded, "bfloat16"), dense.astype(dtype))
     table = Int8Matrix.of(matrix[0], (-1,))

@@ -66,24 +66,28 @@ def test_bfloat16_products_on_a_cpu_have_the_fast_form(monkeypatch, activations)
 
 @pytest.mark.parametrize("small", [0, products.SMALL])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_gradient_of_a_float32_product_is_rounded_to_the_compute_dtype(monkeypatch, transposed, small):
+@pytest.mark.parametrize("activations", ["float32", "bfloat16"])
+def test_gradient_of_a_float32_product_is_rounded_to_the_compute_dtype(monkeypatch, activations, transposed, small):
+    """The gradient of x has the dtype of x, in which it may be rounded again."""
     monkeypatch.setattr(products, "SMALL", small)
     random = np.random.default_rng(0)
     x, w = (jnp.asarray(random.normal(size=shape), jnp.bfloat16) for shape in ((70, 12), (12, 30)))
+    x = x.astype(activations)
     dy = jnp.asarray(random.normal(size=(70, 30)), jnp.float32)
     matrix = w.T if transposed else w
 
     def with_gradients(x, matrix, dy):
-        y, pull = jax.vjp(lambda x, matrix: float32_product(x, matrix, transposed), x, matrix)
+        y, pull = jax.vjp(lambda x, matrix: float32_product(x, matrix, transposed, "bfloat16"), x, matrix)
         return [y, *pull(dy)]
 
     lowered = jax.jit(with_gradients).lower(x, matrix, dy)
     assert float32_products(lowered.as_text()) == []
     y, dx, dw = lowered.compile()(x, matrix, dy)
-    assert (y.dtype, dx.dtype, dw.dtype) == (jnp.float32, jnp.bfloat16, jnp.bfloat16)
+    assert (y.dtype, dx.dtype, dw.dtype) == (jnp.float32, activations, jnp.bfloat16)
     x, w, dy = (np.asarray(each, np.float64) for each in (x, w, dy.astype(jnp.bfloat16)))
     np.testing.assert_allclose(y, x @ w, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(np.asarray(dx, np.float64), dy @ w.T, rtol=2**-8, atol=1e-5)
+    rounding = 2**-8 if activations == "bfloat16" else 1e-5
+    np.testing.assert_allclose(np.asarray(dx, np.float64), dy @ w.T, rtol=rounding, atol=1e-5)
     np.testing.assert_allclose(np.asarray(dw.T if transposed else dw, np.float64), x.T @ dy, rtol=2**-8, atol=1e-5)
 
 

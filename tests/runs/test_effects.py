@@ -31,7 +31,7 @@ def test_settings_that_may_change_when_a_run_continues(by_effect):
     assert by_effect["nothing"] == (
         sections
         | names("data", "beam cache_dir num_workers prefetch store_workers")
-        | names("model", "attention remat")
+        | names("model", "attention activation_dtype remat")
         | names("objective", "logit_chunks")
         | names("train", "accumulation max_bad_steps max_minutes patience")
     )
@@ -41,8 +41,8 @@ def test_model_settings_that_may_differ_in_another_config_for_evaluation(by_effe
     harmless = by_effect["nothing"] | by_effect["updates"] | by_effect["storage"]
     assert {name for name in harmless if name.startswith("model.")} == names(
         "model",
-        "attention attention_dropout change_penalty dropout embedding_from embedding_std init_residual_scaling "
-        "init_std locked_dropout max_length ngram.add ngram.discount ngram.fallback_discounts ngram.lambdas "
+        "activation_dtype attention attention_dropout change_penalty dropout embedding_from embedding_std "
+        "init_residual_scaling init_std locked_dropout max_length ngram.add ngram.discount ngram.fallback_discounts ngram.lambdas "
         "output_penalty recurrent_dropout recurrent_dropout_of remat scan_layers vocab_multiple",
     )
 
@@ -63,7 +63,7 @@ def test_settings_that_change_what_equal_parameters_compute(by_effect):
         "rope_scaling rope_factor rope_original_length rope_low_freq_factor rope_high_freq_factor rope_beta_fast "
         "rope_beta_slow rope_attention_factor rope_truncate rope_scaling_local nope_every nope_offset first_norm "
         "norm_epsilon norm_unit_offset activation scale_logits logits_softcap attention_scale attention_softcap "
-        "norm_embeddings embedding_scale ngram_lengths window global_every global_offset dtype activation_dtype "
+        "norm_embeddings embedding_scale ngram_lengths window global_every global_offset dtype "
         "pooling lora_alpha",
     )
 

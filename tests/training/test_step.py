@@ -271,7 +271,7 @@ def test_batch_hash_differs_between_batches():
 
 
 def test_parameters_stay_float32_and_change_with_bfloat16_compute():
-    config = config_with(model__dtype="bfloat16")
+    config = config_with(model__dtype="bfloat16", model__activation_dtype="compute")
     _, grads = sgd_gradients(config, ONE_DEVICE, ragged_batch())
     for leaf in jax.tree.leaves(grads):
         assert leaf.dtype == np.float32

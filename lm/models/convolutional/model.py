@@ -12,7 +12,7 @@ from jax.nn.initializers import normal, zeros
 from lm.batch import Array, Batch, Output
 from lm.config import ModelConfig
 from lm.models.heads import Head, TokenVectors
-from lm.models.layers import Embedding, activation_dtype, embedding_width, parameter
+from lm.models.layers import Embedding, embedding_width, parameter
 from lm.models.network import DROPOUT_ALONE, Network, of_paired_texts, with_paired_texts
 from lm.models.protocol import Flops, ParameterCounts
 
@@ -98,7 +98,7 @@ class Convolutional(Network):
         features = [
             Filters(config, width, name=f"filters_{width}")(x_BLE, batch.segments) for width in config.filter_widths
         ]
-        x_BLD = maximum_over_texts(jnp.concatenate(features, axis=-1), batch.segments).astype(activation_dtype(config))
+        x_BLD = maximum_over_texts(jnp.concatenate(features, axis=-1), batch.segments).astype(config.dtype)
         output = self.head(config, self.token_embedding, x_BLD, batch, train, DROPOUT_ALONE)
         if two_texts:
             return of_paired_texts(output)

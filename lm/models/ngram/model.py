@@ -47,6 +47,7 @@ class NgramModel:
     head: Head
 
     max_source_length: ClassVar[None] = None
+    activation_dtype: ClassVar[str] = "float32"
     reads_source: ClassVar[bool] = False
     text_layers: ClassVar[int] = 0
 

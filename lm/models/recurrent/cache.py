@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from lm.batch import Array
 from lm.config import ModelConfig
-from lm.models.layers import activation_dtype
 from lm.models.recurrent.layer import zero_state
 
 
@@ -46,5 +45,5 @@ def empty_cache(config: ModelConfig, rows: int, source_length: int) -> Recurrent
     states = tuple(zero_state(config, rows, config.d_model) for _ in range(config.num_layers))
     if not source_length:
         return RecurrentCache(states)
-    memory = jnp.zeros((rows, source_length, config.d_model), activation_dtype(config))
+    memory = jnp.zeros((rows, source_length, config.d_model), config.dtype)
     return RecurrentCache(states, memory, jnp.zeros((rows, source_length), jnp.int32))

@@ -12,7 +12,7 @@ from jax.nn.initializers import normal, ones, orthogonal
 
 from lm.batch import Array
 from lm.config import ModelConfig
-from lm.models.layers import Norm, activation_dtype, parameter
+from lm.models.layers import Norm, parameter
 from lm.models.parameters import LAYER_PREFIX
 from lm.models.recurrent.cells import CELLS, CellStep
 from lm.models.recurrent.recurrence import State, Steps, recur
@@ -198,5 +198,5 @@ class RecurrentStack(nn.Module):
             before, start = (None if each is None else each[n] for each in (states, initial))
             h_LBD, after, last = layer(x_LBD, segments_BL, train, before, starts_BL, start)
             found = StackOutput([*found.layers_LBD, h_LBD], [*found.states, after], (*found.last, last))
-            x_LBD = dropout(h_LBD.astype(activation_dtype(self.config)))
+            x_LBD = dropout(h_LBD.astype(self.config.dtype))
         return jnp.swapaxes(x_LBD, 0, 1), found

@@ -19,7 +19,8 @@ from lm.models.transformer.wiring import Decoder, Encoder, EncoderDecoder
 SETTINGS = """
 num_layers share_layers num_heads num_kv_heads head_dim d_ff norm_position first_norm attention_bias qk_norm
 attention_scale attention_softcap norm_embeddings embedding_scale attention_dropout window global_every global_offset
-token_types init_residual_scaling norm_unit_offset attention scan_layers remat lora_rank lora_alpha lora_targets
+token_types init_residual_scaling norm_unit_offset activation_dtype attention scan_layers remat lora_rank lora_alpha
+lora_targets
 """
 PROJECTIONS = ("query", "key", "value", "out", "up", "gate", "down")
 

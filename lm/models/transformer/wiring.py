@@ -39,12 +39,14 @@ class Transformer(Network):
 
     @classmethod
     def build(cls, config: ModelConfig, head: Head, platform: str | None = None) -> Self:
-        """Builds the model for a platform. Raises UserError if the config names an unsupported attention kernel."""
+        """Builds the model for a platform, which decides the attention kernel and the dtype of activations.
+
+        Raises UserError if the config names an attention kernel that the platform does not support.
+        """
         platform = platform or jax.default_backend()
-        kernel = choose_kernel(config, platform)
-        if config.activation_dtype == "auto" and platform == "cpu":
-            config = dataclasses.replace(config, activation_dtype="float32")
-        return cls(config, head, kernel)
+        if config.activation_dtype == "auto":
+            config = dataclasses.replace(config, activation_dtype="float32" if platform == "cpu" else "compute")
+        return cls(config, head, choose_kernel(config, platform))
 
     @property
     def max_source_length(self) -> int | None:
