@@ -5,8 +5,8 @@
 
 Each system runs in a process of its own (benchmarks/step_systems.py) with the same initial weights and the same
 batches; the losses of the first steps must agree. The systems take turns, in alternating order, and the medians are
-reported. bfloat16 means model.dtype for ours, whose activations are float32 on a CPU, and autocast for PyTorch. With --record, the measurements of each model and dtype
-are written to results/step_speed.json; those of others are kept.
+reported. bfloat16 means model.dtype for ours, whose activations are float32 on a CPU, and autocast for PyTorch. With
+--record, the measurements of each model and dtype are written to results/step_speed.json; those of others are kept.
 
 Nothing else should run at the same time. OMP_NUM_THREADS sets the number of PyTorch threads.
 """

@@ -36,7 +36,12 @@ def versions() -> dict[str, str]:
 
 
 def describe_run(
-    config: Config, prepared: Prepared, rows: TrainRows, evaluated: Mapping[str, Sequence[str]], mesh: Mesh, model: Model
+    config: Config,
+    prepared: Prepared,
+    rows: TrainRows,
+    evaluated: Mapping[str, Sequence[str]],
+    mesh: Mesh,
+    model: Model,
 ) -> Table:
     """Describes a run in a table. `evaluated` holds the notes about the validation rows of each data source."""
     kernels = model.attention_kernels(config.data.sequence_length, config.data.source_length)

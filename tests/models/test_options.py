@@ -73,7 +73,9 @@ def test_activations_are_float32_on_a_cpu_and_in_the_compute_dtype_on_other_plat
         # Only the two products of attention have factors in the dtype of activations.
         assert len(float32_products(traced(model).as_text())) == (2 if expected == "float32" else 0)
     exact = traced(built("cpu", dtype="float32")).compile()(params)
-    errors = {name: np.abs(traced(model).compile()(params) - exact).mean() for name, model in (("cpu", cpu), ("gpu", gpu))}
+    errors = {
+        name: np.abs(traced(model).compile()(params) - exact).mean() for name, model in (("cpu", cpu), ("gpu", gpu))
+    }
     assert 0 < errors["cpu"] < 0.8 * errors["gpu"]
 
 

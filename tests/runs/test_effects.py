@@ -42,7 +42,8 @@ def test_model_settings_that_may_differ_in_another_config_for_evaluation(by_effe
     assert {name for name in harmless if name.startswith("model.")} == names(
         "model",
         "activation_dtype attention attention_dropout change_penalty dropout embedding_from embedding_std "
-        "init_residual_scaling init_std locked_dropout max_length ngram.add ngram.discount ngram.fallback_discounts ngram.lambdas "
+        "init_residual_scaling init_std locked_dropout max_length ngram.add ngram.discount ngram.fallback_discounts "
+        "ngram.lambdas "
         "output_penalty recurrent_dropout recurrent_dropout_of remat scan_layers vocab_multiple",
     )
 
