@@ -368,17 +368,21 @@ def refused_settings(refused: Callable[..., None], tmp_path: Path) -> Callable[.
     return check
 
 
-def share(text: str) -> tuple[int, int]:
+def parse_share(text: str) -> tuple[int, int]:
     share, shares = map(int, text.split("/"))
     if not 1 <= share <= shares:
         raise ValueError
     return share, shares
 
 
+def is_in_share(name: str, share: int, shares: int) -> bool:
+    return zlib.crc32(name.encode()) % shares == share - 1
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--exhaustive-share",
-        type=share,
+        type=parse_share,
         default="1/1",
         metavar="K/N",
         help="of the tests marked exhaustive, run only the K-th of N shares (each test is in one share, by its name)",
@@ -386,11 +390,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    share, shares = config.getoption("exhaustive_share")
+    share = config.getoption("exhaustive_share")
 
     def is_selected(item: pytest.Item) -> bool:
-        elsewhere = zlib.crc32(item.nodeid.encode()) % shares != share % shares
-        return not (elsewhere and item.get_closest_marker("exhaustive"))
+        return not item.get_closest_marker("exhaustive") or is_in_share(item.nodeid, *share)
 
     if others := [item for item in items if not is_selected(item)]:
         config.hook.pytest_deselected(items=others)

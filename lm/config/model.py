@@ -140,9 +140,10 @@ class BlockSettings:
     dtype: str = option("float32", choices=("float32", "bfloat16"))
     """Data type of products with weight matrices. Parameters are always float32."""
     activation_dtype: str = option("auto", choices=("auto", "float32", "compute"), affects="nothing")
-    """Data type of a Transformer's activations between products with weight matrices, in which attention is computed as
-    well, unless a fused kernel needs bfloat16. 'compute' is the value of dtype; 'float32' takes more memory; 'auto' is
-    'float32' on a CPU, where bfloat16 activations are slower, and 'compute' on other platforms."""
+    """Data type of a Transformer's activations between products with weight matrices. Attention and adapters are also
+    computed in it, except for fused attention kernels, which use dtype. 'compute' is the value of dtype; 'float32'
+    takes more memory; 'auto' is 'float32' on a CPU, where bfloat16 activations are slower, and 'compute' on other
+    platforms."""
     attention: str = option("auto", choices=("auto", "xla", "blocked", "cudnn", "splash"), affects="nothing")
     """Attention kernel: 'xla' runs anywhere; 'blocked' computes the same in pieces that fit into the cache of a CPU;
     'cudnn' needs an NVIDIA GPU and bfloat16; 'splash' needs a TPU; 'auto' selects one."""

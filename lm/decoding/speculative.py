@@ -160,9 +160,9 @@ def accept(p_BMV: Array, q_BnV: Array, drafted_Bn: Array, keys_B: Array) -> tupl
     q_BMV = jnp.concatenate([q_BnV, jnp.zeros_like(p_BMV[:, :1])], axis=1)
     at_B11 = count_B[:, None, None]
     p_BV, q_BV = (jnp.take_along_axis(each, at_B11, axis=1)[:, 0] for each in (p_BMV, q_BMV))
-    rest_BV = jnp.maximum(p_BV - q_BV, 0.0)
+    rest_BV = jnp.log(jnp.maximum(p_BV - q_BV, 0.0))
     # If p equals q, only rounding can reject a token; the rest would then be empty.
-    rest_BV = jnp.where(jnp.any(rest_BV > 0, axis=1, keepdims=True), rest_BV, p_BV)
+    rest_BV = jnp.where(jnp.any(rest_BV > -jnp.inf, axis=1, keepdims=True), rest_BV, jnp.log(p_BV))
     next_B = draw(rest_BV, _fold(keys_B, 1))
     drafted_BM = jnp.concatenate([drafted_Bn, jnp.zeros((B, 1), jnp.int32)], axis=1)
     return jnp.where(jnp.arange(M)[None] == count_B[:, None], next_B[:, None], drafted_BM), count_B + 1

@@ -1,4 +1,4 @@
-"""The product of activations and a weight matrix, whose factors have the compute dtype.
+"""The product of activations and a weight matrix, with factors in the compute dtype.
 
 On a CPU, XLA's library of kernels multiplies bfloat16 matrices about twice as fast as float32 ones, but only if the
 result is float32 and the last axis of the first matrix is summed over. XLA turns all other bfloat16 products into

@@ -51,7 +51,7 @@ class Model(Protocol):
 
     @property
     def activation_dtype(self) -> str:
-        """The data type of the values between products."""
+        """The data type of activations between products with weight matrices."""
 
     @property
     def reads_source(self) -> bool:

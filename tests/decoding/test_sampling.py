@@ -10,7 +10,6 @@ from lm.decoding.sampling import (
     BLOCK,
     Sampling,
     Vocabulary,
-    _drawn,
     choosable,
     choose,
     completes_repeat,
@@ -103,14 +102,15 @@ def test_samples_follow_the_distribution():
     assert possible.sum() == 5 and chi_square < 18.5  # 4 degrees of freedom: exceeded once in a thousand seeds
 
 
-def test_samples_from_several_blocks_follow_the_weights():
-    """Including blocks and ends of blocks without weight."""
+def test_samples_from_several_blocks_follow_the_distribution():
+    """Some blocks, and the ends of others, have no probability."""
     samples, V = 100_000, 4 * BLOCK + 37
     random = np.random.default_rng(1)
     weights_V = random.random(V) ** 8 * (random.random(V) < 0.3)
     weights_V[BLOCK : 2 * BLOCK] = weights_V[3 * BLOCK - 9 :][:20] = 0
-    keys_B = row_keys(4, np.arange(samples), np.zeros(samples))
-    drawn_B = jax.jit(draw)(jnp.broadcast_to(jnp.float32(weights_V)[None], (samples, V)), keys_B)
+    with np.errstate(divide="ignore"):
+        logits_BV = jnp.broadcast_to(jnp.float32(np.log(weights_V))[None], (samples, V))
+    drawn_B = jax.jit(draw)(logits_BV, row_keys(4, np.arange(samples), np.zeros(samples)))
     expected_V, counts_V = samples * weights_V / weights_V.sum(), np.bincount(drawn_B, minlength=V)
     assert counts_V[weights_V == 0].sum() == 0
     often = expected_V > 20
@@ -118,17 +118,18 @@ def test_samples_from_several_blocks_follow_the_weights():
     assert often.sum() > 50 and deviations.sum() < often.sum() + 4 * np.sqrt(2 * often.sum())
 
 
-def test_every_share_of_the_total_finds_an_element_with_weight():
-    """Whether sums are rounded up or down: shares just below, at and above the sums of the first elements."""
-    random = np.random.default_rng(2)
-    weights_N = (random.random(BLOCK) * (random.random(BLOCK) < 0.5)).astype(np.float32)
-    sums_N = np.cumsum(weights_N) / weights_N.sum()
-    near_B = np.concatenate([[0, 1 - 2**-24], *(np.nextafter(sums_N, side) for side in (0, 1)), sums_N])
-    shares_B1 = np.minimum(near_B, 1 - 2**-24).astype(np.float32)[:, None]
-    found_B = np.asarray(_drawn(jnp.broadcast_to(weights_N[None], (len(shares_B1), BLOCK)), shares_B1))
-    assert (weights_N[found_B] > 0).all()
-    assert found_B[0] == np.flatnonzero(weights_N)[0] and found_B[1] == np.flatnonzero(weights_N)[-1]
-    np.testing.assert_allclose(sums_N[found_B] - weights_N[found_B] / weights_N.sum() / 2, near_B, atol=0.02)
+def test_greedy_choice_equals_argmax():
+    """The first of equal logits, and of logits that are not numbers, is chosen."""
+    logits_BV = np.random.default_rng(2).integers(0, 4, (50, 9)).astype(np.float32)
+    logits_BV[10:20, 2:4], logits_BV[20:30, 5:7], logits_BV[30] = np.inf, np.nan, -np.inf
+    found_B = choose(jnp.asarray(logits_BV), None, Sampling(temperature=0))
+    np.testing.assert_array_equal(found_B, jnp.argmax(logits_BV, axis=-1))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_excluded_token_is_never_drawn_even_if_a_logit_is_not_finite(value):
+    logits_BV = jnp.broadcast_to(jnp.asarray([[-jnp.inf, 1.0, value, 2.0]]), (200, 4))
+    assert set(np.asarray(draw(logits_BV, row_keys(5, np.arange(200), np.zeros(200))))) == {2}
 
 
 @pytest.mark.parametrize("top_p", [1e-6, 0.1, 0.5, 0.9, 0.9999, 1 - 1e-7])
