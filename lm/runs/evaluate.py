@@ -100,6 +100,7 @@ def evaluate_run(root: Path, options: Options, name: str = "", baselines: Baseli
     stores, references = _open_data(config, tokenizers, options)
     split = f"text {Path(options.text).name}" if options.text else options.split
     model = build_model(config.model, task.head(config))
+    dtypes = {"dtype": config.model.dtype, "activation_dtype": model.activation_dtype}
     mesh = choose_mesh(config)
     params, step, parameters, is_best = read_params(directory, config, model, mesh, options)
     rows = task.eval_rows(config, tokenizers.target, stores)
@@ -134,8 +135,7 @@ def evaluate_run(root: Path, options: Options, name: str = "", baselines: Baseli
         "data": {source: each.record() for source, each in stores.items()},
         **({"generation": dataclasses.asdict(config.eval.generation)} if references else {}),
         "devices": devices,
-        "dtype": config.model.dtype,
-        "activation_dtype": model.activation_dtype,
+        **dtypes,
         "batch_size": evaluation.batch_size,
         **({"mix": mix_details} if mix_details else {}),
     }
