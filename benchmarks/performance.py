@@ -117,8 +117,8 @@ def decoding_ratios(record: Record) -> Iterable[Ratio]:
 def data(record: Record) -> list[str]:
     lines = [
         "`store, n` reads, cleans, tokenises and stores a text, each line as a document, with n processes; these take "
-        "about a second to start. `sentencepiece` only tokenises lines that are in memory, in one thread. The other rows "
-        "are batches, made by one process.",
+        "about a second to start. `sentencepiece` only tokenises lines that are in memory, in one thread. The other "
+        "rows are batches, made by one process.",
         "",
     ]
     for name, result in record["results"].items():
