@@ -4,7 +4,8 @@
     python eval.py --workdir=runs/ner_bilstm --split=test
 
 DIR is that of configs/ner_wnut17.py, the Transformer that it is compared with.
-Cost: about two minutes on two CPU cores. This config has not been run yet to its last step.
+Cost: a minute on two CPU cores. Measured on the test split: entity F1 2.8 (results/ner_bilstm.json). After 300 steps,
+the model finds hardly any of the entities, which are deliberately unseen; the Transformer reaches 6.7.
 """
 
 from configs import ner_wnut17
