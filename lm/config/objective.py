@@ -16,21 +16,21 @@ class ObjectiveConfig(AutoencodingSettings, ContextSettings):
     name: str = option("causal", registry="lm.tasks.TASKS", affects="shapes")
     """Training task."""
     noise_density: float = option(0.15, minimum=0.01, maximum=0.9, affects="batches")
-    """Fraction of tokens that are masked, for objective.name='span_corruption', 'infilling' or 'masked'."""
+    """Fraction of tokens that are masked, for the tasks 'span_corruption', 'infilling' and 'masked'."""
     mean_span_length: float = option(3.0, minimum=1.0, affects="batches")
-    """Mean length of a masked span, in tokens, for objective.name='span_corruption' or 'infilling'."""
+    """Mean length of a masked span, in tokens, for the tasks 'span_corruption' and 'infilling'."""
     permute_sentences: bool = option(False, affects="batches")
-    """Shuffle the sentences of the source, as BART does (objective.name='infilling' only)."""
+    """Shuffle the sentences of the source, as BART does (for the task 'infilling' only)."""
     whole_words: bool = option(False, affects="batches")
-    """Mask only whole words (objective.name='masked' only)."""
+    """Mask only whole words (for the task 'masked' only)."""
     next_sentence: bool = option(False, affects="batches")
-    """Join two texts and also predict whether the second follows the first (objective.name='masked' only)."""
+    """Join two texts and also predict whether the second follows the first (for the task 'masked' only)."""
     class_weights: tuple[float, ...] = ()
-    """Loss weight of each label, in the order of data.labels, for objective.name='classification' or 'tagging'."""
+    """Loss weight of each label, in the order of data.labels, for the tasks 'classification' and 'tagging'."""
     balance_classes: bool = False
-    """Weight each label inversely to its frequency (objective.name='classification' only)."""
+    """Weight each label inversely to its frequency (for the task 'classification' only)."""
     temperature: float = option(0.05, minimum=0.001)
-    """Temperature by which the similarities are divided (objective.name='contrastive' only)."""
+    """Temperature by which the similarities are divided (for the task 'contrastive' only)."""
     label_smoothing: float = option(0.0, minimum=0.0, maximum=0.9)
     """Probability mass that is moved from the target class to the classes selected by label_smoothing_over."""
     label_smoothing_over: str = option("vocabulary", choices=("vocabulary", "others"), needs=("label_smoothing",))
