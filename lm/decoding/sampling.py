@@ -22,7 +22,7 @@ from lm.config import SamplingConfig
 from lm.data.tokenizing.base import Tokenizer
 from lm.decoding.inputs import check_settings
 
-BLOCK = 128  # number of values in a block of `largest`
+BLOCK = 128  # number of values in a block of `largest` and `draw`
 
 
 @dataclass(frozen=True)
