@@ -16,6 +16,7 @@ from lm.config import TokenizerConfig
 from lm.data.tokenizing import library
 from lm.data.tokenizing.base import Offsets, Tokenizer
 from lm.data.tokenizing.flat import Flat, sums_of
+from lm.data.tokenizing.piece_files import BPE, NORMAL, UNIGRAM, USER_DEFINED, PieceFile, with_scores
 from lm.data.tokenizing.samples import LONGEST_LINE, cut_after_words, even_sample, split_texts
 from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.data.tokenizing.word_table import GRID, SPACE, WordTable
@@ -126,20 +127,19 @@ class SentencePieceTokenizer(Tokenizer):
         """A table of words, or None if the model does not encode words independently (see `WordTable`)."""
         if not self._joints:
             return None
-        model = _parsed(self._model)
-        kind, algorithm = type(model.pieces[0]), type(model.trainer_spec)
-        defined = [piece.piece for piece in model.pieces if piece.type == kind.USER_DEFINED]
-        extends_beyond_word = any(SPACE in piece.piece.lstrip(SPACE) for piece in model.pieces)
-        if model.normalizer_spec.precompiled_charsmap or defined != ["\n"] or extends_beyond_word:
+        file = PieceFile.parse(self._model)
+        pieces = [piece for piece, _ in file.scored]
+        defined = [piece for piece, kind in zip(pieces, file.types, strict=True) if kind == USER_DEFINED]
+        if file.charsmap or defined != ["\n"] or any(SPACE in piece.lstrip(SPACE) for piece in pieces):
             return None
         score_V = None
-        if model.trainer_spec.model_type == algorithm.UNIGRAM:
-            score_V = np.array([piece.score for piece in model.pieces])
-            is_normal_V = np.array([piece.type == kind.NORMAL for piece in model.pieces])
+        if file.algorithm == UNIGRAM:
+            is_normal_V = np.array(file.types) == NORMAL
+            score_V = np.array([score for _, score in file.scored])
             score_V[~is_normal_V] = score_V[is_normal_V].min() - UNKNOWN_PENALTY
             if np.any(score_V % GRID):
                 return None
-        elif model.trainer_spec.model_type != algorithm.BPE:
+        elif file.algorithm != BPE:
             return None
         return WordTable(self._processor.encode, self._joints["\n"], (self.eos_id, self.start_id), score_V)
 
@@ -295,7 +295,7 @@ def _train(algorithm: str, vocab_size: int, sample: Sequence[str]) -> bytes:
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sample) if algorithm == "bpe" else cut_after_words(sample),
+        sentence_iterator=iter(sample) if algorithm == BPE else cut_after_words(sample),
         model_writer=model,
         model_type=algorithm,
         vocab_size=vocab_size,
@@ -314,23 +314,8 @@ def _train(algorithm: str, vocab_size: int, sample: Sequence[str]) -> bytes:
         num_threads=THREADS,
         minloglevel=2,
     )
-    return model.getvalue() if algorithm == "bpe" else _rounded(model.getvalue())
-
-
-def _rounded(model: bytes) -> bytes:
-    """Rounds the scores of a unigram model to multiples of GRID, so that 32-bit sums of them are exact."""
-    found = _parsed(model)
-    for piece in found.pieces:
-        piece.score = round(piece.score / GRID) * GRID
-    return found.SerializeToString(deterministic=True)
-
-
-def _parsed(model: bytes) -> Any:
-    """Returns a model as a message of Protocol Buffers (sentencepiece_model.proto)."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    messages: Any = sentencepiece_model_pb2
-    return messages.ModelProto.FromString(model)
+    found = model.getvalue()
+    return found if algorithm == BPE else with_scores(found, lambda score: round(score / GRID) * GRID)
 
 
 def _explain(config: TokenizerConfig, message: str) -> str:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lm.config import TokenizerConfig
 from lm.data.tokenizing import TOKENIZERS, build_tokenizer, word_table
 from lm.data.tokenizing.flat import rows_of
+from lm.data.tokenizing.piece_files import PieceFile, with_scores
 from lm.data.tokenizing.word_table import EXACT, GRID, LONGEST
 
 SYLLABLES = ("ha", "a", "he", "e", "aha", "b", ".", "é")
@@ -107,3 +108,13 @@ def trained(**options):
 )
 def test_only_models_that_encode_words_independently_have_a_table(options, has_table):
     assert (trained(**options)._word_table is not None) == has_table
+
+
+def test_scores_are_changed_in_place():
+    model = trained()._model
+    changed = PieceFile.parse(with_scores(model, lambda score: score / 2))
+    before = PieceFile.parse(model)
+    assert [score for _, score in changed.scored] == [score / 2 for _, score in before.scored]
+    assert (changed.types, changed.algorithm) == (before.types, before.algorithm)
+    assert [piece for piece, _ in changed.scored] == [piece for piece, _ in before.scored]
+    assert min(score for _, score in before.scored) < -3
