@@ -5,15 +5,15 @@
 
 Each text is a file, or a directory with a file train.txt.gz, train.txt or *.txt. It is repeated until it has
 --megabytes, so that the start of the worker processes, which takes about a second, counts for little. Each line is a
-document. The tokenizer is trained on the text (SentencePiece, unigram, up to 8,192 pieces).
+document. SentencePiece tokenizers of up to 8,192 pieces are trained on the text, one for each algorithm (unigram, bpe).
 
 Each round measures the following, in turn. The table shows the medians, and the record all rounds.
 
-    sentencepiece   SentencePiece alone: one thread encodes the lines, which are already in memory, as lists of ids
-    store, n        the file is hashed, read, cleaned, tokenised, counted and stored by n processes
-    causal          batches of windows for causal language modelling, from the store, in one process
-    labelled        batches of packed examples for classification, from memory, in one process
-    pairs           batches of packed pairs for an encoder-decoder, from two stores, in one process
+    sentencepiece, algorithm   SentencePiece alone: one thread encodes the lines, already in memory, as lists of ids
+    store, algorithm, n        the file is hashed, read, cleaned, tokenised, counted and stored by n processes
+    causal                     batches of windows for causal language modelling, from the store, in one process
+    labelled                   batches of packed examples for classification, from memory, in one process
+    pairs                      batches of packed pairs for an encoder-decoder, from two stores, in one process
 
 Speeds are in MB/s of UTF-8 text or in millions of tokens per second, without padding. `CPU` is the processor time of
 all processes together, so its ratio to the time shows how many cores are busy. With --name, a record is written to
@@ -42,7 +42,7 @@ from rich.table import Table
 
 from benchmarks.performance import data_rows
 from benchmarks.record import RESULTS, surroundings, write_record
-from lm.config import Config, defaults, source
+from lm.config import Config, TokenizerConfig, defaults, source
 from lm.data.packing.rows import TrainRows
 from lm.data.storing.splits import split_sources
 from lm.data.tokenizing import build_tokenizer
@@ -53,6 +53,7 @@ from lm.tasks import task_of
 NAMES = "train.txt.gz", "train.txt", "*.txt"  # files of a directory, in order of preference
 LINES_AT_ONCE = 4096  # lines that SentencePiece alone encodes in one call
 EXAMPLES = 100_000  # maximum number of labelled examples and of pairs
+ALGORITHMS = ("unigram", "bpe")
 SHAPES = ((16, 256), (16, 1024))  # batch size and sequence length
 SECONDS_OF_BATCHES = 3.0
 Measured = dict[str, float]
@@ -113,10 +114,12 @@ LABELLED = Kind("classification", "decoder", {"path": "labelled.txt", "pattern":
 PAIRS = Kind("seq2seq", "encoder_decoder", {"path": "source.txt", "target_path": "target.txt"})
 
 
-def config_of(folder: Path, kind: Kind, workers: int = 0, shape: tuple[int, int] = SHAPES[0]) -> Config:
+def config_of(
+    folder: Path, kind: Kind, algorithm: str = "unigram", workers: int = 0, shape: tuple[int, int] = SHAPES[0]
+) -> Config:
     values = defaults()
     values.data.train.a = values.data.valid.a = kind.source(folder)  # so that nothing is held out
-    values.data.tokenizer.path = str(folder / "tokenizer" / SentencePieceTokenizer.file_name)
+    values.data.tokenizer.path = str(folder / algorithm / SentencePieceTokenizer.file_name)
     if workers:
         values.data.store_workers = workers
     values.objective.name, values.model.family = kind.objective, kind.family
@@ -138,14 +141,14 @@ def encode_alone(lines: list[str], megabytes: float, tokenizer: SentencePieceTok
     return megabytes
 
 
-def build_store(folder: Path, workers: int) -> float:
+def build_store(folder: Path, algorithm: str, workers: int) -> float:
     with tempfile.TemporaryDirectory(dir=folder) as cache:
-        store, _ = open_store(config_of(folder, CAUSAL, workers), Path(cache))
+        store, _ = open_store(config_of(folder, CAUSAL, algorithm, workers), Path(cache))
         return store.counts["bytes"] / 1e6
 
 
 def train_rows(folder: Path, kind: Kind, shape: tuple[int, int]) -> TrainRows:
-    config = config_of(folder, kind, 0, shape)
+    config = config_of(folder, kind, shape=shape)
     store, tokenizer = open_store(config, folder / "cache")
     config = task_of(config).resolve_data(config, task_of(config).complete(config, "train", {"a": store}))
     return task_of(config).train_rows(config, tokenizer, {"a": store})
@@ -167,18 +170,26 @@ def measure_text(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         described = write_inputs(text_file(path), folder, options.megabytes)
-        settings = config_of(folder, CAUSAL).data.tokenizer
         text = (folder / "once.txt").read_text(encoding="utf-8")
-        tokenizer = SentencePieceTokenizer.train(settings, [text])
-        tokenizer.save(folder / "tokenizer")
+        tokenizers = {
+            name: SentencePieceTokenizer.train(TokenizerConfig(algorithm=name), [text]) for name in ALGORITHMS
+        }
+        for name, tokenizer in tokenizers.items():
+            tokenizer.save(folder / name)
         lines = text.removesuffix("\n").split("\n")
         megabytes = described["repeats"] * sum(len(line.encode()) for line in lines) / 1e6
         lines *= described["repeats"]
         rounds = []
         for number in range(options.rounds):
-            found = {"sentencepiece": measure(lambda: encode_alone(lines, megabytes, tokenizer), "MB_per_second")}
-            for count in workers:
-                found[f"store, {count}"] = measure(lambda n=count: build_store(folder, n), "MB_per_second")
+            found = {}
+            for name, tokenizer in tokenizers.items():
+                found[f"sentencepiece, {name}"] = measure(
+                    lambda each=tokenizer: encode_alone(lines, megabytes, each), "MB_per_second"
+                )
+                for count in workers:
+                    found[f"store, {name}, {count}"] = measure(
+                        lambda a=name, n=count: build_store(folder, a, n), "MB_per_second"
+                    )
             for shape in SHAPES:
                 for name, kind in (("causal", CAUSAL), ("labelled", LABELLED), ("pairs", PAIRS)):
                     rows = train_rows(folder, kind, shape)
@@ -192,10 +203,8 @@ def measure_text(path: Path, options: argparse.Namespace) -> dict[str, Any]:
         name: {unit: round(statistics.median(each[name][unit] for each in rounds), 3) for unit in values}
         for name, values in rounds[0].items()
     }
-    alone = medians["sentencepiece"]["MB_per_second"]
-    ratios = {
-        name: round(values["MB_per_second"] / alone, 3) for name, values in medians.items() if "MB_per_second" in values
-    }
+    speeds = {name: values["MB_per_second"] for name, values in medians.items() if "MB_per_second" in values}
+    ratios = {name: round(speed / speeds[f"sentencepiece, {name.split(', ')[1]}"], 3) for name, speed in speeds.items()}
     return {"text": described, "medians": medians, "ratio_to_sentencepiece": ratios, "each_round": rounds}
 
 

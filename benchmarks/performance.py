@@ -139,7 +139,7 @@ def data_rows(result: Record) -> Iterable[tuple[str, str, str]]:
 def data_ratios(record: Record) -> Iterable[Ratio]:
     for name, result in record["results"].items():
         for each, ratio in result["ratio_to_sentencepiece"].items():
-            if each != "sentencepiece":
+            if not each.startswith("sentencepiece"):
                 yield f"text to {each} worker{'s' * (not each.endswith(' 1'))}, {name}, SentencePiece alone", ratio
 
 

@@ -30,12 +30,12 @@ DATA = {
         "tales": {
             "text": {"bytes": 5_000_000},
             "medians": {
-                "sentencepiece": {"MB_per_second": 2.0},
-                "store, 1": {"MB_per_second": 1.8},
-                "store, 2": {"MB_per_second": 3.4},
+                "sentencepiece, bpe": {"MB_per_second": 2.0},
+                "store, bpe, 1": {"MB_per_second": 1.8},
+                "store, bpe, 2": {"MB_per_second": 3.4},
                 "causal 16 x 256": {"M_tokens_per_second": 21.0},
             },
-            "ratio_to_sentencepiece": {"sentencepiece": 1.0, "store, 1": 0.9, "store, 2": 1.7},
+            "ratio_to_sentencepiece": {"sentencepiece, bpe": 1.0, "store, bpe, 1": 0.9, "store, bpe, 2": 1.7},
         }
     },
     **ORIGIN,
@@ -46,7 +46,7 @@ def test_page_has_ratios_origins_and_what_is_missing():
     text = performance.page({"step_speed": STEPS, "data_speed": DATA}, True)
     assert "| GPT, 10 M | float32 | pytorch | 1,500 | 0.75 | 2.00 GB | 1.50 | 9.0 |" in text
     assert "Measured on a machine, commit abc1234, def5678, jax 0.10.2." in text
-    assert "| store, 2 | 3.4 MB/s | 1.70 |" in text and "| causal 16 x 256 | 21.0 M tokens/s |  |" in text
+    assert "| store, bpe, 2 | 3.4 MB/s | 1.70 |" in text and "| causal 16 x 256 | 21.0 M tokens/s |  |" in text
     decoding = text.partition("## Decoding")[2].partition("## Data")[0]
     assert "Not measured yet." in decoding
 
@@ -57,8 +57,8 @@ def test_ratios_of_the_picture():
         ("step, gpt, bfloat16, pytorch", 1.2),
     ]
     assert list(performance.data_ratios(DATA)) == [
-        ("text to store, 1 worker, tales, SentencePiece alone", 0.9),
-        ("text to store, 2 workers, tales, SentencePiece alone", 1.7),
+        ("text to store, bpe, 1 worker, tales, SentencePiece alone", 0.9),
+        ("text to store, bpe, 2 workers, tales, SentencePiece alone", 1.7),
     ]
 
 

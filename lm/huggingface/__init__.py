@@ -7,7 +7,7 @@
     recognising.py           determines the family, head, settings and tensors of a folder
     sentences.py             the files of sentence-transformers: pooling, length
     generation.py            generation_config.json -> settings in `eval`
-    older_tokenizers.py      tokenizer.json from the files of older tokenizers (older_*.py, sentencepiece_files.py)
+    older_tokenizers.py      tokenizer.json from the files of older tokenizers (older_*.py)
     importing.py             a folder -> a run directory
     export_directory.py      a run directory -> a folder: which checkpoint, original and tokenizer files
     exporting.py             parameters and settings -> the tensors and config.json of a folder

@@ -8,9 +8,9 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, processors
 
+from lm.data.tokenizing.piece_files import PieceFile
 from lm.data.tokenizing.special_token_files import NAMES
 from lm.errors import UserError
-from lm.huggingface.sentencepiece_files import PieceFile
 
 ADDED = "added_tokens.json"  # maps tokens to ids; files that contain added_tokens_decoder do not need it
 

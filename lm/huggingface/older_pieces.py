@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from lm.data.tokenizing.piece_files import BPE, UNIGRAM, PieceFile
 from lm.errors import UserError
 from lm.huggingface.gguf_tokenizer import PREFIX, tokenizer_files
 from lm.huggingface.older_files import Older, add_special, frame
-from lm.huggingface.sentencepiece_files import BPE, UNIGRAM, PieceFile
 
 SPACE = "\u2581"
 PrependScheme = Literal["always", "first", "never"]

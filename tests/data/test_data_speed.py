@@ -2,6 +2,8 @@
 
 from argparse import Namespace
 
+import pytest
+
 from benchmarks import data_speed
 
 
@@ -14,7 +16,10 @@ def test_every_part_is_measured_and_compared_with_sentencepiece(tmp_path, monkey
     found = data_speed.measure_text(tmp_path, Namespace(megabytes=0.03, rounds=1, workers="1"))
     assert found["text"]["file"] == "text.txt" and found["text"]["repeats"] == 2
     medians = found["medians"]
-    assert list(medians) == ["sentencepiece", "store, 1", "causal 2 x 64", "labelled 2 x 64", "pairs 2 x 64"]
+    stores = ["sentencepiece, unigram", "store, unigram, 1", "sentencepiece, bpe", "store, bpe, 1"]
+    assert list(medians) == [*stores, "causal 2 x 64", "labelled 2 x 64", "pairs 2 x 64"]
     assert all(values["seconds"] > 0 for values in medians.values())
-    assert found["ratio_to_sentencepiece"]["sentencepiece"] == 1.0
+    speeds = [medians[name]["MB_per_second"] for name in stores]
+    ratios = [1.0, speeds[1] / speeds[0], 1.0, speeds[3] / speeds[2]]
+    assert list(found["ratio_to_sentencepiece"].values()) == pytest.approx(ratios, rel=0.01)
     assert data_speed.table_of("text", found).row_count == len(medians)

@@ -294,12 +294,18 @@ class TextFile:
 
         If `rows` is true, a CR within a line raises UserError.
         """
-        for number, line in enumerate(self.with_ends(), start=1):
-            line = line.removesuffix("\n").rstrip("\r")
-            if rows and "\r" in line:
-                advice = "replace it with a line feed if it ends a row, otherwise with a space"
-                raise UserError(f"{self.path}, line {number:,}: this line contains a carriage return (CR); {advice}.")
-            yield line
+        number = 1  # of the first line of the group
+        for lines, _ in self._groups():
+            if any("\r" in line for line in lines):
+                lines = [line.rstrip("\r") for line in lines]
+                wrong = next((index for index, line in enumerate(lines) if rows and "\r" in line), None)
+                if wrong is not None:
+                    yield from lines[:wrong]
+                    advice = "replace it with a line feed if it ends a row, otherwise with a space"
+                    where = f"{self.path}, line {number + wrong:,}"
+                    raise UserError(f"{where}: this line contains a carriage return (CR); {advice}.")
+            yield from lines
+            number += len(lines)
 
     def check_length(self, size: int, line: int = 0) -> int:
         """Returns `size`. Raises UserError if a line (or document, if `line` is 0) of this size is too long."""
@@ -310,21 +316,29 @@ class TextFile:
 
     def with_ends(self) -> Iterator[str]:
         """Yields the lines with their line endings."""
-        parts: list[str] = []
+        for lines, have_ends in self._groups():
+            yield from (line + "\n" for line in lines) if have_ends else lines
+
+    def _groups(self) -> Iterator[tuple[list[str], bool]]:
+        """Yields groups of consecutive lines without their LF, and whether they had one."""
+        longest = self._config.longest_line
+        parts: list[str] = []  # of the line that has not ended yet
         size, number = 0, 1
         for block in self.blocks():
             *ended, last = block.split("\n")
-            may_be_long = size + len(block) > self._config.longest_line
-            for line in ended:
-                if may_be_long:
-                    self.check_length(size + len(line), number)
-                yield "".join([*parts, line, "\n"]) if parts else line + "\n"
-                parts, size, number = [], 0, number + 1
+            if ended:
+                ended[0] = "".join([*parts, ended[0]])
+                for index, line in enumerate(ended if size + len(block) > longest else ()):
+                    if len(line) > longest:
+                        yield ended[:index], True
+                        self.check_length(len(line), number + index)
+                yield ended, True
+                parts, size, number = [], 0, number + len(ended)
             if last:
                 parts.append(last)
                 size = self.check_length(size + len(last), number)
         if parts:
-            yield "".join(parts)
+            yield ["".join(parts)], False
 
 
 @contextlib.contextmanager

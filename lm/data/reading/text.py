@@ -95,9 +95,10 @@ class Text(FileFormat):
             "separator": self._separated,
         }
         with open_text(path, self.config) as file:
+            where = str(path)
             for text in split[self.config.document](file):
                 if not self._label or text.strip():
-                    yield {"text": text, "label": label}, str(path)
+                    yield {"text": text, "label": label}, where
             if self.config.document != "line":
                 lone = "carriage returns (CR) without a line feed are kept in the documents"
                 self.counts[lone] += file.lone_returns

@@ -46,6 +46,7 @@ DOCUMENT = np.dtype(
         ("changed", "?"),
     ]
 )
+_IS_SPACE = bytes(chr(byte).isspace() and byte < 128 for byte in range(256))
 # All whitespace outside ASCII (see str.isspace).
 _OTHER_SPACE = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 
@@ -166,8 +167,12 @@ class Encoder:
         source, rules, side = self._source, self._rules, self._side
         if source is None:
             return examples, np.zeros(len(examples), "V16")
-        kept = [each for raw in examples if (each := source.select(raw, rules)) is not None]
-        texts = [source.text_of(example, side) for example in kept]
+        kept: Sequence[Any]
+        if side:
+            kept = [each for raw in examples if (each := source.select(raw, rules)) is not None]
+            texts: Sequence[str] = [source.text_of(example, side) for example in kept]
+        else:
+            kept = texts = source.select_documents(examples, rules)
         if not self.drops_repeated:
             return texts, np.zeros(len(kept), "V16")
         digests = [rules.digest(_texts_of(example, whole=False)) for example in kept]
@@ -184,7 +189,7 @@ class Encoder:
         documents["tokens"], documents["hash"], documents["digest"] = lengths_E, _hashes(encoded), digests
         documents["characters"] = list(map(len, texts))
         documents["bytes"] = list(map(len, encoded))
-        documents["words"] = count_words(texts, encoded) + [text.count("\n") for text in texts]
+        documents["words"] = count_words(texts, encoded)
         if self.tokenizer.unk_id is not None and np.any(is_unknown_N := ids_N == self.tokenizer.unk_id):
             documents["unknown"] = sums_of(is_unknown_N, lengths_E)
         documents["changed"] = self.tokenizer.changed(texts, ids_N, lengths_E)
@@ -196,7 +201,7 @@ class Encoder:
         document = np.zeros(1, DOCUMENT) if chunk.document is None else chunk.document.copy()
         encoded = text.encode()
         document["bytes"] = len(encoded)
-        document["words"] = count_words([text], [encoded]) - chunk.joins_word + text.count("\n")
+        document["words"] = count_words([text], [encoded]) - chunk.joins_word
         document["changed"] = self.tokenizer.changed([text], ids_N, lengths_E)
         if document["changed"] and not is_first:
             # Many tokenizers drop a leading space, which this piece has only because of the cut.
@@ -226,18 +231,20 @@ def _hashes(encoded: Sequence[bytes]) -> np.ndarray:
 
 
 def count_words(texts: Sequence[str], encoded: Sequence[bytes]) -> np.ndarray:
-    """Counts the words of each text, separated by whitespace as in str.split, int64 (E,).
+    """Counts the words, separated by whitespace as in str.split, and the line breaks of each text, int64 (E,).
 
     `encoded` holds the texts in UTF-8. Words are counted by the bytes at their ends, without building lists of words.
     """
-    joined = np.frombuffer(b"\n".join([*encoded, b""]), np.uint8)
-    is_space = (joined == 32) | (joined - np.uint8(9) < 5) | (joined - np.uint8(28) < 4)  # modulo 256
+    joined = b"\n".join([*encoded, b""])
+    is_space = np.frombuffer(joined.translate(_IS_SPACE), bool)
     word_ends = np.flatnonzero(is_space[1:] > is_space[:-1])
     text_ends = np.cumsum([len(each) + 1 for each in encoded], dtype=np.int64)
     counts_E = np.diff(np.searchsorted(word_ends, text_ends), prepend=0)
-    for index, text in enumerate(texts):
+    for index, text in enumerate(texts) if not joined.isascii() else ():
         if not text.isascii() and _OTHER_SPACE.search(text):
             counts_E[index] = len(text.split())
+    if joined.count(b"\n") > len(texts):
+        counts_E += [text.count("\n") for text in texts]
     return counts_E
 
 

@@ -17,7 +17,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -61,17 +61,19 @@ class Subset:
         return Subset(self.low + size * exact(begin), self.low + size * exact(end), self.fold, self.folds)
 
     def holds(self, key: str) -> bool:
-        if self._bounds is None:
+        if self.holds_all:
             return True
         number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
         low, high = self._bounds
         return low <= (number * self.folds + self.fold * HASHES) % (self.folds * HASHES) < high
 
     @functools.cached_property
-    def _bounds(self) -> tuple[int, int] | None:
-        """The bounds of h * HASHES * folds, or None if all examples belong to the subset."""
-        if (self.low, self.high) == (0, 1):
-            return None
+    def holds_all(self) -> bool:
+        return (self.low, self.high) == (0, 1)
+
+    @functools.cached_property
+    def _bounds(self) -> tuple[int, int]:
+        """The bounds of h * HASHES * folds."""
         return math.ceil(self.low * HASHES * self.folds), math.ceil(self.high * HASHES * self.folds)
 
 
@@ -139,6 +141,12 @@ class SplitSource:
         example = rules.clean(raw)
         key = example if isinstance(example, str) else example.key
         return example if self.subset.holds(key) and (self.keeps_all(rules) or rules.keeps(example)) else None
+
+    def select_documents(self, raw: Sequence[str], rules: Cleaner) -> Sequence[str]:
+        """Returns the cleaned documents that `select` selects from several."""
+        if self.subset.holds_all and rules.only_drops_short:
+            return rules.drop_short(raw)
+        return [each for text in raw if (each := self.select(text, rules)) is not None]
 
     def keeps_all(self, rules: Cleaner) -> bool:
         return rules.train_only and self.split != "train"
@@ -252,6 +260,16 @@ class Cleaner:
 
     def _cleaned(self, text: str) -> str:
         return clean_text(self.config, text, self._removed) if self._changes_texts else text
+
+    @property
+    def only_drops_short(self) -> bool:
+        """Whether documents are kept as they are, except for short ones."""
+        return not (self._changes_texts or self.config.max_chars or self.config.deduplicate)
+
+    def drop_short(self, texts: Sequence[str]) -> Sequence[str]:
+        kept = [text for text in texts if len(text) >= self.config.min_chars]
+        self.dropped["too_short"] += len(texts) - len(kept)
+        return kept
 
     def take_counts(self) -> tuple[dict[str, int], dict[str, int]]:
         """Returns the numbers of dropped examples by reason and of removed words, and starts new counts."""

@@ -35,8 +35,11 @@ COMMAND = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     "import sys; sys.path[:] = {path!r}; from lm.data.storing.workers import serve; serve({tasks}, {results}, {parent})"
 )
-# Each worker uses one thread; Rust's thread pool and BLAS would otherwise use all cores in each worker.
-ENVIRONMENT = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+# Each worker uses one thread; Rust's thread pool and BLAS would otherwise use all cores in each worker. glibc keeps the
+# memory of large arrays for the next chunk, since the system would have to clear it again.
+ENVIRONMENT = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"} | dict.fromkeys(
+    ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(1 << 28)
+)
 
 
 def available_cores() -> int:

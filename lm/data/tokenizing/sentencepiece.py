@@ -16,12 +16,15 @@ from lm.config import TokenizerConfig
 from lm.data.tokenizing import library
 from lm.data.tokenizing.base import Offsets, Tokenizer
 from lm.data.tokenizing.flat import Flat, sums_of
+from lm.data.tokenizing.piece_files import BPE, NORMAL, UNIGRAM, USER_DEFINED, PieceFile, with_scores
 from lm.data.tokenizing.samples import LONGEST_LINE, cut_after_words, even_sample, split_texts
 from lm.data.tokenizing.special_tokens import SpecialTokens
+from lm.data.tokenizing.word_table import GRID, SPACE, WordTable
 from lm.errors import UserError
 
 LARGEST_SIZE = re.compile(r"too high \(\d+\)\. Please set it to a value <= (\d+)")  # in a SentencePiece error message
 LEAST_SCORE = -1e6  # the score of a piece that must never match a text
+UNKNOWN_PENALTY = 10.0  # SentencePiece gives an unknown character the lowest score of all pieces minus this
 THREADS = 4  # fixed, because the sums in the expectation step depend on the number of threads
 
 
@@ -100,7 +103,9 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode_documents(self, texts: Sequence[str]) -> Flat:
         """See the base class. Uses a single thread, since token stores are built by several processes."""
-        if self._joints and any("\u2581" in text for text in texts):
+        if texts and self._word_table and (encoded_texts := self._word_table.encode(texts)):
+            return encoded_texts
+        if self._joints and any(SPACE in text for text in texts):
             return super().encode_documents(texts)
         lines = [text.split("\n") for text in texts] if self._joints else [[text] for text in texts]
         line_break, between, start = (
@@ -116,6 +121,27 @@ class SentencePieceTokenizer(Tokenizer):
         if len(found) != per_text * len(texts):  # a published model encodes some text as EOS
             return super().encode_documents(texts)
         return ids_N, np.diff(found[per_text - 1 :: per_text], prepend=-1)
+
+    @functools.cached_property
+    def _word_table(self) -> WordTable | None:
+        """A table of words, or None if the model does not encode words independently (see `WordTable`)."""
+        if not self._joints:
+            return None
+        file = PieceFile.parse(self._model)
+        pieces = [piece for piece, _ in file.scored]
+        defined = [piece for piece, kind in zip(pieces, file.types, strict=True) if kind == USER_DEFINED]
+        if file.charsmap or defined != ["\n"] or any(SPACE in piece.lstrip(SPACE) for piece in pieces):
+            return None
+        score_V = None
+        if file.algorithm == UNIGRAM:
+            is_normal_V = np.array(file.types) == NORMAL
+            score_V = np.array([score for _, score in file.scored])
+            score_V[~is_normal_V] = score_V[is_normal_V].min() - UNKNOWN_PENALTY
+            if np.any(score_V % GRID):
+                return None
+        elif file.algorithm != BPE:
+            return None
+        return WordTable(self._processor.encode, self._joints["\n"], (self.eos_id, self.start_id), score_V)
 
     def _buffers(self, texts: list[str]) -> list[Any]:
         """Returns the ids of each text as a buffer of int32. The texts contain no boundary characters."""
@@ -219,10 +245,10 @@ class SentencePieceTokenizer(Tokenizer):
         """See the base class. Pieces contain spaces instead of U+2581, so that U+2581 in a text becomes bytes.
 
         In the library, a unigram model finds all its pieces in a text, including those that stand for special tokens or
-        bytes. A very low score prevents this, as long as other pieces spell the same text. The library adds scores in
-        64-bit arithmetic, whereas SentencePiece uses 32-bit arithmetic. Therefore, ids may differ if two
-        segmentations of a text have the same score, as in "aaaaa" = "aa" + "aaa" = "aaa" + "aa", or if a line has
-        thousands of characters.
+        bytes. A very low score prevents this, as long as other pieces spell the same text. Ids may differ if two
+        segmentations of a text have the same score, as in "aaaaa" = "aa" + "aaa" = "aaa" + "aa". In models that `train`
+        did not create, they may also differ if a line has thousands of characters, since the library adds scores in
+        64-bit arithmetic, whereas SentencePiece uses 32-bit arithmetic.
         """
         processor = self._processor
         pieces = [names.get(token, processor.id_to_piece(token)) for token in range(self.base_size)]
@@ -269,7 +295,7 @@ def _train(algorithm: str, vocab_size: int, sample: Sequence[str]) -> bytes:
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sample) if algorithm == "bpe" else cut_after_words(sample),
+        sentence_iterator=iter(sample) if algorithm == BPE else cut_after_words(sample),
         model_writer=model,
         model_type=algorithm,
         vocab_size=vocab_size,
@@ -288,7 +314,8 @@ def _train(algorithm: str, vocab_size: int, sample: Sequence[str]) -> bytes:
         num_threads=THREADS,
         minloglevel=2,
     )
-    return model.getvalue()
+    found = model.getvalue()
+    return found if algorithm == BPE else with_scores(found, lambda score: round(score / GRID) * GRID)
 
 
 def _explain(config: TokenizerConfig, message: str) -> str:

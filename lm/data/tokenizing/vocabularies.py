@@ -21,7 +21,6 @@ from lm.errors import UserError
 from lm.files import parse_json
 
 WORD, WORD_OR_BREAK, LINE_BREAK = re.compile(r"\S+"), re.compile(r"\n|\S+"), r"\x{a}"
-WHITE_SPACE = "".join(f"\\x{{{code:x}}}" for code in range(sys.maxunicode + 1) if chr(code).isspace())
 
 
 class VocabularyTokenizer(Tokenizer):
@@ -144,9 +143,10 @@ class WordTokenizer(VocabularyTokenizer):
     def library_parts(self, names: Mapping[int, str]) -> dict[str, Any]:
         model = {"type": "WordLevel", "vocab": self._ids_in_library(names), "unk_token": names[UNK]}
         # The library's definition of whitespace differs from Python's.
-        steps = [library.split(f"[{WHITE_SPACE}]+", "Removed")]
+        spaces = "".join(f"\\x{{{code:x}}}" for code in range(sys.maxunicode + 1) if chr(code).isspace())
+        steps = [library.split(f"[{spaces}]+", "Removed")]
         if self._pattern is WORD_OR_BREAK:
-            steps = [library.split("\n"), library.split(f"[{WHITE_SPACE.replace(LINE_BREAK, '')}]+", "Removed")]
+            steps = [library.split("\n"), library.split(f"[{spaces.replace(LINE_BREAK, '')}]+", "Removed")]
         return {"model": model, "pre_tokenizer": library.sequence("pretokenizers", steps)}
 
     def _decode(self, ids: list[int]) -> str:

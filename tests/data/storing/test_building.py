@@ -209,8 +209,9 @@ def _is_group_alive(group):
 
 @settings(max_examples=200, deadline=None)
 @given(texts=st.lists(st.text(st.sampled_from("ab \n\t\x1c\x1f\x85\xa0\u2003\u3000é中\u200b")), max_size=4))
-def test_words_are_counted_as_split_counts_them(texts):
-    assert count_words(texts, [text.encode() for text in texts]).tolist() == [len(text.split()) for text in texts]
+def test_words_are_counted_as_split_counts_them_and_so_are_line_breaks(texts):
+    expected = [len(text.split()) + text.count("\n") for text in texts]
+    assert count_words(texts, [text.encode() for text in texts]).tolist() == expected
 
 
 def test_every_white_space_is_known():
@@ -218,7 +219,8 @@ def test_every_white_space_is_known():
     assert [each for each in spaces if not each.isascii()] == [
         chr(code) for code in range(128, sys.maxunicode + 1) if encoding._OTHER_SPACE.match(chr(code))
     ]
-    assert count_words(["a" + "a".join(spaces) + "a"], [("a" + "a".join(spaces) + "a").encode()]) == len(spaces) + 1
+    text = "a" + "a".join(spaces) + "a"
+    assert count_words([text], [text.encode()]) == len(spaces) + 1 + text.count("\n")
 
 
 def test_a_part_is_read_as_it_was_written(tmp_path):

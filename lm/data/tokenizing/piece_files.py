@@ -1,4 +1,4 @@
-"""Reads those parts of a SentencePiece model file that conversions need. The library does not expose all of them.
+"""Reads the parts of a SentencePiece model file that its library does not expose, and changes the scores of pieces.
 
 The file is a Protocol Buffers message (sentencepiece_model.proto). A field consists of a key, `number * 8 + wire type`,
 and a value. The wire types are 0 (variable-length integer), 1 (8 bytes), 2 (a length and that many bytes) and 5 (4
@@ -8,7 +8,7 @@ bytes).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ UNIGRAM, BPE = "unigram", "bpe"
 ALGORITHMS = {1: UNIGRAM, 2: BPE, 3: "word", 4: "char"}
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # piece types
 PIECE, TRAINER, NORMALIZER = 1, 2, 3  # fields of the file
+TEXT, SCORE, TYPE = 1, 2, 3  # fields of a piece
 MODEL_TYPE, CHARSMAP = 3, 2  # fields of the trainer and normalizer messages
 
 
@@ -42,14 +43,14 @@ class PieceFile:
         """Raises ValueError if the file is damaged."""
         scored, types, specs = [], [], {TRAINER: b"", NORMALIZER: b""}
         try:
-            for number, value in _fields(content):
+            for number, value, _ in _fields(content):
                 if number == PIECE:
-                    piece = {1: b"", 2: bytes(4), 3: NORMAL, **dict(_fields(value))}
-                    scored.append((piece[1].decode("utf-8"), struct.unpack("<f", piece[2])[0]))
-                    types.append(piece[3])
+                    piece = {TEXT: b"", SCORE: bytes(4), TYPE: NORMAL, **_values(value)}
+                    scored.append((piece[TEXT].decode("utf-8"), struct.unpack("<f", piece[SCORE])[0]))
+                    types.append(piece[TYPE])
                 elif number in specs:
                     specs[number] = value
-            trainer, normalizer = (dict(_fields(each)) for each in specs.values())
+            trainer, normalizer = (_values(each) for each in specs.values())
             unknown = types.index(UNKNOWN)
         except (AttributeError, TypeError, struct.error) as error:
             raise ValueError(f"it is not a SentencePiece model ({error})") from None
@@ -66,8 +67,25 @@ class PieceFile:
         ]
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Yields the number and the value of each field. Raises ValueError if the message is truncated."""
+def with_scores(content: bytes, change: Callable[[float], float]) -> bytes:
+    """Returns the content of a model file in which the scores of all pieces are changed by a function."""
+    changed = bytearray(content)
+    for number, piece, begin in _fields(content):
+        for field, score, offset in _fields(piece) if number == PIECE else ():
+            if field == SCORE:
+                struct.pack_into("<f", changed, begin + offset, change(*struct.unpack("<f", score)))
+    return bytes(changed)
+
+
+def _values(message: bytes) -> dict[int, Any]:
+    return {number: value for number, value, _ in _fields(message)}
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Any, int]]:
+    """Yields the number, the value and, unless it is an integer, the offset of each field.
+
+    Raises ValueError if the message is truncated.
+    """
     position = 0
 
     def integer() -> int:
@@ -87,7 +105,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
         number, wire = divmod(integer(), 8)
         size = {1: 8, 5: 4}.get(wire, 0)
         if wire == 0:
-            yield number, integer()
+            yield number, integer(), position
             continue
         if wire == 2:
             size = integer()
@@ -95,5 +113,5 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
             raise ValueError(f"it has a field with the unknown wire type {wire}")
         if position + size > len(message):
             raise ValueError("the file is truncated")
-        yield number, message[position : position + size]
+        yield number, message[position : position + size], position
         position += size

@@ -1,0 +1,133 @@
+"""Encodes texts for a token store by looking up their words in a table, which is faster than SentencePiece.
+
+The ids are those of SentencePiece if it encodes the words of a line independently of each other. A BPE model does so if
+no piece extends beyond a word. In a unigram model, the sums of scores must also be exact. Otherwise, they are rounded
+to 32-bit numbers in each line differently, and of two segmentations of a word with almost the same score, another one
+may win. Sums of multiples of GRID are exact up to EXACT, so `SentencePieceTokenizer` rounds the scores of the models
+that it trains to such multiples.
+
+A word includes the spaces before it. E is the number of texts, N the number of tokens, U the number of words, W the
+number of different words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lm.data.tokenizing.flat import Flat, flat_of
+
+if TYPE_CHECKING:
+    import pyarrow
+
+GRID = 2.0**-8  # of the scores of unigram models, which are 32-bit numbers
+EXACT = 2.0**24 * GRID  # all multiples of GRID up to this number are 32-bit numbers
+LONGEST = 200  # bytes of a word; text with longer ones rarely repeats its words
+MOST_WORDS = 1 << 18  # which take about 50 MB of memory
+SPACE = "\u2581"  # SentencePiece's symbol for a space
+START, BREAK = b"\0", b"\n"  # mark the start of a text and of its other lines
+_KINDS = bytes(1 if byte == 32 else 2 if byte in START + BREAK else 0 for byte in range(256))
+
+
+class _Rows(dict[bytes, int]):
+    """Maps a word to its row. A new word gets the next row, and is added to `new`."""
+
+    def __init__(self) -> None:
+        self.new: list[bytes] = []
+
+    def __missing__(self, word: bytes) -> int:
+        row = self[word] = len(self)
+        self.new.append(word)
+        return row
+
+
+class WordTable:
+    """The ids of the words that have occurred so far.
+
+    A word is spelled in UTF-8. The first word of a text begins with START, that of any other line with BREAK.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[list[str]], list[list[int]]],
+        line_break: Sequence[int],
+        between: Sequence[int],
+        score_V: np.ndarray | None = None,
+    ):
+        """Takes a function that encodes parts of lines, the ids of a line break, and those between two texts (two).
+
+        For a unigram model, `score_V` holds the scores of all tokens.
+        """
+        self._encode, self._prefixes = encode, {BREAK: list(line_break), START: list(between)}
+        self._score_V = None if score_V is None else np.abs(score_V, dtype=np.float64)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._rows = _Rows()
+        self._ids = np.zeros(0, np.int32)  # of all words, concatenated
+        # For each word: where its ids begin, how many there are, the sum of their scores, and what the word starts
+        self._begins, self._lengths, self._scores = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+        self._starts_line, self._starts_text = np.zeros(0, bool), np.zeros(0, bool)
+
+    def encode(self, texts: Sequence[str]) -> Flat | None:
+        """Returns the ids of `start text eos` for all texts, int32 (N,), and their number for each, int64 (E,).
+
+        Returns None if the texts contain START or SPACE, or if a line or a word is so long that looking up its words is
+        not exact or not worthwhile.
+        """
+        joined = "\0".join(["", *texts])
+        if SPACE in joined or joined.count("\0") > len(texts):
+            return None
+        words = _words_of(joined.encode())
+        if words is None:
+            return None
+        known_W, index_U = words.dictionary.to_pylist(), words.indices.to_numpy()
+        if len(self._rows) > MOST_WORDS:
+            self._clear()
+        row_U = np.fromiter(map(self._rows.__getitem__, known_W), np.int64, len(known_W))[index_U]
+        if self._rows.new:
+            self._add(self._rows.new)
+            self._rows.new = []
+        if self._score_V is not None:
+            score_of_lines = np.add.reduceat(self._scores[row_U], np.flatnonzero(self._starts_line[row_U]))
+            # Within a word, the sums may exceed that of its best segmentation.
+            if score_of_lines.max() + LONGEST * self._score_V.max() >= EXACT:
+                return None
+        length_U = self._lengths[row_U]
+        end_U = np.cumsum(length_U)
+        position_N = np.repeat(self._begins[row_U] - end_U + length_U, length_U)
+        position_N += np.arange(len(position_N))
+        ids_N = self._ids[position_N]
+        begin_E = (end_U - length_U)[self._starts_text[row_U]]
+        return np.append(ids_N[1:], ids_N[:1]), np.diff(begin_E, append=len(ids_N))
+
+    def _add(self, words: list[bytes]) -> None:
+        """Adds rows for words."""
+        prefixes = [self._prefixes.get(word[:1]) for word in words]
+        parts = [word if prefix is None else word[1:] for word, prefix in zip(words, prefixes, strict=True)]
+        encoded = self._encode([part.decode() for part in parts])
+        ids, lengths = flat_of([(prefix or []) + each for prefix, each in zip(prefixes, encoded, strict=True)])
+        begins = np.cumsum(lengths) - lengths
+        self._begins = np.append(self._begins, len(self._ids) + begins)
+        self._ids = np.append(self._ids, ids)
+        self._lengths = np.append(self._lengths, lengths)
+        self._starts_line = np.append(self._starts_line, [prefix is not None for prefix in prefixes])
+        self._starts_text = np.append(self._starts_text, [word[:1] == START for word in words])
+        if self._score_V is not None:
+            self._scores = np.append(self._scores, np.add.reduceat(self._score_V[ids], begins))
+
+
+def _words_of(joined: bytes) -> pyarrow.DictionaryArray | None:
+    """Returns the words of texts, each of which follows a START, or None if a word is too long."""
+    import pyarrow
+
+    kinds = np.frombuffer(joined.translate(_KINDS), np.uint8)
+    is_start = kinds == 2
+    is_start[1:] |= kinds[1:] > kinds[:-1]  # a space that does not follow another space
+    offsets = np.append(np.flatnonzero(is_start), len(joined)).astype(np.int32)
+    if np.diff(offsets).max() > LONGEST:
+        return None
+    buffers = [None, pyarrow.py_buffer(offsets), pyarrow.py_buffer(joined)]
+    return pyarrow.Array.from_buffers(pyarrow.binary(), len(offsets) - 1, buffers).dictionary_encode()
