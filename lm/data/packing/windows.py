@@ -1,6 +1,7 @@
 """Cuts windows out of a stream of documents: the parts of one window, or all windows of a batch at once.
 
-R is the number of rows, L their length, N the number of document boundaries in all rows together.
+R is the number of rows, L their length, N the number of document boundaries in all rows together, and G the number of
+segments.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ def windows_of(store: TokenStore, starts_R: np.ndarray, length: int) -> tuple[np
     row_N, column_N = _boundaries(store, starts_R, length)
     targets[row_N, column_N - 1] = 0
     weights[row_N, column_N - 1] = 0.0
-    is_inside_N = column_N < length
-    row_N, column_N = row_N[is_inside_N], column_N[is_inside_N]
-    begins, segments = np.zeros((len(starts_R), length), np.int32), np.zeros((len(starts_R), length), np.int32)
-    begins[row_N, column_N] = column_N
-    segments[row_N, column_N] = 1
-    segments[:, 0] = 1
-    positions = np.arange(length, dtype=np.int32) - np.maximum.accumulate(begins, axis=1)
-    return tokens[:, :-1].copy(), targets, weights, positions, np.cumsum(segments, axis=1, dtype=np.int32)
+    # Each row and each document within a row begins a segment. Places are counted across all rows.
+    shape, is_inside_N = (len(starts_R), length), column_N < length
+    rows_R = np.arange(len(starts_R)) * length
+    begins_G = np.sort(np.concatenate([rows_R, (row_N * length + column_N)[is_inside_N]]))
+    sizes_G = np.diff(begins_G, append=targets.size)
+    numbers_G = np.arange(1, len(begins_G) + 1) - np.searchsorted(begins_G, rows_R)[begins_G // length]
+    positions = np.arange(targets.size, dtype=np.int32) - np.repeat(begins_G.astype(np.int32), sizes_G)
+    segments = np.repeat(numbers_G.astype(np.int32), sizes_G)
+    return tokens[:, :-1].copy(), targets, weights, positions.reshape(shape), segments.reshape(shape)
 
 
 def _boundaries(store: TokenStore, starts_R: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
