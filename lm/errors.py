@@ -1,9 +1,11 @@
-"""The exception for errors that the user can fix, and the exit statuses of the commands."""
+"""The exception for errors that the user can fix, its context, and the exit statuses of the commands."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import traceback
+from collections.abc import Iterator
 
 DONE, USER_ERROR, SAVED_ON_SIGNAL = 0, 1, 75  # 75 is EX_TEMPFAIL: "run me again"
 
@@ -45,3 +47,14 @@ def as_user_error(error: BaseException) -> UserError | None:
             f"install its requirements-*.txt, or set JAX_PLATFORMS=cpu {debug}."
         )
     return None
+
+
+@contextlib.contextmanager
+def named_errors(label: str) -> Iterator[None]:
+    """Prefixes the message of a UserError with the name of the data source unless the message begins with a setting."""
+    try:
+        yield
+    except UserError as error:
+        if str(error).startswith("config."):
+            raise
+        raise UserError(f"{label}: {error}") from error

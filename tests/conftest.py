@@ -349,5 +349,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
+def pytest_sessionfinish() -> None:
+    gc.freeze()  # at its end, pytest collects garbage five times, among all the programs of the tests
+
+
 def pytest_collection_finish() -> None:
     gc.freeze()  # the imported modules stay, so the garbage collector need not scan them repeatedly

@@ -1,4 +1,4 @@
-"""The quarters of the exhaustive tests that `.ci/run` selects from."""
+"""The shares of the exhaustive tests that `.ci/run` selects from."""
 
 import itertools
 

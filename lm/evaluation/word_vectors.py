@@ -16,10 +16,9 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from lm.data.storing.splits import named_errors
 from lm.data.tokenizing.words import words_of
 from lm.data.vector_files import is_number
-from lm.errors import UserError
+from lm.errors import UserError, named_errors
 from lm.evaluation.evaluator import EvaluationSetup, Evaluator, Report
 from lm.evaluation.metric import Metric, share
 from lm.files import expanded

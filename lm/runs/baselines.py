@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lm.config import Config
-from lm.data.reading.format import hash_of
+from lm.data.reading.finding import hash_of
 from lm.data.storing.splits import split_sources
 from lm.data.tokenizing.base import Tokenizers
 from lm.evaluation.baselines.baseline import BaselineSetup, NotComputed

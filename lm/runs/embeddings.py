@@ -9,11 +9,10 @@ import jax
 import numpy as np
 
 from lm.config import Config
-from lm.data.storing.splits import named_errors
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.data.tokenizing.words import words_of
 from lm.data.vector_files import Vectors, dimension_of, read_vectors
-from lm.errors import UserError
+from lm.errors import UserError, named_errors
 from lm.models.layers import embedding_width
 from lm.runs.initialisation import Initial
 

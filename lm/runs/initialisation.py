@@ -14,8 +14,7 @@ from flax import traverse_util
 
 from lm.config import Config, ModelConfig
 from lm.config.schema import effect
-from lm.data.storing.splits import named_errors
-from lm.errors import UserError
+from lm.errors import UserError, named_errors
 from lm.models import MODELS
 from lm.models.parameters import STACK_NAME, stack_layers, unstack_layers
 from lm.runs.directory import RunDirectory

@@ -17,10 +17,10 @@ from lm.config.experiment import replace_settings
 from lm.data.reading import FORMATS
 from lm.data.storing import Store
 from lm.data.storing.overlap import Hashes, files_read_differently
-from lm.data.storing.splits import named_errors, split_sources
+from lm.data.storing.splits import split_sources
 from lm.data.tokenizing import build_tokenizer, load_tokenizer, needs_text
 from lm.data.tokenizing.base import Tokenizer
-from lm.errors import UserError
+from lm.errors import UserError, named_errors
 from lm.files import expanded, storing
 from lm.parallel.distributed import barrier, is_first
 from lm.tasks import task_of

@@ -15,12 +15,13 @@ from lm.data.reading.conversations import Conversation, ConversationReader, text
 from lm.data.reading.readers import Pair
 from lm.data.storing import example_store
 from lm.data.storing.example_store import ExampleStore
-from lm.data.storing.splits import LabelledCleaner, SplitSource, named_errors, split_sources
+from lm.data.storing.splits import LabelledCleaner, SplitSource, split_sources
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.data.tokenizing.chat_template import ChatTemplate, Message, Tools
 from lm.decoding.answers import AnswerWriter
 from lm.decoding.beam import BeamSettings
 from lm.decoding.rows import Report
+from lm.errors import named_errors
 from lm.evaluation.generation import Generation
 from lm.tasks.generating import SCORING, GeneratingTask
 from lm.tasks.task import SAMPLING, SEARCH, VOCABULARY, PackedTask, Refuse, Stores

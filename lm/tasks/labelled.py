@@ -12,8 +12,9 @@ from lm.data.packing.rows import EvalRows, RowLayout
 from lm.data.reading.format import Reader
 from lm.data.storing import example_store
 from lm.data.storing.example_store import ExampleStore
-from lm.data.storing.splits import LabelledCleaner, SplitSource, named_errors
+from lm.data.storing.splits import LabelledCleaner, SplitSource
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
+from lm.errors import named_errors
 from lm.evaluation.prediction_evaluator import PredictionEvaluator, Predictions
 from lm.models.heads import Classes
 from lm.tasks.task import EvaluationSetup, PackedTask, Refuse, Stores

@@ -23,11 +23,11 @@ from lm.data.packing.rows import EvalRows, PackedRows, RowLayout, TrainRows
 from lm.data.reading import check_source, open_reader
 from lm.data.reading.format import DocumentReader, Reader
 from lm.data.storing import Store
-from lm.data.storing.splits import Cleaner, SplitSource, named_errors
+from lm.data.storing.splits import Cleaner, SplitSource
 from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.data.tokenizing.words import words_of
-from lm.errors import UserError
+from lm.errors import UserError, named_errors
 from lm.evaluation.baselines.baseline import Baseline
 from lm.evaluation.evaluator import EvaluationRows, EvaluationSetup, SplitEvaluation
 from lm.evaluation.row_evaluator import TokenEvaluator

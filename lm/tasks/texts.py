@@ -11,10 +11,10 @@ from lm.data.reading.readers import PairReader
 from lm.data.storing import token_store
 from lm.data.storing.building import Engine
 from lm.data.storing.documents import Documents
-from lm.data.storing.splits import PairCleaner, SplitSource, cleaning_values, named_errors
+from lm.data.storing.splits import PairCleaner, SplitSource, cleaning_values
 from lm.data.storing.token_store import PairStore, TokenStore
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
-from lm.errors import UserError
+from lm.errors import UserError, named_errors
 from lm.tasks.task import PackedTask, Task
 
 STORING = frozenset({"data.store_workers", "data.beam"})  # the settings of tasks that use token stores

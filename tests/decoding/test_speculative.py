@@ -70,7 +70,7 @@ def test_accepted_and_replaced_tokens_follow_the_target_distribution(n):
         assert abs(np.mean((tokens == sequence).all(axis=1)) - expected) < tolerance(expected, rows), sequence
 
 
-@pytest.mark.parametrize("drafted", [1, 4])
+@pytest.mark.parametrize("drafted", [pytest.param(1, marks=pytest.mark.exhaustive), 4])
 def test_greedy_tokens_equal_those_of_the_target_model(models, drafted):
     """For a draft model that is mostly wrong, one that is always right, and rows replaced by waiting ones."""
     target, params, pair, both = models
@@ -117,6 +117,7 @@ def test_sampled_tokens_do_not_depend_on_the_schedule_or_the_capacity(models, mo
     assert list(sampler.stream(prompts[3], keys(7, 7)[3])) == expected[3]
 
 
+@pytest.mark.exhaustive
 def test_drafts_of_matrices_in_8_bits_on_a_mesh(models):
     target, _, pair, both = models
     sampling, small = Sampling(temperature=0.9), {name: with_int8_matrices(each) for name, each in both.items()}

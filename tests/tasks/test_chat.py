@@ -96,7 +96,7 @@ def losses(found: Prepared, batch: Any, params: Any) -> np.ndarray:
     return np.array([float(sums.nll), float(sums.weight)])
 
 
-@pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])
+@pytest.mark.parametrize("family", ["decoder", pytest.param("encoder_decoder", marks=pytest.mark.exhaustive)])
 def test_packed_conversations_have_the_losses_of_single_ones(tmp_path, family):
     changes = {"model__family": family} | ({"data__source_length": 512} if family == "encoder_decoder" else {})
     found = prepared(tmp_path, records_of("one", "turns", "tools", "special"), data__sequence_length=512, **changes)

@@ -17,7 +17,8 @@ import numpy as np
 
 from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record, as_list, as_text, is_missing
-from lm.data.reading.format import Format, Reader, hash_of
+from lm.data.reading.finding import hash_of
+from lm.data.reading.format import Format, Reader
 from lm.errors import UserError
 from lm.files import well_formed
 

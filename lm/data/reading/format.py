@@ -9,8 +9,6 @@ from __future__ import annotations
 import abc
 import codecs
 import contextlib
-import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +18,7 @@ from typing import Any, ClassVar, TypeVar
 from lm.config import SourceConfig
 from lm.data.reading import encodings, finding
 from lm.data.reading.fields import Field, Record
+from lm.data.reading.finding import hash_of
 from lm.data.reading.wording import PLAIN_TEXT, wording_of
 from lm.errors import UserError
 from lm.files import well_formed
@@ -111,7 +110,6 @@ class FileFormat(Format):
         super().__init__(config)
         self.files = Files(config.path)
         self._units = finding.grouped(self.files.found)
-
         self.counts: Counter[str] = Counter()  # for notes that begin with a number
         self.remarks: set[str] = set()  # other notes
 
@@ -229,11 +227,10 @@ class Files:
 
 
 class TextFile:
-    """The text of an open file, readable only once: as `blocks`, as `lines`, as lines `with_ends` or as a whole.
+    """The text of an open file, readable only once: as `blocks`, as `lines`, as `groups` of lines or as a whole.
 
-    Only the settings `encoding` and `longest_line` of `config` are used. Reading raises UserError if bytes are invalid
-    in the encoding or a line is too long. The message gives the position. Lone surrogates, which some encodings can
-    represent but UTF-8 cannot, become U+FFFD.
+    Only the settings `encoding` and `longest_line` of `config` are used. Reading raises UserError with the position if
+    bytes are invalid in the encoding or a line is too long. Lone surrogates, which UTF-8 cannot represent, become U+FFFD.
     """
 
     def __init__(self, path: Path, binary: Any, config: SourceConfig):
@@ -295,15 +292,14 @@ class TextFile:
         If `rows` is true, a CR within a line raises UserError.
         """
         number = 1  # of the first line of the group
-        for lines, _ in self._groups():
+        for lines in self.groups():
             if any("\r" in line for line in lines):
                 lines = [line.rstrip("\r") for line in lines]
                 wrong = next((index for index, line in enumerate(lines) if rows and "\r" in line), None)
                 if wrong is not None:
                     yield from lines[:wrong]
-                    advice = "replace it with a line feed if it ends a row, otherwise with a space"
-                    where = f"{self.path}, line {number + wrong:,}"
-                    raise UserError(f"{where}: this line contains a carriage return (CR); {advice}.")
+                    what = "this line contains a carriage return (CR); replace it with a line feed if it ends a row"
+                    raise UserError(f"{self.path}, line {number + wrong:,}: {what}, otherwise with a space.")
             yield from lines
             number += len(lines)
 
@@ -314,13 +310,8 @@ class TextFile:
         unit = f", line {line:,}: this line" if line else ": a document (by default the whole file)"
         raise UserError(f"{self.path}{unit} has more than {longest:,} characters; {self._wording.length}.")
 
-    def with_ends(self) -> Iterator[str]:
-        """Yields the lines with their line endings."""
-        for lines, have_ends in self._groups():
-            yield from (line + "\n" for line in lines) if have_ends else lines
-
-    def _groups(self) -> Iterator[tuple[list[str], bool]]:
-        """Yields groups of consecutive lines without their LF, and whether they had one."""
+    def groups(self) -> Iterator[list[str]]:
+        """Yields lists of consecutive lines without the LF."""
         longest = self._config.longest_line
         parts: list[str] = []  # of the line that has not ended yet
         size, number = 0, 1
@@ -330,15 +321,15 @@ class TextFile:
                 ended[0] = "".join([*parts, ended[0]])
                 for index, line in enumerate(ended if size + len(block) > longest else ()):
                     if len(line) > longest:
-                        yield ended[:index], True
+                        yield ended[:index]
                         self.check_length(len(line), number + index)
-                yield ended, True
+                yield ended
                 parts, size, number = [], 0, number + len(ended)
             if last:
                 parts.append(last)
                 size = self.check_length(size + len(last), number)
         if parts:
-            yield ["".join(parts)], False
+            yield ["".join(parts)]
 
 
 @contextlib.contextmanager
@@ -357,7 +348,3 @@ def read_lines(path: Path, config: SourceConfig = PLAIN_TEXT, *, rows: bool = Fa
 def with_line_feeds(text: str) -> str:
     """Returns the text without the CRs that precede an LF."""
     return _LINE_END.sub("\n", text) if "\r" in text else text
-
-
-def hash_of(*parts: str) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

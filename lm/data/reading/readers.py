@@ -27,7 +27,8 @@ from lm.data.reading.fields import (
     as_text,
     label_type,
 )
-from lm.data.reading.format import DocumentReader, Format, Reader, hash_of
+from lm.data.reading.finding import hash_of
+from lm.data.reading.format import DocumentReader, Format, Reader
 from lm.errors import UserError
 
 SHOWN = 3  # number of groups of labels that a note lists

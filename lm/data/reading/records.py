@@ -184,7 +184,7 @@ class CommaSeparated(TabSeparated):
 
     def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
         with open_text(path, self.config) as file:
-            lines = file.with_ends()
+            lines = (line + "\n" for line in itertools.chain.from_iterable(file.groups()))
             first = next(lines, "")
             rows = csv.reader(itertools.chain([first], lines), delimiter=self._separator(path, first), strict=True)
             where = f"{path}, line 1"  # where the row begins

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lm.config import Config
-from lm.data.reading.format import hash_of
+from lm.data.reading.finding import hash_of
 from lm.data.storing.overlap import combined
 from lm.data.storing.splits import Cleaner, SplitSource, cleaning_values, text_hash
 from lm.data.tokenizing.base import Tokenizer

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.data.reading.format import hash_of
+from lm.data.reading.finding import hash_of
 from lm.data.storing.token_store import DamagedStore, TokenStore, locked
 from lm.errors import UserError
 from lm.files import new_directory, parse_json, read_file

@@ -8,7 +8,6 @@ example to the other side.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import functools
@@ -28,7 +27,7 @@ from lm.data.reading.format import Reader
 from lm.data.reading.readers import Labelled, Pair
 from lm.data.storing import markup, words
 from lm.data.storing.scripts import script_test
-from lm.errors import UserError
+from lm.errors import named_errors
 
 HASHES = 1 << 64
 hash_of_bytes = functools.partial(hashlib.blake2b, digest_size=8)  # of a text in UTF-8 (see `text_hash`)
@@ -187,17 +186,6 @@ def split_sources(data: DataConfig, split: str) -> list[SplitSource]:
     return found
 
 
-@contextlib.contextmanager
-def named_errors(label: str) -> Iterator[None]:
-    """Prefixes the message of a UserError with the name of the data source unless the message begins with a setting."""
-    try:
-        yield
-    except UserError as error:
-        if str(error).startswith("config."):
-            raise
-        raise UserError(f"{label}: {error}") from error
-
-
 def cleaning_values(config: CleaningConfig) -> dict[str, Any]:
     """Returns the JSON values that determine how a text is cleaned."""
     values = {name: each for name, each in dataclasses.asdict(config).items() if name not in WORD_STEPS}
@@ -248,6 +236,8 @@ class Cleaner:
         self._removed: Counter[str] = Counter()  # the stop words that were removed
         steps = config.unicode, config.strip_html, config.strip_control, config.whitespace != "keep"
         self._changes_texts = any(steps) or any(getattr(config, step) for step in WORD_STEPS)
+        # Whether documents are kept as they are, except for short ones.
+        self.only_drops_short = not (self._changes_texts or config.max_chars or config.deduplicate)
         self.remembers = True  # whether repeated examples are dropped here, if at all
         self._seen: set[bytes] = set()
 
@@ -260,11 +250,6 @@ class Cleaner:
 
     def _cleaned(self, text: str) -> str:
         return clean_text(self.config, text, self._removed) if self._changes_texts else text
-
-    @property
-    def only_drops_short(self) -> bool:
-        """Whether documents are kept as they are, except for short ones."""
-        return not (self._changes_texts or self.config.max_chars or self.config.deduplicate)
 
     def drop_short(self, texts: Sequence[str]) -> Sequence[str]:
         kept = [text for text in texts if len(text) >= self.config.min_chars]

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.data.reading.format import hash_of
+from lm.data.reading.finding import hash_of
 from lm.data.storing.building import PARTS, Engine, Progress, remove_old_parts
 from lm.data.storing.documents import Documents
 from lm.data.storing.joining import FILES, Joiner

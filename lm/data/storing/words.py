@@ -12,7 +12,7 @@ from typing import Any
 
 from lm.config import CleaningConfig
 from lm.config.stop_words import WORD
-from lm.data.reading.format import hash_of
+from lm.data.reading.finding import hash_of
 from lm.data.storing.stop_words import STOP_WORDS
 from lm.errors import UserError
 

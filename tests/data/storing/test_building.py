@@ -19,10 +19,9 @@ from lm.data.reading.encodings import read_errors
 from lm.data.storing import building, encoding, joining
 from lm.data.storing.building import Engine
 from lm.data.storing.encoding import DamagedPart, Encoder, Part, count_words
-from lm.data.storing.splits import named_errors
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.data.tokenizing.vocabularies import WordTokenizer
-from lm.errors import UserError
+from lm.errors import UserError, named_errors
 from tests.conftest import ROOT
 from tests.data.storing import documents
 from tests.data.storing.documents import TEXTS, build, contents
