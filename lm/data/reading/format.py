@@ -230,7 +230,7 @@ class TextFile:
     """The text of an open file, readable only once: as `blocks`, as `lines`, as `groups` of lines or as a whole.
 
     Only the settings `encoding` and `longest_line` of `config` are used. Reading raises UserError with the position if
-    bytes are invalid in the encoding or a line is too long. Lone surrogates, which UTF-8 cannot represent, become U+FFFD.
+    bytes are invalid in the encoding or a line is too long. Lone surrogates, which UTF-8 cannot hold, become U+FFFD.
     """
 
     def __init__(self, path: Path, binary: Any, config: SourceConfig):

@@ -236,7 +236,6 @@ class Cleaner:
         self._removed: Counter[str] = Counter()  # the stop words that were removed
         steps = config.unicode, config.strip_html, config.strip_control, config.whitespace != "keep"
         self._changes_texts = any(steps) or any(getattr(config, step) for step in WORD_STEPS)
-        # Whether documents are kept as they are, except for short ones.
         self.only_drops_short = not (self._changes_texts or config.max_chars or config.deduplicate)
         self.remembers = True  # whether repeated examples are dropped here, if at all
         self._seen: set[bytes] = set()
