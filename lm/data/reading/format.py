@@ -313,8 +313,7 @@ class TextFile:
     def groups(self) -> Iterator[list[str]]:
         """Yields lists of consecutive lines without the LF."""
         longest = self._config.longest_line
-        parts: list[str] = []  # of the line that has not ended yet
-        size, number = 0, 1
+        parts, size, number = list[str](), 0, 1  # of the line that has not ended yet
         for block in self.blocks():
             *ended, last = block.split("\n")
             if ended:

@@ -295,9 +295,8 @@ class Cleaner:
         return is_repeated
 
     def _reason_to_drop(self, *texts: str) -> str:
-        for text in texts:
-            if len(text) < self.config.min_chars:
-                return "too_short"
+        if min(map(len, texts)) < self.config.min_chars:
+            return "too_short"
         return "too_long" if 0 < self.config.max_chars < max(map(len, texts)) else ""
 
 
