@@ -116,9 +116,10 @@ def decoding_ratios(record: Record) -> Iterable[Ratio]:
 
 def data(record: Record) -> list[str]:
     lines = [
-        "`store, n` reads, cleans, tokenises and stores a text, each line as a document, with n processes; these take "
-        "about a second to start. `sentencepiece` only tokenises lines that are in memory, in one thread. The other "
-        "rows are batches, made by one process.",
+        "`store` reads, cleans, tokenises and stores a text, each line as a document, with the given number of "
+        "processes; these take about a second to start. `sentencepiece` only tokenises lines that are in memory, in "
+        "one thread. `unigram` and `bpe` are the algorithms of the tokenizer. The other rows are batches, made by one "
+        "process.",
         "",
     ]
     for name, result in record["results"].items():
@@ -140,7 +141,8 @@ def data_ratios(record: Record) -> Iterable[Ratio]:
     for name, result in record["results"].items():
         for each, ratio in result["ratio_to_sentencepiece"].items():
             if not each.startswith("sentencepiece"):
-                yield f"text to {each} worker{'s' * (not each.endswith(' 1'))}, {name}, SentencePiece alone", ratio
+                _, algorithm, workers = each.split(", ")
+                yield f"store, {algorithm}, {workers} workers, {name}, SentencePiece alone", ratio
 
 
 def starts(record: Record) -> list[str]:

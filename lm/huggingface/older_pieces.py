@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from lm.data.tokenizing.piece_files import BPE, UNIGRAM, PieceFile
+from lm.data.tokenizing.piece_files import BPE, SPACE, UNIGRAM, PieceFile
 from lm.errors import UserError
 from lm.huggingface.gguf_tokenizer import PREFIX, tokenizer_files
 from lm.huggingface.older_files import Older, add_special, frame
 
-SPACE = "\u2581"
 PrependScheme = Literal["always", "first", "never"]
 # The language codes, in the order of their ids.
 LANGUAGES = tuple(

@@ -167,12 +167,8 @@ class Encoder:
         source, rules, side = self._source, self._rules, self._side
         if source is None:
             return examples, np.zeros(len(examples), "V16")
-        kept: Sequence[Any]
-        if side:
-            kept = [each for raw in examples if (each := source.select(raw, rules)) is not None]
-            texts: Sequence[str] = [source.text_of(example, side) for example in kept]
-        else:
-            kept = texts = source.select_documents(examples, rules)
+        kept = source.select_each(examples, rules)
+        texts = [source.text_of(example, side) for example in kept] if side else kept
         if not self.drops_repeated:
             return texts, np.zeros(len(kept), "V16")
         digests = [rules.digest(_texts_of(example, whole=False)) for example in kept]
@@ -189,7 +185,7 @@ class Encoder:
         documents["tokens"], documents["hash"], documents["digest"] = lengths_E, _hashes(encoded), digests
         documents["characters"] = list(map(len, texts))
         documents["bytes"] = list(map(len, encoded))
-        documents["words"] = count_words(texts, encoded)
+        documents["words"] = count_words_and_breaks(texts, encoded)
         if self.tokenizer.unk_id is not None and np.any(is_unknown_N := ids_N == self.tokenizer.unk_id):
             documents["unknown"] = sums_of(is_unknown_N, lengths_E)
         documents["changed"] = self.tokenizer.changed(texts, ids_N, lengths_E)
@@ -201,7 +197,7 @@ class Encoder:
         document = np.zeros(1, DOCUMENT) if chunk.document is None else chunk.document.copy()
         encoded = text.encode()
         document["bytes"] = len(encoded)
-        document["words"] = count_words([text], [encoded]) - chunk.joins_word
+        document["words"] = count_words_and_breaks([text], [encoded]) - chunk.joins_word
         document["changed"] = self.tokenizer.changed([text], ids_N, lengths_E)
         if document["changed"] and not is_first:
             # Many tokenizers drop a leading space, which this piece has only because of the cut.
@@ -230,7 +226,7 @@ def _hashes(encoded: Sequence[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(hash_of_bytes(each).digest() for each in encoded), "<u8")
 
 
-def count_words(texts: Sequence[str], encoded: Sequence[bytes]) -> np.ndarray:
+def count_words_and_breaks(texts: Sequence[str], encoded: Sequence[bytes]) -> np.ndarray:
     """Counts the words, separated by whitespace as in str.split, and the line breaks of each text, int64 (E,).
 
     `encoded` holds the texts in UTF-8. Words are counted by the bytes at their ends, without building lists of words.

@@ -141,11 +141,11 @@ class SplitSource:
         key = example if isinstance(example, str) else example.key
         return example if self.subset.holds(key) and (self.keeps_all(rules) or rules.keeps(example)) else None
 
-    def select_documents(self, raw: Sequence[str], rules: Cleaner) -> Sequence[str]:
-        """Returns the cleaned documents that `select` selects from several."""
-        if self.subset.holds_all and rules.only_drops_short:
+    def select_each(self, raw: Sequence[Any], rules: Cleaner) -> Sequence[Any]:
+        """Returns the cleaned examples that `select` selects from several."""
+        if type(rules) is Cleaner and self.subset.holds_all and rules.only_drops_short:
             return rules.drop_short(raw)
-        return [each for text in raw if (each := self.select(text, rules)) is not None]
+        return [each for example in raw if (each := self.select(example, rules)) is not None]
 
     def keeps_all(self, rules: Cleaner) -> bool:
         return rules.train_only and self.split != "train"

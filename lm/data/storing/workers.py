@@ -35,11 +35,10 @@ COMMAND = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     "import sys; sys.path[:] = {path!r}; from lm.data.storing.workers import serve; serve({tasks}, {results}, {parent})"
 )
-# Each worker uses one thread; Rust's thread pool and BLAS would otherwise use all cores in each worker. glibc keeps the
-# memory of large arrays for the next chunk, since the system would have to clear it again.
-ENVIRONMENT = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"} | dict.fromkeys(
-    ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(1 << 28)
-)
+# Each worker uses one thread; Rust's thread pool and BLAS would otherwise use all cores in each worker.
+ENVIRONMENT = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+# Makes glibc keep the memory of large arrays for the next chunk, since the system would have to clear new memory.
+KEEP_MEMORY = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(1 << 25))
 
 
 def available_cores() -> int:
@@ -71,7 +70,7 @@ class _Worker:
                 [sys.executable, "-c", command],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(source.fileno(), sink.fileno()),
-                env=os.environ | ENVIRONMENT,
+                env=KEEP_MEMORY | dict(os.environ) | ENVIRONMENT,
             )
             ours.pop_all()  # stay open
         for connection in (self.tasks, self.results):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+SPACE = "\u2581"  # how a piece spells a space
 UNIGRAM, BPE = "unigram", "bpe"
 ALGORITHMS = {1: UNIGRAM, 2: BPE, 3: "word", 4: "char"}
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # piece types

@@ -16,10 +16,10 @@ from lm.config import TokenizerConfig
 from lm.data.tokenizing import library
 from lm.data.tokenizing.base import Offsets, Tokenizer
 from lm.data.tokenizing.flat import Flat, sums_of
-from lm.data.tokenizing.piece_files import BPE, NORMAL, UNIGRAM, USER_DEFINED, PieceFile, with_scores
+from lm.data.tokenizing.piece_files import BPE, NORMAL, SPACE, UNIGRAM, USER_DEFINED, PieceFile, with_scores
 from lm.data.tokenizing.samples import LONGEST_LINE, cut_after_words, even_sample, split_texts
 from lm.data.tokenizing.special_tokens import SpecialTokens
-from lm.data.tokenizing.word_table import GRID, SPACE, WordTable
+from lm.data.tokenizing.word_cache import GRID, WordCache
 from lm.errors import UserError
 
 LARGEST_SIZE = re.compile(r"too high \(\d+\)\. Please set it to a value <= (\d+)")  # in a SentencePiece error message
@@ -89,11 +89,11 @@ class SentencePieceTokenizer(Tokenizer):
         """
         processor = self._processor
         newline = processor.piece_to_id("\n")
-        space_symbol = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in "\u2581".encode()]
+        space_symbol = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
         probe = "  a\n\n  b "
         exact = newline != self.unk_id and processor.encode("\n") == [newline]
         exact = exact and self.unk_id not in space_symbol and processor.decode(processor.encode(probe)) == probe
-        return {"\n": [newline], "\u2581": space_symbol} if exact else {}
+        return {"\n": [newline], SPACE: space_symbol} if exact else {}
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         cut, joints = [self._cut(text) for text in texts], self._joints
@@ -103,7 +103,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode_documents(self, texts: Sequence[str]) -> Flat:
         """See the base class. Uses a single thread, since token stores are built by several processes."""
-        if texts and self._word_table and (encoded_texts := self._word_table.encode(texts)):
+        if texts and self._word_cache and (encoded_texts := self._word_cache.encode(texts)):
             return encoded_texts
         if self._joints and any(SPACE in text for text in texts):
             return super().encode_documents(texts)
@@ -123,8 +123,8 @@ class SentencePieceTokenizer(Tokenizer):
         return ids_N, np.diff(found[per_text - 1 :: per_text], prepend=-1)
 
     @functools.cached_property
-    def _word_table(self) -> WordTable | None:
-        """A table of words, or None if the model does not encode words independently (see `WordTable`)."""
+    def _word_cache(self) -> WordCache | None:
+        """The words so far, or None if the model does not encode words independently (see `word_cache.py`)."""
         if not self._joints:
             return None
         file = PieceFile.parse(self._model)
@@ -141,7 +141,8 @@ class SentencePieceTokenizer(Tokenizer):
                 return None
         elif file.algorithm != BPE:
             return None
-        return WordTable(self._processor.encode, self._joints["\n"], (self.eos_id, self.start_id), score_V)
+        encode = functools.partial(self._processor.encode, num_threads=1)
+        return WordCache(encode, self._joints["\n"], (self.eos_id, self.start_id), score_V)
 
     def _buffers(self, texts: list[str]) -> list[Any]:
         """Returns the ids of each text as a buffer of int32. The texts contain no boundary characters."""
@@ -179,7 +180,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _cut(self, text: str) -> list[str]:
         """Splits text at boundary characters. Returns these characters between the texts that they separate."""
-        return re.split("([\n\u2581])", text) if self._joints else [text]
+        return re.split(f"([\n{SPACE}])", text) if self._joints else [text]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
         ids: list[int] = []
@@ -210,7 +211,7 @@ class SentencePieceTokenizer(Tokenizer):
         offsets: Offsets = []
         following = len(text), len(text)
         for token, (begin, end) in zip(reversed(ids), reversed(spans), strict=True):
-            if begin == end == following[0] and self._processor.id_to_piece(token) != "\u2581":
+            if begin == end == following[0] and self._processor.id_to_piece(token) != SPACE:
                 begin, end = following
             following = begin, end
             offsets.append(following)
@@ -225,7 +226,7 @@ class SentencePieceTokenizer(Tokenizer):
     def _piece(self, token: int) -> str:
         if token == self.unk_id:
             return "<unk>"
-        return self._processor.id_to_piece(token).replace("\u2581", " ")
+        return self._processor.id_to_piece(token).replace(SPACE, " ")
 
     def _is_text(self, token: int) -> bool:
         if token < self.base_size and (self._processor.is_control(token) or self._processor.is_unused(token)):
@@ -245,10 +246,12 @@ class SentencePieceTokenizer(Tokenizer):
         """See the base class. Pieces contain spaces instead of U+2581, so that U+2581 in a text becomes bytes.
 
         In the library, a unigram model finds all its pieces in a text, including those that stand for special tokens or
-        bytes. A very low score prevents this, as long as other pieces spell the same text. Ids may differ if two
-        segmentations of a text have the same score, as in "aaaaa" = "aa" + "aaa" = "aaa" + "aa". In models that `train`
-        did not create, they may also differ if a line has thousands of characters, since the library adds scores in
-        64-bit arithmetic, whereas SentencePiece uses 32-bit arithmetic.
+        bytes. A very low score prevents this, as long as other pieces spell the same text.
+
+        The library adds scores in 64-bit arithmetic, SentencePiece in 32-bit arithmetic. In a unigram model whose
+        scores are not multiples of GRID, ids may therefore differ if two segmentations of a text have almost the same
+        score. In any unigram model, they may differ if the scores of a line add up to more than EXACT (see
+        `word_cache.py`).
         """
         processor = self._processor
         pieces = [names.get(token, processor.id_to_piece(token)) for token in range(self.base_size)]
@@ -257,13 +260,13 @@ class SentencePieceTokenizer(Tokenizer):
             if not (processor.is_control(token) or processor.is_unknown(token) or processor.is_byte(token)):
                 pieces[token], scores[token] = processor.id_to_piece(token), processor.get_score(token)
                 if self._joints:
-                    pieces[token] = pieces[token].replace("\u2581", " ")
+                    pieces[token] = pieces[token].replace(SPACE, " ")
         spelled = {piece: score for piece, score in zip(pieces, scores, strict=True) if score > LEAST_SCORE}
         if missing := {character for piece in spelled for character in piece} - spelled.keys():
             raise UserError(
                 f"the SentencePiece model lacks the piece {min(missing)!r} but has longer pieces that contain it."
             )
-        space = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
+        space = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
         decoders: list[dict[str, Any]] = [
             *([] if self._joints else [space]),
             {"type": "ByteFallback"},
@@ -271,7 +274,7 @@ class SentencePieceTokenizer(Tokenizer):
         ]
         parts: dict[str, Any] = {"decoder": library.sequence("decoders", decoders)}
         if not self._joints:  # all spaces become U+2581
-            parts["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+            parts["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
         if all(score == round(score) for score in spelled.values()):  # in a BPE model, they are 0, -1, -2, ...
             merges = library.merges_of(list(spelled), list(spelled.values()))
             options = {"byte_fallback": True, "fuse_unk": True, "unk_token": pieces[self.unk_id or 0]}

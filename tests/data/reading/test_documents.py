@@ -6,9 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lm.config import SourceConfig
-from lm.data.reading import embedded, open_reader
+from lm.data.reading import embedded, encodings, open_reader
+from lm.data.reading.format import open_text
 from lm.data.reading.readers import READERS
 from lm.errors import UserError
 
@@ -29,6 +32,45 @@ def test_a_file_is_kept_to_the_character(write):
 def test_lines_end_at_line_feeds_only(write):
     path = write("a.txt", "one\r\n\ntwo\u2028\x85\x0b x\nlast")
     assert read(path=path, document="line") == ["one", "", "two\u2028\x85\x0b x", "last"]
+
+
+def expected_lines(text, longest, rows):
+    """Returns the lines, without their ends, and the beginning of the error message after them, if any."""
+    lines = text.split("\n")
+    found = []
+    for number, line in enumerate(lines[: len(lines) - (lines[-1] == "")], start=1):
+        if len(line) > longest:
+            return found, f"line {number:,}: this line has more than"
+        line = line.rstrip("\r")
+        if rows and "\r" in line:
+            return found, f"line {number:,}: this line contains a carriage return"
+        found.append(line)
+    return found, None
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    text=st.text(st.sampled_from("ab\r\n\n"), max_size=40),
+    block=st.integers(1, 12),
+    longest=st.integers(3, 12),
+    rows=st.booleans(),
+)
+def test_lines_and_errors_do_not_depend_on_the_blocks(tmp_path_factory, text, block, longest, rows):
+    text = "\n" * 12 + text  # a file whose first block has more CRs than LFs is refused
+    path = tmp_path_factory.getbasetemp() / "lines.txt"
+    path.write_bytes(text.encode())
+    found, message = [], None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encodings, "BLOCK_BYTES", block)
+        with open_text(path, SourceConfig(longest_line=longest)) as file:
+            try:
+                for line in file.lines(rows=rows):
+                    found.append(line)
+            except UserError as error:
+                message = str(error)
+    expected, problem = expected_lines(text, longest, rows)
+    assert found == expected
+    assert message is None if problem is None else problem in message
 
 
 def test_paragraphs_and_separators(write):

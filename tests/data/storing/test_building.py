@@ -18,7 +18,7 @@ from lm.config import CleaningConfig
 from lm.data.reading.encodings import read_errors
 from lm.data.storing import building, encoding, joining
 from lm.data.storing.building import Engine
-from lm.data.storing.encoding import DamagedPart, Encoder, Part, count_words
+from lm.data.storing.encoding import DamagedPart, Encoder, Part, count_words_and_breaks
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.data.tokenizing.vocabularies import WordTokenizer
 from lm.errors import UserError, named_errors
@@ -208,9 +208,9 @@ def _is_group_alive(group):
 
 @settings(max_examples=200, deadline=None)
 @given(texts=st.lists(st.text(st.sampled_from("ab \n\t\x1c\x1f\x85\xa0\u2003\u3000é中\u200b")), max_size=4))
-def test_words_are_counted_as_split_counts_them_and_so_are_line_breaks(texts):
+def test_words_and_line_breaks_are_counted(texts):
     expected = [len(text.split()) + text.count("\n") for text in texts]
-    assert count_words(texts, [text.encode() for text in texts]).tolist() == expected
+    assert count_words_and_breaks(texts, [text.encode() for text in texts]).tolist() == expected
 
 
 def test_every_white_space_is_known():
@@ -219,7 +219,7 @@ def test_every_white_space_is_known():
         chr(code) for code in range(128, sys.maxunicode + 1) if encoding._OTHER_SPACE.match(chr(code))
     ]
     text = "a" + "a".join(spaces) + "a"
-    assert count_words([text], [text.encode()]) == len(spaces) + 1 + text.count("\n")
+    assert count_words_and_breaks([text], [text.encode()]) == len(spaces) + 1 + text.count("\n")
 
 
 def test_a_part_is_read_as_it_was_written(tmp_path):

@@ -1,9 +1,12 @@
 """Each cleaning step, on text with a known result."""
 
+from fractions import Fraction
+
 import pytest
 
-from lm.config import CleaningConfig
-from lm.data.storing.splits import Cleaner, clean_text
+from lm.config import CleaningConfig, DataConfig, PairsConfig, SourceConfig
+from lm.data.reading.readers import Pair
+from lm.data.storing.splits import Cleaner, PairCleaner, SplitSource, Subset, clean_text
 
 
 @pytest.mark.parametrize(
@@ -38,3 +41,34 @@ def test_dropped_documents_are_counted_by_reason():
 
 def test_duplicates_stay_unless_asked_for():
     assert kept(Cleaner(CleaningConfig()), ["a", "a", ""]) == ["a", "a"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"min_chars": 0},
+        {"min_chars": 3},
+        {"max_chars": 4},
+        {"deduplicate": True},
+        {"whitespace": "trim"},
+        {"unicode": "NFKC"},
+        {"min_chars": 3, "whitespace": "collapse"},
+    ],
+)
+@pytest.mark.parametrize("part", [Subset(), Subset(Fraction(1, 3))])
+def test_several_documents_are_selected_like_each_of_them(options, part):
+    texts = ["", " ", "a", " ﬁ ", "abc", "abc", "a  b", "  abc  ", "abcde"] * 2
+    source = SplitSource("train", "train", "a", "all", SourceConfig(), DataConfig(), part)
+    alone, together = Cleaner(CleaningConfig(**options)), Cleaner(CleaningConfig(**options))
+    expected = [each for text in texts if (each := source.select(text, alone)) is not None]
+    assert list(source.select_each(texts, together)) == expected
+    assert together.take_counts() == alone.take_counts()
+
+
+def test_several_pairs_are_selected_by_the_rules_for_pairs():
+    pairs = [Pair("a", ("b",)), Pair("same", ("same",)), Pair("", ("b",))]
+    source = SplitSource("train", "train", "a", "all", SourceConfig(), DataConfig(), Subset())
+    rules = PairCleaner(CleaningConfig(), PairsConfig(drop_identical=True))
+    assert source.select_each(pairs, rules) == pairs[:1]
+    assert rules.dropped["identical"] == rules.dropped["too_short"] == 1

@@ -1,4 +1,4 @@
-"""Encodes texts for a token store by looking up their words in a table, which is faster than SentencePiece.
+"""Encodes texts for a token store by looking up words that occurred before, which is faster than SentencePiece.
 
 The ids are those of SentencePiece if it encodes the words of a line independently of each other. A BPE model does so if
 no piece extends beyond a word. In a unigram model, the sums of scores must also be exact. Otherwise, they are rounded
@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lm.data.tokenizing.flat import Flat, flat_of
+from lm.data.tokenizing.piece_files import SPACE
 
 if TYPE_CHECKING:
     import pyarrow
 
 GRID = 2.0**-8  # of the scores of unigram models, which are 32-bit numbers
 EXACT = 2.0**24 * GRID  # all multiples of GRID up to this number are 32-bit numbers
-LONGEST = 200  # bytes of a word; text with longer ones rarely repeats its words
-MOST_WORDS = 1 << 18  # which take about 50 MB of memory
-SPACE = "\u2581"  # SentencePiece's symbol for a space
+REPEATS = 2  # mean number of times that a word must occur in a call to be worth keeping
+MOST_WORDS, MOST_BYTES = 1 << 17, 1 << 25  # of words that are kept; with short words, 2^17 take about 50 MB of memory
 START, BREAK = b"\0", b"\n"  # mark the start of a text and of its other lines
 _KINDS = bytes(1 if byte == 32 else 2 if byte in START + BREAK else 0 for byte in range(256))
 
@@ -43,7 +43,7 @@ class _Rows(dict[bytes, int]):
         return row
 
 
-class WordTable:
+class WordCache:
     """The ids of the words that have occurred so far.
 
     A word is spelled in UTF-8. The first word of a text begins with START, that of any other line with BREAK.
@@ -65,35 +65,33 @@ class WordTable:
         self._clear()
 
     def _clear(self) -> None:
-        self._rows = _Rows()
+        self._rows, self._num_bytes = _Rows(), 0
         self._ids = np.zeros(0, np.int32)  # of all words, concatenated
-        # For each word: where its ids begin, how many there are, the sum of their scores, and what the word starts
+        # For each word: where its ids begin, how many there are, the sum of their absolute scores, and whether the word
+        # starts a line or a text.
         self._begins, self._lengths, self._scores = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
         self._starts_line, self._starts_text = np.zeros(0, bool), np.zeros(0, bool)
 
     def encode(self, texts: Sequence[str]) -> Flat | None:
         """Returns the ids of `start text eos` for all texts, int32 (N,), and their number for each, int64 (E,).
 
-        Returns None if the texts contain START or SPACE, or if a line or a word is so long that looking up its words is
-        not exact or not worthwhile.
+        Returns None if the words rarely repeat, if the texts contain START or SPACE, or if a line is so long that the
+        sum of its scores may not be exact.
         """
         joined = "\0".join(["", *texts])
         if SPACE in joined or joined.count("\0") > len(texts):
             return None
-        words = _words_of(joined.encode())
-        if words is None:
+        found = _words_of(joined.encode())
+        words_W, index_U = found.dictionary.to_pylist(), found.indices.to_numpy()
+        if len(index_U) < REPEATS * len(words_W):
             return None
-        known_W, index_U = words.dictionary.to_pylist(), words.indices.to_numpy()
-        if len(self._rows) > MOST_WORDS:
+        if len(self._rows) + len(words_W) > MOST_WORDS or self._num_bytes > MOST_BYTES:
             self._clear()
-        row_U = np.fromiter(map(self._rows.__getitem__, known_W), np.int64, len(known_W))[index_U]
-        if self._rows.new:
-            self._add(self._rows.new)
-            self._rows.new = []
+        row_U = self._rows_of(words_W)[index_U]
         if self._score_V is not None:
             score_of_lines = np.add.reduceat(self._scores[row_U], np.flatnonzero(self._starts_line[row_U]))
             # Within a word, the sums may exceed that of its best segmentation.
-            if score_of_lines.max() + LONGEST * self._score_V.max() >= EXACT:
+            if score_of_lines.max() + len(max(words_W, key=len)) * self._score_V.max() >= EXACT:
                 return None
         length_U = self._lengths[row_U]
         end_U = np.cumsum(length_U)
@@ -103,13 +101,25 @@ class WordTable:
         begin_E = (end_U - length_U)[self._starts_text[row_U]]
         return np.append(ids_N[1:], ids_N[:1]), np.diff(begin_E, append=len(ids_N))
 
+    def _rows_of(self, words: list[bytes]) -> np.ndarray:
+        """Returns the row of each word, int64 (W,). Encodes new words."""
+        try:
+            rows = np.fromiter(map(self._rows.__getitem__, words), np.int64, len(words))
+            if self._rows.new:
+                self._add(self._rows.new)
+                self._rows.new = []
+        except BaseException:
+            self._clear()  # such as a MemoryError after some of the arrays have been extended
+            raise
+        return rows
+
     def _add(self, words: list[bytes]) -> None:
-        """Adds rows for words."""
         prefixes = [self._prefixes.get(word[:1]) for word in words]
         parts = [word if prefix is None else word[1:] for word, prefix in zip(words, prefixes, strict=True)]
         encoded = self._encode([part.decode() for part in parts])
         ids, lengths = flat_of([(prefix or []) + each for prefix, each in zip(prefixes, encoded, strict=True)])
         begins = np.cumsum(lengths) - lengths
+        self._num_bytes += sum(map(len, words)) + ids.nbytes
         self._begins = np.append(self._begins, len(self._ids) + begins)
         self._ids = np.append(self._ids, ids)
         self._lengths = np.append(self._lengths, lengths)
@@ -119,15 +129,13 @@ class WordTable:
             self._scores = np.append(self._scores, np.add.reduceat(self._score_V[ids], begins))
 
 
-def _words_of(joined: bytes) -> pyarrow.DictionaryArray | None:
-    """Returns the words of texts, each of which follows a START, or None if a word is too long."""
+def _words_of(joined: bytes) -> pyarrow.DictionaryArray:
+    """Returns the words of texts, each of which follows a START."""
     import pyarrow
 
     kinds = np.frombuffer(joined.translate(_KINDS), np.uint8)
     is_start = kinds == 2
     is_start[1:] |= kinds[1:] > kinds[:-1]  # a space that does not follow another space
     offsets = np.append(np.flatnonzero(is_start), len(joined)).astype(np.int32)
-    if np.diff(offsets).max() > LONGEST:
-        return None
     buffers = [None, pyarrow.py_buffer(offsets), pyarrow.py_buffer(joined)]
     return pyarrow.Array.from_buffers(pyarrow.binary(), len(offsets) - 1, buffers).dictionary_encode()
