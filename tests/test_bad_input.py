@@ -75,7 +75,7 @@ def test_a_run_directory_in_use_is_refused(refused, tiny, trained):
     holder.communicate(b"\n")
 
 
-@pytest.mark.parametrize("command", ["train.py", "eval.py", "lm.generate"])
+@pytest.mark.parametrize("command", ["train.py", pytest.param("eval.py", marks=pytest.mark.exhaustive), "lm.generate"])
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
