@@ -142,7 +142,7 @@ def data_ratios(record: Record) -> Iterable[Ratio]:
         for each, ratio in result["ratio_to_sentencepiece"].items():
             if not each.startswith("sentencepiece"):
                 _, algorithm, workers = each.split(", ")
-                yield f"store, {algorithm}, {workers} workers, {name}, SentencePiece alone", ratio
+                yield f"store, {algorithm}, workers: {workers}, {name}, SentencePiece alone", ratio
 
 
 def starts(record: Record) -> list[str]:

@@ -1,4 +1,4 @@
-"""The exception for errors that the user can fix, its context, and the exit statuses of the commands."""
+"""The exception for errors that the user can fix, how it is made or completed, and the commands' exit statuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes files and directories atomically, so that they appear complete or not at all, and parses JSON.
+"""Writes files and directories atomically, so that they appear complete or not at all, and parses and hashes JSON.
 
 A process that is killed leaves its temporary file (`.NAME.PID.tmp`) or directory (`NAME.tmp-PID-*`) behind. `replacing`
 and `remove_leftovers` remove such leftovers.
@@ -7,6 +7,7 @@ and `remove_leftovers` remove such leftovers.
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import json
 import os
@@ -197,3 +198,8 @@ def well_formed(text: str) -> str:
         return text
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def hash_of(*parts: str) -> str:
+    """Returns the SHA-256 of the parts, in hexadecimal."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -350,7 +350,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_sessionfinish() -> None:
-    gc.freeze()  # at its end, pytest collects garbage five times, among all the programs of the tests
+    gc.freeze()  # pytest now collects garbage five times, and need not scan all compiled programs
 
 
 def pytest_collection_finish() -> None:

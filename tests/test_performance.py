@@ -57,8 +57,8 @@ def test_ratios_of_the_picture():
         ("step, gpt, bfloat16, pytorch", 1.2),
     ]
     assert list(performance.data_ratios(DATA)) == [
-        ("store, bpe, 1 workers, tales, SentencePiece alone", 0.9),
-        ("store, bpe, 2 workers, tales, SentencePiece alone", 1.7),
+        ("store, bpe, workers: 1, tales, SentencePiece alone", 0.9),
+        ("store, bpe, workers: 2, tales, SentencePiece alone", 1.7),
     ]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lm.data.tokenizing.library import added_token, bpe, byte_level, encoded, merges_of, split, template_of
+from lm.data.tokenizing.piece_files import SPACE
 from lm.data.tokenizing.special_tokens import TEXT, Template
 from lm.errors import UserError
 
@@ -111,13 +112,12 @@ def _sentencepiece(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
     tokens, scores = metadata[f"{PREFIX}tokens"], metadata.get(f"{PREFIX}scores", [])
     if len(scores) != len(tokens):
         raise UserError(f"{where}: the tokenizer must have one score for each token.")
-    space = "\u2581"
     prefix = metadata.get(f"{PREFIX}add_space_prefix", True)
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": space}
-    before = [{"type": "Prepend", "prepend": space}] if prefix else []
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    before = [{"type": "Prepend", "prepend": SPACE}] if prefix else []
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
     decoders = [
-        {"type": "Replace", "pattern": {"String": space}, "content": " "},
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
         {"type": "ByteFallback"},
         {"type": "Fuse"},
     ]

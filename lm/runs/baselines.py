@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lm.config import Config
-from lm.data.reading.finding import hash_of
 from lm.data.storing.splits import split_sources
 from lm.data.tokenizing.base import Tokenizers
 from lm.evaluation.baselines.baseline import BaselineSetup, NotComputed
+from lm.files import hash_of
 from lm.parallel.distributed import is_first
 from lm.reporting.progress import counting
 from lm.reporting.table import Result

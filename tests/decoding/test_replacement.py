@@ -99,7 +99,7 @@ def sizes(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("name", variants("lstm", "lstm_pairs"))
+@pytest.mark.parametrize("name", variants("relative", "lstm_pairs"))
 def test_sampled_tokens_do_not_change(name, sizes):
     model, params = model_and_params(name)
     expected = sampled(model, params, 0)
@@ -111,7 +111,9 @@ def test_sampled_tokens_do_not_change(name, sizes):
     assert {8, 24} <= sources if model.reads_source else sources == {0}
 
 
-@pytest.mark.parametrize("name", variants("relative", of=[name for name in CONFIGS if name != "lstm"]))
+@pytest.mark.parametrize(
+    "name", variants("relative", "lstm_autoencoder", of=[name for name in CONFIGS if name != "lstm"])
+)
 def test_outputs_of_beam_search_do_not_change(name, sizes):
     model, params = model_and_params(name)
     expected = searched(model, params, 0)

@@ -117,7 +117,6 @@ def test_sampled_tokens_do_not_depend_on_the_schedule_or_the_capacity(models, mo
     assert list(sampler.stream(prompts[3], keys(7, 7)[3])) == expected[3]
 
 
-@pytest.mark.exhaustive
 def test_drafts_of_matrices_in_8_bits_on_a_mesh(models):
     target, _, pair, both = models
     sampling, small = Sampling(temperature=0.9), {name: with_int8_matrices(each) for name, each in both.items()}

@@ -17,10 +17,9 @@ import numpy as np
 
 from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record, as_list, as_text, is_missing
-from lm.data.reading.finding import hash_of
 from lm.data.reading.format import Format, Reader
 from lm.errors import UserError
-from lm.files import well_formed
+from lm.files import hash_of, well_formed
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # Maps ShareGPT's roles to ours.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -57,7 +56,3 @@ def grouped(paths: Iterable[Path]) -> list[list[Path]]:
         groups[-1].append(path)
         size += path.stat().st_size
     return groups
-
-
-def hash_of(*parts: str) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -18,10 +18,9 @@ from typing import Any, ClassVar, TypeVar
 from lm.config import SourceConfig
 from lm.data.reading import encodings, finding
 from lm.data.reading.fields import Field, Record
-from lm.data.reading.finding import hash_of
 from lm.data.reading.wording import PLAIN_TEXT, wording_of
 from lm.errors import UserError
-from lm.files import well_formed
+from lm.files import hash_of, well_formed
 
 T = TypeVar("T")
 Refuse = Callable[[str, str], None]  # called with (setting, message); raises UserError

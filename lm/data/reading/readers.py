@@ -27,9 +27,9 @@ from lm.data.reading.fields import (
     as_text,
     label_type,
 )
-from lm.data.reading.finding import hash_of
 from lm.data.reading.format import DocumentReader, Format, Reader
 from lm.errors import UserError
+from lm.files import hash_of
 
 SHOWN = 3  # number of groups of labels that a note lists
 

@@ -11,9 +11,9 @@ from typing import ClassVar
 from lm.config import SourceConfig
 from lm.data.reading import finding
 from lm.data.reading.fields import Field, Record, as_label
-from lm.data.reading.finding import hash_of
 from lm.data.reading.format import FileFormat, Files, Refuse, TextFile, open_text, read_lines, with_line_feeds
 from lm.errors import UserError
+from lm.files import hash_of
 
 
 class Text(FileFormat):

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from lm.data.reading import finding, open_reader, tfds
-from lm.data.reading.finding import hash_of
 from lm.data.reading.format import FileFormat, Reader
 from lm.data.storing import encoding
 from lm.data.storing.encoding import Chunk, Encoder, part_name
@@ -14,6 +13,7 @@ from lm.data.storing.splits import Cleaner, SplitSource
 from lm.data.tokenizing import pieces, restored, saved
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import named_errors
+from lm.files import hash_of
 
 
 class Documents:

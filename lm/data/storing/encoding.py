@@ -227,7 +227,7 @@ def _hashes(encoded: Sequence[bytes]) -> np.ndarray:
 
 
 def count_words_and_breaks(texts: Sequence[str], encoded: Sequence[bytes]) -> np.ndarray:
-    """Counts the words, separated by whitespace as in str.split, and the line breaks of each text, int64 (E,).
+    """Returns the number of words (as in str.split) plus the number of line breaks of each text, int64 (E,).
 
     `encoded` holds the texts in UTF-8. Words are counted by the bytes at their ends, without building lists of words.
     """

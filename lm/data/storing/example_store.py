@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from lm.config import Config
-from lm.data.reading.finding import hash_of
 from lm.data.storing.overlap import combined
 from lm.data.storing.splits import Cleaner, SplitSource, cleaning_values, text_hash
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
+from lm.files import hash_of
 
 FORMAT = 1  # increment this when a change to the code produces a different store from the same inputs
 FEW = 10  # up to this number of examples, all labels may be distinct

@@ -23,10 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from lm.data.reading.finding import hash_of
 from lm.data.storing.token_store import DamagedStore, TokenStore, locked
 from lm.errors import UserError
-from lm.files import new_directory, parse_json, read_file
+from lm.files import hash_of, new_directory, parse_json, read_file
 
 FORMAT = 1  # increment this when a change to the code produces different counts from the same tokens
 CHUNK = 1 << 18  # tokens that are counted at a time

@@ -29,13 +29,12 @@ from typing import Any
 
 import numpy as np
 
-from lm.data.reading.finding import hash_of
 from lm.data.storing.building import PARTS, Engine, Progress, remove_old_parts
 from lm.data.storing.documents import Documents
 from lm.data.storing.joining import FILES, Joiner
 from lm.data.storing.overlap import combined
 from lm.errors import UserError
-from lm.files import new_directory, parse_json, read_file
+from lm.files import hash_of, new_directory, parse_json, read_file
 
 FORMAT = 2  # increment this when a change to the code produces a different store from the same inputs
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from lm.config import CleaningConfig
 from lm.config.stop_words import WORD
-from lm.data.reading.finding import hash_of
 from lm.data.storing.stop_words import STOP_WORDS
 from lm.errors import UserError
+from lm.files import hash_of
 
 
 def clean_words(config: CleaningConfig, text: str, removed: Counter[str] | None = None) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lm.config import TokenizerConfig
 from lm.data.tokenizing.base import Offsets, Tokenizer
+from lm.data.tokenizing.piece_files import SPACE
 from lm.data.tokenizing.sentencepiece import SentencePieceTokenizer
 from lm.data.tokenizing.special_token_files import Files, files_beside, generation_ids
 from lm.data.tokenizing.special_tokens import TEXT, SpecialTokens, Template
@@ -92,10 +93,10 @@ class MarianTokenizer(Tokenizer):
 
     def _decode(self, ids: list[int]) -> str:
         pieces = [self._pieces.get(token, "<unk>") for token in ids]
-        return "".join(pieces).replace("\u2581", " ").strip()
+        return "".join(pieces).replace(SPACE, " ").strip()
 
     def _piece(self, token: int) -> str:
-        return self._pieces.get(token, f"<{token}>").replace("\u2581", " ")
+        return self._pieces.get(token, f"<{token}>").replace(SPACE, " ")
 
     def _special(self) -> dict[int, str]:
         codes = {token: piece for token, piece in self._pieces.items() if _CODE.fullmatch(piece)}

@@ -1,10 +1,10 @@
 """Encodes texts for a token store by looking up words that occurred before, which is faster than SentencePiece.
 
 The ids are those of SentencePiece if it encodes the words of a line independently of each other. A BPE model does so if
-no piece extends beyond a word. In a unigram model, the sums of scores must also be exact. Otherwise, they are rounded
-to 32-bit numbers in each line differently, and of two segmentations of a word with almost the same score, another one
-may win. Sums of multiples of GRID are exact up to EXACT, so `SentencePieceTokenizer` rounds the scores of the models
-that it trains to such multiples.
+no piece extends beyond a word. In a unigram model, the sums of scores must also be exact. Otherwise, rounding to 32
+bits depends on what precedes the word in its line, so a word that has two segmentations of almost equal score may be
+segmented differently in different lines. Sums of multiples of GRID are exact up to EXACT, so `SentencePieceTokenizer`
+rounds the scores of the models that it trains to such multiples.
 
 A word includes the spaces before it. E is the number of texts, N the number of tokens, U the number of words, W the
 number of different words.
@@ -75,8 +75,8 @@ class WordCache:
     def encode(self, texts: Sequence[str]) -> Flat | None:
         """Returns the ids of `start text eos` for all texts, int32 (N,), and their number for each, int64 (E,).
 
-        Returns None if the words rarely repeat, if the texts contain START or SPACE, or if a line is so long that the
-        sum of its scores may not be exact.
+        Returns None if the words rarely repeat, if the texts contain START or SPACE, or if a line or a word is so long
+        that the sums of its scores may not be exact.
         """
         joined = "\0".join(["", *texts])
         if SPACE in joined or joined.count("\0") > len(texts):
@@ -85,13 +85,16 @@ class WordCache:
         words_W, index_U = found.dictionary.to_pylist(), found.indices.to_numpy()
         if len(index_U) < REPEATS * len(words_W):
             return None
+        # While SentencePiece searches within a word, a sum may exceed that of the best segmentation by this much.
+        excess = 0.0 if self._score_V is None else len(max(words_W, key=len)) * self._score_V.max()
+        if excess >= EXACT:
+            return None
         if len(self._rows) + len(words_W) > MOST_WORDS or self._num_bytes > MOST_BYTES:
             self._clear()
         row_U = self._rows_of(words_W)[index_U]
         if self._score_V is not None:
             score_of_lines = np.add.reduceat(self._scores[row_U], np.flatnonzero(self._starts_line[row_U]))
-            # Within a word, the sums may exceed that of its best segmentation.
-            if score_of_lines.max() + len(max(words_W, key=len)) * self._score_V.max() >= EXACT:
+            if score_of_lines.max() + excess >= EXACT:
                 return None
         length_U = self._lengths[row_U]
         end_U = np.cumsum(length_U)
@@ -130,7 +133,7 @@ class WordCache:
 
 
 def _words_of(joined: bytes) -> pyarrow.DictionaryArray:
-    """Returns the words of texts, each of which follows a START."""
+    """Splits texts, each of which follows a START, into words."""
     import pyarrow
 
     kinds = np.frombuffer(joined.translate(_KINDS), np.uint8)

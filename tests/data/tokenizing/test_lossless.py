@@ -121,7 +121,7 @@ def test_bert_loses_case_accents_and_white_space():
 
 def test_lengths_are_right_if_a_model_without_bos_encodes_some_text_as_eos(monkeypatch):
     tokenizer = own("sentencepiece")
-    monkeypatch.setattr(tokenizer, "_word_table", None)
+    monkeypatch.setattr(tokenizer, "_word_cache", None)
     eos, rows = tokenizer.eos_id, [[9, tokenizer.eos_id, 8], [], [7]]
     monkeypatch.setattr(tokenizer, "special_tokens", SpecialTokens(None, eos))
     monkeypatch.setattr(tokenizer, "_buffers", lambda texts: [np.array(ids, np.int32) for ids in rows])

@@ -16,7 +16,7 @@ from lm.data.tokenizing import TOKENIZERS, build_tokenizer, word_cache
 from lm.data.tokenizing.flat import rows_of
 from lm.data.tokenizing.piece_files import NORMAL, SPACE, PieceFile, with_scores
 from lm.data.tokenizing.sentencepiece import UNKNOWN_PENALTY
-from lm.data.tokenizing.word_cache import EXACT, GRID, WordCache
+from lm.data.tokenizing.word_cache import EXACT, GRID, REPEATS, WordCache
 
 SYLLABLES = ("ha", "a", "he", "e", "aha", "b", ".", "é")
 
@@ -78,7 +78,7 @@ def test_words_have_the_same_ids_wherever_they_are(algorithm):
 
 def test_without_rounded_scores_some_words_would_have_other_ids():
     rounded = tokenizer_of("unigram")
-    # The scores of pieces differ by less than the rounding of sums, but not from those of training.
+    # Multiplication takes the scores off the grid, so their sums are rounded.
     exact = TOKENIZERS["sentencepiece"](with_scores(rounded._model, lambda score: score * 1.01))
     cache = WordCache(exact._processor.encode, exact._joints["\n"], (exact.eos_id, exact.start_id))
     assert rows_of(*cache.encode(lines_with_ties())) != reference(exact, lines_with_ties())
@@ -120,13 +120,13 @@ def test_a_full_cache_starts_anew_and_an_error_leaves_none_of_the_words(monkeypa
             patch.setattr(np, "append", lambda *args, r=results, **options: next(r)(*args, **options))
             with pytest.raises(TypeError):
                 cache._rows_of([b" he", b" aha"])
+        assert len(cache._rows) == len(cache._ids) == len(cache._begins) == 0
         text = words(draw, 30, 4)
         assert rows_of(*cache.encode([text])) == reference(tokenizer, [text])
 
 
 def test_texts_whose_words_rarely_repeat_are_not_kept(monkeypatch):
-    monkeypatch.undo()
-    monkeypatch.setattr(word_cache, "REPEATS", 2)
+    monkeypatch.setattr(word_cache, "REPEATS", REPEATS)
     tokenizer = tokenizer_of("bpe")
     cache = tokenizer._word_cache
     known = len(cache._rows)
