@@ -8,8 +8,7 @@ E is the number of examples, T the number of tokens per example, and N the total
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,7 +21,7 @@ from lm.data.reading.conversations import Conversation
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.data.tokenizing.chat_template import ChatTemplate, Message, Tools
-from lm.errors import UserError
+from lm.errors import named_errors
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class ChatTokens(Tokens):
         """
         template, ids, scored = ChatTemplate(tokenizer, text), [], [np.zeros(0, bool)]
         for each in examples:
-            with _located(each):
+            with named_errors(each.where):
                 found = template.encode(each.messages, each.tools)
             ids.append(found.ids)
             scored.append(found.scored)
@@ -61,7 +60,7 @@ class ChatTokens(Tokens):
         for each in examples:
             for number, message in enumerate(each.messages):
                 if number and message["role"] == "assistant":
-                    with _located(each):
+                    with named_errors(each.where):
                         source, left_out, longest = source_prompt(
                             template, each.messages[:number], each.tools, source_length
                         )
@@ -89,17 +88,6 @@ def source_prompt(
     if ids[:1] == list(form.ids[:1]):  # the chat template has already written the token that precedes a source
         ids = ids[1:]
     return ids, left_out, longest
-
-
-@contextlib.contextmanager
-def _located(example: Conversation) -> Iterator[None]:
-    """Prefixes the message of a UserError with the position of the conversation, unless the message names a setting."""
-    try:
-        yield
-    except UserError as error:
-        if str(error).startswith("config."):
-            raise
-        raise UserError(f"{example.where}: {error}") from error
 
 
 class ChatExamples(Examples):
