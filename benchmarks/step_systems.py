@@ -149,12 +149,13 @@ def our_program(model: Model, dtype: str, folder: Path) -> tuple[Any, Step]:
 
     from lm.batch import Batch, Source
     from lm.config.experiment import replace_settings
+    from lm.data.packing.prefetch import GlobalBatches
     from lm.huggingface.folder import open_folder
     from lm.huggingface.importing import load_params
     from lm.huggingface.recognising import recognise
     from lm.models import build_model
     from lm.models.parameters import unstack_layers
-    from lm.parallel.mesh import batch_sharding, make_mesh, to_global
+    from lm.parallel.mesh import make_mesh
     from lm.tasks import task_of
     from lm.training.multipliers import learning_rate_multipliers
     from lm.training.optimizers import make_optimizer
@@ -176,7 +177,7 @@ def our_program(model: Model, dtype: str, folder: Path) -> tuple[Any, Step]:
     params = unstack_layers(load_params(opened, published))
     state = with_params(make_state(config, network, optimizer, abstract, mesh), params)
     program = compile_train_step(config, network, optimizer, abstract, mesh)
-    sharding, ids = batch_sharding(mesh), np.arange(model.rows)
+    batches = GlobalBatches(mesh, model.rows)
 
     def step(arrays: Arrays) -> float:
         nonlocal state
@@ -188,7 +189,7 @@ def our_program(model: Model, dtype: str, folder: Path) -> tuple[Any, Step]:
             source = Source(arrays["source"], places, np.ones_like(arrays["source"]))
         types = np.zeros_like(tokens) if config.model.token_types > 1 else None
         batch = Batch(tokens, arrays["targets"], arrays["weights"], positions, ones, source, types)
-        state, metrics = program(state, to_global(batch, ids, sharding, model.rows))
+        state, metrics = program(state, batches.place(batch))
         return float(metrics["train/loss"])
 
     return program, step

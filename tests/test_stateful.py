@@ -13,12 +13,13 @@ import optax
 import pytest
 
 from lm.batch import Batch
+from lm.data.packing.prefetch import GlobalBatches
 from lm.data.packing.rows import RowLayout
 from lm.data.packing.stateful import StatefulEvalRows, StatefulRows
 from lm.errors import UserError
 from lm.models import build_model
 from lm.objectives.losses import loss_sums
-from lm.parallel.mesh import batch_sharding, local_rows, make_mesh, to_global
+from lm.parallel.mesh import batch_sharding, make_mesh
 from lm.runs.directory import RunDirectory
 from lm.runs.prepare import prepare
 from lm.tasks import task_of
@@ -115,7 +116,7 @@ def steps_of(config, mesh_shape, batches):
     found = []
     for batch in batches:
         before = jax.tree.map(np.asarray, state.params)
-        state, metrics = step(state, to_global(batch, local_rows(sharding, ROWS), sharding, ROWS))
+        state, metrics = step(state, GlobalBatches(mesh, ROWS).place(batch))
         gradients = jax.tree.map(lambda old, new: old - np.asarray(new), before, state.params)
         found.append((float(metrics["train/loss"]), gradients, jax.tree.map(np.asarray, state.carried.states)))
         placed = state.carried.states[0]["h"].sharding

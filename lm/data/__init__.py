@@ -12,7 +12,7 @@ A document passes through the following steps, each implemented by one sub-packa
 3. tokenizing/ a tokenizer turns text into ids when a store is built.
 4. examples/   indexed examples (tokens, targets, weights, types, source) of known size, built on demand.
 5. packing/    rows.py makes each row from its index, by cutting a window from a token stream or by packing examples;
-               prefetch.py prepares batches in advance.
+               prefetch.py prepares batches in advance and places them on the devices.
 
 There are no stateful iterators: to resume at step s, a run requests batch s. `lm.data.show` prints the batches.
 """

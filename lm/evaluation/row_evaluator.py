@@ -16,12 +16,12 @@ from jax.sharding import PartitionSpec
 
 from lm.batch import Array, Batch
 from lm.config import ObjectiveConfig
-from lm.data.packing.prefetch import prefetch
+from lm.data.packing.prefetch import GlobalBatches, prefetch
 from lm.evaluation.evaluator import EvaluationRows, EvaluationSetup, Evaluator, Report, choose, named_metrics
 from lm.evaluation.token_metrics import Sums
 from lm.models.protocol import Model
 from lm.objectives.losses import LossSums
-from lm.parallel.mesh import batch_sharding, local_rows, on_mesh, place_cache, to_global
+from lm.parallel.mesh import on_mesh, place_cache
 
 BATCHES_AHEAD = 2
 
@@ -60,10 +60,9 @@ class RowEvaluator(Evaluator):
         counts = [len(ids) for ids in self._row_ids.values()]
         self.num_rows = sum(counts)
         self._limited = self.num_rows < sum(sizes.values())
-        self._sharding = batch_sharding(mesh)
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         self.batch_size = shards * -(-min(config.eval.batch_size, max(counts)) // shards)
-        self._mine = local_rows(self._sharding, self.batch_size)
+        self._placement = GlobalBatches(mesh, self.batch_size)
 
     def evaluate(self, params: Any, step: int, report: Report | None = None) -> dict[str, float]:
         done = 0
@@ -119,14 +118,14 @@ class RowEvaluator(Evaluator):
         def make(i: int) -> Batch:
             # A row id equal to the number of rows stands for a padding row, whose weights are 0.
             padding = self.batch_size - len(chosen[i])
-            return rows.rows(np.pad(chosen[i], (0, padding), constant_values=rows.num_rows)[self._mine])
+            return rows.rows(np.pad(chosen[i], (0, padding), constant_values=rows.num_rows)[self._placement.row_ids])
 
         running: tuple[np.ndarray, tuple[Array, Array | None]] | None = None
         cache, objective = self._first_cache(), self._config.objective
         with prefetch(make, 0, len(chosen), 0, BATCHES_AHEAD) as batches, on_mesh(self._mesh):
             for ids, local in zip(chosen, batches, strict=True):
                 assert self.batch_size * local.shape[1] < 2**24, "a batch has too many tokens to be counted in float32"
-                batch = to_global(local, self._mine, self._sharding, self.batch_size)
+                batch = self._placement.place(local)
                 # The results of a batch are read while the next batch is running, so that the device never waits.
                 found, cache = forward_batch(self._model, self._task, objective, self.with_logits, params, batch, cache)
                 previous, running = running, (ids, found)

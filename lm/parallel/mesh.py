@@ -1,4 +1,4 @@
-"""The device mesh, the table that maps logical axes to mesh axes, and global batches.
+"""The device mesh, and the table that maps logical axes to mesh axes.
 
 The axis `data` is for data parallelism; `fsdp` splits the parameters, the optimizer state and the batch (Rajbhandari
 2020, ZeRO-3); `tensor` splits the heads, the MLP and the vocabulary (Shoeybi 2019, Megatron).
@@ -13,10 +13,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from lm.batch import Batch
 from lm.config import Config, MeshConfig
 from lm.config.checks import MODELS
 from lm.config.schema import entries
@@ -168,23 +166,3 @@ def place_cache(cache: Any) -> Any:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a batch, which splits the rows, but not the length, over the mesh axes data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None))
-
-
-def local_rows(sharding: NamedSharding, num_rows: int) -> np.ndarray:
-    """Returns the sorted indices of the rows of a global batch that this process must supply."""
-    indices = sharding.addressable_devices_indices_map((num_rows, 1)).values()
-    return np.unique(np.concatenate([np.arange(num_rows)[index[0]] for index in indices if index is not None]))
-
-
-def to_global(local: Batch, row_ids: np.ndarray, sharding: NamedSharding, num_rows: int) -> Batch:
-    """Assembles a batch of global arrays. Each process contributes the rows `row_ids`."""
-
-    def to_array(x: np.ndarray) -> jax.Array:
-        def shard(index: tuple[slice, ...] | None) -> np.ndarray:
-            assert index is not None
-            first, last = np.searchsorted(row_ids, index[0].indices(num_rows)[:2])
-            return x[first:last]
-
-        return jax.make_array_from_callback((num_rows, *x.shape[1:]), sharding, shard)
-
-    return jax.tree.map(to_array, local)

@@ -17,13 +17,14 @@ from jax.sharding import Mesh
 from lm.batch import Array, Batch
 from lm.config import Config
 from lm.config.experiment import replace_settings
+from lm.data.packing.prefetch import GlobalBatches
 from lm.errors import UserError
 from lm.evaluation.evaluator import EvaluationRows
 from lm.models import MODELS
 from lm.models.mixture import Mixture, log_probs
 from lm.models.protocol import Model
 from lm.parallel.distributed import is_first
-from lm.parallel.mesh import batch_sharding, on_mesh, to_global
+from lm.parallel.mesh import on_mesh
 from lm.reporting.progress import counting
 from lm.tasks import task_of
 
@@ -100,14 +101,14 @@ def tuned_weight(
     if jax.process_count() > 1:
         raise UserError("--mix: one process tunes the weight; start only one, or give the weight as --mix=RUN:WEIGHT.")
     found: list[np.ndarray] = []
-    sharding, total, done = batch_sharding(mesh), sum(each.num_rows for each in rows.values()), 0
-    ids = np.arange(batch_size)
+    total, done = sum(each.num_rows for each in rows.values()), 0
+    batches = GlobalBatches(mesh, batch_size)
     with on_mesh(mesh), counting(total, "rows for the weight", enabled=is_first()) as report:
         for each in rows.values():
             for begin in range(0, each.num_rows, batch_size):
-                batch = each.rows((begin + ids).tolist())
+                batch = each.rows((begin + batches.row_ids).tolist())
                 chosen = np.asarray(batch.weights) > 0
-                both_2BL = _target_log_probs(models, params, to_global(batch, ids, sharding, batch_size))
+                both_2BL = _target_log_probs(models, params, batches.place(batch))
                 found.append(np.asarray(both_2BL, np.float64)[:, chosen])
                 done = min(done + batch_size, total)
                 if report is not None:

@@ -17,14 +17,14 @@ from jax.sharding import Mesh
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
 from lm.costs import peak_flops
-from lm.data.packing.prefetch import prefetch
+from lm.data.packing.prefetch import GlobalBatches, prefetch
 from lm.data.packing.rows import TrainRows
 from lm.errors import DONE, SAVED_ON_SIGNAL, UserError
 from lm.models import MODELS, build_model
 from lm.models.parameters import logical_axes
 from lm.models.protocol import Model
 from lm.parallel.distributed import agreed_on, barrier, failing_together, is_first
-from lm.parallel.mesh import batch_sharding, check_divisible, local_rows, make_mesh, to_global
+from lm.parallel.mesh import check_divisible, make_mesh
 from lm.parallel.signals import StopRequest
 from lm.reporting.metrics_writer import LateMetrics, MetricsWriter
 from lm.reporting.progress import Console, Progress
@@ -201,11 +201,10 @@ class Loop:
                 writer = MetricsWriter(self.directory.metrics_path, self.directory.tensorboard_dir, config, start)
                 stack.callback(writer.close)
             log = _StepLog(self, progress, writer)
-            sharding, num_rows = batch_sharding(self.mesh), config.train.batch_size
-            row_ids = local_rows(sharding, num_rows)
-            make = partial(self.rows.rows, row_ids=row_ids.tolist())
+            placement = GlobalBatches(self.mesh, config.train.batch_size)
+            make = partial(self.rows.rows, row_ids=placement.row_ids.tolist())
             local = stack.enter_context(prefetch(make, start, total, config.data.num_workers, config.data.prefetch))
-            batches = map(partial(to_global, row_ids=row_ids, sharding=sharding, num_rows=num_rows), local)
+            batches = map(placement.place, local)
             for done in range(start + 1, total + 1):
                 state, metrics = step(state, next(batches))
                 log.take(late.push(done, metrics))

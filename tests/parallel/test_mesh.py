@@ -7,8 +7,9 @@ from jax.sharding import PartitionSpec as P
 
 from lm.batch import Batch
 from lm.config import Config, MeshConfig, defaults, source
+from lm.data.packing.prefetch import GlobalBatches
 from lm.errors import UserError
-from lm.parallel.mesh import batch_sharding, check_divisible, local_rows, make_mesh, state_shardings, to_global
+from lm.parallel.mesh import check_divisible, make_mesh, state_shardings
 
 
 def test_open_axis_takes_the_remaining_devices():
@@ -51,13 +52,12 @@ def test_sizes_that_the_mesh_does_not_divide_are_named(section, key, value, name
 
 def test_batch_is_unchanged_on_the_mesh():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    sharding = batch_sharding(mesh)
     rng = np.random.default_rng(0)
     fields = [rng.integers(0, 9, (8, 3)).astype(np.int32) for _ in range(4)]
     batch = Batch(fields[0], fields[1], rng.random((8, 3)).astype(np.float32), fields[2], fields[3])
-    rows = local_rows(sharding, 8)
-    np.testing.assert_array_equal(rows, np.arange(8))
-    placed = to_global(batch, rows, sharding, 8)
+    batches = GlobalBatches(mesh, 8)
+    np.testing.assert_array_equal(batches.row_ids, np.arange(8))
+    placed = batches.place(batch)
     jax.tree.map(np.testing.assert_array_equal, batch, placed)
     assert placed.tokens.sharding.spec == P(("data", "fsdp"), None)
     assert placed.tokens.addressable_shards[0].data.shape == (2, 3)

@@ -12,12 +12,13 @@ import pytest
 from lm.batch import Batch
 from lm.config import Config, defaults, source
 from lm.data.examples.example import from_pair
+from lm.data.packing.prefetch import GlobalBatches
 from lm.data.packing.rows import RowLayout
 from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.models import build_model
 from lm.models.parameters import stack_layers, unstack_layers
 from lm.objectives.losses import loss_sums
-from lm.parallel.mesh import batch_sharding, local_rows, make_mesh, to_global
+from lm.parallel.mesh import batch_sharding, make_mesh
 from lm.tasks import task_of
 from lm.training.state import TrainState, abstract_state, initial_state, make_state
 from lm.training.step import batch_hash, compile_train_step
@@ -106,10 +107,9 @@ def sgd_gradients(config: Config, mesh_shape: dict, batch: Batch, *, drawn: bool
     abstract = abstract_state(config, model, optimizer, mesh)
     state = drawn_state(abstract) if drawn else make_state(config, model, optimizer, abstract, mesh)
     before = jax.tree.map(np.asarray, state.params)
-    sharding = batch_sharding(mesh)
-    rows = local_rows(sharding, ROWS)
+    batches = GlobalBatches(mesh, ROWS)
     step = compile_train_step(config, model, optimizer, abstract, mesh)
-    state, metrics = step(state, to_global(jax.tree.map(lambda x: x[rows], batch), rows, sharding, ROWS))
+    state, metrics = step(state, batches.place(jax.tree.map(lambda x: x[batches.row_ids], batch)))
     grads = jax.tree.map(lambda old, new: old - np.asarray(new), before, state.params)
     return {name: float(value) for name, value in metrics.items()}, grads
 

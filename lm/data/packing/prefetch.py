@@ -1,4 +1,4 @@
-"""Computes batches ahead of the training step, in a thread or in worker processes."""
+"""Computes batches in advance, in a thread or in worker processes, and places them on the devices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from typing import TypeVar
 
 import grain
 import jax
+import numpy as np
 from absl import flags
+from jax.sharding import Mesh
+
+from lm.batch import Batch
+from lm.parallel.mesh import batch_sharding
 
 T = TypeVar("T")
 
@@ -69,3 +74,29 @@ def _begin_worker(parent: int, index: int, count: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="watch-parent", daemon=True).start()
+
+
+class GlobalBatches:
+    """Global batches of `num_rows` rows each, to which every process contributes some rows.
+
+    `row_ids` holds the sorted indices of the rows that this process contributes.
+    """
+
+    def __init__(self, mesh: Mesh, num_rows: int):
+        self._sharding, self._num_rows = batch_sharding(mesh), num_rows
+        indices = self._sharding.addressable_devices_indices_map((num_rows, 1)).values()
+        rows = np.arange(num_rows)
+        self.row_ids = np.unique(np.concatenate([rows[index[0]] for index in indices if index is not None]))
+
+    def place(self, local: Batch) -> Batch:
+        """Returns the global batch, whose arrays are spread over the devices, given this process's rows."""
+
+        def to_array(x: np.ndarray) -> jax.Array:
+            def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+                assert index is not None
+                first, last = np.searchsorted(self.row_ids, index[0].indices(self._num_rows)[:2])
+                return x[first:last]
+
+            return jax.make_array_from_callback((self._num_rows, *x.shape[1:]), self._sharding, shard)
+
+        return jax.tree.map(to_array, local)
