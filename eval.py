@@ -7,13 +7,13 @@ python eval.py --workdir=runs/a --stride=64                   scores overlapping
 python eval.py --workdir=runs/a --text=book.txt               scores any text with the run's own tokenizer
 python eval.py --workdir=runs/a --config=configs/other.py     scores the data sources of another config
 python eval.py --workdir=runs/a --split=test --average=5      averages the five latest checkpoints
-python eval.py --workdir=runs/a --mix=runs/b:0.3             gives the probabilities of another run the weight 0.3
+python eval.py --workdir=runs/a --mix=runs/b:0.3             mixes in another run's probabilities with weight 0.3
 python eval.py --workdir=runs/a --mix=runs/b --split=test    tunes that weight on the validation split
 python eval.py --workdir=runs/a --baselines                   adds simple models, fitted to the training split
 python eval.py --workdir=runs/a --split=test --num_beams=5    writes beam-search outputs and their references
 
-Needs only the run directory and the data to score (with --baselines, also the training data), and runs on any number
-and kind of devices. Every token of the split is scored once. Results are written to
+The command needs only the run directory and the data to score (with --baselines, also the training data). It runs on
+any number and kind of devices. Every token of the split is scored once. Results are written to
 WORKDIR/eval/<step>/results.{json,csv,md}, and outputs to predictions.jsonl beside them. Options that differ from their
 defaults (the run's own settings and the validation split) are appended to the file names, as in
 results-test-beams5.json. If the directory is read-only, the table is printed with a warning, and the exit status is 0.
@@ -61,15 +61,15 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "mix",
         "",
-        "Second run, whose probabilities are mixed with those of each run: RUN:WEIGHT, or RUN to tune the weight.",
+        "Run whose probabilities are mixed with those of each evaluated run: RUN:WEIGHT, or RUN to tune the weight.",
     )
     flags.DEFINE_integer("num_beams", 0, "Beam size for generated outputs. If 0, eval.generation.num_beams is used.")
     flags.DEFINE_float("length_penalty", None, "Overrides eval.generation.length_penalty.")
     flags.DEFINE_integer(
         "batch_size",
         0,
-        "Rows per batch. If 0, eval.batch_size is used. It affects memory and speed and, if data.stateful is set, the "
-        "results: it is the number of stretches into which the text is cut.",
+        "Rows per batch. If 0, eval.batch_size is used. The value affects memory and speed. If data.stateful is set, "
+        "it also affects the results, because it is the number of stretches into which the text is cut.",
     )
     flags.DEFINE_bool("baselines", False, "Add rows for simple models that are fitted to the run's training split.")
     flags.DEFINE_bool("mean", False, "Add two rows: the mean and the standard deviation of the runs.")
@@ -93,7 +93,7 @@ def evaluate_from_flags() -> int:
 
     roots = [Path(each) for each in FLAGS.workdir if each]
     if not roots:
-        raise UserError("--workdir is missing; name a run directory, e.g. --workdir=runs/quickstart.")
+        raise UserError("--workdir is missing; specify a run directory, e.g. --workdir=runs/quickstart.")
     config, config_name = config_from_flags(), ""
     if config is not None:  # e.g. "other" for --config=configs/other.py:ARG
         config_name = Path(config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]).stem
@@ -103,7 +103,7 @@ def evaluate_from_flags() -> int:
     options = Options(config=config, config_name=config_name, mix=mix, **values)
     _check(options)
     if FLAGS.mean and len(roots) < 2:
-        raise UserError("--mean needs two or more runs; name them in --workdir=A,B,...")
+        raise UserError("--mean needs two or more runs; list them in --workdir=A,B,...")
     distributed.initialize_from_flags()
     use_compile_cache(config)
     baselines = Baselines() if FLAGS.baselines else None

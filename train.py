@@ -55,10 +55,10 @@ def train_from_flags() -> int:
     if config is None:
         raise UserError("--config is missing; for a first run, use --config=configs/quickstart.py.")
     if not FLAGS.workdir:
-        raise UserError("--workdir is missing; name a directory for this run, e.g. --workdir=runs/quickstart.")
+        raise UserError("--workdir is missing; specify a directory for this run, e.g. --workdir=runs/quickstart.")
     distributed.initialize_from_flags()
     use_compile_cache(config)
-    # Matplotlib's default is in the home directory.
+    # By default, Matplotlib would write to the home directory.
     os.environ.setdefault("MPLCONFIGDIR", str(cache_directory(config) / "matplotlib"))
     for text in FLAGS.seeds:
         if not text.isdecimal() or len(text) > LONGEST_NUMBER:

@@ -3,9 +3,9 @@
     python train.py --config=configs/bert_mlm.py --workdir=runs/bert_mlm
     python train.py --config=configs/bert_mlm.py:wikipedia/20230601.de --workdir=runs/bert_mlm_de
 
-Uses the settings of Devlin 2019, but the sequences of Liu 2019 (RoBERTa: 512 tokens throughout, no second text). To
-train on two texts per sequence, as BERT does, add --config.objective.next_sentence=True. The data set must be prepared
-once, with TensorFlow: `tfds build wikipedia/20230601.en`. This config has not been run yet.
+Uses the settings of Devlin 2019, but the input sequences of Liu 2019 (RoBERTa): 512 tokens throughout, without a second
+text. To train on two texts per sequence, as BERT does, add --config.objective.next_sentence=True. The data set must be
+prepared once, with TensorFlow: `tfds build wikipedia/20230601.en`. This config has not been run yet.
 """
 
 from lm.config import defaults, source

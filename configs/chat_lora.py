@@ -3,10 +3,10 @@
     python train.py --config=configs/chat_lora.py:RUN,FILE.jsonl[,TEST.jsonl] --workdir=runs/tuned
     python -m lm.chat --workdir=runs/tuned
 
-RUN is the run directory of a decoder with a chat template, e.g. one that `lm.hf import` has made of a published model.
-Its model and tokenizer are taken over. FILE.jsonl has one conversation per line, in the format of OpenAI or ShareGPT. A
-tenth of the conversations is held out; those in TEST.jsonl are the test split. Only the tokens of the answers are
-learnt. For a model without a chat template, add --config.data.chat_template=plain.
+RUN is the run directory of a decoder with a chat template, e.g. one that `lm.hf import` has created from a published
+model. Training starts from its model and tokenizer. FILE.jsonl has one conversation per line, in the format of OpenAI
+or ShareGPT. A tenth of the conversations is held out; those in TEST.jsonl are the test split. Only the tokens of the
+answers are learnt. For a model without a chat template, add --config.data.chat_template=plain.
 
 The cost depends on the model; this config has not been run yet at full size. With SmolLM2-135M-Instruct and 360 short
 conversations (benchmarks/published/tuned_chat.py), the perplexity of held-out answers falls from 50.0 to 1.22.

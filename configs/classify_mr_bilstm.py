@@ -3,8 +3,8 @@
     python train.py --config=configs/classify_mr_bilstm.py:DIR --workdir=runs/mr_bilstm --folds=10
 
 The data, the words and the ten-fold cross-validation are those of configs/classify_mr_cnn.py, the convolutional network
-that it is compared with. A text is represented by the mean of its outputs.
-Cost: about two minutes for each fold on two CPU cores. This config has not been run yet to its last step.
+that this model is compared with. The mean of the LSTM's outputs represents a text.
+Cost: about two minutes for each fold on two CPU cores. This config has not been run yet to the last step.
 """
 
 from configs import classify_mr_cnn

@@ -1,10 +1,11 @@
-"""Sentiment of sentences from film reviews with the convolutional network of Kim 2014, from random vectors.
+"""Sentiment of sentences from film reviews with the convolutional network of Kim 2014 and random initial vectors.
 
     python train.py --config=configs/classify_mr_cnn.py:DIR --workdir=runs/mr_cnn --folds=10
 
-DIR is the same as for configs/classify_mr.py. Words are taken as they are in the files, and all weights are trained, in
-ten-fold cross-validation as in the paper. Cost: about twelve minutes for the ten folds on two CPU cores. Measured:
-accuracy 76.5 % (mean over the ten test folds). Kim reports 76.1 % (CNN-rand). Measurements are in results/.
+DIR is the same as for configs/classify_mr.py. Words are used exactly as they appear in the files, and all weights are
+trained. As in the paper, ten-fold cross-validation is used. Cost: about twelve minutes for the ten folds on two CPU
+cores. Measured: accuracy 76.5 % (mean over the ten test folds). Kim reports 76.1 % (CNN-rand). Measurements are in
+results/.
 """
 
 from configs import classify_mr

@@ -1,4 +1,4 @@
-"""Multi30k, English to German, with an LSTM encoder-decoder with attention (Bahdanau 2015), or with none.
+"""Multi30k, English to German, with an LSTM encoder-decoder, with attention (Bahdanau 2015) or without.
 
     python train.py --config=configs/multi30k_lstm_attention.py:DIR --workdir=runs/multi30k_lstm
     python train.py --config=configs/multi30k_lstm_attention.py:DIR,none --workdir=runs/multi30k_lstm_none
@@ -6,11 +6,12 @@
     python -m benchmarks.bleu_by_length --workdir=runs/multi30k_lstm,runs/multi30k_lstm_none --output=bleu.png
     python -m benchmarks.attention_picture --workdir=runs/multi30k_lstm --input=sentences.txt --output=attention.png
 
-DIR is that of configs/multi30k_en_de.py, the Transformer that it is compared with. `DIR,none` drops the attention, so
-the decoder knows only the encoder's last states (Sutskever 2014); `DIR,dot` and `DIR,general` score as Luong 2015 does.
+DIR is the same as for configs/multi30k_en_de.py, the Transformer that this model is compared with. `DIR,none` drops the
+attention, so the decoder sees only the encoder's last states (Sutskever 2014); `DIR,dot` and `DIR,general` select the
+attention scores of Luong 2015.
 Cost: about an hour on two CPU cores. Measured: BLEU 38.0 on the test split (results/multi30k_lstm_attention.json).
-After 600 steps, BLEU is 29.3 with attention and 12.0 without; results/bleu_by_length.png shows it by the length of the
-source.
+After 600 steps, BLEU is 29.3 with attention and 12.0 without; results/bleu_by_length.png shows BLEU by the length of
+the source.
 """
 
 from configs import multi30k_en_de

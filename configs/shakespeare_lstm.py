@@ -4,8 +4,8 @@
     python -m lm.generate --workdir=runs/shakespeare_lstm --prompt="ROMEO:" --max_new_tokens=300
 
 The data, the held-out tenth and the number of steps are those of configs/shakespeare_char_cpu.py, the Transformer that
-it is compared with. `:PATH/input.txt,gru` or `,rnn` selects another cell.
-Cost: about ten minutes on two CPU cores. This config has not been run yet to its last step.
+this model is compared with. `:PATH/input.txt,gru` or `:PATH/input.txt,rnn` selects another cell.
+Cost: about ten minutes on two CPU cores. This config has not been run yet to the last step.
 """
 
 from configs import shakespeare_char

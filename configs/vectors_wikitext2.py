@@ -8,8 +8,8 @@ DIR is the same as for configs/wikitext2.py. Each line is a document, and words 
 left out. `--config.objective.name=cbow` selects another task, and `--config.model.ngram_buckets=50000` adds character
 n-grams (fastText). `--config=configs/vectors_wikitext2.py:DIR,glove` selects GloVe. `--config.eval.word_pairs=FILE`
 reports the rank correlation with the human scores of a file such as WordSim-353. Cost: 40 seconds on two CPU cores.
-Measured: rank correlation 0.36 (mean of three seeds) on the 291 pairs of WordSim-353 whose words are known, and 0.33
-for gensim with the same settings; 0.45 after 15 epochs. Measurements are in results/.
+Measured: rank correlation 0.36 (mean of three seeds) on the 291 pairs of WordSim-353 whose words are known; gensim
+reaches 0.33 with the same settings. After 15 epochs, this config reaches 0.45. Measurements are in results/.
 """
 
 from configs import wikitext2

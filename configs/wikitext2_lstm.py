@@ -3,10 +3,11 @@
     python train.py --config=configs/wikitext2_lstm.py:DIR --workdir=runs/wikitext2_lstm
     python eval.py --workdir=runs/wikitext2_lstm --split=test --step=latest --batch_size=1
 
-DIR is that of configs/wikitext2_words.py. Row r of each step continues row r of the step before (data.stateful), with
-back-propagation through 35 tokens. With --batch_size=1, eval.py carries the state through the whole text.
+DIR is the same as for configs/wikitext2_words.py. Row r of each step continues row r of the step before
+(data.stateful), with back-propagation through 35 tokens. With --batch_size=1, eval.py carries the state through the
+whole text.
 Cost: 30 minutes on two CPU cores. Measured by `python -m benchmarks.language_models`, which trains this model and the
-others of its table for the same time: word perplexity 228.6 (validation) and 211.0 (test) after 2,392 steps
+others in its table for the same time: word perplexity 228.6 (validation) and 211.0 (test) after 2,392 steps
 (results/language_models.md).
 """
 

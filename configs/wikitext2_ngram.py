@@ -3,11 +3,11 @@
     python train.py --config=configs/wikitext2_ngram.py:DIR --workdir=runs/wikitext2_ngram
     python eval.py --workdir=runs/wikitext2_ngram --split=test
 
-DIR holds train.txt.gz (or train.txt), valid.txt and test.txt, tokenised as published. Each line is a document, so
-contexts begin at the start of a line, and the end of each line is predicted.
+DIR holds train.txt.gz (or train.txt), valid.txt and test.txt, tokenised as published. Each line is a document, so a
+context never reaches into an earlier line, and the end of each line is predicted.
 Cost: about ten seconds of counting and three minutes of evaluation on two CPU cores. Measured: perplexities of 239.98
-(validation) and 224.81 (test) per token, where the end of each line that is not empty counts as a token. KenLM's lmplz
-and query have the same perplexities on the same lines. The column `word perplexity` does not count the ends of lines.
+(validation) and 224.81 (test) per token, where the end of each non-empty line counts as a token. KenLM's lmplz and
+query give the same perplexities on the same lines. The column `word perplexity` does not count the ends of lines.
 """
 
 from pathlib import Path

@@ -7,8 +7,9 @@ DIR holds train.txt.gz (or train.txt), valid.txt and test.txt, tokenised as publ
 which the end of a line is a token, so `word_perplexity` counts the same 245,569 tokens of the test split as published
 figures. `word_data` returns the data settings that all configs of word-based models of WikiText-2 share.
 Cost: 30 minutes on two CPU cores. Measured by `python -m benchmarks.language_models`, which trains this model and the
-others of its table for the same time: word perplexity 198.7 (validation) and 184.0 (test) after 2,303 steps
-(results/language_models.md). In an hour in which the machine was slower, it took 1,610 steps: 214.1 and 197.8.
+others in its table for the same time: word perplexity 198.7 (validation) and 184.0 (test) after 2,303 steps
+(results/language_models.md). At a time when the machine was slower, it completed only 1,610 steps and reached 214.1 and
+197.8.
 """
 
 from pathlib import Path

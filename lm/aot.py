@@ -1,5 +1,5 @@
-"""Compiles the training step for chips that this machine does not have, and prints how much memory and compute it
-needs.
+"""Compiles the training step for chips that this machine does not have, and prints how much memory and compute the
+step needs.
 
     python -m lm.aot --config=configs/NAME.py --topology=v5e:8x8 [--config.mesh.fsdp=64 ...]
 
@@ -84,7 +84,7 @@ def _cuda_options(topology: str, shape: str, gpu_target: str) -> dict[str, Any]:
         text = Path(gpu_target).read_text()
     else:
         known = ", ".join(GPU_TARGETS)
-        raise UserError(f"--gpu_target={gpu_target} must be one of {known}, or a file: XLA's description of the chip.")
+        raise UserError(f"--gpu_target={gpu_target} must be one of {known}, or a file with XLA's description.")
     return {"topology_name": "", "topology": f"1x{shape}", "target_config": text}
 
 

@@ -1,4 +1,4 @@
-"""The batch type that all models read, the output type that they return, and the legend of the shape letters.
+"""The batch type that all models read, the output type that they return, and a legend for the shape letters.
 
 B is the number of rows in a batch, L is the length of the target (or of the only text), and S is the length of the
 source or the number of keys. D is the model width, E is the width of the token embedding, F is the MLP width, H is the
@@ -21,7 +21,7 @@ Array = Any  # np.ndarray on the host, jax.Array on devices, jax.ShapeDtypeStruc
 
 
 def same_segment(segments_BL: Array, other_segments_BS: Array) -> Array:
-    """Returns a bool (B, L, S) mask that is True for tokens in the same segment. Padding belongs to no segment."""
+    """Returns a bool (B, L, S) mask that is True if both tokens are in the same segment. Padding is in no segment."""
     others_B1S = other_segments_BS[:, None, :]
     return (segments_BL[:, :, None] == others_B1S) & (others_B1S > 0)
 
@@ -47,9 +47,10 @@ class Batch:
     of the answer, 2 at its last token, and 3 if the answer is a single token. For next-sentence prediction, the target
     at the first token is 1 if the second text follows the first, and 0 otherwise; the target's weight is 0.
 
-    For word vectors, the type of a token is the radius of its context, its weight is the number of its pairs, and the
-    source holds random words (segment 1) and the character n-grams of token i (segment i + 2). For GloVe, the tokens
-    and the source are the two words of each pair, and the targets are their counts.
+    For word vectors, the type of a token is the radius of its context, and its weight is the number of pairs that it
+    forms (for CBOW, 1 if it forms any). The source holds random words (segment 1) and the character n-grams of token i
+    (segment i + 2). For GloVe, the tokens and the source are the two words of each pair, and the targets are the counts
+    of the pairs.
     """
 
     tokens: Array  # int32 (B, L): model input
@@ -67,12 +68,12 @@ class Batch:
 
 @flax.struct.dataclass
 class VocabularyLogits:
-    """Logits (B, L, V) that are not computed yet, so that a loss can compute them in parts.
+    """Logits (B, L, V) that have not been computed yet, so that a loss can compute them in parts.
 
     `lm.objectives.chunks` explains why.
     """
 
-    x_BLE: Array  # the input of the last product
+    x_BLE: Array  # the input of the projection to the vocabulary
     weights: dict[str, Array]  # the output matrix and, if there is one, the bias
     project: Any = flax.struct.field(pytree_node=False)  # lm.models.vocabulary.VocabularyProjection
 
@@ -87,7 +88,7 @@ class VocabularyLogits:
 
 @flax.struct.dataclass
 class Latents:
-    """The latent vectors into which an autoencoder squeezes the text of each row: N(mean, exp(log_variance))."""
+    """The latent vectors into which an autoencoder compresses the text of each row: N(mean, exp(log_variance))."""
 
     mean: Array  # float32 (B, k, Z)
     log_variance: Array | None = None  # float32 (B, k, Z); None if the vectors are points (model.variational=False)
@@ -97,10 +98,11 @@ class Latents:
 class Output:
     """The output of a model. Fields that the head does not compute are None."""
 
-    # Logits, possibly not computed yet: float32 (B, L, V) for tokens, (B, L, C) for labels, (B, L, 2) for answer spans.
+    # Logits, possibly not yet computed: float32 (B, L, V) for tokens, (B, L, C) for labels, (B, L, 2) for answer spans.
     scores: Any = None
     cache: Any = None  # the model's own Cache
-    pairs: Any = None  # bool (B, L, P): which of the first P logits belong to true pairs of words; the rest are random
+    # bool (B, L, P): whether each of the first P logits is for a true pair of words; later logits are for random pairs
+    pairs: Any = None
     indices: Any = None  # int32 (B, P): indices of the tokens with logits (B, P, V); None if all tokens have logits
     next_sentence_logits: Any = None  # float32 (B, L, 2): valid only at the first token of each pair of texts
     penalty: Any = None  # float32 scalar: a sum over targets to add to the summed loss in training

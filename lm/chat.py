@@ -9,8 +9,8 @@ conversation becomes too long, the oldest turns are left out, and a note says so
 --tools=FILE names a JSON file with a list of tools, which are passed to the chat template unchanged. A tool call is
 shown as text; no tool is run.
 
-/reset starts a new conversation; /exit or Ctrl-D ends the command. Ctrl-C ends an answer. In a terminal, control
-characters in an answer are escaped. If standard input is not a terminal, each of its lines is a message.
+/reset starts a new conversation; /exit or Ctrl-D ends the command. Ctrl-C stops the current answer. In a terminal,
+control characters in an answer are escaped. If standard input is not a terminal, each of its lines is a message.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from lm.tasks import task_of
 
 FLAGS = flags.FLAGS
 OPTIONS = ("step", "average", "max_new_tokens", "seed", "int8", "draft", "draft_tokens")
-HELP = "Ctrl-C ends an answer, /reset starts a new conversation, and /exit or Ctrl-D ends the command."
+HELP = "Ctrl-C stops an answer, /reset starts a new conversation, and /exit or Ctrl-D ends the command."
 
 
 def define_flags() -> None:
@@ -55,7 +55,7 @@ def define_flags() -> None:
 
 def main() -> int:
     if FLAGS.workdir is None:
-        raise UserError("--workdir is missing; name the run directory of the model, e.g. --workdir=runs/tuned.")
+        raise UserError("--workdir is missing; specify the run directory of the model, e.g. --workdir=runs/tuned.")
     directory = RunDirectory.existing(Path(FLAGS.workdir))
     config = directory.load_config()
     if not task_of(config).writes_text:
@@ -70,7 +70,7 @@ def main() -> int:
     in_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if in_terminal:
         with contextlib.suppress(ImportError):
-            import readline  # noqa: F401  # gives `input` a history and editing
+            import readline  # noqa: F401  # gives `input` a history and line editing
         print(HELP)
     while True:
         try:
@@ -84,7 +84,7 @@ def main() -> int:
                 note(f"there is no command {text.split()[0]:.20}; use /reset or /exit")
             elif text:
                 print_answer(session, text)
-        except KeyboardInterrupt:  # ends an answer or discards a message
+        except KeyboardInterrupt:  # stops an answer or discards a message
             if not in_terminal:
                 raise
             print(flush=True)

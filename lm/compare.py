@@ -1,13 +1,13 @@
 """Tests whether one system scores significantly better than another.
 
-python -m lm.compare --workdir=runs/a,runs/b --metric=bleu,chrf       compares outputs written by eval.py
-python -m lm.compare --workdir=runs/a,runs/b --split=test             also compares labels, tags or answers
+python -m lm.compare --workdir=runs/a,runs/b --metric=bleu,chrf       compares texts written by eval.py
+python -m lm.compare --workdir=runs/a,runs/b --split=test             compares texts or labels for the test split
 python -m lm.compare --predictions=a.jsonl,b.jsonl                    compares other files in the same format
 
-Uses paired bootstrap resampling (Koehn 2004): each resample draws examples with replacement and scores all systems on
-them. The p-value is the probability that chance alone would cause a difference from the first system at least as large
-as the observed one; below 0.05, the difference is usually called significant. All systems must have been evaluated on
-the same examples.
+Uses paired bootstrap resampling (Koehn 2004): for each resample, examples are drawn with replacement, and all systems
+are scored on them. The p-value is the probability that chance alone would cause a difference from the first system at
+least as large as the observed one. If it is below 0.05, the difference is usually called significant. All systems must
+have been evaluated on the same examples.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ FILE = "predictions.jsonl"
 
 @dataclass(frozen=True)
 class Compared:
-    """The score of one system on one metric, and its distribution over the resamples."""
+    """The score of one system on one metric, and the distribution of this score over the resamples."""
 
     score: float
     mean: float
@@ -87,7 +87,7 @@ def define_flags() -> None:
 def compare(
     metric: str, systems: Sequence[Sequence[Example]], *, bleu_tokenize: str, samples: int, seed: int
 ) -> tuple[dict[str, list[Compared]], str]:
-    """Compares all systems on each score of a metric, such as rouge1 for the metric rouge. Also returns the metric's
+    """Compares all systems on each score of a metric, e.g. on rouge1 for the metric rouge. Also returns the metric's
     signature.
 
     All systems must have the same references in the same order. With the same seed, sacrebleu's test and `bootstrap`
@@ -124,7 +124,7 @@ def bootstrap(
 
     p = (1 + #(|resampled difference| - mean |resampled difference| > |real difference|)) / (1 + samples)
 
-    If two scores are equal, p is 1; by the formula, equal systems would seem to differ significantly.
+    If two scores are equal, p is set to 1, because the formula would make equal systems seem significantly different.
 
     Args:
         systems: for each system, a function that scores the examples with the given indices.
@@ -189,7 +189,7 @@ def predictions_of(root: Path, step: str, split: str = "valid") -> Path:
 def read_system(path: Path, config: Config | None) -> Predictions | None:
     """Reads predicted labels, tags or answers. Returns None if the file holds texts.
 
-    `config` is the config of the run, if known. Raises UserError if the file is invalid or its kind is unknown.
+    `config` is the config of the run, if known. Raises UserError if the file is invalid or not recognised.
     """
     lines = read_objects(path)
     _, first = lines[0]

@@ -1,4 +1,4 @@
-"""The exception for errors that the user can fix, how it is made or completed, and the commands' exit statuses."""
+"""The exception for errors that the user can fix, functions that create and extend it, and exit statuses."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def as_user_error(error: BaseException) -> UserError | None:
 
 @contextlib.contextmanager
 def named_errors(label: str) -> Iterator[None]:
-    """Prefixes the message of a UserError with a data source or a position unless the message begins with a setting."""
+    """Prefixes the message of a UserError with `label`, e.g. a data source, unless it begins with a setting."""
     try:
         yield
     except UserError as error:

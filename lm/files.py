@@ -31,7 +31,7 @@ _temporaries: set[Path] = set()  # the temporary files and directories of this p
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which is renamed to `path` at the end of the block.
+    """Yields a temporary path beside `path`. At the end of the block, the file at this path is renamed to `path`.
 
     If the block raises an error, the temporary file is removed and `path` stays unchanged. Missing parent directories
     are created. If `durable` is true, the replacement is atomic even if the power fails. May raise OSError.

@@ -15,16 +15,17 @@ index), text. The --output file is created only once all outputs are complete. M
 infilling read and write <extra_id_0>, <extra_id_1>, ... as tokens: --prompt="Thank you <extra_id_0> me to your party".
 A UL2 source starts with the token of its mode: <extra_id_100> (R), <extra_id_101> (S) or <extra_id_102> (X).
 
-An autoencoder (objective.name="autoencoding") reconstructs its sources. It can also write texts without reading any:
+An autoencoder (objective.name="autoencoding") reconstructs its sources. It can also decode other latent vectors:
 
 python -m lm.generate --workdir=runs/autoencoder --from_prior --num_samples=5
 python -m lm.generate --workdir=runs/autoencoder --prompt="one text" --prompt="another" --walk=spherical --points=7
 
-The first command decodes latent vectors drawn from the prior of a variational autoencoder. The second decodes vectors
-between those of two texts, including both ends. Each text is one line.
+The first command decodes latent vectors drawn from the prior of a variational autoencoder. The second decodes the
+vectors of two texts and points between them. Each output text is one line.
 
---draft=runs/small makes a decoder faster without changing the distribution of its continuations: the small model, which
-must have the same tokenizer, drafts tokens, and the model checks them all in one call (lm/decoding/speculative.py).
+--draft=runs/small speeds up a decoder without changing the distribution of its continuations: the small model, which
+must have the same tokenizer, drafts tokens, and the large model checks them all in one call
+(lm/decoding/speculative.py).
 --int8 rounds the weights to 8 bits, which saves memory and changes the outputs slightly (lm/models/int8.py).
 
 Each batch is split across all devices on this machine, and every device holds a copy of the model.
@@ -103,14 +104,14 @@ def define_flags() -> None:
 
     only = "For autoencoders:"
     flags.DEFINE_bool("from_prior", False, f"{only} write --num_samples texts that are sampled from the prior.")
-    doc = "write texts on the way from the first --prompt to the second through the latent space."
+    doc = "write texts at points on a path through the latent space from the first --prompt to the second."
     flags.DEFINE_enum("walk", None, list(WALKS), f"{only} {doc}")
     flags.DEFINE_integer("points", 7, "Number of texts of a --walk, including both ends.", lower_bound=2)
 
 
 def main() -> int:
     if FLAGS.workdir is None:
-        raise UserError("--workdir is missing; name the run directory of the model, e.g. --workdir=runs/quickstart.")
+        raise UserError("--workdir is missing; specify the run directory of the model, e.g. --workdir=runs/quickstart.")
     directory = RunDirectory.existing(Path(FLAGS.workdir))
     config = directory.load_config()
     if not task_of(config).writes_text:

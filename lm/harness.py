@@ -4,8 +4,8 @@ python -m lm.harness --workdir=runs/smollm2 --tasks=arc_easy,wikitext --num_fews
 python -m lm.harness --workdir=runs/mine --tasks=my_task --include_path=my_tasks --output=scores.json
 
 The optional package lm-eval defines the tasks and computes the metrics; our code answers its requests without PyTorch.
-Decoders and encoder-decoders are supported. Tasks come with the package, and most of them download their data from the
-Hugging Face Hub. --include_path names a directory with YAML files that define additional tasks, whose data may be local
+Decoders and encoder-decoders are supported. The package includes many tasks, most of which download their data from the
+Hugging Face Hub. --include_path is a directory with YAML files that define additional tasks, whose data may be local
 files.
 
 A table of the scores is printed, and all results are written to a JSON file, together with the run, the step and the
@@ -37,11 +37,9 @@ LONGEST_STEM = 100  # characters of a file name
 
 def define_flags() -> None:
     define_path("workdir", "Run directory of the model.")
-    flags.DEFINE_list("tasks", [], "Names of tasks or of groups of tasks, or YAML files, separated by commas.")
+    flags.DEFINE_list("tasks", [], "Comma-separated names of tasks or task groups, or paths of YAML files.")
     define_path("include_path", "Directory with YAML files that define additional tasks.")
-    doc = (
-        "Number of examples in each prompt. By default, the task sets it; a task that fixes it at 0 ignores this flag."
-    )
+    doc = "Number of examples in each prompt. By default, the task sets it; tasks that fix it at 0 ignore this flag."
     flags.DEFINE_integer("num_fewshot", None, doc, lower_bound=0)
     doc = "Score only this many examples per task or, if the value is below 1, this fraction. For trial runs."
     flags.DEFINE_float("limit", None, doc)
@@ -49,7 +47,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "batch_size", 0, "Number of rows per batch. If 0, the run's eval.batch_size is used.", lower_bound=0
     )
-    doc = "Maximum number of tokens to read. Longer prompts are truncated on the left. If 0, all positions are used."
+    doc = "Maximum number of tokens to read. Longer prompts are truncated on the left. 0 means the model's maximum."
     flags.DEFINE_integer("max_length", 0, doc, lower_bound=0)
     flags.DEFINE_string("checkpoint", "best", "Checkpoint to use: best, last or a step number.")
     flags.register_validator("checkpoint", _is_checkpoint, "use best, last or a step number")
@@ -72,9 +70,9 @@ def _is_checkpoint(value: str) -> bool:
 
 def main() -> int:
     if FLAGS.workdir is None:
-        raise UserError("--workdir is missing; name the run directory of the model, e.g. --workdir=runs/smollm2.")
+        raise UserError("--workdir is missing; specify the run directory of the model, e.g. --workdir=runs/smollm2.")
     if not FLAGS.tasks:
-        raise UserError("--tasks is missing; name at least one task, e.g. --tasks=arc_easy,wikitext.")
+        raise UserError("--tasks is missing; specify at least one task, e.g. --tasks=arc_easy,wikitext.")
     if FLAGS.system_instruction and not FLAGS.apply_chat_template:
         raise UserError("--system_instruction applies only to chat models; give --apply_chat_template too.")
     directory = RunDirectory.existing(Path(FLAGS.workdir))
@@ -133,7 +131,7 @@ def load_tasks(names: list[str], include_path: str | None) -> tuple[Any, list[An
     folder = None if include_path is None else expanded(include_path)
     if folder is not None and not folder.is_dir():
         raise UserError(
-            f"--include_path={include_path} is not a directory; name one that contains the YAML files of tasks."
+            f"--include_path={include_path} is not a directory; give one that contains YAML files of tasks."
         )
     try:
         # Reading the definitions of all tasks of the package takes 20 seconds.
@@ -154,7 +152,7 @@ def load_tasks(names: list[str], include_path: str | None) -> tuple[Any, list[An
         raise explained(f"--tasks={','.join(names)}: a task or its data cannot be read", error) from error
     for name, task in loaded["tasks"].items():
         if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
-            what = "runs programs that a model has written" if getattr(task, "UNSAFE_CODE", False) else "has images"
+            what = "runs programs that a model has written" if getattr(task, "UNSAFE_CODE", False) else "uses images"
             raise UserError(f"--tasks: the task {name!r} {what}, which is not supported; omit it.")
     inner = {child for children in loaded["group_map"].values() for child in children}
     groups = [group for name, group in loaded["groups"].items() if name not in inner]
@@ -167,7 +165,7 @@ def is_unknown(manager: Any, name: str) -> bool:
 
 
 def explained(problem: str, error: Exception) -> Exception:
-    """Converts an error to a UserError; for invalid definitions and data, the harness raises errors of many types."""
+    """Converts an error to a UserError. The harness raises many types of errors for invalid definitions and data."""
     if os.environ.get("LM_DEBUG"):
         return error
     reason = " ".join(str(error).split())[:250]

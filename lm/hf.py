@@ -3,12 +3,12 @@
 python -m lm.hf import --model=DIR --workdir=runs/bert          a folder, or organisation/name@revision on the Hub
 python -m lm.hf export --workdir=runs/bert --out=exported       a run directory that was imported or trained here
 python -m lm.hf export --workdir=runs/chat --out=o --adapters   only the LoRA adapters, in peft format
-python -m lm.hf inspect --model=DIR                             describes the model and what an import would refuse
+python -m lm.hf inspect --model=DIR                             describes the model and what an import would reject
 python -m lm.hf check --model=DIR                               compares our model with the one in `transformers`
 python -m lm.hf check --model=DIR --workdir=runs/bert           compares a run with the model in `transformers`
 
-An imported model is a run directory, which eval.py, lm.generate, lm.predict, lm.data.show and config.init_from use like
-any other. Fields and tensors that our models cannot represent are refused, and the error names them. Exporting an
+An import creates a run directory, which eval.py, lm.generate, lm.predict, lm.data.show and config.init_from can use
+like any other. Fields and tensors that our models cannot represent are rejected, and the error names them. Exporting an
 imported model reproduces the original tensors bit for bit.
 """
 
@@ -45,7 +45,7 @@ COMMANDS = tuple(NEEDED)
 
 
 def define_flags() -> None:
-    define_path("model", "Folder or GGUF file of the published model, or its name on the hub.")
+    define_path("model", "Folder or GGUF file of the published model, or its name on the Hugging Face Hub.")
     define_path("workdir", "Run directory to create (import), to export, or to compare (check).")
     define_path("out", "export: folder to create.")
     flags.DEFINE_string("family", "", "import: model family, if config.json does not specify it.")

@@ -7,7 +7,7 @@ python -m lm.merge_lora --workdir=runs/tuned --adapters=tuned.safetensors
 holds the config with lora_rank=0, the tokenizer, and one checkpoint of the parameters. If the run keeps a moving
 average of the parameters, the checkpoint contains this average. The checkpoint has no optimizer state, so the run
 cannot be continued. --adapters names a file to create, which holds the adapter tensors, keyed by parameter name, and
-the config and the step as metadata. The file does not include the head, although the head was trained too.
+the config and the step as metadata. The file does not include the head, although the head was trained as well.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def define_flags() -> None:
 
 def main() -> int:
     if FLAGS.workdir is None:
-        raise UserError("--workdir is missing; name the run directory of a model with adapters.")
+        raise UserError("--workdir is missing; specify the run directory of a model with adapters.")
     if FLAGS.output is None and FLAGS.adapters is None:
-        raise UserError("name the run directory to create (--output) or the file to write (--adapters).")
+        raise UserError("specify the run directory to create (--output) or the file to write (--adapters).")
     directory = RunDirectory.existing(Path(FLAGS.workdir))
     config = directory.load_config()
     if config.model.lora_rank == 0:

@@ -4,8 +4,8 @@ python -m lm.ngram export --workdir=runs/ngram --out=model.arpa               a 
 python -m lm.ngram import --arpa=model.arpa --workdir=runs/imported           words are split at whitespace
 python -m lm.ngram import --arpa=m.arpa.gz --workdir=runs/i --like=runs/ngram   the tokenizer and the data of a run
 
-An imported file is a run directory, which eval.py and lm.generate use like any other. Its probabilities are those of
-the file, whatever its smoothing; files in which they do not sum to 1 are refused.
+An import creates a run directory, which eval.py and lm.generate can use like any other. The model has the probabilities
+in the file, whatever smoothing method produced them. Files whose probabilities do not sum to 1 are rejected.
 """
 
 from __future__ import annotations

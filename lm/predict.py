@@ -61,7 +61,7 @@ STANDARD_OUTPUT = "-"
 INPUT = {"kind": "format", **{name: name for name in ("field", "pair_field", "columns", "document", "encoding")}}
 VECTORS = ("layer", "normalize", "prefix")
 DOCUMENTS = SourceConfig.__dataclass_fields__["document"].metadata["choices"]
-# Escapes for control characters that JSON allows but a terminal may interpret, and for changes in writing direction.
+# Escapes for control characters that JSON allows but a terminal may interpret, such as changes of writing direction.
 VISIBLE = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
@@ -83,12 +83,12 @@ def define_flags() -> None:
     flags.DEFINE_enum("pooling", None, list(POOLINGS), "Write one vector per text, pooled from its token vectors.")
     flags.DEFINE_integer("layer", None, "With --pooling: layer index. 0 is the embedding; the default is the last one.")
     flags.DEFINE_bool("normalize", False, "With --pooling: scale vectors to length 1.")
-    flags.DEFINE_string("prefix", "", "With --pooling: prefix of every text, e.g. the prefix used to train a T5.")
+    flags.DEFINE_string("prefix", "", "With --pooling: prefix of every text, e.g. the prefix used to train a T5 model.")
 
 
 def main() -> int:
     if FLAGS.workdir is None:
-        raise UserError("--workdir is missing; name the run directory of the model, e.g. --workdir=runs/imdb.")
+        raise UserError("--workdir is missing; specify the run directory of the model, e.g. --workdir=runs/imdb.")
     if bool(FLAGS.text) == (FLAGS.input is not None):
         raise UserError('give either --input=FILE (- for standard input) or --text="...".')
     directory = RunDirectory.existing(Path(FLAGS.workdir))
@@ -126,7 +126,10 @@ def main() -> int:
 
 
 def choose_labeller(config: Config) -> Labeller:
-    """Returns the labeller of the task, or one that computes vectors. Raises UserError if a flag has no effect."""
+    """Returns the labeller of the task, or one that computes vectors.
+
+    Raises UserError if the model predicts no labels or if a flag has no effect.
+    """
     task = task_of(config)
     if FLAGS.pooling is not None:
         chosen: dict[str, Any] = {"layer": FLAGS.layer, "unit_length": FLAGS.normalize, "prefix": FLAGS.prefix}

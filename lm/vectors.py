@@ -7,8 +7,8 @@ python -m lm.vectors analogies --file=vectors.bin --questions=questions-words.tx
 python -m lm.vectors picture --workdir=runs/vectors --words=king,queen,man,woman --output=words.png
 
 Each command takes a run directory (--workdir) or a file in word2vec text or binary, GloVe text or fastText .vec format
-(--file). Files whose names end in .gz are compressed. Any model with a token embedding has word vectors: the vectors of
-the tokens that are whole words. All similarities are cosines. A word that is not in the vocabulary is looked up in
+(--file). Files whose names end in .gz are compressed. Any model with a token embedding has word vectors: the embeddings
+of those tokens that are whole words. All similarities are cosines. A word that is not in the vocabulary is looked up in
 lower case.
 3CosAdd answers "a is to b as c is to ?" with the word nearest to b - a + c, excluding these three words (Mikolov 2013).
 The picture shows the first two principal components of the vectors, scaled to length 1.
@@ -59,8 +59,8 @@ def define_flags() -> None:
     )
     flags.DEFINE_list("words", [], "neighbours and picture: comma-separated words.")
     flags.DEFINE_integer("count", 10, "neighbours: number of neighbours of each word.", lower_bound=1)
-    define_path("questions", "analogies: file with four words a line and sections ': NAME' (questions-words.txt).")
-    define_path("pairs", "similarity: file with two words and a score a line (WordSim-353, SimLex-999).")
+    define_path("questions", "analogies: file with four words per line and sections ': NAME' (questions-words.txt).")
+    define_path("pairs", "similarity: file with two words and a score per line (WordSim-353, SimLex-999).")
 
 
 def main() -> int:
@@ -80,7 +80,7 @@ def main() -> int:
         raise UserError("--step applies only to --workdir; omit it.")
     if FLAGS.file is None and FLAGS.limit:
         raise UserError("--limit applies only to --file; omit it.")
-    prepared = PREPARE[command]()  # reads the smaller files first, so that a mistake in them costs no time
+    prepared = PREPARE[command]()  # reads the smaller files first, so that errors in them appear early
     if FLAGS.file is None:
         table, origin = table_of_run(Path(FLAGS.workdir), FLAGS.step)
     else:
@@ -124,10 +124,11 @@ def similarity() -> Use:
 
     def use(table: WordTable, described: str) -> None:
         score = table.similarity(pairs)
-        left = f"{score.total - score.scored:,} pairs were left out, because a word is not in the vocabulary"
+        left = f"{score.total - score.scored:,} pairs were left out, because at least one word is unknown"
         print(f"{described}\n")
         if math.isnan(score.value):
-            raise UserError(f"--pairs={FLAGS.pairs}: {left}, and the others have no rank correlation; use other pairs.")
+            problem = f"{left}, and the remaining pairs have no rank correlation"
+            raise UserError(f"--pairs={FLAGS.pairs}: {problem}; use other pairs.")
         print(f"Spearman's rank correlation: {score.value:.4f} over {score.scored:,} of {score.total:,} pairs")
         if score.scored < score.total:
             print(left)
@@ -152,9 +153,7 @@ def analogies() -> Use:
         print(f"{described}\n", flush=True)
         Console().print(shown, highlight=False)
         if scored < len(questions):
-            print(
-                f"\n{len(questions) - scored:,} questions were left out: one of their words is not in the vocabulary."
-            )
+            print(f"\n{len(questions) - scored:,} questions were left out, because at least one word is unknown.")
 
     return use
 

@@ -247,7 +247,7 @@ def test_ctrl_c_ends_an_answer_in_a_terminal_and_the_command_elsewhere(call, mon
     for stream in (sys.stdin, sys.stdout):
         monkeypatch.setattr(stream, "isatty", lambda: True)
     found = call(chat, lines=["Hi", KeyboardInterrupt(), "Hi"])
-    assert found.out.count("a\\x1b[2J\n") == 2 and "Ctrl-C ends an answer, /reset" in found.out
+    assert found.out.count("a\\x1b[2J\n") == 2 and "Ctrl-C stops an answer, /reset" in found.out
     assert found.err == ""
 
 

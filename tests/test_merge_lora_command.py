@@ -108,7 +108,7 @@ def test_bad_input_is_refused_and_nothing_is_written(run, call, tiny, tmp_path):
     blocked = there / "below"
     for arguments, message in (
         ((), "--workdir is missing"),
-        ((f"--workdir={root}",), "name the run directory to create (--output) or the file to write (--adapters)."),
+        ((f"--workdir={root}",), "specify the run directory to create (--output) or the file to write (--adapters)."),
         ((f"--workdir={plain}", "--output=x"), "this run has no adapters"),
         ((f"--workdir={root}", f"--output={plain}"), f"--output={plain} already exists"),
         ((f"--workdir={root}", f"--adapters={there}"), f"--adapters={there} already exists"),

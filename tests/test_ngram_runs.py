@@ -85,11 +85,11 @@ def test_every_token_has_its_whole_context_whatever_the_length_of_windows(tiny, 
             "model.architecture=ngram does not support 'encoder'",
         ),
         ({"model__ngram__lambdas": (0.5,)}, "config.model.ngram.lambdas: give 3 weights from 0 to 1, one per order"),
-        ({"model__ngram__fallback_discounts": (0.5, 3, 1)}, "give three discounts, each from 0 to its count"),
+        ({"model__ngram__fallback_discounts": (0.5, 3, 1)}, "three discounts, for the counts 1, 2 and 3, each from 0"),
         ({"data__sequence_length": 2}, "config.data.sequence_length: 2 is less than model.ngram.order=3"),
         (
             {"eval__stride": 31},
-            "config.eval.stride: windows that begin every 31 tokens cut the contexts of model.ngram",
+            "config.eval.stride: windows that begin every 31 tokens truncate the contexts of model.ngram",
         ),
         ({"model__ngram__sizes": (5,)}, "config.model.ngram.sizes: these numbers are counted in the training data"),
     ],
@@ -114,7 +114,7 @@ def test_models_that_cannot_be_fitted_are_refused_before_anything_is_built(tiny,
 def test_an_order_above_the_longest_document_is_refused_and_leaves_nothing(tiny, tmp_path):
     (tmp_path / "text.txt").write_text("".join(f"{number}\n" for number in range(10, 99)))
     changes = NGRAM | {"model__ngram__order": 7, "data__train__text__path": str(tmp_path / "text.txt")}
-    with pytest.raises(UserError, match="no document has 5 tokens, including those around it, so 4 is the highest"):
+    with pytest.raises(UserError, match="no document has 5 tokens, including its start and end tokens, so 4 is"):
         train_here(tiny, tmp_path / "run", **changes)
     assert not (tmp_path / "run").exists()
 
@@ -248,7 +248,7 @@ def test_windows_that_cut_the_contexts_of_the_other_run_are_reported(tiny):
     order = ngram.model.ngram.order
     assert cut_contexts(ngram, neural) == cut_contexts(ngram, ngram) == ""
     assert cut_contexts(neural, ngram) == (
-        f"windows that begin every 32 tokens cut some of its contexts; --stride={32 - order + 1} would not"
+        f"windows that begin every 32 tokens truncate some contexts of that run; --stride={32 - order + 1} would not"
     )
 
 

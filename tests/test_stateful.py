@@ -235,7 +235,7 @@ def test_evaluation_carries_the_state_on_any_mesh(tiny, tmp_path, call):
     [
         ({"data__stateful": True}, "config.data.stateful: this setting is not read by model.architecture=transformer"),
         (STATEFUL | {"model__family": "encoder", "objective__name": "masked"}, "config.data.stateful: this setting is"),
-        (STATEFUL | {"eval__stride": 3}, "config.eval.stride: with data.stateful, windows continue each other"),
+        (STATEFUL | {"eval__stride": 3}, "config.eval.stride: with data.stateful, windows are consecutive"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):

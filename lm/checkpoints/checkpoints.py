@@ -77,9 +77,9 @@ class Checkpoints:
     def save(self, step: int, state: Any, metadata: Mapping[str, Any], metrics: Mapping[str, float]) -> bool:
         """Starts a save and returns once the buffers of `state` may be donated. All processes must call `save`.
 
-        If an earlier save is still running, this method waits for it and raises its error. Returns False without saving
-        if the step already has a checkpoint. `metadata` holds JSON values, which `restore` returns. Raises UserError
-        for errors such as a full disk or denied access. Earlier checkpoints stay intact.
+        If an earlier save is still running, this method waits for it and raises any error from it. Returns False
+        without saving if the step already has a checkpoint. `metadata` holds JSON values, which `restore` returns.
+        Raises UserError for errors such as a full disk or denied access. Earlier checkpoints stay intact.
         """
         assert self._manager is not None, "opened read-only"
         self.wait()
@@ -154,7 +154,7 @@ class Checkpoints:
     def best(self) -> int | None:
         """Returns the step that is best by `settings.best_metric`, or None if no step has this metric.
 
-        Ties go to the newest step.
+        If several steps are equally good, returns the newest of them.
         """
         return next(iter(best_first(self.steps(), self._metrics_of, self._settings)), None)
 
@@ -211,7 +211,7 @@ class Checkpoints:
     def average_params(
         self, count: int, abstract_params: Any = None, last: int | None = None, ema: bool = False
     ) -> tuple[Any, list[int]]:
-        """Returns the mean parameters of the `count` latest checkpoints up to step `last`, and their steps.
+        """Returns the mean of the parameters in the `count` latest checkpoints up to step `last`, and their steps.
 
         See Vaswani 2017, section 6.1. At most two parameter trees are in memory at a time. Raises UserError if there
         are too few checkpoints or if one is damaged.
@@ -336,5 +336,5 @@ class Checkpoints:
 
 
 def _mean(count: int, mean: Any, x: Any) -> Any:
-    """Returns the mean of `count` arrays from that of all but the last, `x`. The mean of equal values is exact."""
-    return mean + (x - mean) / count
+    """Returns the mean of `count` arrays, given the last one (`x`) and the mean of the others."""
+    return mean + (x - mean) / count  # exact if all arrays are equal

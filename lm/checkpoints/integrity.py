@@ -60,7 +60,7 @@ def check_same_tree(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, 
                     problems.append(f"{path} has {key} {there} in the checkpoint but {here} in this model")
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        listed = f"{'; '.join(problems[:3])}{more}. Use the settings with which the checkpoint was trained."
+        listed = f"{'; '.join(problems[:3])}{more}. Use the settings of the run that wrote the checkpoint."
         raise UserError(f"{where}: this checkpoint belongs to another model or optimizer: {listed}")
 
 
@@ -107,7 +107,7 @@ def leaf_sum(x: jax.Array, first: jax.typing.ArrayLike = 0) -> jax.Array:
     If the array is a part of a larger one, `first` is the index of its first word in the larger array.
 
     An integer sum does not depend on the order of its terms and is therefore the same on every mesh. Because `mix` is a
-    bijection, changing a single element always changes the sum; any other change, including a permutation, changes it
+    bijection, changing a single word always changes the sum; any other change, including a permutation, changes it
     with probability 1 - 2^-32.
     """
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):

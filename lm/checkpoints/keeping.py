@@ -19,7 +19,7 @@ MetricsOf = Callable[[int], Mapping[str, float]]  # maps a step to its metrics; 
 
 
 def best_first(steps: Sequence[int], metrics_of: MetricsOf, settings: CheckpointConfig) -> list[int]:
-    """Returns the steps that have a finite `settings.best_metric`, best first. Ties are ordered newest first."""
+    """Returns the steps that have a finite `settings.best_metric`, best first, then newest first."""
     values = {}
     for step in steps:
         try:

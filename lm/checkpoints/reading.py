@@ -30,7 +30,7 @@ from lm.files import parse_json, read_file
 FORMAT = 1  # version of the record format; newer code may write a higher version
 PART_BYTES = 2**28  # maximum number of bytes of parameters that are read at once
 MOST_STEPS = 1000  # maximum number of steps listed when there are several processes
-# The texts by which system errors are recognised, because TensorStore sets no errno.
+# The messages from which system errors are recognised, because TensorStore sets no errno.
 MACHINE_ERRORS = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EMFILE, errno.ENOMEM
 MACHINE_TROUBLES = (*map(os.strerror, MACHINE_ERRORS), "RESOURCE_EXHAUSTED")
 
@@ -130,7 +130,7 @@ def _in_parts(abstract: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def in_all_processes(checkpoint: Path, read: Callable[[], Any], what: str) -> Any:
-    """Calls `read`. If any process fails, all raise Damage, so that no process enters a collective operation alone."""
+    """Calls `read`. If it fails in one process, all raise Damage, so that none enters a collective operation alone."""
     result, problem, trouble = None, "", ""
     with hushed():
         try:

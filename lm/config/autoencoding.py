@@ -14,7 +14,7 @@ class BottleneckSettings:
     latent_size: int = option(32, minimum=1, parameters=("bottleneck",))
     """Size of each latent vector of an autoencoder."""
     latent_vectors: int = option(1, minimum=1, parameters=("bottleneck", "latent_start", "latent_input"))
-    """Number of latent vectors into which an autoencoder squeezes a text."""
+    """Number of latent vectors into which an autoencoder compresses a text."""
     variational: bool = option(False, parameters=("log_variance",))
     """Encode each text as a normal distribution over latent vectors instead of a single point, so that texts can be
     sampled from a standard normal prior (Kingma 2014, Bowman 2016)."""
@@ -38,10 +38,10 @@ class AutoencodingSettings:
     """Weight of the KL divergence from the prior in the loss of a variational autoencoder. 1 gives the evidence lower
     bound (ELBO)."""
     kl_annealing_steps: int = option(0, minimum=0, needs=("model.variational",))
-    """Number of steps over which the weight of the KL divergence rises to kl_weight (Bowman 2016). 0 means that it is
-    kl_weight from the start."""
+    """Number of steps over which the weight of the KL divergence rises to kl_weight (Bowman 2016). 0 means that the
+    full weight applies from the start."""
     kl_annealing: str = option("linear", registry="lm.objectives.autoencoding.ANNEALING", needs=("kl_annealing_steps",))
-    """Shape of the rise of the weight."""
+    """Curve along which the weight of the KL divergence rises to kl_weight."""
     free_bits: float = option(0.0, minimum=0.0, needs=("model.variational",))
     """KL divergence, in nats per text and latent dimension, below which the loss does not decrease any further
     (Kingma 2016). It is applied to each text separately, so the loss does not depend on the batch."""

@@ -90,7 +90,7 @@ def _check_data(config: Any, task: Any) -> None:
         refuse("data.tokenizer.path", f"give a {tokenizer.file_type}; this kind of tokenizer cannot be trained.")
     for step in WORD_STEPS if tokenizer.needs_file else ():
         if (value := getattr(data.cleaning, step)) != (default := default_of(f"data.cleaning.{step}")):
-            problem = f"{value!r:.40} would change text that a published tokenizer expects unchanged"
+            problem = f"{value!r:.40} would change the text, but a published tokenizer expects the original text"
             refuse(f"data.cleaning.{step}", f"{problem}; leave this setting at {default!r}.")
     reads_breaks = "line_breaks" in tokenizer.reads and not data.tokenizer.path
     if data.tokenizer.line_breaks and reads_breaks and data.cleaning.whitespace == "collapse":

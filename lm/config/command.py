@@ -52,15 +52,15 @@ def config_from_flags() -> Config | None:
 def define_path(name: str, doc: str, default: str | None = None) -> None:
     """Defines a flag that names a file or directory and must not be empty."""
     flags.DEFINE_string(name, default, doc)
-    flags.register_validator(name, lambda value: value != "", "the value is empty; give one, or omit the flag")
+    flags.register_validator(name, lambda value: value != "", "the value is empty; specify a value, or omit the flag")
 
 
 def define_speed_flags() -> None:
-    """Defines the flags for smaller matrices and for speculative decoding. `check_speed_flags` checks them."""
-    doc = "Round the matrices of the model to 8 bits, which saves memory and, on accelerators, may save time."
+    """Defines the flags for 8-bit matrices and for speculative decoding. `check_speed_flags` checks them."""
+    doc = "Round the model's weight matrices to 8 bits, which saves memory and, on accelerators, may save time."
     flags.DEFINE_bool("int8", False, f"{doc} The outputs change slightly.")
-    define_path("draft", "Run directory of a smaller decoder that drafts tokens, which the model checks together.")
-    flags.DEFINE_integer("draft_tokens", 4, "Number of tokens that --draft drafts at a time.", lower_bound=1)
+    define_path("draft", "Run directory of a smaller decoder that drafts tokens. The model checks them in one pass.")
+    flags.DEFINE_integer("draft_tokens", 4, "Number of tokens to draft at a time with --draft.", lower_bound=1)
 
 
 def check_speed_flags() -> None:

@@ -80,17 +80,18 @@ class CleaningConfig:
     """Remove HTML tags, scripts and styles, and decode character references. Tags that separate words are replaced by a
     line break or a space. A `<` or `&` that is not part of HTML is kept."""
     strip_control: bool = False
-    """Remove control characters other than newline and tab, and replace those between two words with whitespace."""
+    """Remove control characters other than newline and tab. Those between two words are replaced with whitespace."""
     segment: str = option("", choices=("", "jieba"))
     """Word segmentation of Chinese: 'jieba' puts spaces between words (needs requirements-chinese.txt)."""
     lowercase: bool = False
     """Convert the text to lower case."""
     stop_words: str = ""
-    """Words to remove: 'english' or 'chinese' (lists of function words without negations), or a text file with one word
-    per line, whose words replace its path when the config is read. Case is ignored. Chinese must be segmented. The
-    blanks on one side of a removed word are removed too."""
+    """Words to remove: 'english' or 'chinese' (lists of function words without negations), or the path of a text file
+    with one word per line. When the config is read, the words of the file replace this path. Case is ignored. Chinese
+    text must be segmented. The spaces on one side of a removed word are removed too."""
     stem: str = option("", choices=("", *STEMMERS))
-    """Language of the NLTK Snowball stemmer that replaces each word by its stem in lower case, or 'porter'."""
+    """Language of the NLTK Snowball stemmer, or 'porter' for the original stemmer. It replaces each word with its stem
+    in lower case."""
     whitespace: str = option("keep", choices=("keep", "trim", "lines", "collapse", "collapse_lines"))
     """Treatment of whitespace. 'keep' leaves it unchanged; 'trim' strips both ends of the document; 'lines' strips
     trailing spaces and merges empty lines; 'collapse' replaces each run of whitespace with one space and strips both
@@ -133,13 +134,13 @@ class TokenizerConfig:
     min_count: int = option(1, minimum=1, needs=("no path",), read_by="kind")
     """Minimum number of occurrences of a word in the training text, for kind='words'. Rarer words become <unk>."""
     line_breaks: bool = option(False, needs=("no path",), read_by="kind")
-    """Make each line break a token, for kind='words', as for the published perplexities of WikiText. This token is in
-    the vocabulary whatever min_count and vocab_size are. If False, line breaks only separate words."""
+    """Make each line break a token, for kind='words', as in published perplexities of WikiText. This token is always in
+    the vocabulary, regardless of min_count and vocab_size. If False, line breaks only separate words."""
     algorithm: str = option("unigram", choices=("unigram", "bpe"), needs=("no path",), read_by="kind")
     """Training algorithm of SentencePiece. On five data sets, small models scored at least as well with unigram; bpe
     needs fewer tokens for text in which spaces surround every token (see docs/guide.md)."""
     train_megabytes: float = option(64.0, minimum=0.001, needs=("no path",), read_by="kind")
-    """Maximum amount of text, in MB, on which SentencePiece is trained."""
+    """Maximum amount of text for training SentencePiece, in MB."""
     bos_token: str = option("", read_by="kind")
     """BOS token to insert before each text (kind='huggingface' only). If empty, the tokenizer's files determine it. If
     this or eos_token is set, texts have the form `bos text eos`, whatever template the files contain."""
@@ -190,7 +191,8 @@ class DataConfig:
     fold: int = option(0, minimum=0)
     """Index of the cross-validation fold, from 0. The `part` of every data source is shifted accordingly."""
     folds: int = option(1, minimum=1)
-    """Number of cross-validation folds. If `part` is (0, 1 / folds), each example belongs to exactly one fold."""
+    """Number of cross-validation folds. A data source with part=(0, 1 / folds) contains each example in exactly one
+    fold."""
     context_overlap: int = option(64, minimum=0)
     """Number of tokens shared by adjacent windows of a long context, for objective.name='span_qa'."""
     num_workers: int = option(0, minimum=0, affects="nothing")
@@ -198,13 +200,14 @@ class DataConfig:
     prefetch: int = option(4, minimum=1, affects="nothing")
     """Number of batches to prepare in advance."""
     store_workers: int = option(0, minimum=0, affects="nothing")
-    """Number of processes that clean and tokenise the text of token stores. If 0, there is one per core that the
-    program may use. Small texts are tokenised without extra processes. With holdout='tail', the main process cleans the
-    text. The stores do not depend on this number."""
+    """Number of processes that clean and tokenise the text of token stores. If 0, one process per available core is
+    used. Small texts are tokenised without extra processes. With holdout='tail', the main process cleans the text. The
+    contents of the stores do not depend on this number."""
     beam: str = option("", affects="nothing")
-    """Options of the Apache Beam pipeline that cleans and tokenises text in place of these processes, e.g.
-    '--runner=FlinkRunner --flink_master=HOST:8081' (needs requirements-beam.txt). All machines must see the data and
-    the cache under the same paths. If empty, or for data from which holdout='tail' takes a share, Beam is not used."""
+    """Options of the Apache Beam pipeline that cleans and tokenises text in place of the processes set by
+    store_workers, e.g. '--runner=FlinkRunner --flink_master=HOST:8081' (needs requirements-beam.txt). All machines must
+    see the data and the cache under the same paths. Beam is not used if this setting is empty, or for data of which
+    holdout='tail' holds out a share."""
     cache_dir: str = option("", affects="nothing")
     """Directory for token stores and compiled programs. If empty, $LM_CACHE_DIR is used if set, otherwise ~/.cache/lm.
     The value stored in a run directory is ignored, since the directory may come from another machine."""

@@ -43,8 +43,9 @@ class Config:
     def from_dict(cls, values: Mapping[str, Any], *, reset_unread: bool = False) -> Config:
         """Builds a config and fills in the derived values. Raises UserError for the first invalid setting.
 
-        If `reset_unread` is true, as for the config of an existing run, settings that the task does not read are reset
-        to their defaults, and train.num_epochs and the number of steps derived from it may both be set.
+        If `reset_unread` is true, as for the config of an existing run, settings that the task or the architecture does
+        not read are reset to their defaults, and train.num_epochs and the number of steps derived from it may both be
+        set.
         """
         given = build(cls, values)
         if not reset_unread:

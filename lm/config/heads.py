@@ -21,7 +21,7 @@ class HeadSettings:
     pooler_norm: bool = option(False, parameters=("pooler_norm",))
     """Add a norm after the pooler (ModernBERT)."""
     answer_pooler: bool = option(False, parameters=("pooler", "pooler_norm"))
-    """Add the pooler before the linear layer that scores starts and ends of answers (ModernBERT), for
+    """Add the pooler before the linear layer that scores the start and the end of an answer (ModernBERT), for
     objective.name='span_qa'."""
     classifier_bias: bool = option(True, parameters=("classifier",))
     """Use a bias in the text or token classifier. Published text classifiers based on decoders have none."""

@@ -80,7 +80,7 @@ class BlockSettings:
     norm_position: str = option("pre", registry="lm.models.layers.NORM_POSITIONS")
     """Position of the norms in each block. Except with 'post', there is also a norm after the last block."""
     first_norm: bool = option(True, read_by="norm_position")
-    """Normalise the input of the first attention. If False, the norm exists but is not used (ModernBERT)."""
+    """Normalise the input of the first attention layer. If False, the norm exists but is not used (ModernBERT)."""
     norm_unit_offset: bool = False
     """Multiply normalised values by 1 + scale, with an initial scale of 0, in all norms (Gemma)."""
     norm_epsilon: float = option(1e-05, minimum=0.0)
@@ -138,14 +138,14 @@ class BlockSettings:
     init_residual_scaling: bool = option(True, affects="updates")
     """Divide init_std by sqrt(2 * num_layers) in the last linear layer of each sub-layer (GPT-2)."""
     dtype: str = option("float32", choices=("float32", "bfloat16"))
-    """Data type of products with weight matrices. Parameters are always float32."""
+    """Data type in which activations are multiplied by weight matrices. Parameters are always float32."""
     activation_dtype: str = option("auto", choices=("auto", "float32", "compute"), affects="nothing")
-    """Data type of a Transformer's activations between products with weight matrices. Attention and adapters are also
-    computed in it, except for fused attention kernels, which use dtype. 'compute' is the value of dtype; 'float32'
-    takes more memory; 'auto' is 'float32' on a CPU, where bfloat16 activations are slower, and 'compute' on other
+    """Data type of a Transformer's activations between multiplications by weight matrices. Adapters and attention also
+    use this type, except for fused attention kernels, which use dtype. 'compute' means the value of dtype; 'float32'
+    takes more memory; 'auto' means 'float32' on a CPU, where bfloat16 activations are slower, and 'compute' on other
     platforms."""
     attention: str = option("auto", choices=("auto", "xla", "blocked", "cudnn", "splash"), affects="nothing")
-    """Attention kernel: 'xla' runs anywhere; 'blocked' computes the same in pieces that fit into the cache of a CPU;
+    """Attention kernel: 'xla' runs anywhere; 'blocked' computes the same result in blocks that fit into a CPU cache;
     'cudnn' needs an NVIDIA GPU and bfloat16; 'splash' needs a TPU; 'auto' selects one."""
     scan_layers: bool = option(True, affects="storage")
     """Stack the layers and scan over them, so that compile time is independent of depth."""
@@ -154,9 +154,9 @@ class BlockSettings:
         choices=("none", "full", "attention_output", "attention", "dots", "dots_and_attention"),
         affects="nothing",
     )
-    """Activations to recompute in the backward pass to save memory, from most to least: all ('full'); all but the
-    outputs of attention ('attention_output'); all but these and the results of the projections to queries, keys, values
-    and outputs ('attention'); all but the results of all matrix multiplications with parameters ('dots'); all but these
+    """Activations to recompute in the backward pass to save memory. From most to least recomputation: all ('full'); all
+    but the outputs of attention ('attention_output'); all but these and the results of the query, key, value and output
+    projections ('attention'); all but the results of all multiplications by parameter matrices ('dots'); all but these
     results and the outputs of attention ('dots_and_attention')."""
 
 
@@ -173,7 +173,7 @@ class ModelConfig(
 ):
     """Settings of the model. If 0 stands for a derived value, the setting's help text says so.
 
-    A dataclass lists the fields of its last base class first.
+    The base classes are in reverse order, because a dataclass lists the fields of its last base class first.
     """
 
     lora_rank: int = option(0, minimum=0, parameters=("lora_a", "lora_b"))

@@ -33,17 +33,19 @@ class PositionSettings:
     rope_original_length: int = option(0, minimum=0, read_by="rope_scaling")
     """Maximum sequence length before the frequencies were changed."""
     rope_low_freq_factor: float = option(1.0, minimum=0.0, read_by="rope_scaling")
-    """A frequency with at most this many turns within rope_original_length is divided by rope_factor."""
+    """A frequency that makes at most this many full turns within rope_original_length is divided by rope_factor."""
     rope_high_freq_factor: float = option(4.0, minimum=0.0, read_by="rope_scaling")
-    """A frequency with at least this many turns within rope_original_length is unchanged."""
+    """A frequency that makes at least this many full turns within rope_original_length is unchanged."""
     rope_beta_fast: float = option(32.0, minimum=0.001, read_by="rope_scaling")
-    """Number of turns within rope_original_length at which the ramp of 'yarn' begins."""
+    """The ramp of 'yarn', from unchanged to divided frequencies, begins at the frequency that makes this many full
+    turns within rope_original_length."""
     rope_beta_slow: float = option(1.0, minimum=0.001, read_by="rope_scaling")
-    """Number of turns within rope_original_length at which the ramp of 'yarn' ends."""
+    """The ramp of 'yarn' ends at the frequency that makes this many full turns within rope_original_length."""
     rope_attention_factor: float = option(0.0, minimum=0.0, read_by="rope_scaling")
     """Factor by which all cosines and sines are multiplied. If 0, 0.1 * ln(rope_factor) + 1 is used (Peng 2023)."""
     rope_truncate: bool = option(True, read_by="rope_scaling")
-    """Round the start index of the ramp down and its end index up."""
+    """Round down the index of the frequency at which the ramp of 'yarn' begins, and round up the index at which it
+    ends."""
     rope_scaling_local: bool = option(False, needs=("global_every",), read_by="rope_scaling")
     """Also apply rope_scaling to layers with a window, if global_every is set."""
     nope_every: int = option(0, minimum=0, needs=("positions=rotary",))
@@ -52,4 +54,5 @@ class PositionSettings:
     nope_offset: int = option(0, minimum=0, needs=("nope_every",))
     """Index of the first layer without rotary positions (3 for SmolLM3, which sets nope_every=4)."""
     rotary_interleaved: bool = option(False, needs=("positions=rotary",))
-    """Rotate pairs of adjacent features (llama.c) instead of pairing the two halves of a head (Hugging Face)."""
+    """Rotate pairs of adjacent features (llama.c) instead of pairs with one feature from each half of a head (Hugging
+    Face)."""

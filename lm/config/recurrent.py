@@ -28,11 +28,11 @@ class RecurrentSettings:
         parameters=("source_attention",),
         needs=("family=encoder_decoder",),
     )
-    """Attention of a decoder to its source: 'none' (Sutskever 2014), or the score 'additive' (Bahdanau 2015), 'dot' or
-    'general' (Luong 2015)."""
+    """Attention of a decoder to its source: 'none' (Sutskever 2014), or attention with the score 'additive' (Bahdanau
+    2015), 'dot' or 'general' (Luong 2015)."""
     output_penalty: float = option(0.0, minimum=0.0, affects="updates", needs=("family=decoder",))
-    """Weight of the mean square of the last layer's output, after dropout (activation regularisation, Merity 2018; for
-    objective.name='causal' only)."""
+    """Weight of the penalty on the mean square of the last layer's output, after dropout (activation regularisation,
+    Merity 2018; for objective.name='causal' only)."""
     change_penalty: float = option(0.0, minimum=0.0, affects="updates", needs=("family=decoder",))
-    """Weight of the mean squared change of the last layer's output from token to token, before dropout (temporal
-    activation regularisation, Merity 2018; for objective.name='causal' only)."""
+    """Weight of the penalty on the mean squared change of the last layer's output from token to token, before dropout
+    (temporal activation regularisation, Merity 2018; for objective.name='causal' only)."""

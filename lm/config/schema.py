@@ -2,7 +2,7 @@
 
 The string below a setting documents it. `affects` declares what changing the setting would alter in an existing run;
 the default is the effect declared by the enclosing `section`. Other code queries these effects instead of keeping its
-own lists. For example, only settings that affect nothing may change when a run is continued. If a setting has several
+own lists. For example, when a run is continued, only settings that affect nothing may change. If a setting has several
 effects, it declares the one that comes last in this list:
 
     nothing    no effect on batches, updates or model outputs, except for rounding
@@ -47,7 +47,7 @@ def option(
     needs: tuple[str, ...] = (),
     read_by: str = "",
 ) -> Any:
-    """Builds the dataclass field of a setting that has rules. Without rules, a plain default is enough.
+    """Builds the dataclass field of a setting that has rules. A setting without rules needs only a plain default.
 
     Args:
         choices: the allowed values. If empty, any value is allowed.
@@ -58,8 +58,8 @@ def option(
         parameters: the names of the parameters whose existence or shape depends on the setting. If empty, a setting
             that affects "shapes" may concern any parameter.
         needs: the conditions under which the setting has an effect, such as "document=separator" (see `unused.py`).
-        read_by: another setting of the section, which selects a registry entry. The new setting has an effect only if
-            it is listed in that entry's `reads`.
+        read_by: another setting of the section, which selects a registry entry. This setting has an effect only if that
+            entry lists it in `reads`.
     """
     affects = affects or ("shapes" if parameters else "")
     assert affects in ("", *EFFECTS), affects
@@ -73,7 +73,7 @@ def section(cls: type, affects: str = "") -> Any:
     return field(default_factory=cls, metadata={"affects": affects})
 
 
-@functools.cache  # each call evaluates every annotation again, and a command needs hundreds
+@functools.cache  # each call would evaluate all annotations again, and a command makes hundreds
 def type_hints(cls: type) -> Mapping[str, Any]:
     """Returns the type of each setting of a section."""
     return typing.get_type_hints(cls)
@@ -178,8 +178,8 @@ def check_name(schema: type, dotted: str) -> None:
 def describe_settings(cls: Any, prefix: str = "", with_entries: bool = True) -> list[tuple[str, Any, str]]:
     """Returns (dotted name, default, documentation) for every setting, in the order of declaration.
 
-    If `with_entries` is true, the documentation describes the entries of registries, which are imported for this, and
-    JAX with them. This takes seconds.
+    If `with_entries` is true, the documentation also describes the entries of registries. This imports the registries,
+    and JAX with them, which takes seconds.
     """
     hints, found = type_hints(cls), []
     for spec in dataclasses.fields(cls):

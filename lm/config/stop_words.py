@@ -1,4 +1,4 @@
-"""Reads the file that data.cleaning.stop_words may name, so that a run directory contains the words themselves."""
+"""Reads the file given by data.cleaning.stop_words, so that a run directory contains the words themselves."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ LARGEST_FILE = 1_000_000  # bytes; lists of stop words have a few thousand bytes
 
 
 def with_words(stop_words: str) -> str:
-    """Returns the words of a file, each followed by a line break. Names of lists and such words remain unchanged.
+    """Returns the words of a file, each followed by a line break.
 
-    Raises UserError if the file is missing or is not a list of words.
+    Leaves the names of built-in lists, and words that were already read, unchanged. Raises UserError if the file is
+    missing or is not a list of words.
     """
     if (
         not stop_words

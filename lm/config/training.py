@@ -67,7 +67,7 @@ class TrainConfig:
     """Stop if checkpoint.best_metric has not improved in this many consecutive evaluations. 0 means never."""
     max_minutes: float = option(0.0, minimum=0.0, affects="nothing")
     """Stop after this many minutes of training, including evaluations, over all sessions of the run. 0 means no limit.
-    The time is checked every log.every_steps steps; of a session that was killed, it counts up to the last line of
+    The time is checked every log.every_steps steps. The time of a killed session counts only up to its last line in
     metrics.jsonl. The learning rate depends only on the step, so set num_steps to the number that fits into this
     time."""
     max_bad_steps: int = option(10, minimum=1, affects="nothing")
@@ -97,7 +97,7 @@ class CheckpointConfig:
     """Number of best checkpoints to keep, ranked by best_metric."""
     best_metric: str = "valid/loss"
     """Metric by which checkpoints are ranked. Lower is better, except for scores such as valid/bleu. If empty, the last
-    step is the best; this is the case for objective.name='glove' unless eval.word_pairs is set."""
+    step counts as the best; for objective.name='glove', this is the default unless eval.word_pairs is set."""
 
     @property
     def highest_is_best(self) -> bool:
@@ -132,8 +132,8 @@ class GenerationConfig:
     length_penalty: float = option(1.0, minimum=-8.0, maximum=8.0)
     """Exponent a of the length normalisation (see `penalty`). 0 means none; larger values favour longer outputs."""
     exact: bool = True
-    """Search until no unfinished hypothesis can still win. If False, stop as soon as no hypothesis could win by ending
-    with its next token, as Hugging Face does by default. Stopping early is faster and rarely changes the output."""
+    """Search until no unfinished hypothesis can still win. If False, stop as soon as no hypothesis could win even if
+    its next token ended it, as Hugging Face does by default. Stopping early is faster and rarely changes the output."""
     max_new_tokens: int = option(0, minimum=0)
     """Maximum output length in tokens, including EOS. If 0, data.sequence_length is used."""
     min_new_tokens: int = option(0, minimum=0)
@@ -162,7 +162,8 @@ class SamplingConfig:
     top_k: int = option(0, minimum=0)
     """Sample only from the k most probable tokens. If 0, sample from all tokens."""
     top_p: float = option(1.0, minimum=0.0, maximum=1.0)
-    """Sample only from the most probable tokens whose total probability reaches p. If 1, sample from all tokens."""
+    """Sample only from the smallest set of most probable tokens whose total probability reaches p. If 1, sample from
+    all tokens."""
     min_p: float = option(0.0, minimum=0.0, maximum=1.0)
     """Drop tokens with less than min_p times the probability of the top token. If 0, drop no tokens."""
     repetition_penalty: float = option(1.0, minimum=0.0)
@@ -197,7 +198,7 @@ class EvalConfig:
     """Prompts from which sample text is generated at each evaluation. If empty, no text is generated."""
     word_pairs: str = ""
     """File of word pairs with human similarity scores, such as WordSim-353. Evaluations of word vectors report the rank
-    correlation between the scores and the cosines of the vectors. If empty, it is not computed."""
+    correlation between the scores and the cosines of the vectors. If empty, this correlation is not computed."""
     compare_with_xz: bool = False
     """Add the compression rate that `xz -9` achieves on the same text to the final table."""
     sample_tokens: int = option(64, minimum=1, needs=("prompts",))

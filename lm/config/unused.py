@@ -46,8 +46,8 @@ def _unused_in(section: Any, config: Any, path: str) -> Iterator[str]:
 def _is_met(need: str, section: Any, config: Any) -> bool:
     """Returns whether a condition on a setting holds.
 
-    The condition "name=value" requires this value, "name" a value that is neither empty nor 0, and "no name" a value
-    that is empty or 0. A name without a dot refers to a setting of the same section.
+    The condition "name=value" holds if the setting has this value. "name" holds if its value is neither empty nor 0,
+    and "no name" holds if its value is empty or 0. A name without a dot refers to a setting of the same section.
     """
     name, equals, value = need.removeprefix("no ").partition("=")
     found = attrgetter(name)(config if "." in name else section)

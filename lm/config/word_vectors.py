@@ -13,14 +13,15 @@ class WordVectorSettings:
 
     embedding_from: str = option("", affects="updates")
     """File of word vectors with which the token embedding is initialised: word2vec text or binary (.bin), GloVe text or
-    fastText .vec. Tokens are matched by their text; the others keep their random vectors. To keep all embeddings
-    unchanged during training, add 'token_embedding' to optimizer.freeze."""
+    fastText .vec. Tokens are matched by their text; tokens without a match keep their random vectors. To keep all
+    embeddings unchanged during training, add 'token_embedding' to optimizer.freeze."""
     static_channel: bool = option(False, parameters=("static_embedding",), needs=("embedding_from",))
     """Give a convolutional network a second copy of the embeddings, which is never trained: the two-channel variant of
     Kim 2014. Each filter reads both copies."""
     ngram_buckets: int = option(0, minimum=0, parameters=("ngram_embedding",))
-    """Number of vectors shared by all character n-grams, which are assigned by a hash. The vector of a word is then the
-    mean of its own vector and the vectors of its n-grams (Bojanowski 2017). 0 means no n-grams."""
+    """Number of vectors shared by all character n-grams; a hash assigns one of these vectors to each n-gram. The vector
+    of a word is then the mean of its own vector and the vectors of its n-grams (Bojanowski 2017). 0 means no
+    n-grams."""
     ngram_lengths: tuple[int, int] = option((3, 6), needs=("ngram_buckets",))
     """Shortest and longest character n-gram, in characters. A word is enclosed in < and > first."""
 

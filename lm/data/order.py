@@ -15,7 +15,7 @@ import numpy as np
 from grain.experimental import index_shuffle
 
 T = TypeVar("T")
-ROUNDS = 4  # of grain's cipher
+ROUNDS = 4  # number of rounds of Grain's shuffling cipher
 
 
 @functools.lru_cache(maxsize=1024)
@@ -32,7 +32,7 @@ def generator(*key: Any) -> np.random.Generator:
 def shuffled(index: int, count: int, seed: int) -> tuple[int, int]:
     """Returns (epoch, item) of element `index` when `count` items are repeated endlessly, shuffled anew in each epoch.
 
-    The item is element `index` of grain.MapDataset.range(count).shuffle(seed=seed).repeat(), but found faster.
+    The item is element `index` of grain.MapDataset.range(count).shuffle(seed=seed).repeat(), but is found faster.
     """
     epoch, place = divmod(index, count)
     return epoch, index_shuffle(place, count - 1, (seed + epoch) % 2**32, ROUNDS)

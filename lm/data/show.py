@@ -48,7 +48,7 @@ MARGIN = 9  # width of the line labels, in columns
 
 
 def stores_table(prepared: Prepared) -> Table:
-    """Returns a table with one row per side of a store: its sizes and the numbers of dropped examples."""
+    """Returns a table with one row per side of each store: its sizes and the numbers of dropped examples."""
     table = Table(title="Token stores", title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     sizes = ("documents", "tokens", "bytes", "bytes/token", "words", "unknown")
     for name in ("split", "source", *sizes, "dropped"):
@@ -109,7 +109,7 @@ def _columns(tokens: Mapping[str, Sequence[str]], segments: np.ndarray, width: i
 
 
 def cleaning_steps(cleaning: CleaningConfig) -> list[str]:
-    """Returns the settings that differ from their defaults. The words of a file are counted, not listed."""
+    """Returns the cleaning settings that differ from their defaults. The words of a file are counted, not listed."""
     usual, found = vars(CleaningConfig()), []
     for name, value in vars(cleaning).items():
         if value != usual[name]:

@@ -4,9 +4,9 @@
     GloVe text                      the same without the header
     word2vec binary                 the header, then "word " and E little-endian float32 numbers for each word
 
-Reading recognises the format by the first bytes. Files whose names end in `.gz` are decompressed. Files are read word
-by word, and no memory is reserved for what a header promises. V is the number of words, E the number of values per
-word.
+When a file is read, its format is recognised by its first bytes. Files whose names end in `.gz` are decompressed. Files
+are read word by word, and no memory is reserved based on the sizes in a header. V is the number of words, and E the
+number of values per word.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SPACES = re.compile(r"\s", re.ASCII)  # the characters that separate fields and 
 
 
 class Vectors(NamedTuple):
-    """The words of a file that were asked for, in the order of the file, and the size of the whole file."""
+    """The requested words of a file, in the order of the file, and the total number of words that were read."""
 
     words: list[str]
     vectors_VE: np.ndarray  # float32
@@ -48,8 +48,8 @@ class Vectors(NamedTuple):
 def read_vectors(path: Path | str, wanted: Collection[str] | None = None, limit: int = 0) -> Vectors:
     """Reads the vectors of the `wanted` words (None: of all words) among the first `limit` words (0: all words).
 
-    Raises UserError if the file is missing, empty, truncated or not UTF-8, or if a vector has another dimension or
-    values that are not finite, or if a word occurs twice.
+    Raises UserError if the file is missing, empty, truncated or not UTF-8, or if a vector has the wrong dimension
+    or values that are not finite, or if a word occurs twice.
     """
     path = expanded(path)
     numbers: dict[str, int] = {}
@@ -61,7 +61,7 @@ def read_vectors(path: Path | str, wanted: Collection[str] | None = None, limit:
             if wanted is not None and word not in wanted:
                 continue
             if word in numbers:
-                raise UserError(f"{path}, {where}: the word {word[:60]!r} occurs twice (before: word {numbers[word]}).")
+                raise UserError(f"{path}, {where}: the word {word[:60]!r} occurs twice (first: word {numbers[word]}).")
             if not np.isfinite(vector_E).all():
                 raise UserError(f"{path}, {where}: the vector of {word[:60]!r} has a value that is not finite.")
             numbers[word] = total
@@ -70,7 +70,7 @@ def read_vectors(path: Path | str, wanted: Collection[str] | None = None, limit:
 
 
 def dimension_of(path: Path | str) -> int:
-    """Returns the number of values per word, from the first line of a file. Raises UserError if it cannot be read."""
+    """Returns the number of values per word, from the first lines of a file. Raises UserError if they are invalid."""
     with _open(expanded(path)) as file:
         return _entries(expanded(path), file)[1]
 
@@ -98,17 +98,17 @@ def _entries(path: Path, file: IO[bytes]) -> tuple[str, int, Iterator[Entry]]:
         word = fields[: len(fields) - size]
         if not size:
             raise UserError(f"{path}, line 1: expected a word and its vector, got {first[:60]!r}; {ADVICE}.")
-        if any(map(is_number, word[1:])):  # words may contain spaces, but here a value is no number
+        if any(map(is_number, word[1:])):  # words may contain spaces, but here a value is not a number
             raise UserError(f"{path}, line 1: {word[-1][:40]!r} is not a number; {ADVICE}.")
         return "GloVe text", size, _text(path, file, size, None, [first])
     count, size = int(header[1]), int(header[2])
     if not (count and 0 < size <= LONGEST_VECTOR):
-        raise UserError(f"{path}: the header promises {count:,} words of {size:,} values each; {ADVICE}.")
+        raise UserError(f"{path}: the header declares {count:,} words of {size:,} values each; {ADVICE}.")
     second = file.readline(LONGEST_LINE)
     is_text = _is_text(second, size)
     least = count * (2 * size + 1 if is_text else FLOAT.itemsize * size + 2)
     if path.suffix != ".gz" and least > (found := path.stat().st_size):
-        promise = f"the header promises {count:,} words of {size:,} values each, at least {least:,} bytes"
+        promise = f"the header declares {count:,} words of {size:,} values each, at least {least:,} bytes"
         raise UserError(f"{path}: {promise}, but the file has {found:,} bytes; {ADVICE}.")
     if is_text:
         return "word2vec text", size, _text(path, file, size, count, [first, second])
@@ -151,10 +151,10 @@ def _text(path: Path, file: IO[bytes], size: int, count: int | None, begun: list
             raise UserError(f"{path}, {where}: {wrong[:40]!r} is not a number; {ADVICE}.") from None
         done += 1
         if count is not None and done > count:
-            raise UserError(f"{path}: the header promises {count:,} words, but there are more; {ADVICE}.")
+            raise UserError(f"{path}: the header declares {count:,} words, but there are more; {ADVICE}.")
         yield word, vector_E, where
     if count is not None and done < count:
-        raise UserError(f"{path}: the header promises {count:,} words, but there are {done:,}; {ADVICE}.")
+        raise UserError(f"{path}: the header declares {count:,} words, but there are {done:,}; {ADVICE}.")
 
 
 def _binary(path: Path, file: IO[bytes], size: int, count: int, begun: bytes) -> Iterator[Entry]:
@@ -168,16 +168,16 @@ def _binary(path: Path, file: IO[bytes], size: int, count: int, begun: bytes) ->
         space = block.find(b" ", position, position + LONGEST_WORD)
         end = space + 1 + size * FLOAT.itemsize
         if space < 0 and len(block) - position > LONGEST_WORD:
-            raise UserError(f"{path}, {where}: the word has no end; {ADVICE}.")
+            raise UserError(f"{path}, {where}: the word is not terminated; {ADVICE}.")
         if space < 0 or end > len(block):
-            raise UserError(f"{path}, {where}: the file ends there; {ADVICE}.")
+            raise UserError(f"{path}, {where}: the file ends within this entry; {ADVICE}.")
         word = _decoded(path, where, block[position:space].lstrip(b"\n"))
         if not word:
             raise UserError(f"{path}, {where}: the word is empty; {ADVICE}.")
         yield word, np.frombuffer(block[space + 1 : end], FLOAT).astype(np.float32), where
         position = end
     if (block[position:] + file.read(2)).strip(b"\n"):
-        raise UserError(f"{path}: the header promises {count:,} words, but there is more data; {ADVICE}.")
+        raise UserError(f"{path}: the header declares {count:,} words, but there is more data; {ADVICE}.")
 
 
 def _decoded(path: Path, where: str, content: bytes) -> str:
@@ -215,8 +215,8 @@ def _write_binary(file: IO[bytes], words: Sequence[str], vectors_VE: np.ndarray)
 def write_vectors(file: IO[bytes], kind: str, words: Sequence[str], vectors_VE: np.ndarray, gz: bool) -> list[str]:
     """Writes distinct words and their vectors in the format `kind`, and returns notes about what was changed.
 
-    No format can hold whitespace within words reliably, so it is replaced by underscores. If the word exists then, the
-    word with whitespace is left out.
+    No format can hold whitespace within words reliably, so it is replaced by underscores. If the resulting word
+    already exists, the word with whitespace is left out.
     """
     named, notes = {word: word for word in words}, []
     if spaced := [word for word in words if SPACES.search(word)]:
@@ -229,7 +229,7 @@ def write_vectors(file: IO[bytes], kind: str, words: Sequence[str], vectors_VE: 
                 clean.add(named[word])
         notes.append(f"whitespace in {len(spaced):,} of {len(words):,} words, e.g. {spaced[0][:60]!r}, is written as _")
         if left_out := len(words) - len(named):
-            notes.append(f"{left_out:,} of these words left out, because the word with _ exists already")
+            notes.append(f"{left_out:,} of these words are left out, because the word with _ already exists")
         kept = [number for number, word in enumerate(words) if word in named]
         words, vectors_VE = [*named.values()], vectors_VE[kept]
     with contextlib.ExitStack() as stack:

@@ -23,7 +23,7 @@ Conversations = Sequence[tuple[Sequence[Message], Tools]]  # the messages before
 
 
 def chat_vocabulary(template: ChatTemplate) -> Vocabulary:
-    """Returns a copy of the vocabulary in which the tokens that end an answer also end a row."""
+    """Returns the tokenizer's vocabulary, extended so that the tokens that end an answer also end a row."""
     vocabulary = vocabulary_of(template.tokenizer)
     return dataclasses.replace(vocabulary, other_stops=tuple(sorted(template.end_ids - {vocabulary.eos_id})))
 
@@ -45,8 +45,8 @@ class AnswerWriter:
     def write(self, conversations: Conversations, settings: BeamSettings) -> list[list[tuple[str, float]]]:
         """Returns (answer, score) pairs for each conversation, best first. The score of a decoder's answer is NaN.
 
-        A conversation that leaves no room for an answer gets an empty one. Raises UserError if the template rejects a
-        conversation, or if a setting is out of range.
+        A conversation that leaves no positions for an answer gets an empty answer. Raises UserError if the template
+        rejects a conversation, or if a setting is out of range.
         """
         settings.check()
         if self.source_length:

@@ -3,8 +3,8 @@
 A hypothesis is a sequence of at most T = max_new_tokens new tokens, which ends with a stop token such as EOS or with
 the T-th token. The log-probability of a hypothesis is the sum of its tokens' log-probabilities. Token probabilities are
 normalised over the model's whole vocabulary, so excluding a token does not make the others more probable. The score is
-the log-probability divided by a length penalty. The length includes a forced prefix and the stop token. The forced
-first token of a vocabulary is included in the length but not in the log-probability, as in Hugging Face.
+the log-probability divided by a length penalty. The length includes a forced prefix and the stop token. If the
+vocabulary forces the first token, this token counts towards the length but not the log-probability, as in Hugging Face.
 
 Each step extends the k live hypotheses of a row by every token and takes the (s + 1) * k most probable of the k * V
 candidates, where s is the number of stop tokens. At least k of these do not end with a stop token. Among the first k
@@ -14,7 +14,7 @@ extension of the more probable hypothesis, then to the lower token id. With one 
 takes the most probable token.
 
 A row ends when no live hypothesis could beat the worst finished hypothesis that is kept, even if all its further tokens
-had probability 1. Searching all T steps would therefore not change the outputs. Only the `num_hypotheses` finished
+had probability 1. Running all T steps would therefore not change the outputs. Only the `num_hypotheses` finished
 hypotheses to be returned are kept. If the penalty favours long outputs, most of the T steps are needed. If `exact` is
 false, a row ends once it has `num_beams` finished hypotheses and no live hypothesis would displace any of them if it
 ended at the next token. This rule, Hugging Face's default, stops the search earlier and rarely changes the outputs.
@@ -49,7 +49,7 @@ class BeamSettings:
     max_new_tokens: int = 128  # maximum length of a hypothesis, including the prefix and the EOS token
     min_new_tokens: int = 0  # minimum number of tokens, including the prefix, before a stop token
     no_repeat_ngram: int = 0  # length of n-grams that may not occur twice, except within a prefix; 0 means no limit
-    exact: bool = True  # if True, stop once no live hypothesis can win; if False, once none can win at the next token
+    exact: bool = True  # if True, stop once no live hypothesis can win; if False, once none can win in one more step
     num_hypotheses: int = 1  # number of hypotheses returned per source; at most num_beams
 
     def check(self) -> None:
@@ -113,7 +113,7 @@ class Finished:
 class Beams:
     """The state of a search. The k live hypotheses of a row are sorted by probability, highest first.
 
-    Each row is a search of its own, which may have started earlier or later than those of the other rows.
+    Each row is a separate search, which may have started earlier or later than the searches of the other rows.
     """
 
     cache: Any
@@ -125,7 +125,7 @@ class Beams:
 
     @property
     def alive_B(self) -> Array:
-        """Whether the search of a row continues, bool."""
+        """Whether the search of each row continues, bool (B,)."""
         return jnp.any(self.log_probabilities_Bk > -jnp.inf, axis=1)
 
 
@@ -134,7 +134,7 @@ def first_beams(cache: Any, forced_BT: Array, used_B: Array, num_beams: int, num
     (B, T), k, n = forced_BT.shape, num_beams, num_kept
     lowest_Bn = jnp.full((B, n), -jnp.inf)
     nothing = Finished(jnp.full((B, n, T), pad_id, jnp.int32), jnp.zeros((B, n), jnp.int32), lowest_Bn, lowest_Bn)
-    # The beams of a row are identical at first, so only one of them is alive until it is extended in several ways.
+    # The beams of a row are identical at first, so only one of them is alive until the first step extends it.
     first_Bk = used_B[:, None] & (jnp.arange(k) == 0)[None]
     tokens_BkT = jnp.full((B, k, T), pad_id, jnp.int32)
     return Beams(cache, forced_BT, jnp.zeros(B, jnp.int32), tokens_BkT, jnp.where(first_Bk, 0.0, -jnp.inf), nothing)
@@ -150,7 +150,7 @@ def search(
     min_alive: Array | int,
     capacity: Array | int,
 ) -> Beams:
-    """Continues the searches of all rows, possibly under JAX tracing, until at most `min_alive` of them are alive.
+    """Continues the searches of all rows until at most `min_alive` of them are alive. JAX can trace this function.
 
     Of the R = B * k rows of the cache, rows b*k to b*k + k - 1 are the beams of batch row b. The finished hypotheses
     and the length of a row that is no longer alive do not change.
@@ -160,7 +160,7 @@ def search(
             hypothesis at its position (the start token at position 0) and returns the logits of the next token.
         reorder: a function (cache, rows_R) -> cache, which copies the old row `rows_R[r]`, a beam of the same batch
             row, to row r.
-        capacity: the length at which a live hypothesis ends the call, because the cache is full.
+        capacity: the call also ends once a live hypothesis has this length, because the cache is then full.
     """
     B, k, T = beams.tokens_BkT.shape
     n = beams.finished.scores_Bn.shape[1]
@@ -202,11 +202,12 @@ def search(
         log_sum_R1 = jnp.log(jnp.sum(jnp.exp(logits_RV - highest_R1), axis=1, keepdims=True))
 
         def totals(logits_BMW: Array, rows_BM: Array) -> Array:
-            """Returns the log-probabilities of the hypotheses that end with tokens, given some of their logits."""
+            """Returns the log-probabilities of hypotheses extended by tokens, given the logits of these tokens."""
             each = highest_R1.reshape(B, k), log_sum_R1.reshape(B, k), beams.log_probabilities_Bk
             highest_BM1, log_sum_BM1, before_BM1 = (_take(x_Bk, rows_BM)[:, :, None] for x_Bk in each)
             log_probabilities_BMW = logits_BMW - highest_BM1 - log_sum_BM1  # as in jax.nn.log_softmax
-            if vocabulary.forced_first_id is not None:  # as in Hugging Face, the first token does not affect the score
+            # As in Hugging Face, a forced first token does not affect the log-probability of the hypothesis.
+            if vocabulary.forced_first_id is not None:
                 log_probabilities_BMW = jnp.where((t_B > 0)[:, None, None], log_probabilities_BMW, 0.0)
             return jnp.where(logits_BMW > -jnp.inf, before_BM1 + log_probabilities_BMW, -jnp.inf)
 

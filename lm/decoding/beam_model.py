@@ -1,6 +1,6 @@
-"""Beam search with an encoder-decoder: encodes sources, and searches for the outputs of many of them at the same time.
+"""Beam search with an encoder-decoder: encodes sources, and searches for outputs of many sources at the same time.
 
-Sources are encoded apart from the search, and finished searches are replaced by those of waiting sources
+Sources are encoded separately from the search, and finished searches are replaced with the searches of waiting sources
 (`lm.decoding.rows`). The beams of a source share its cached keys and values.
 """
 
@@ -140,7 +140,7 @@ class Searches:
         return np.asarray(self._beams.lengths_B)[np.asarray(self._beams.alive_B)]
 
     def _fit(self, capacity: int) -> None:
-        """Changes the capacity of the cache, and lets the capacity for sources follow the longest source."""
+        """Changes the capacity of the cache, and adapts the capacity for sources to the longest source."""
         before = self._sizes
         self._capacity = capacity
         self._source_capacity = source_capacity_for(int(self._source_lengths.max()), self._source_capacity)
@@ -153,7 +153,7 @@ class Searches:
 def empty_beams(
     model: Model, rows: int, capacity: int, source_capacity: int, num_beams: int, longest: int, num_kept: int
 ) -> Beams:
-    """Returns the state of a batch without searches."""
+    """Returns the state of a batch in which no search has started."""
     forced_BT, used_B = jnp.full((rows, longest), -1, jnp.int32), jnp.zeros(rows, bool)
     beams = place_whole(first_beams(None, forced_BT, used_B, num_beams, num_kept, pad_id=0))
     return dataclasses.replace(beams, cache=empty_rows(model, rows, capacity, source_capacity, num_beams))
@@ -195,7 +195,7 @@ def search_model(
         return place_cache(cache.take_rows(rows_R))
 
     beams = search(step, reorder, beams, rules, vocabulary, no_repeat_ngram, min_alive, capacity)
-    # Replicates the results, which the compiler might have sharded again.
+    # Replicates the results, because the compiler might otherwise shard them.
     whole = place_whole(dataclasses.replace(beams, cache=None))
     return dataclasses.replace(whole, cache=place_cache(beams.cache))
 
@@ -211,7 +211,7 @@ def hypotheses(found: Finished, row: int) -> list[Hypothesis]:
 
 
 def _forced(prefixes: Rows, T: int, vocabulary: Vocabulary) -> list[list[int]]:
-    """Returns the forced first token, if there is one, and each prefix. Raises UserError if a prefix is invalid."""
+    """Returns each prefix after the forced first token, if there is one. Raises UserError if a prefix is invalid."""
     first = vocabulary.output_start[1:]
     for number, prefix in enumerate(prefixes, start=1):
         if len(first) + len(prefix) > T:

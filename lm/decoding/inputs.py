@@ -21,7 +21,7 @@ SMALLEST_SOURCE = 8
 def check_settings(settings: Any, *rules: tuple[str, bool, str]) -> None:
     """Raises UserError for the first rule that is violated.
 
-    A rule is (setting, whether its value is valid, valid values).
+    A rule is (name of a setting, whether its value is valid, description of the valid values).
     """
     for name, holds, rule in rules:
         if not holds:

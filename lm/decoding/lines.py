@@ -38,7 +38,7 @@ def prefix_of(config: Config) -> str:
 
 
 def source_text(prefix: str, text: str) -> str | None:
-    """Returns the prefix followed by a cleaned text. Returns None for a blank text, whose output is empty."""
+    """Returns the prefix followed by the text, or None if the text is blank, because its output is then empty."""
     return prefix + text if text.strip() else None
 
 

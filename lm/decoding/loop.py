@@ -3,8 +3,8 @@
 Prompts are padded on the right, and each row has its own length: the token at position n of a row is in slot n of the
 cache, regardless of the other rows. The prefill writes all tokens of a prompt except the last to the cache, so it
 needs no logits. Each step then reads the last token of each row and chooses the next token. Shapes depend only on the
-length bucket of the prompts, the number of rows, the number of new tokens and the capacity of the cache, which follows
-the longest row. `Sampler.generate` replaces rows that have ended by waiting ones (`lm.decoding.rows`).
+length bucket of the prompts, the number of rows, the number of new tokens and the capacity of the cache, which depends
+on the longest row. `Sampler.generate` replaces rows that have ended with waiting ones (`lm.decoding.rows`).
 """
 
 from __future__ import annotations
@@ -71,16 +71,16 @@ class Sampler:
     sampling: Sampling
     vocabulary: Vocabulary
     max_new_tokens: int
-    draft_tokens: int = 0  # number of tokens to draft, if the model is a `lm.decoding.speculative.Pair`
+    draft_tokens: int = 0  # number of tokens drafted per round, if the model is a `lm.decoding.speculative.Pair`
 
     def generate(self, prompts: Rows, keys_B: Array, max_rows: int = 0, sources: Rows | None = None) -> list[list[int]]:
         """Returns the new tokens of each prompt, including the stop token if one was reached.
 
-        A row also ends when it has `model.max_length` tokens. Call `check_fits` first to ensure that no row gets this
-        long.
+        A row also ends when it has `model.max_length` tokens. Call `check_fits` first to ensure that no row becomes
+        this long.
 
         Args:
-            prompts: the token ids of each prompt, starting with BOS if the vocabulary has it; for an encoder-decoder,
+            prompts: the token ids of each prompt, starting with BOS if the vocabulary has one; for an encoder-decoder,
                 the start of each target.
             max_rows: the number of prompts that are continued at the same time; 0 means all. Programs are compiled for
                 this number, even if there are fewer prompts.
@@ -123,10 +123,10 @@ class Sampler:
         return _prefill(self.model, self.params, batch, state, capacity)
 
     def inputs(self, prompts: Rows, keys_B: Array, rows: int, sources: Rows | None = None) -> tuple[Batch, DecodeState]:
-        """Returns the batch of the prefill, and the state before it, padded with rows that have ended."""
+        """Returns the batch for the prefill and the state before the prefill, both padded with rows that have ended."""
         max_length, pad_id = self.model.max_length, self.vocabulary.pad_id
         lengths = [len(prompt) for prompt in prompts]
-        # A learned position table has no entry beyond max_length, not even for padding.
+        # A learned position table has no entries beyond max_length, not even for padding.
         bucket = min(max(SMALLEST_BUCKET, 1 << (max(lengths) - 1).bit_length()), max_length)
         assert 0 < min(lengths) and max(lengths) <= bucket, (lengths, bucket)
         tokens_BL, segments_BL = pad_rows(prompts, (rows, bucket), pad_id)
@@ -173,7 +173,7 @@ class Sampler:
             state = self.with_capacity(state, int(state.capacity) + 1 + self.draft_tokens)  # the cache is full
 
     def with_capacity(self, state: DecodeState, length: int, source_capacity: int | None = None) -> DecodeState:
-        """Returns the state with a cache for rows of `length` tokens and, if given, another capacity for sources."""
+        """Returns the state with a cache for rows of `length` tokens and, if given, with a new capacity for sources."""
         capacity = capacity_for(length, self.model.max_length)
         source_capacity = state.source_capacity if source_capacity is None else source_capacity
         if (capacity, source_capacity) == (int(state.capacity), state.source_capacity):
@@ -194,7 +194,7 @@ class Samples:
         self._source_lengths = np.zeros(rows, np.int32)
         source_capacity = 0 if sources is None else source_length(sources, model.max_source_length)
         capacity = capacity_for(1, model.max_length)
-        # A batch of prompts that have ended already, which occupy no slots.
+        # A batch of placeholder prompts that have already ended and occupy no slots.
         _, state = sampler.inputs([[0]] * rows, jnp.broadcast_to(keys_B[:1], (rows,)), rows)
         self._state = dataclasses.replace(
             state,
@@ -211,7 +211,7 @@ class Samples:
             self._source_lengths[list(rows)] = [*map(len, sources)]
         batch, new = self._sampler.inputs(prompts, self._keys_B[np.array(inputs)], self._group, sources)
         lengths_B, ended_B = np.asarray(self._state.lengths_B), np.asarray(self._state.ended_B)
-        drafted = self._sampler.draft_tokens  # a step needs room for them, too
+        drafted = self._sampler.draft_tokens  # a step also needs slots for these tokens
         longest_alive = int(lengths_B[~ended_B].max(initial=0)) + max(MARGIN, 1 + drafted)
         longest = max(max(map(len, prompts)) + drafted, longest_alive, batch.shape[1])
         source_capacity = source_capacity_for(int(self._source_lengths.max()), self._state.source_capacity)
@@ -240,7 +240,7 @@ def _prefill(model: Model, params: Any, batch: Batch, state: DecodeState, capaci
 
 @functools.partial(jax.jit, static_argnames="model", donate_argnames="state")
 def _admit(model: Model, params: Any, batch: Batch, state: DecodeState, new: DecodeState, rows_F: Array) -> DecodeState:
-    """Writes the tokens of F rows to the cache, in place of the given rows. `new` has no cache."""
+    """Writes the tokens of F new rows to the cache, replacing the rows `rows_F`. `new` has no cache."""
     cache = insert(state.cache, prefill(model, params, batch, batch.shape[1]), rows_F)
     old, new = (dataclasses.replace(each, cache=None, capacity=None, source_capacity=0) for each in (state, new))
     changed = insert_state(old, new, rows_F)
@@ -272,7 +272,7 @@ def _advance(
         fits = jnp.all(jnp.where(state.ended_B, 0, state.lengths_B) < room)
         return (jnp.sum(alive_B) > min_alive) & fits
 
-    # Without this constraint, the compiler might shard the results of the loop again.
+    # Without this constraint, the compiler might choose a different sharding for the results of the loop.
     return on_devices(jax.lax.while_loop(is_unfinished, step, state))
 
 

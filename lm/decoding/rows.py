@@ -1,11 +1,11 @@
-"""Continuous batching: rows of a batch that have ended are replaced by waiting ones (Yu 2022, Orca).
+"""Continuous batching: rows of a batch that have ended are replaced with waiting inputs (Yu 2022, Orca).
 
-A step costs as much for a row that has ended as for any other. If a batch ran until its last row ended, many steps
+A step costs as much for a row that has ended as for any other row. If a batch ran until its last row ended, many steps
 would be wasted, because outputs have different lengths. Here, a batch has a fixed number of rows. Whenever enough of
-them have ended, as many waiting inputs are prefilled together and take their places in the cache, while the other rows
-keep theirs. Rows do not affect each other, so the outputs are the same under every schedule, up to rounding.
+them have ended, waiting inputs are prefilled together and take over these rows of the cache; the other rows are not
+affected. Rows do not depend on each other, so the outputs are the same under every schedule, up to rounding.
 
-The capacity of the cache follows the longest row, in powers of two, since attention reads all slots. There is one
+Attention reads all slots, so the capacity of the cache is adapted to the longest row, in powers of two. There is one
 compiled program for each capacity.
 """
 
@@ -27,18 +27,18 @@ from lm.parallel.mesh import place_cache
 
 SMALLEST_CAPACITY = 32  # tokens; a smaller cache would hardly save time
 SMALLEST_SOURCE_CAPACITY = 64
-MARGIN = 8  # tokens; a capacity that rows would exceed sooner than this is not worth shrinking to
-PARTS = 4  # waiting inputs are admitted when a row in PARTS is free
+MARGIN = 8  # tokens; the cache does not shrink to a capacity that a row would exceed within this number of tokens
+PARTS = 4  # waiting inputs are admitted when 1 / PARTS of the rows are free
 
 T = TypeVar("T")
 Report = Callable[[int, int], None]  # called with the number of inputs or outputs that are complete, and the total
 
 
 class Engine(Protocol):
-    """A batch whose rows decode inputs, which are numbered."""
+    """A batch whose rows decode numbered inputs."""
 
     def admit(self, rows: Sequence[int], inputs: Sequence[int]) -> None:
-        """Starts to decode inputs in rows that are free."""
+        """Starts decoding the given inputs in the given rows, which are free."""
 
     def run(self, min_alive: int) -> np.ndarray:
         """Decodes until at most `min_alive` rows are alive. Returns whether each row is alive, bool (B,)."""
@@ -48,7 +48,7 @@ class Engine(Protocol):
 
 
 def run_all(engine: Engine, order: Sequence[int], rows: int, group: int) -> Iterator[list[int]]:
-    """Decodes inputs in the given order, and yields the numbers of inputs whose outputs are complete.
+    """Decodes inputs in the given order, and yields the numbers of inputs whose outputs have just been completed.
 
     Args:
         rows: number of rows of the engine.
@@ -76,12 +76,12 @@ def sizes(count: int, max_rows: int) -> tuple[int, int]:
 
 
 def capacity_for(length: int, longest: int) -> int:
-    """Returns the capacity, at most `longest`, of a cache for rows of `length` tokens: a power of two."""
+    """Returns the capacity of a cache for rows of `length` tokens: a power of two, or `longest` if that is smaller."""
     return min(max(SMALLEST_CAPACITY, 1 << (length - 1).bit_length()), longest)
 
 
 def source_capacity_for(length: int, present: int) -> int:
-    """Returns the capacity for sources of `length` tokens. It shrinks from the present one only to half or less."""
+    """Returns the capacity for sources of `length` tokens: the present one, unless half of it or less is enough."""
     wanted = max(source_bucket(length), SMALLEST_SOURCE_CAPACITY)
     return wanted if 2 * wanted <= present else present
 
@@ -101,9 +101,9 @@ def prefill(model: Model, params: Any, batch: Batch, capacity: int, num_beams: i
 
 
 def insert(cache: Any, new: Any, rows_F: Array) -> Any:
-    """Replaces rows of a cache by those of a cache with F rows, which may have a smaller capacity.
+    """Replaces rows `rows_F` of a cache with the F rows of `new`, a cache that may have a smaller capacity.
 
-    A row that does not exist (rows_F[i] = B) is dropped.
+    Row i of `new` is dropped if row rows_F[i] does not exist (rows_F[i] = B).
     """
 
     def put(x: Array, new: Array, axes: tuple[str, ...]) -> Array:
@@ -123,9 +123,9 @@ def insert_state(state: T, new: T, rows_F: Array) -> T:
 
 @functools.partial(jax.jit, static_argnames=("model", "rows", "capacity", "source_capacity", "num_beams"))
 def resized(model: Model, cache: Any, rows: int, capacity: int, source_capacity: int, num_beams: int = 1) -> Any:
-    """Returns a cache with another capacity.
+    """Returns a copy of a cache with the given capacities.
 
-    Tokens in slots that do not fit are lost; only ended rows and dropped drafts may have any.
+    Tokens in slots beyond a new capacity are lost. Only ended rows and rejected drafts may have tokens there.
     """
     arguments = rows, capacity, source_capacity, num_beams
 

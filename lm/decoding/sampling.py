@@ -102,8 +102,8 @@ def largest(
     """Returns the `count` largest values of k * V elements, (B, count), and their indices, as `jax.lax.top_k` does.
 
     On a CPU, `top_k` is slow for long rows. The largest values are in the blocks with the largest maxima, and ties go
-    to the lower index among blocks as well as within a block, so it is enough to search `count` blocks. (The index of
-    a value of -inf may be that of another element, but is below k * V.)
+    to the lower index among blocks as well as within a block, so it is enough to search `count` blocks. (The index
+    returned for a value of -inf may belong to a different element, but is always below k * V.)
 
     Args:
         value: maps elements (B, M, W) and the indices of their rows (B, M), from 0 to k - 1, to their values. Within a
@@ -134,13 +134,13 @@ class Sampling:
 
     temperature: float = 1.0  # the divisor of the logits; if 0, the most probable token is chosen
     top_k: int = 0  # keep only the k most probable tokens; 0 keeps all tokens
-    top_p: float = 1.0  # keep the smallest set of most probable tokens whose total is at least this; 1 keeps all
+    top_p: float = 1.0  # keep the smallest set of top tokens with at least this total probability; 1 keeps all
     min_p: float = 0.0  # keep tokens with at least this fraction of the largest probability; 0 keeps all tokens
     repetition_penalty: float = 1.0  # values above 1 make tokens that already occur in the row less probable
 
     @classmethod
     def of(cls, settings: SamplingConfig, changes: Mapping[str, Any]) -> Self:
-        """Applies the changes that are not None to the settings of a config. Raises UserError if one is invalid."""
+        """Returns a config's settings with all changes that are not None. Raises UserError if a setting is invalid."""
         found = dataclasses.asdict(settings) | {name: value for name, value in changes.items() if value is not None}
         sampling = cls(**found)
         sampling.check()
@@ -181,7 +181,7 @@ def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) 
     logits_BV = logits_BV / sampling.temperature
     if sampling.top_k > 0:  # tokens that are tied with the k-th most probable one are also kept
         largest_BK, _ = largest(logits_BV[:, None], min(sampling.top_k, logits_BV.shape[-1]))
-        # Not largest_BK[:, -1:], for which XLA's CPU compiler would sort the whole row.
+        # This is not written as largest_BK[:, -1:], because XLA's CPU compiler would then sort the whole row.
         logits_BV = jnp.where(logits_BV >= jnp.min(largest_BK, axis=-1, keepdims=True), logits_BV, -jnp.inf)
     if sampling.top_p < 1:  # the smallest set of most probable tokens with total probability >= p (Holtzman 2020)
         logits_BV = jnp.where(logits_BV >= smallest_of_nucleus(logits_BV, sampling.top_p), logits_BV, -jnp.inf)
@@ -194,7 +194,7 @@ def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) 
 def smallest_of_nucleus(logits_BV: Array, top_p: float) -> Array:
     """Returns the smallest x for which tokens with logits above x have a total probability below top_p, (B, 1).
 
-    Finds it by bisection over all float32 numbers: sorting a large vocabulary takes a CPU ten times as long.
+    Uses bisection over all float32 numbers, because sorting a large vocabulary takes ten times as long on a CPU.
     """
     probabilities_BV = jax.nn.softmax(logits_BV, axis=-1)
 
@@ -211,7 +211,7 @@ def smallest_of_nucleus(logits_BV: Array, top_p: float) -> Array:
 
 
 def _ordered(x: Array, dtype: Any) -> Array:
-    """Maps float32 numbers to int32 numbers in the same order, or back."""
+    """Maps float32 numbers to int32 numbers with the same order, or back."""
     bits = jax.lax.bitcast_convert_type(x, jnp.int32)
     return jax.lax.bitcast_convert_type(bits ^ ((bits >> 31) & 0x7FFFFFFF), dtype)
 
@@ -219,7 +219,7 @@ def _ordered(x: Array, dtype: Any) -> Array:
 def choose(logits_BV: Array, keys_B: Array, sampling: Sampling) -> Array:
     """Samples one token per row from processed logits, using the row's own key. Returns int32 (B,)."""
     if sampling.greedy:
-        # As argmax does, but in two plain reductions, for which a CPU needs a fraction of the time.
+        # Equivalent to argmax, but uses two plain reductions, which take a fraction of the time on a CPU.
         is_best_BV = (logits_BV == jnp.max(logits_BV, axis=-1, keepdims=True)) | jnp.isnan(logits_BV)
         ids_1V = jnp.arange(logits_BV.shape[1], dtype=jnp.int32)[None]
         return jnp.min(jnp.where(is_best_BV, ids_1V, ids_1V[0, -1]), axis=-1)
@@ -230,7 +230,7 @@ def draw(logits_BV: Array, keys_B: Array) -> Array:
     """Samples one token per row from softmax(logits), using the row's own key. Returns int32 (B,).
 
     Samples a block of tokens, and then a token of this block. `jax.random.categorical` alone would need a random number
-    for each token of the vocabulary, which takes a CPU ten times as long.
+    for each token of the vocabulary, which takes ten times as long on a CPU.
     """
     (B, V), blocks = logits_BV.shape, -(-logits_BV.shape[1] // BLOCK)
     padding = (0, 0), (0, blocks * BLOCK - V)
@@ -243,7 +243,7 @@ def draw(logits_BV: Array, keys_B: Array) -> Array:
 
 
 def row_keys(seed: int, prompts_B: np.ndarray, samples_B: np.ndarray) -> Array:
-    """Derives each row's PRNG key from the seed and the row's prompt and sample indices, regardless of other rows."""
+    """Derives each row's PRNG key only from the seed and the row's prompt and sample indices."""
     fold, key = jax.vmap(jax.random.fold_in, in_axes=(None, 0)), jax.random.key(seed)
     keys_B = fold(key, np.asarray(prompts_B, np.uint32))
     return jax.vmap(jax.random.fold_in)(keys_B, np.asarray(samples_B, np.uint32))

@@ -1,18 +1,18 @@
 """Speculative decoding: a small model drafts tokens, and one call of the large model checks them all.
 
 Leviathan 2023, "Fast inference from Transformers via speculative decoding", algorithm 1; Chen 2023, "Accelerating large
-language model decoding with speculative sampling". In each round, the draft model samples n tokens, token i from its
-distribution q_i. The target model computes its distributions p_1, ..., p_{n+1} after the text so far and each drafted
-token, in one call. Drafted token x_i is accepted with probability min(1, p_i(x_i) / q_i(x_i)). The first token that is
-not accepted is replaced by one that is sampled from max(p_i - q_i, 0), normalised, and the rest of the draft is
-dropped. If all are accepted, another token is sampled from p_{n+1}. A round thus adds 1 to n + 1 tokens, which are
-distributed exactly as if they had been sampled from the target model, up to rounding: one call with n + 1 tokens and
-n + 1 calls with one token may add the terms of their sums in different orders.
+language model decoding with speculative sampling". In each round, the draft model samples n tokens: token x_i comes
+from its distribution q_i. In one call, the target model computes its distributions p_1, ..., p_{n+1}: p_i is its
+distribution of the token after the text so far and x_1, ..., x_{i-1}. Drafted token x_i is accepted with probability
+min(1, p_i(x_i) / q_i(x_i)). The first token that is not accepted is replaced with a sample from max(p_i - q_i, 0),
+normalised, and the rest of the draft is dropped. If all tokens are accepted, one more token is sampled from p_{n+1}. A
+round thus adds 1 to n + 1 tokens, which are distributed exactly as if they had been sampled from the target model, up
+to rounding: one call with n + 1 tokens and n + 1 calls with one token may sum their terms in different orders.
 
-p and q are the distributions after all sampling settings, such as the temperature and top-k (`lm.decoding.sampling`).
-With temperature 0, they have probability 1 at the most probable token, so the output is that of greedy decoding, unless
-rounding changes which of two almost equally probable tokens comes first. The cached keys and values of dropped tokens
-are overwritten by the next round, before any token can attend to them.
+p and q are the distributions after all sampling settings have been applied, such as the temperature and top-k
+(`lm.decoding.sampling`). With temperature 0, they have probability 1 at the most probable token, so the output is that
+of greedy decoding, unless rounding changes which of two almost equally probable tokens comes first. The cached keys and
+values of dropped tokens are overwritten by the next round, before any token can attend to them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class PairCache:
 
 @dataclass(frozen=True)
 class Pair:
-    """A target model and a draft model with the same vocabulary, as a model for `lm.decoding.loop`.
+    """A target model and a draft model with the same vocabulary, which `lm.decoding.loop` uses as a single model.
 
     The parameters are {"target": ..., "draft": ...}. The logits are those of the target model.
     """
@@ -99,13 +99,13 @@ def make_tokens(
         each, variables = getattr(model, name), {"params": params[name]}
         output = each.apply(variables, model_batch(tokens_BL, positions_BL, segments_BL), train=False, cache=cache)
         allowed_V = choosable(vocabulary, each.vocab_size)
-        # The models may have different numbers of entries beyond the vocabulary.
+        # The models may have different numbers of logits beyond the vocabulary.
         return jnp.where(allowed_V[None, None], output.logits, -jnp.inf)[..., : vocabulary.size], output.cache
 
     def step(state: DecodeState) -> DecodeState:
         (B,), V = state.last_B.shape, vocabulary.size
         segments_B = (~state.ended_B).astype(jnp.int32)
-        # The number of tokens at the start of a round determines all its random numbers.
+        # For each row, the number of new tokens at the start of a round determines all random numbers of the round.
         keys_B = jax.vmap(jax.random.fold_in)(state.keys_B, state.num_new_B)
 
         def draft(carry: Any, index: Array) -> Any:
@@ -156,12 +156,12 @@ def accept(p_BMV: Array, q_BnV: Array, drafted_Bn: Array, keys_B: Array) -> tupl
     uniform_Bn = jax.vmap(lambda key: jax.random.uniform(key, (n,)))(_fold(keys_B, 0))
     accepted_Bn = uniform_Bn * q_Bn < p_Bn
     count_B = jnp.sum(jnp.cumprod(accepted_Bn.astype(jnp.int32), axis=1), axis=1)
-    # After the last drafted token, nothing was drafted, so q is 0 and the next token is sampled from p.
+    # There is no draft for the position after the last drafted token, so q is 0 there, and the token is sampled from p.
     q_BMV = jnp.concatenate([q_BnV, jnp.zeros_like(p_BMV[:, :1])], axis=1)
     at_B11 = count_B[:, None, None]
     p_BV, q_BV = (jnp.take_along_axis(each, at_B11, axis=1)[:, 0] for each in (p_BMV, q_BMV))
     rest_BV = jnp.log(jnp.maximum(p_BV - q_BV, 0.0))
-    # If p equals q, only rounding can reject a token; the rest would then be empty.
+    # If p equals q, a token can be rejected only because of rounding; p - q then leaves nothing to sample from.
     rest_BV = jnp.where(jnp.any(rest_BV > -jnp.inf, axis=1, keepdims=True), rest_BV, jnp.log(p_BV))
     next_B = draw(rest_BV, _fold(keys_B, 1))
     drafted_BM = jnp.concatenate([drafted_Bn, jnp.zeros((B, 1), jnp.int32)], axis=1)

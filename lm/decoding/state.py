@@ -24,8 +24,8 @@ class DecodeState:
     ended_B: Array  # bool: whether the row has reached a stop token, T new tokens or the model's last position
     num_new_B: Array  # int32: number of new tokens, including the stop token
     tokens_BT: Array  # int32: the new tokens, padded on the right
-    # The PRNG key of each row. Its new token t is sampled with fold_in(key, t); with drafts, a round that starts at
-    # token t derives all its keys from it.
+    # The PRNG key of each row. New token t of the row is sampled with fold_in(key, t). With drafts, a round that starts
+    # at new token t derives all its keys from fold_in(key, t).
     keys_B: Array
     seen_BV: Array | None  # bool: which tokens occur in the row; None if there is no repetition penalty
     capacity: Array  # int32 (): number of tokens that a row of the cache can hold

@@ -11,7 +11,7 @@ from lm.data.tokenizing.base import Tokenizer
 from lm.decoding.inputs import Rows
 from lm.decoding.loop import Sampler
 
-STEPS_BETWEEN_CHECKS = 16  # tokens that are generated before the texts are searched for stop strings
+STEPS_BETWEEN_CHECKS = 16  # number of tokens generated between searches for stop strings
 
 
 def texts_until(

@@ -44,7 +44,7 @@ def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[in
 
 
 def continuation(tokenizer: Tokenizer, prompt: Sequence[int], new: Sequence[int]) -> str:
-    """Decodes the new tokens in the context of the prompt, since the space before them may depend on both."""
+    """Decodes the new tokens in the context of the prompt, which may determine whether they start with a space."""
     before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *new])
     return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)
 
@@ -71,7 +71,7 @@ def sample_many(
 
 
 def stream_text(sampler: Sampler, tokenizer: Tokenizer, prompt: Sequence[int], seed: int) -> Iterator[str]:
-    """Yields the continuation of one prompt, as in `sample_many`, in pieces, each as soon as its text is final."""
+    """Yields the continuation of one prompt (see `sample_many`) in pieces, each as soon as its text is final."""
     tokens = sampler.stream(prompt, row_keys(seed, np.zeros(1), np.zeros(1))[0])
     return text_parts(tokenizer, tokens, prompt)
 
@@ -98,7 +98,7 @@ def encode_sources(
 ) -> list[list[int]]:
     """Encodes texts as token ids with the special tokens of sources. Raises UserError if a text is not valid UTF-8.
 
-    Sources longer than `source_length` (0 means no limit) are truncated. `encode_texts` explains `spelled`.
+    Sources longer than `source_length` (0 means no limit) are truncated. See `encode_texts` for `spelled`.
     """
     encoded = encode_texts(tokenizer, texts, spelled=spelled)
     sources = [tokenizer.source_template.fill(ids)[0].tolist() for ids in encoded]
@@ -137,7 +137,7 @@ class SourceDecoder:
     # The number of sources (in `sample`, of outputs) decoded at the same time; affects only memory and speed.
     batch_size: int
     report: Report | None = None
-    output_prefix: Sequence[int] = ()  # token ids that start every output and count as new tokens
+    output_prefix: Sequence[int] = ()  # token ids with which every output starts; they count as new tokens
     spelled: bool = False  # whether to write extra ids as <extra_id_N> instead of omitting them
     vocabulary: Vocabulary | None = None  # if None, the tokenizer's vocabulary is used
 
@@ -154,10 +154,10 @@ class SourceDecoder:
     def sample(
         self, sources: Rows, sampling: Sampling, max_new_tokens: int, seed: int, num_samples: int
     ) -> list[list[str]]:
-        """Returns `num_samples` outputs of each source, which depend on the seed and the source and sample indices.
+        """Returns `num_samples` outputs for each source.
 
-        Raises UserError if the outputs could exceed the model's maximum length or if `output_prefix` leaves no token
-        to sample.
+        The random numbers of an output depend only on the seed and on its source and sample indices. Raises UserError
+        if the outputs could exceed the model's maximum length or if `output_prefix` leaves no token to sample.
         """
         vocabulary = self._vocabulary
         start = [*vocabulary.output_start, *self.output_prefix]

@@ -37,10 +37,10 @@ PUNCTUATION = regex.compile(rf"[\p{{P}}{re.escape(string.punctuation)}]")
 class Window:
     """The part of a question's context that fits into one row, and the model's scores for its tokens."""
 
-    start_T: np.ndarray  # float32: the score that each token gets as the start of the answer
-    end_T: np.ndarray  # float32: the score that each token gets as the end of the answer
-    offsets_T2: np.ndarray  # int64: character offsets of each token in the context; (-1, -1) for other tokens
-    most_context_T: np.ndarray  # bool: whether the token has at least as much context as in any other window
+    start_T: np.ndarray  # float32: each token's score as the start of the answer
+    end_T: np.ndarray  # float32: each token's score as the end of the answer
+    offsets_T2: np.ndarray  # int64: character offsets of each token in the context; (-1, -1) outside the context
+    most_context_T: np.ndarray  # bool: whether no other window gives the token more context
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class Answer:
 def best_answer(
     context: str, windows: Sequence[Window], *, max_answer_tokens: int = 30, may_lack: bool = False
 ) -> Answer:
-    """Finds the best answer to a question among all spans of its windows (Devlin 2019, sections 4.2 and 4.3).
+    """Finds the best answer to a question among all spans in its windows (Devlin 2019, sections 4.2 and 4.3).
 
-    An answer lies in the context of a single window and has at most `max_answer_tokens` tokens. Only the window that
-    gives the answer's first token the most context is considered. All pairs of start and end tokens are tried, whereas
+    An answer lies in the context of a single window and has at most `max_answer_tokens` tokens. A span is considered
+    only in the window that gives its first token the most context. All pairs of start and end tokens are tried, whereas
     the published code tries only the 20 best of each. Ties go to the first window, then to the earliest start, then to
     the earliest end. Whitespace around the answer is removed.
 
@@ -88,14 +88,14 @@ def best_span(window: Window, max_answer_tokens: int) -> tuple[float, int, int]:
 
 
 def answer_metrics(scores_E2: np.ndarray) -> dict[str, float]:
-    """Returns the means of `answer_scores` in percent. The official scripts add the scores in the same order."""
+    """Returns the means of `answer_scores` in percent, summed in the same order as in the official scripts."""
     exact, overlap = 100.0 * np.add.accumulate(scores_E2, axis=0, dtype=np.float64)[-1] / len(scores_E2)
     return {"exact_match": float(exact), "f1": float(overlap)}
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules by which predictions are compared with reference answers."""
+    """The rules for comparing predictions with reference answers."""
 
     read: Callable[[str], tuple[str, list[str]]]  # returns a normalised text and the tokens that F1 counts
     overlap: Callable[[list[str], list[str]], int]  # counts the tokens that two lists of tokens have in common

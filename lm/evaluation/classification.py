@@ -63,7 +63,7 @@ def calibration_error(correct_E: np.ndarray, confidence_E: np.ndarray) -> float:
     A bin includes its upper bound but not its lower bound (Guo 2017).
     """
     bins_E = np.clip(np.ceil(confidence_E.astype(np.float64) * CALIBRATION_BINS) - 1, 0, CALIBRATION_BINS - 1)
-    # The number n of examples in a bin cancels: n / E * |correct / n - confidence / n|.
+    # The number n of examples in a bin cancels out: n / E * |correct / n - confidence / n|.
     surplus_E = correct_E.astype(np.float64) - confidence_E
     return float(np.abs(np.bincount(bins_E.astype(np.int64), surplus_E)).sum() / len(correct_E))
 

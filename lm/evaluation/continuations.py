@@ -1,9 +1,9 @@
 """Log-probabilities of given continuations, such as the answers of a multiple-choice question.
 
 A decoder scores a continuation after its context. An encoder-decoder reads the context as its source and scores the
-continuation as its target. Rows are padded on the right to a small number of lengths, so that few programs are
-compiled, and the padding affects no score. Continuations that differ only in their last token, such as the letters of
-the answers to a question, share a row.
+continuation as its target. Rows are padded on the right to one of a small number of lengths, so that only a few
+programs are compiled; the padding does not affect the scores. Continuations that differ only in their last token, such
+as the letters of the answers to a question, share a row.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def rolling_windows(tokens: Tokens, start: int, max_length: int) -> Iterator[tup
     """Yields (context, continuation) pairs that together score each token of a text exactly once.
 
     The continuations are consecutive parts of the text, each with `max_length` tokens except the last one. The first
-    context is the token `start`. Each later context consists of the preceding tokens that the model can read in
-    addition to the continuation. These are the windows of lm-evaluation-harness.
+    context is the token `start`. Each later context consists of as many preceding tokens as the model can read in
+    addition to the continuation. lm-evaluation-harness uses the same windows.
     """
     for begin in range(0, len(tokens), max_length):
         end = min(begin + max_length, len(tokens))
@@ -131,9 +131,10 @@ class ContinuationScorer:
         return _Row((), (*cut_left(context, self.max_length + 1 - len(targets), num_kept), *targets[:-1]))
 
     def _run(self, rows: Sequence[_Row], last: Sequence[Tokens], min_rows: int) -> list[np.ndarray]:
-        """Returns the results of `token_scores` for rows and, for each row, the tokens that may follow its last token.
+        """Returns the results of `token_scores` for the given rows.
 
-        The target of any other token is the next token of its row.
+        `last` holds, for each row, the tokens that may follow the last token of the row. The target of every other
+        token is the next token in its row.
         """
         B, K = rows_for_mesh(max(len(rows), min_rows)), 1 << (max(map(len, last)) - 1).bit_length()
         L = min(source_bucket(max(len(row.tokens) for row in rows)), self.model.max_length)

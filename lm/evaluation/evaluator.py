@@ -29,10 +29,10 @@ class EvaluationRows(Protocol):
 
     @property
     def totals(self) -> dict[str, int]:
-        """The divisors of the losses: the number of `targets` with a positive weight, and the text counts."""
+        """The divisors of metrics: the number of `targets` with a positive weight, and text counts such as `bytes`."""
 
     def rows(self, row_ids: Sequence[int]) -> Batch:
-        """Returns rows `row_ids`, in that order, as NumPy arrays. Rows past the end are all padding."""
+        """Returns the rows with the given ids, in that order, as NumPy arrays. Ids past the end give padding rows."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class EvaluationSetup:
     model: Any  # lm.models.protocol.Model
     mesh: Mesh
     tokenizers: Tokenizers
-    rows: Mapping[str, EvaluationRows]  # of each data source
-    references: Mapping[str, Sequence[Any]]  # maps data sources to pairs whose outputs are scored; may be empty
+    rows: Mapping[str, EvaluationRows]  # the rows of each data source
+    references: Mapping[str, Sequence[Any]]  # the pairs to score for each data source; may be empty
     name: str = "valid"
     in_training: bool = False  # whether to apply the config's limits for evaluations during training
 
@@ -57,14 +57,14 @@ class Evaluator(abc.ABC):
 
     @abc.abstractmethod
     def evaluate(self, params: Any, step: int, report: Report | None = None) -> dict[str, float]:
-        """Returns the metrics of the model with the given parameters, named `NAME/metric`.
+        """Evaluates the model with the given parameters. Returns the metrics, keyed by `NAME/metric`.
 
         All processes must call this method. The result is the same in every process.
         """
 
     @property
     def missing(self) -> dict[str, str]:
-        """Maps each metric that cannot be computed from the data to the reason."""
+        """Returns the reason for each metric that cannot be computed from the data."""
         return {}
 
     @property
@@ -73,11 +73,11 @@ class Evaluator(abc.ABC):
         return {}
 
     def previews(self, count: int) -> list[dict[str, str]]:
-        """Returns the input, output and reference, keyed by name, of the first examples of the last evaluation."""
+        """Returns the first `count` examples of the last evaluation: input, output and reference, keyed by name."""
         return []
 
     def write(self, directory: Path, stem: str) -> list[Path]:
-        """Writes the last evaluation's outputs, such as `STEM.jsonl`, and returns their paths. May raise OSError."""
+        """Writes the last evaluation's outputs to files such as `STEM.jsonl`. Returns the paths. May raise OSError."""
         return []
 
 
@@ -92,7 +92,7 @@ class SplitEvaluation(Evaluator):
         return {name: value for each in self._evaluators for name, value in each.evaluate(params, step, report).items()}
 
     def plain(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Returns the metrics that are defined, under names without the split, for display in tables."""
+        """Returns the metrics that are defined, keyed by names without the split, for display in tables."""
         undefined = {f"{self.name}/{name}" for each in self._evaluators for name in each.undefined}
         return {name.removeprefix(f"{self.name}/"): each for name, each in values.items() if name not in undefined}
 

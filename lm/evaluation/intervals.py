@@ -21,7 +21,8 @@ Metrics = Callable[[np.ndarray], Mapping[str, float]]
 def resampled(metrics: Metrics, num_examples: int, *, samples: int, seed: int) -> dict[str, np.ndarray]:
     """Returns the values of each metric on all resamples, float64 (S,).
 
-    The resamples are the rows of `default_rng(seed).choice(E, size=(S, E))`, which may be too large for memory.
+    The resamples are the rows of `default_rng(seed).choice(E, size=(S, E))`. They are drawn one at a time, because the
+    whole array may not fit in memory.
     """
     generator = np.random.default_rng(seed)
     found = [metrics(generator.choice(num_examples, size=num_examples)) for _ in range(samples)]

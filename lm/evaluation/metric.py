@@ -1,4 +1,4 @@
-"""The class whose instances declare metrics. Each metric is declared next to the code that computes it."""
+"""The class `Metric`, which declares a metric. Each metric is declared next to the code that computes it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Metric:
         return self.show in (points, share)
 
     def percent(self, values: Any) -> Any:
-        """Converts values (a number or an array) to percent if the metric is a percentage."""
+        """Converts values (a number or an array) to percent if the metric is a share from 0 to 1."""
         return 100.0 * values if self.show is share else values
 
 

@@ -1,4 +1,4 @@
-"""The evaluator of labelled tasks, which compares the predictions for a split with the true labels.
+"""The evaluator for labelled tasks, which compares the predictions for a split with the true labels.
 
 E is the number of raw examples, R is the number of rows in a batch, L is the length of a row, and C is the number of
 labels.
@@ -25,10 +25,10 @@ from lm.evaluation.token_metrics import Sums, ratio
 
 
 class Predictions(abc.ABC):
-    """A model's predictions for raw examples of a task: one output per example, and values common to all examples."""
+    """A model's predictions for raw examples of a task: one output per example, and values shared by all examples."""
 
     label_key: ClassVar[str]  # the key under which `line` stores the correct output
-    keys: ClassVar[tuple[str, ...]]  # keys that occur together only in the `line` of this class
+    keys: ClassVar[tuple[str, ...]]  # the keys of `line` by which lm.compare recognises this class
 
     def __init__(self, raw: Sequence[Any], outputs: Sequence[Any] | np.ndarray, *shared: Any):
         self.raw, self.outputs, self.shared = list(raw), list(outputs), shared
@@ -75,7 +75,7 @@ class Predictions(abc.ABC):
         return line | self.details(index)
 
     def write(self, directory: Path, stem: str) -> list[Path]:
-        """Writes `STEM.jsonl` and, for some tasks, images. Returns their paths. May raise OSError."""
+        """Writes `STEM.jsonl` and, for some tasks, images. Returns the paths of the files. May raise OSError."""
         path = directory / f"{stem}.jsonl"
         write_objects(path, map(self.line, range(len(self.raw))))
         return [path]
@@ -119,7 +119,7 @@ class PredictionEvaluator(RowEvaluator):
         Raises UserError if an output of the model is not finite.
         """
         for source, rows in self._rows.items():
-            waiting: dict[int, np.ndarray] = {}  # logits of raw examples whose other parts are still missing
+            waiting: dict[int, np.ndarray] = {}  # logits of the parts of raw examples that are still incomplete
             for scored in self._batches(params, source):
                 waiting.update(self._by_example(source, scored))
                 if not all(np.isfinite(each).all() for each in waiting.values()):

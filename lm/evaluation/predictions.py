@@ -42,7 +42,7 @@ def write_objects(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_objects(path: Path) -> list[tuple[int, Any]]:
-    """Returns (line number, parsed object) for each line that is not blank. Invalid JSON is parsed as None.
+    """Returns (line number, parsed object) for each line that is not blank. The object is None if the JSON is invalid.
 
     Raises UserError if the file cannot be read or is empty.
     """

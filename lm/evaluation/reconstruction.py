@@ -1,4 +1,4 @@
-"""Evaluates what the latent vectors of an autoencoder contain: reconstructions of the texts, and active units."""
+"""Evaluates the latent vectors of an autoencoder: reconstructs texts from them, and counts active units."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ RECONSTRUCTION_METRICS = (
     Metric("restored_texts", "texts restored", share, higher_is_better=True, drawn=True, recorded=True),
     Metric("active_units", "active units", "{:,.0f}".format, higher_is_better=True, recorded=True),
 )
-LEAST_VARIANCE = 0.01  # of the mean of a latent dimension that counts as active (Burda 2016, section 5.2)
+LEAST_VARIANCE = 0.01  # a latent dimension is active if the variance of its mean is larger (Burda 2016, section 5.2)
 
 
 class Restored(NamedTuple):
-    """A text and its reconstruction, as token ids that end with the EOS token."""
+    """The token ids of a text and of its reconstruction, including the EOS token if it was reached."""
 
     targets: Sequence[int]
     tokens: Sequence[int]
 
 
 def reconstruction_metrics(texts: Sequence[Restored]) -> dict[str, float]:
-    """Computes the share of tokens that are restored at their position, and the share of texts restored exactly."""
+    """Computes the share of tokens restored at the correct position, and the share of texts restored exactly."""
     exact = [list(each.tokens) == list(each.targets) for each in texts]
     right = sum(a == b for each in texts for a, b in zip(each.targets, each.tokens, strict=False))
     total = sum(len(each.targets) for each in texts)
@@ -49,7 +49,7 @@ def active_units(means_EZ: np.ndarray) -> float:
 
 
 class ReconstructionEvaluator(RowEvaluator):
-    """Decodes the mean of each text's latent vectors greedily, compares it with the text, and counts active units.
+    """Reconstructs each text greedily from its mean latent vectors, scores the result, and counts active units.
 
     Each row holds one text. `labeller` is the task's labeller, which turns texts into vectors.
     """
@@ -89,7 +89,7 @@ class ReconstructionEvaluator(RowEvaluator):
         return result
 
     def _collect(self, source: str, batches: Iterator[Scored]) -> np.ndarray:
-        """Returns the means of the texts, float32 (E, k * Z)."""
+        """Returns the mean latent vectors of the texts, float32 (E, k * Z)."""
         return np.concatenate([each.logits_RLC[:, 0] for each in batches if each.logits_RLC is not None])
 
     def _combine(self, parts: list[np.ndarray]) -> np.ndarray:

@@ -96,7 +96,7 @@ class RowEvaluator(Evaluator):
         """Computes the metrics of a data source or of the whole split from the reduced values."""
 
     def _count(self) -> tuple[str, int]:
-        """Returns the unit of the scored subset, such as "rows", and the size of the subset in this unit."""
+        """Returns the unit in which the scored subset is counted, such as "rows", and its size in this unit."""
         return "rows", self.num_rows
 
     def _choose(self, sizes: Mapping[str, int], limit: int) -> dict[str, np.ndarray]:
@@ -104,7 +104,7 @@ class RowEvaluator(Evaluator):
         return choose(sizes, limit)
 
     def _rows_per_batch(self) -> int:
-        """Returns the number of rows to score in each batch; more rows, up to `batch_size`, are padding."""
+        """Returns the number of rows to score in each batch; the remaining rows, up to `batch_size`, are padding."""
         return self.batch_size
 
     def _first_cache(self) -> Any:
@@ -138,8 +138,8 @@ class RowEvaluator(Evaluator):
 class TokenEvaluator(RowEvaluator):
     """Computes metrics such as loss, perplexity and accuracy from sums over the target tokens.
 
-    `missing` maps each metric that cannot be computed from the given sums to the reason. `signatures` maps metrics that
-    can be defined in several ways to the definitions used.
+    `missing` returns the reason for each metric that cannot be computed from the given sums. `signatures` maps metrics
+    that can be defined in several ways to the definitions used.
     """
 
     def __init__(

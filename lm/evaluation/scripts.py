@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import regex
 
-# The scripts without spaces between words: Tibetan and the line breaking classes ID, SA, AK and AP (UAX 14).
+# The scripts without spaces between words: Tibetan, and those in the line-breaking classes ID, SA, AK and AP (UAX 14).
 _NAMES = "Hani Bopo Hira Kana Yiii Thai Laoo Khmr Mymr Tibt Tale Talu Lana Tavt Ahom Java Bali"
 # Marks common to hiragana and katakana, such as ー.
 _SHARED = r"\u3031-\u3035\u303c\u3099-\u309c\u30fc\uff70\uff9e\uff9f"
@@ -30,8 +30,8 @@ WORD = _pattern(f"[{_LETTERS}--[{_UNSPACED}]]+")
 TOKEN = _pattern(f"{CHARACTER.pattern}|{WORD.pattern}")
 KANA, IDEOGRAPH, HANGUL = map(_pattern, (rf"[\p{{sc=Hira}}\p{{sc=Kana}}{_SHARED}]", r"\p{sc=Hani}", r"\p{sc=Hang}"))
 
-# A sentence ends at punctuation and any closing quotation marks and brackets that follow; outside
-# Chinese and Japanese, whitespace must come next.
+# A sentence ends after its final punctuation and any closing quotation marks and brackets that follow. Except after
+# Chinese and Japanese punctuation, whitespace must come next.
 SENTENCE = regex.compile(r".+?(?:[.!?…]+[\p{Pf}\p{Pe}\"']*(?=\s)|[。！？]+[\p{Pf}\p{Pe}\"']*|\n|$)", regex.DOTALL)
 
 LEAST_KANA = 0.1  # minimum share of kana among the kana and ideographs of Japanese text

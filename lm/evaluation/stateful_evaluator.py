@@ -14,7 +14,7 @@ from lm.parallel.mesh import cache_shardings, on_mesh
 
 
 class StatefulEvaluator(TokenEvaluator):
-    """Scores the stretches of a text side by side, each from its first window to its last.
+    """Scores the stretches of a text in parallel, each from its first window to its last.
 
     The number of stretches, and hence the result, does not depend on the mesh. During training, only the first windows
     of each stretch are scored if eval.max_rows is set.

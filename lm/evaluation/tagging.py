@@ -28,17 +28,17 @@ NO_SCHEME = "none"  # for tags such as parts of speech, which do not mark entiti
 
 @dataclass(frozen=True)
 class Scheme:
-    """A scheme by which tags mark entities. A tag is O, or a prefix, a hyphen and an entity type, such as B-PER."""
+    """A scheme for marking entities with tags. A tag is either O or a prefix, a hyphen and a type, such as B-PER."""
 
     prefixes: str  # all prefixes, including O
     after: Mapping[str, str]  # maps a prefix to the only prefixes that may come directly before it, with the same type
     before: Mapping[str, str]  # maps a prefix to the only prefixes that may come directly after it, with the same type
     like: str  # the name of the seqeval class that extracts the entities
-    renamed: Mapping[str, str] = field(default_factory=dict)  # maps prefixes to the different names in that class
+    renamed: Mapping[str, str] = field(default_factory=dict)  # maps prefixes to the names that are used in that class
     mirrored: bool = False  # whether that class reads the tags of a sentence in reverse order
 
     def is_broken(self, first: str, second: str) -> bool:
-        """Returns whether two adjacent tags violate the scheme. O stands for the start and the end of a sentence."""
+        """Returns whether two adjacent tags violate the scheme. O also stands for the start or end of a sentence."""
         same_type = first[2:] == second[2:]
         may_follow = second[0] not in self.after or (same_type and first[0] in self.after[second[0]])
         may_precede = first[0] not in self.before or (same_type and second[0] in self.before[first[0]])
@@ -72,7 +72,7 @@ SCHEMES: dict[str, Scheme] = {
 
 
 def fitting_schemes(labels: Iterable[str]) -> list[str]:
-    """Returns the SCHEMES whose prefixes include those of all labels.
+    """Returns the names of the SCHEMES that have the prefixes of all labels.
 
     A label without a prefix, such as ADJ, fits no scheme.
     """
@@ -82,16 +82,16 @@ def fitting_schemes(labels: Iterable[str]) -> list[str]:
 
 
 def count_broken(sentences: Sequence[Sequence[str]], names: Iterable[str]) -> dict[str, int]:
-    """For each of the given SCHEMES, counts the pairs of adjacent tags that violate it."""
+    """Counts, for each of the given SCHEMES, the pairs of adjacent tags that violate it."""
     pairs = Counter(pair for tags in sentences for pair in itertools.pairwise(("O", *tags, "O")))
     return {name: sum(count for pair, count in pairs.items() if SCHEMES[name].is_broken(*pair)) for name in names}
 
 
 def infer_schemes(sentences: Sequence[Sequence[str]], labels: Iterable[str]) -> tuple[str, ...]:
-    """Returns the SCHEMES that the sentences violate least, among those that have all prefixes of the labels.
+    """Returns the names of the SCHEMES that the sentences violate least, among those with the prefixes of all labels.
 
-    The most common scheme comes first; other schemes are returned only if they find different entities. If no scheme
-    has all prefixes of the labels, the result is NO_SCHEME.
+    The names are in the order of SCHEMES. Every scheme after the first is returned only if it finds different entities.
+    If no scheme has the prefixes of all labels, only NO_SCHEME is returned.
     """
     broken = count_broken(sentences, fitting_schemes(labels))
     if not broken:
@@ -105,7 +105,7 @@ def infer_schemes(sentences: Sequence[Sequence[str]], labels: Iterable[str]) -> 
 
 
 def scheme_signature(sentences: Sequence[Sequence[str]], scheme: str) -> str:
-    """Describes the scheme by which entities were counted, and any evidence in the sentences against it."""
+    """Describes the scheme used to count entities, and any evidence against it in the sentences."""
     labels = set(itertools.chain.from_iterable(sentences))
     inferred = infer_schemes(sentences, labels)
     if scheme == NO_SCHEME:

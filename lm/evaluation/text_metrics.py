@@ -42,7 +42,7 @@ class TextMetric(abc.ABC):
         scores_summaries: whether the metric is meant for summaries, whose baseline is the beginning of the source.
     """
 
-    name: str  # in eval.generation.metrics
+    name: str  # the name of the metric in eval.generation.metrics
     heading: str  # the heading of the signature in tables
     gives: tuple[Metric, ...]  # the metrics in the family
     prepare: Callable[[Tokenisation, str], str] = field(default=lambda _, text: text, kw_only=True)

@@ -54,7 +54,7 @@ class Sums:
     pair_nll: float = 0.0
     pair_correct: float = 0.0
     pairs: float = 0.0
-    # The same for the KL divergence of variational autoencoders, in nats.
+    # For variational autoencoders, the KL divergence in nats, and the number of texts.
     kl: float = 0.0
     texts: float = 0.0
     bytes: float = 0  # the length of the text in UTF-8
@@ -88,7 +88,7 @@ def token_metrics(sums: Sums) -> dict[str, float]:
 
 
 def missing_metrics(sums: Sums, *, with_xz: bool = False) -> dict[str, str]:
-    """Maps each metric that cannot be computed to the reason, for example that the tokenizer loses text.
+    """Returns the reason for each metric that cannot be computed, for example that the tokenizer loses text.
 
     If `with_xz` is true, xz_bits_per_byte is included. This metric also needs a lossless tokenizer, because the text to
     be compressed is decoded from the tokens.

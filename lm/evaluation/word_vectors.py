@@ -1,6 +1,6 @@
 """Tables of word vectors: nearest neighbours, analogies (Mikolov 2013) and word similarity (Finkelstein 2002).
 
-All similarities are cosines. V is the number of words, E the size of a vector, Q the number of questions.
+All similarities are cosines. V is the number of words, E is the size of a vector, and Q is the number of questions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ QUESTIONS_AT_ONCE = 256
 
 
 class Score(NamedTuple):
-    """A rank correlation or an accuracy, and how many of all items could be scored."""
+    """A rank correlation or an accuracy, the number of items that could be scored, and the number of all items."""
 
     value: float
     scored: int
@@ -59,29 +59,32 @@ class WordTable:
 
     @cached_property
     def unit_VE(self) -> np.ndarray:
-        """The vectors, scaled to length 1. A vector of zeros stays as it is."""
+        """The vectors, scaled to length 1. Zero vectors are left unchanged."""
         norms_V1 = np.linalg.norm(self.vectors_VE, axis=1, keepdims=True)
         return self.vectors_VE / np.where(norms_V1 > 0, norms_V1, 1.0)
 
     def find(self, word: str) -> int | None:
-        """Returns the index of a word or, if there is none, of the same word in lower case."""
+        """Returns the index of a word or else of its lower-case form, or None if the table contains neither."""
         return self._index.get(word, self._index.get(word.lower()))
 
     def neighbours(self, word: int, count: int) -> list[tuple[str, float]]:
-        """Returns the `count` words (or all, if there are fewer) with the highest cosines to a word, without itself."""
+        """Returns the `count` other words with the highest cosine similarity to a word, and their similarities.
+
+        If there are fewer other words, all of them are returned.
+        """
         cosines_V = self.unit_VE @ self.unit_VE[word]
         nearest = [i for i in np.argsort(-cosines_V, kind="stable")[: count + 1].tolist() if i != word]
         return [(self.words[i], float(cosines_V[i])) for i in nearest[:count]]
 
     def known(self, pairs: Sequence[tuple[str, str, float]]) -> list[tuple[int, int, float]]:
-        """Returns the indices of the words and the score of each pair whose words are both known."""
+        """Returns (index of one word, index of the other word, score) for each pair whose words are both known."""
         found = [(self.find(one), self.find(other), score) for one, other, score in pairs]
         return [(one, other, score) for one, other, score in found if one is not None and other is not None]
 
     def similarity(self, pairs: Sequence[tuple[str, str, float]]) -> Score:
-        """Returns Spearman's rank correlation of cosines and human scores over the pairs whose words are both known.
+        """Returns Spearman's rank correlation of cosines with human scores for the pairs whose words are both known.
 
-        The correlation is NaN if fewer than two pairs are known, or if all their scores are equal.
+        The correlation is NaN if fewer than two pairs are known, or if all their scores or all their cosines are equal.
         """
         from scipy.stats import spearmanr  # its import takes a second
 
@@ -92,7 +95,7 @@ class WordTable:
         return Score(float(spearmanr(cosines, scores)[0]) if defined else math.nan, len(known), len(pairs))
 
     def analogies(self, questions: Sequence[Question]) -> dict[str, Score]:
-        """Returns the share of questions for which 3CosAdd finds the fourth word, for each section.
+        """Returns, for each section, the share of questions for which 3CosAdd finds the fourth word.
 
         3CosAdd chooses the word with the highest cosine to b - a + c among all words except a, b and c. Questions with
         an unknown word are not scored.
@@ -115,10 +118,10 @@ class WordTable:
         }
 
     def components(self, words: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Projects the unit vectors of some words onto their first two principal components.
+        """Projects the unit vectors of the given words onto their first two principal components.
 
         Returns the coordinates, (len(words), 2), and the share of the variance along each component. The sign of each
-        component is chosen such that its largest coordinate is positive.
+        component is chosen so that the coordinate with the largest absolute value is positive.
         """
         centred = self.unit_VE[list(words)] - self.unit_VE[list(words)].mean(axis=0)
         left, values, _ = np.linalg.svd(centred, full_matrices=False)
@@ -137,7 +140,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start:,}); convert it first.") from error
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start:,}); convert it to UTF-8.") from error
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
     return [(number, line) for number, line in lines if line and not line.startswith("#")]
 
@@ -145,9 +148,9 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 def read_pairs(path: Path) -> list[tuple[str, str, float]]:
     """Reads word pairs with scores, such as WordSim-353 or SimLex-999, separated by tabs, commas or spaces.
 
-    The first two fields are the words. The score is in the column that has the first number after the words in the
-    first pair. The first line is a header if it has at least three fields, but no number after the words. Raises
-    UserError if another line has no score or if there are fewer than two pairs.
+    The first two fields are the words. The score column is the first column after the words that contains a number
+    in the first pair. The first line is a header if it has at least three fields, but no number after the words. Raises
+    UserError if any other line has no score or if there are fewer than two pairs.
     """
     pairs, column = [], None
     for index, (number, line) in enumerate(_lines(path)):
@@ -172,7 +175,7 @@ def read_pairs(path: Path) -> list[tuple[str, str, float]]:
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Reads analogy questions in the format of questions-words.txt: four words a line, and sections ": NAME".
+    """Reads analogy questions in the format of questions-words.txt: four words per line, and section headings ": NAME".
 
     Raises UserError if a line does not have four words, or if there are no questions.
     """
@@ -191,7 +194,7 @@ def read_questions(path: Path) -> list[Question]:
 
 
 class SimilarityEvaluator(Evaluator):
-    """Computes the rank correlation with the human scores of the word pairs in config.eval.word_pairs."""
+    """Computes the rank correlation between cosines and human scores for the word pairs in config.eval.word_pairs."""
 
     def __init__(self, task: Any, setup: EvaluationSetup) -> None:
         self.name, self._task, self._config, self._tokenizer = setup.name, task, setup.config, setup.tokenizers.target
@@ -202,8 +205,8 @@ class SimilarityEvaluator(Evaluator):
             known = WordTable(words, np.zeros((len(words), 0), np.float32)).known(self._pairs)
             if len({score for *_, score in known}) < 2:
                 file, number = setup.config.eval.word_pairs, f"{len(known):,} of {len(self._pairs):,} pairs"
-                problem = f"the vocabulary contains both words of {number} of {file}"
-                raise UserError(f"{problem}; a rank correlation needs two pairs with different scores.")
+                problem = f"{number} in {file} have both words in the vocabulary; the correlation needs two such pairs"
+                raise UserError(f"{problem} with different scores; choose another file.")
         self._scored = Score(math.nan, 0, len(self._pairs))
 
     def evaluate(self, params: Any, step: int, report: Report | None = None) -> dict[str, float]:
@@ -220,5 +223,5 @@ class SimilarityEvaluator(Evaluator):
 
 @jax.jit
 def _replicated(params: Any) -> Any:
-    """Returns the parameters as arrays that every process holds as a whole."""
+    """Returns the parameters as arrays that are replicated on all devices."""
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), params)

@@ -1,9 +1,9 @@
-"""Exports only the LoRA adapters of a run, in peft format, for the published model from which the run started.
+"""Exports only the LoRA adapters of a run that was initialised from a published model, in peft format.
 
 peft adds (x A^T) B^T alpha / r to a linear layer. A has shape (r, inputs) and B has shape (outputs, r). This holds even
 for GPT-2, whose kernels Hugging Face stores as (inputs, outputs). If one layer of the published model combines several
-of ours, such as the query, key and value, its A stacks our A matrices vertically, and its B is block-diagonal. Its r
-and alpha are therefore multiples of ours. See https://huggingface.co/docs/peft/developer_guides/checkpoint.
+of ours, such as the query, key and value layers, its A stacks our A matrices vertically, and its B is block-diagonal.
+Its r and alpha are therefore multiples of ours. See https://huggingface.co/docs/peft/developer_guides/checkpoint.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # prefix of all tensor names
 MERGED = "export the merged model instead (without --adapters)"
 ADAPTER_SETTINGS = ("lora_rank", "lora_alpha", "lora_targets")
-MAY_DIFFER = (*ADAPTER_SETTINGS, "max_length", "dtype")  # in the run and the published model
+MAY_DIFFER = (*ADAPTER_SETTINGS, "max_length", "dtype")  # settings that do not have to match
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Adapted:
 
     module: str  # the module name in the `transformers` class
     entry: Entry
-    slots: tuple[Slot | None, ...]  # one per kernel of ours in this layer; None if that kernel has no adapter
+    slots: tuple[Slot | None, ...]  # one per kernel of our model in this layer; None if it has no adapter
 
     @property
     def multiple(self) -> int:
@@ -102,8 +102,8 @@ def export_adapters(
         imported: the parameters and the model settings right after the import, or None.
         dtype: a key of DTYPES; if empty, float32.
 
-    Raises UserError if the run has no adapters, or if anything else differs from the published model, because the
-    adapters alone would then give different results.
+    Raises UserError if the run has no adapters or was not initialised from an imported model, or if it differs from the
+    published model in more than the adapters, because the adapters alone would then give different results.
     """
     if not config.model.lora_rank:
         raise UserError("--adapters: this run has no adapters (config.model.lora_rank is 0); leave out --adapters.")
@@ -112,8 +112,8 @@ def export_adapters(
     family, architecture = choose_class(without_adapters(config), original)
     if architecture != original.record.architecture:
         raise UserError(
-            f"--adapters: the model has become a {architecture}, but {original.record.source} is a "
-            f"{original.record.architecture}, and peft adapters contain no head; {MERGED}."
+            f"--adapters: the run's model is now a {architecture}, but {original.record.source} is a "
+            f"{original.record.architecture}, and peft adapters do not include a head; {MERGED}."
         )
     before, settings = imported
     _check_settings(config.model, settings)
@@ -124,7 +124,7 @@ def export_adapters(
     chosen = DTYPES[dtype or "float32"]
     tensors = {
         name: array for layer in found.layers for name, array in layer.matrices(leaves, chosen).items()
-    }  # small, like the adapters, so all are kept in memory at once
+    }  # adapters are small, so all of their tensors are kept in memory at once
     with writing_folder(out) as folder:
         write_object(folder / CONFIG, values)
         infos = {name: TensorInfo(array.shape, array.dtype) for name, array in tensors.items()}
@@ -146,7 +146,7 @@ def _check_settings(model: ModelConfig, before: ModelConfig) -> None:
 
 
 def _check_others(params: Mapping[str, Any], before: Mapping[str, Any]) -> None:
-    """Raises UserError if a parameter that is not an adapter differs from the imported one."""
+    """Raises UserError if a parameter other than an adapter differs from the imported parameter."""
     now, old = (flatten_dict(unstack_layers(dict(tree)), sep="/") for tree in (params, before))
     now = {name: value for name, value in now.items() if not name.endswith(ADAPTER)}
     changed = [
@@ -189,7 +189,7 @@ def adapted_layers(
     others = unflatten_dict({path: leaf for path, leaf in leaves.items() if path[-1] not in ADAPTER})
     layers: list[Adapted] = []
     modules: list[str] = []  # in the family's own spelling
-    # The class of the bare body has no prefix.
+    # The class without a head uses no prefix.
     prefix = family.spelling.prefix if not head.names else ""
     for entry in entries_of(names_for(family, model, head), others, family.unstored):
         module = entry.name.rpartition(".")[0]
@@ -204,7 +204,7 @@ def adapted_layers(
 
 
 def _own_spelling(module: str, family: Family, known: Collection[str]) -> str:
-    """Returns the family's own spelling of a module name in a file."""
+    """Returns the family's own spelling of a module name from a file."""
     for other in family.spelling.others:
         own = family.spelling.prefix + module.removeprefix(other)
         if module.startswith(other) and own in known:
@@ -215,8 +215,8 @@ def _own_spelling(module: str, family: Family, known: Collection[str]) -> str:
 def short_names(chosen: Collection[str], every: Iterable[str]) -> list[str]:
     """Returns the shortest suffixes that distinguish the chosen module names from all others.
 
-    peft matches modules by the suffixes of their names. If a suffix also matches other modules, as `output.dense` does
-    in BERT, the full name is listed for every layer.
+    peft matches modules by the suffixes of their names. If only a suffix with a layer number is unambiguous, the full
+    name is listed for every layer. In BERT, for example, `output.dense` also matches `attention.output.dense`.
     """
     others = set(every) - set(chosen)
     found: dict[str, None] = {}
@@ -230,7 +230,7 @@ def short_names(chosen: Collection[str], every: Iterable[str]) -> list[str]:
 
 
 def base_model(source: str) -> tuple[str, str | None]:
-    """Returns the path of the published model, or its name on the hub and the revision.
+    """Returns the path of the published model and None, or its name on the hub and its revision, if any.
 
     Raises UserError if peft could not load it.
     """
@@ -241,8 +241,8 @@ def base_model(source: str) -> tuple[str, str | None]:
         return str(path.absolute()), None
     if not HUB_NAME.fullmatch(source):
         raise UserError(
-            f"--adapters: the base model {source!r} is neither a folder here nor a name on the hub; run the command "
-            f"in the directory of the import, or {MERGED}."
+            f"--adapters: the base model {source!r} is neither a local folder nor a name on the hub; run the command "
+            f"in the directory where the model was imported, or {MERGED}."
         )
     name, _, revision = source.partition("@")
     return name, revision or None

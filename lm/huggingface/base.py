@@ -30,7 +30,7 @@ class Folder(abc.ABC):
     other_files: Mapping[str, Path | bytes]
 
     def read(self, name: str) -> np.ndarray:
-        """Returns a read-only tensor in its own dtype, memory-mapped where possible.
+        """Returns a read-only tensor in its stored dtype, memory-mapped where possible.
 
         Raises KeyError for an unknown name, and UserError if the tensor contains NaN or infinite values.
         """
@@ -47,19 +47,25 @@ class Folder(abc.ABC):
         """Returns a tensor."""
 
     def content(self, name: str) -> bytes | None:
-        """Returns the content of a file such as tokenizer.json, or None if it does not exist. Raises UserError."""
+        """Returns the content of a file such as tokenizer.json, or None if it does not exist.
+
+        Raises UserError if the file cannot be read.
+        """
         file = self.other_files.get(name)
         return read_content(file) if isinstance(file, Path) else file
 
     def read_object(self, name: str) -> dict[str, Any] | None:
         """Returns the JSON object in a file such as tokenizer_config.json, or None if there is no such file.
 
-        Raises UserError.
+        Raises UserError if the file cannot be read or does not contain a JSON object.
         """
         content = self.content(name)
         return None if content is None else parse_object(content, f"{self.source}/{name}")
 
     @property
     def generation_config(self) -> dict[str, Any] | None:
-        """The JSON object in generation_config.json, or None if the file does not exist. Raises UserError."""
+        """The JSON object in generation_config.json, or None if there is no such file.
+
+        Raises the same errors as `read_object`.
+        """
         return self.read_object(GENERATION_CONFIG)

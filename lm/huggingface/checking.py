@@ -75,7 +75,7 @@ def lines_of_comparison(folder: Folder, family: str = "", run: Ours | None = Non
     Args:
         run: the run to compare with the folder; if None, the folder itself is imported and compared.
 
-    Raises UserError if `transformers` or PyTorch is not installed, or if the import is refused.
+    Raises UserError if `transformers` or PyTorch is not installed, or if the folder cannot be imported.
     """
     torch, transformers = _frameworks()
     published = recognise(folder, family)
@@ -134,7 +134,7 @@ def _line_of_parameters(ours: Any, theirs: Any) -> Line:
     if equal < len(differences):
         line += f" (largest difference {max(differences):.1e}); the run was trained or comes from another model"
     if lacking:
-        line += f"; only one of the two has {lacking[0]}" + (
+        line += f"; only one of the two models has {lacking[0]}" + (
             f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         )
     return line, equal == len(others) == len(mine)
@@ -142,7 +142,7 @@ def _line_of_parameters(ours: Any, theirs: Any) -> Line:
 
 def _line_of_difference(name: str, ours: np.ndarray, theirs: np.ndarray) -> Line:
     if ours.shape != theirs.shape:
-        return f"{name}: {ours.shape[-1]} values here, {theirs.shape[-1]} there", False
+        return f"{name}: {ours.shape[-1]} values in our model, {theirs.shape[-1]} in transformers", False
     difference = float(np.abs(ours - theirs).max())
     line = f"{name}: largest difference {difference:.1e} (standard deviation {theirs.std():.2f})"
     return line, difference <= TOLERANCE
@@ -179,7 +179,7 @@ def _values(ours: Ours, model: Any, torch: Any, ids: list[list[int]]) -> Iterato
 
 
 def _with_all_logits(model: Any) -> Any:
-    """Returns the model with logits for all tokens, even if training computes only those of masked tokens."""
+    """Returns a model that computes logits for all tokens, even if training needs only those of masked tokens."""
     return model.clone(head=model.head.clone(max_masked=0)) if isinstance(model.head, MaskedTokens) else model
 
 

@@ -1,4 +1,4 @@
-"""Reads the small files of a model folder, and detects files left in their place by a failed download."""
+"""Reads the small files of a model folder, and detects Git LFS pointers and HTML pages stored in their place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mistaken(head: bytes) -> str:
 def read_head(path: Path) -> bytes:
     """Returns the first HEAD_BYTES bytes of a file. Raises the same errors as `read_content`."""
     try:
-        # O_NONBLOCK keeps a named pipe from blocking.
+        # O_NONBLOCK ensures that opening a named pipe does not block.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise UserError(f"{path} cannot be read: it is not a regular file.")
@@ -53,8 +53,8 @@ def read_content(path: Path) -> bytes:
 def read_object(path: Path) -> dict[str, Any]:
     """Returns the JSON object in a file.
 
-    Raises UserError if the file cannot be read, holds anything but a JSON object, repeats a name within an object, or
-    contains NaN or Infinity.
+    Raises UserError if the file cannot be read, contains anything other than a JSON object, repeats a name within an
+    object, or contains NaN or Infinity.
     """
     return parse_object(read_content(path), str(path))
 

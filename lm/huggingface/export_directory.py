@@ -42,7 +42,7 @@ def export_directory(
         step: a step number, "best", or None for the newest checkpoint.
         average: the number of checkpoints to average, ending with `step`.
         adapters: whether to write only the LoRA adapters, in peft format; otherwise, they are merged into the model.
-        dtype: a key of DTYPES; if empty, the dtypes of the original folder or, without one, float32.
+        dtype: a key of DTYPES; if empty, the dtypes of the original folder, or float32 if there is no such folder.
 
     Raises UserError if the run cannot be read, if no published model family can represent it, or if `out` exists or
     cannot be written.
@@ -85,7 +85,7 @@ def _imported(directory: RunDirectory) -> tuple[Any, ModelConfig]:
 def _tokenizer_files(
     config: Config, tokenizers: Tokenizers, original: Original | None
 ) -> tuple[Mapping[str, bytes], list[str]]:
-    """Returns the tokenizer files to write in addition to those of the original folder, and notes for the user."""
+    """Returns the tokenizer files that the original folder lacks or that have changed, and notes for the user."""
     if original is not None:
         return changed_files(config, tokenizers.target, original.tokenizer_config), []
     family, _ = choose_class(config, None)
@@ -120,7 +120,7 @@ def _tokenizer_of_import(original: Original) -> Tokenizer:
 
 
 def _with_end_ids(original: Original, config: Config, tokenizer: Tokenizer, imported: Tokenizer) -> Original:
-    """Changes the end tokens in generation_config.json if the run ends its texts with other tokens than the import."""
+    """Puts the run's end tokens into generation_config.json if they differ from those of the imported tokenizer."""
     ends = end_ids(config, tokenizer)
     if not task_of(config).writes_text or set(ends) == set(imported.stop_ids):
         return original
@@ -132,9 +132,9 @@ def _with_end_ids(original: Original, config: Config, tokenizer: Tokenizer, impo
 
 
 def end_ids(config: Config, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Returns the tokens that end a text which the model writes, starting with EOS.
+    """Returns the tokens that end a generated text, starting with EOS.
 
-    Those of a chat run include the end token of its chat template. A model that writes no text has only EOS.
+    For a chat run, they include the end tokens of its chat template. A model that does not generate text has only EOS.
     """
     task = task_of(config)
     if not task.writes_text:

@@ -1,8 +1,8 @@
 """Exports the model of a run to a folder in Hugging Face format, which `transformers` and other libraries can load.
 
-If the run was imported, or was initialised from an imported run, the export restores the original tensor names, dtypes,
-other files and those config.json fields that training has not changed. Otherwise, the export uses a family whose fields
-can represent the run's settings.
+If the run was imported, or was initialised from an imported run, the export restores the original tensor names and
+dtypes, the other files of the folder, and the config.json fields whose settings have not changed since the import.
+Otherwise, the export uses a family whose fields can represent the run's settings.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def export(
         original: the folder from which the run was imported, or None.
         tokenizer_files: tokenizer files that the original folder lacks or that have changed since the import.
         special_ids: config.json fields such as pad_token_id, written if the run was not imported. pad_token_id is also
-            written for a new class that needs it to find the last token of a text.
-        dtype: a key of DTYPES; if empty, the dtypes of the original folder or, without one, float32.
+            written if the class has changed since the import and needs it to find the last token of a text.
+        dtype: a key of DTYPES; if empty, the dtypes of the original folder, or float32 if there is no such folder.
 
     Raises UserError, naming the setting, if no family can represent the model.
     """
@@ -171,7 +171,9 @@ def choose_class(config: Config, original: Original | None) -> tuple[Family, str
         except UserError as error:
             problems = [str(error).rstrip(".")]
         if problems:
-            raise UserError(f"{family.name} models cannot represent {problems[0]}; restore this setting.")
+            raise UserError(
+                f"{family.name} models cannot represent {problems[0]}; change this setting back to its original value."
+            )
         return family, class_in(family, config, original.record.architecture)
     lacking: dict[str, list[str]] = {}
     refusals = []
@@ -180,7 +182,7 @@ def choose_class(config: Config, original: Original | None) -> tuple[Family, str
             continue
         try:
             lacking[family.name] = mismatches(family, config.model, {})
-        except UserError:  # no field of this family can hold one of the settings
+        except UserError:  # a setting has a value that this family's fields cannot hold
             continue
         if not lacking[family.name]:
             try:
@@ -193,9 +195,10 @@ def choose_class(config: Config, original: Original | None) -> tuple[Family, str
         raise UserError("no published model family can represent this model.")
     name, problems = min(lacking.items(), key=lambda item: len(item[1]))
     if problems[0].startswith("model.architecture="):
-        raise UserError(f"no published model family can express a model with {problems[0]}.")
+        raise UserError(f"no published model family can represent a model with {problems[0]}.")
     raise UserError(
-        f"no published model family can represent this model; the nearest, {name}, lacks {', '.join(problems)}."
+        f"no published model family can represent this model; the nearest, {name}, does not support "
+        f"{', '.join(problems)}."
     )
 
 
@@ -236,7 +239,7 @@ def resolved(settings: Mapping[str, Any]) -> ModelConfig:
 
 
 def class_in(family: Family, config: Config, preferred: str) -> str:
-    """Returns the class of the family that has the head for the run's task. Raises UserError if there is none."""
+    """Returns the family's class with a head for the run's task. Raises UserError if there is no such class."""
     objectives = convention(config.objective.name).heads or (config.objective.name,)
     candidates = {name: head for name, head in family.heads.items() if head.objective in objectives}
 
@@ -275,7 +278,7 @@ def config_json(
     dtype: str,
     special_ids: Mapping[str, Any],
 ) -> Values:
-    """Returns the content of config.json: the original updated with the changed settings, or a new one."""
+    """Returns the content of config.json. Fields of the original are kept unless their settings have changed."""
     before = None
     if original:
         settings = {**family.settings, **read_settings(family.fields, family.neutral, original.config, "config.json")}

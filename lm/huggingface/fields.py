@@ -1,8 +1,8 @@
 """Converts between the fields of config.json and the settings of ModelConfig.
 
-Each family lists its fields. Every field of a config.json determines some of our settings, is known to be neutral (it
-does not affect what the model computes), or is refused, and the error names it. An absent field has the default value
-from the family's `transformers` class; these defaults differ between families.
+Each family lists its fields. Every field of a config.json either determines some of our settings, is known to be
+neutral (it does not affect what the model computes), or is rejected with an error that names it. An absent field has
+the default value from the family's `transformers` class; these defaults differ between families.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class Field:
     Attributes:
         defaults: maps each field to the value that the `transformers` class gives it if it is absent.
         ours: the names of the settings that the fields determine.
-        read: computes the settings from the field values, or raises ValueError with the reason for a refusal.
+        read: computes the settings from the field values, or raises ValueError if the values are not supported.
         write: computes the fields from a ModelConfig; it omits fields that need not be written.
-        reads: maps other fields on which the settings depend to their defaults.
-        older: the fields that `transformers` 4 needs because it ignores the others.
+        reads: the defaults, by name, of other fields on which the settings depend.
+        older: the fields that `transformers` 4 needs because it ignores the newer ones.
     """
 
     defaults: Mapping[str, Any]
@@ -64,7 +64,7 @@ class Field:
 
 
 def number(theirs: str, ours: str, default: float | None, *, null: Any = None, least: float = 0) -> Field:
-    """Returns a numeric field that holds a setting. If the field is null, the setting takes the value of `null`."""
+    """Returns the field for a numeric setting. If the field is null, the setting gets the value of `null`."""
 
     def read(values: Values) -> Settings:
         value = values[theirs]
@@ -75,7 +75,7 @@ def number(theirs: str, ours: str, default: float | None, *, null: Any = None, l
         if value != value or value in (float("inf"), -float("inf")) or value < least:
             raise ValueError(f"{theirs}={value!r} is out of range")
         if value == null:
-            raise ValueError(f"{theirs}={value!r} is not supported; to turn it off, use null")
+            raise ValueError(f"{theirs}={value!r} is not supported; use null to disable the feature")
         return {ours: value}
 
     def write(model: ModelConfig) -> Values:
@@ -104,7 +104,7 @@ def choice(theirs: str, ours: str, known: Mapping[Any, Any], default: Any) -> Fi
 def only(theirs: str, *allowed: Any, absent: Any = None) -> Field:
     """Returns a field that must have one of the allowed values.
 
-    Its default is `absent` or, without it, the first value.
+    Its default is `absent` or, if that is None, the first allowed value.
     """
     default = allowed[0] if absent is None else absent
 
@@ -134,13 +134,13 @@ def position_rows(theirs: str, default: int, unused: int = 0) -> Field:
 def gathered(fields: Iterable[Field], *changes: Field) -> tuple[Field, ...]:
     """Combines two lists of fields.
 
-    A field in `changes` replaces every field in `fields` that maps to the same config.json field.
+    A field in `changes` replaces every field in `fields` that shares a config.json field with it.
     """
     new = {name for each in changes for name in each.defaults}
     return (*(each for each in fields if not new & each.defaults.keys()), *changes)
 
 
-# Features that are refused for all families.
+# Features that are not supported for any family.
 GENERIC = (
     only("quantization_config", None),
     only("pruned_heads", None, {}),
@@ -153,7 +153,7 @@ GENERIC = (
 
 
 def read_settings(fields: Iterable[Field], neutral: Collection[str], config: Values, where: str) -> Settings:
-    """Returns the ModelConfig settings that a config.json determines. Raises UserError if a field is refused.
+    """Returns the ModelConfig settings that a config.json determines. Raises UserError if a field is not supported.
 
     Args:
         neutral: the names of the family's fields that do not affect what the model computes.
@@ -165,8 +165,8 @@ def read_settings(fields: Iterable[Field], neutral: Collection[str], config: Val
     if unknown := sorted(name for name in config.keys() - known if config[name] is not None):
         name = unknown[0]
         raise UserError(
-            f"{where}: config.json has the field {name}={config[name]!r:.60}, which this family does not know and "
-            "which may change what the model computes; remove the field if it has no effect."
+            f"{where}: config.json has the field {name}={config[name]!r:.60}, which is not recognised for this "
+            "model family and may change what the model computes; remove the field if it has no effect."
         )
     for each in fields:
         values = {name: config.get(name, default) for name, default in {**each.reads, **each.defaults}.items()}

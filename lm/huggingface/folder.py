@@ -1,7 +1,7 @@
 """Opens published models: safetensors folders, GGUF files and models on the hub.
 
-Everything except the tensor values is checked. Code from a folder is never run, and pickles are never read. Links are
-followed, because every file in the hub cache is a link.
+Opening a model checks everything except the tensor values. Code from a folder is never run, and pickles are never read.
+Symbolic links are followed, because every file in the hub cache is one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lm.huggingface.weights import TensorFile, TensorInfo
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", re.ASCII)  # organisation/name@revision
 RUN_SECTIONS = {"model", "data", "train", "optimizer"}  # in the config.json of a run directory
-# Weight formats that are not read. Exports do not copy them, because they contain the model before training.
+# Weight formats that are not read. Exports do not copy them, because they contain the weights from before training.
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".pkl", ".tflite")
 WEIGHT_ENDINGS = (".safetensors", ".safetensors.index.json", ".bin.index.json", ".gguf", *OTHER_WEIGHTS)
 CONVERT = (
@@ -89,7 +89,7 @@ class SafetensorsFolder(Folder):
 
 
 class KeptFiles(Folder):
-    """The files of an imported folder that a run directory keeps. It has no tensors."""
+    """The files that a run directory keeps from an imported folder, without any tensors."""
 
     def __init__(self, path: Path) -> None:
         self.source, self.config, self.tensors = str(path), {}, {}
@@ -102,25 +102,27 @@ class KeptFiles(Folder):
 def open_folder(path: Path | str) -> Folder:
     """Opens a model folder, a GGUF file, or a model on the hub (organisation/name or organisation/name@revision).
 
-    Raises UserError if the model does not exist, is incomplete or damaged, or has another format.
+    Raises UserError if the model does not exist, is incomplete or damaged, or is in an unsupported format.
     """
     source, found = str(path), expanded(path)
     if not os.path.lexists(found):
         if HUB_NAME.fullmatch(source):
             return SafetensorsFolder(hub.download(source), source)
         raise UserError(
-            f"{source}: there is no such folder; name a folder with {CONFIG}, or a model on the hub as "
+            f"{source}: there is no such folder; specify a folder that contains {CONFIG}, or a model on the hub as "
             "organisation/name."
         )
     if not found.is_dir():
         if found.suffix == ".gguf":
             return gguf.GgufFolder(found, source)
-        raise UserError(f"{source} is not a folder; name the folder that holds {CONFIG}, or a GGUF file.")
+        raise UserError(f"{source} is not a folder; specify the folder that contains {CONFIG}, or a GGUF file.")
     if not os.path.lexists(found / CONFIG):
         files = sorted(each for each in found.iterdir() if each.suffix == ".gguf")
         if len(files) == 1:
             return gguf.GgufFolder(files[0], source)
-        problem = f"{len(files)} GGUF files; name one of them" if files else f"no {CONFIG}, so it is not a model folder"
+        problem = (
+            f"{len(files)} GGUF files; specify one of them" if files else f"no {CONFIG}, so it is not a model folder"
+        )
         raise UserError(f"{source} holds {problem}.")
     return SafetensorsFolder(found, source)
 
@@ -137,8 +139,8 @@ def missing_weights(path: Path, source: str) -> str:
     if pickles:
         pattern = pickles[0] if len(pickles) == 1 else "pytorch_model-*.bin"
         return (
-            f"{source} holds its weights only as {pattern}, which is never unpickled here. If PyTorch is installed, "
-            f'convert the weights in that folder: python -c "{CONVERT}" {pattern}'
+            f"{source} holds its weights only as {pattern}, which this project never unpickles. If PyTorch is "
+            f'installed, convert the weights in that folder: python -c "{CONVERT}" {pattern}'
         )
     if "adapter_config.json" in names:
         return f"{source} holds only adapters; merge them into their base model first (peft: merge_and_unload)."
@@ -148,7 +150,7 @@ def missing_weights(path: Path, source: str) -> str:
 
 
 def other_files(path: Path) -> dict[str, Path]:
-    """Returns the regular files below a folder, keyed by relative name.
+    """Returns the regular files below a folder, keyed by relative path.
 
     Weights, the two configs and the contents of hidden folders are omitted.
     """

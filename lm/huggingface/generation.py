@@ -13,7 +13,7 @@ from typing import Any
 from lm.errors import UserError
 from lm.huggingface.base import CONFIG, GENERATION_CONFIG, Folder
 
-# The tokens that begin, end and pad a text. The tokenizer reads these fields (see special_token_files.py).
+# The fields for the tokens that begin, end and pad a text. The tokenizer reads them (see special_token_files.py).
 TOKENS = frozenset("bos_token_id eos_token_id pad_token_id decoder_start_token_id forced_bos_token_id".split())
 # Fields that affect neither the possible tokens nor their probabilities: bookkeeping, caches, outputs, and speculative
 # decoding, which is exact.
@@ -27,7 +27,7 @@ NEUTRAL = frozenset(
     compile_config disable_compile continuous_batching_config prefill_chunk_size
     """.split()
 )
-# The values, besides null, with which the remaining fields have no effect.
+# The non-null values for which the remaining fields have no effect.
 NO_EFFECT: Mapping[str, Any] = {
     "do_sample": False,
     "early_stopping": False,
@@ -80,7 +80,7 @@ class Generation:
     done: set[str] = field(default_factory=set)
 
     def take(self, name: str, default: float) -> Any:
-        """Returns the number in a field. Raises UserError if the value is not a number."""
+        """Returns the number in a field, or the default if it is null or absent. Raises UserError for other values."""
         self.done.add(name)
         value = self.values.get(name)
         if value is None:
@@ -90,7 +90,7 @@ class Generation:
         return type(default)(value)
 
     def read_sampling(self) -> None:
-        """Reads the fields that a decoder respects.
+        """Reads the fields that our decoders support.
 
         The maximum length is ignored, because each command has a flag for it.
         """
@@ -102,7 +102,7 @@ class Generation:
         self.settings = {f"sampling.{name}": value for name, value in self.settings.items()}
 
     def read_search(self, longest: int) -> None:
-        """Reads the fields that an encoder-decoder with `longest` positions respects.
+        """Reads the fields that our encoder-decoders support. `longest` is the number of positions.
 
         min_length and max_length in `transformers` include the decoder's start token.
         """
@@ -127,7 +127,7 @@ class Generation:
         self.settings = {f"generation.{name}": value for name, value in settings.items()}
 
     def read_excluded(self) -> None:
-        """Marks lists of excluded tokens as handled if they contain only tokens that we never choose (as in Marian)."""
+        """Marks lists of excluded tokens as handled if they contain only tokens that we never generate."""
         ends = self.values.get("eos_token_id")
         never = {self.values.get(name) for name in ("bos_token_id", "pad_token_id")}
         never -= set(ends) if isinstance(ends, list) else {ends}
@@ -139,7 +139,7 @@ class Generation:
                     self.done.add(name)
 
     def not_followed(self) -> tuple[str, ...]:
-        """Returns a line listing the fields that have an effect only in `transformers`, or () if there are none."""
+        """Returns one line, listing the fields that have an effect only in `transformers`, or () if there are none."""
         left = {name: self.values[name] for name in sorted(self.values.keys() - self.done - TOKENS - NEUTRAL)}
         kept = [f"{name}={value!r:.60}" for name, value in left.items() if value not in (None, NO_EFFECT.get(name))]
         return (f"ignored generation settings: {', '.join(kept):.{LONGEST_LIST}}",) if kept else ()
@@ -158,7 +158,7 @@ def generation_of(folder: Folder, family: str, longest: int) -> tuple[dict[str, 
     if values is None:
         name = CONFIG
         values = {each: folder.config[each] for each in STATED & folder.config.keys()}
-        if not values:  # the folder says nothing about generation
+        if not values:  # the folder specifies no generation settings
             return {}, ()
         values |= {each: folder.config[each] for each in TOKENS & folder.config.keys()}
     found = Generation(values, f"{folder.source}/{name}")

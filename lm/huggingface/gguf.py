@@ -1,4 +1,4 @@
-"""Reads Llama-like models from GGUF files, as used by llama.cpp, with the optional package gguf.
+"""Reads Llama-like models from GGUF files, the format of llama.cpp, using the optional package gguf.
 
 A GGUF file contains the model, its settings and its tokenizer. They are presented as a Hugging Face folder with
 config.json, tokenizer.json, tokenizer_config.json, and tensors whose names and layouts are those of LlamaForCausalLM,
@@ -21,7 +21,7 @@ from lm.huggingface.documents import read_head
 from lm.huggingface.gguf_tokenizer import special_ids, tokenizer_files
 from lm.huggingface.weights import TensorInfo
 
-# Maps the supported architectures to the classes with the same tensors.
+# Maps the supported architectures to the Hugging Face classes that have the same tensors.
 CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 PERMUTED = "llama"  # the architecture whose query and key rows llama.cpp reorders
 EXACT = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
@@ -44,10 +44,10 @@ NAMES = {
 }
 TENSOR = re.compile(r"(blk\.(?P<layer>\d+)\.)?(?P<part>\w+)\.(?P<kind>weight|bias)")
 ROPE_FACTORS = "rope_freqs.weight"  # the divisors of the rotary frequencies in Llama 3.1 and later
-# The settings of Llama 3.1 to 3.3, which differ only in `factor`. GGUF files store the result, not these values.
+# The RoPE settings of Llama 3.1 to 3.3, which differ only in `factor`. GGUF files store only the resulting divisors.
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 LLAMA3_FACTORS = (8.0, 32.0)
-# The settings that are read, in FIELDS, OTHERS and SCALING. All others must have the values in NEUTRAL.
+# The settings in FIELDS, OTHERS and SCALING are read. Others must have the values in NEUTRAL, where None allows any.
 FIELDS = {
     "block_count": "num_hidden_layers",
     "context_length": "max_position_embeddings",
@@ -185,7 +185,7 @@ class GgufFolder(Folder):
         return config
 
     def _scaling(self, settings: Mapping[str, Any], factors: np.ndarray | None, head_dim: int) -> dict[str, Any] | None:
-        """Returns the field rope_scaling."""
+        """Returns the value of the rope_scaling field."""
         scaling = {field: settings[name] for name, field in SCALING.items() if name in settings}
         kind = scaling.get("rope_type", "none")
         if factors is not None:
@@ -204,7 +204,7 @@ class GgufFolder(Folder):
 
 
 def unpermuted(array: np.ndarray, heads: int) -> np.ndarray:
-    """Undoes llama.cpp's reordering of the rows of a query or key projection of shape (heads * head_dim, ...).
+    """Undoes llama.cpp's reordering of rows in a query or key tensor of shape (heads * head_dim, ...).
 
     Within a head, Hugging Face rotates dimension i together with i + head_dim / 2, but llama.cpp rotates 2 i together
     with 2 i + 1 and therefore stores their rows next to each other.
@@ -222,7 +222,7 @@ def llama3_factors(theta: float, head_dim: int, factor: float) -> np.ndarray:
 
 
 def decimal(value: Any) -> Any:
-    """Rounds a float to the shortest decimal with the same float32 value; 9.999999747378752e-06 becomes 1e-05.
+    """Rounds a float to the shortest decimal with the same float32 value: 9.999999747378752e-06 becomes 1e-05.
 
     Other values are returned unchanged.
     """

@@ -1,7 +1,7 @@
 """Builds tokenizer.json and tokenizer_config.json from the metadata of a GGUF file.
 
 A GGUF file gives only the name of the rules that split a text before the merges are applied (`tokenizer.ggml.pre`).
-PRE_TOKENIZERS lists the names whose rules are known here. All others are refused, because wrong rules would silently
+PRE_TOKENIZERS lists the names whose rules are known here. All others are rejected, because wrong rules would silently
 produce different tokens.
 """
 

@@ -17,15 +17,16 @@ UNUSED = (
 def download(name: str) -> Path:
     """Returns the local cache folder of a model, downloading the model if necessary.
 
-    `name` is organisation/name or organisation/name@revision, where the revision is a branch, a tag or a commit. Raises
-    UserError.
+    `name` is organisation/name or organisation/name@revision, where the revision is a branch, a tag or a commit.
+
+    Raises UserError if the model cannot be downloaded.
     """
     try:
         import huggingface_hub
     except ImportError:
         raise UserError(
             f"{name}: there is no such folder, and downloading a model from the hub requires huggingface_hub; run "
-            "`pip install huggingface_hub`, or name an existing folder."
+            "`pip install huggingface_hub`, or specify an existing folder."
         ) from None
     repository, _, revision = name.partition("@")
     try:

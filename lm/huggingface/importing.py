@@ -1,4 +1,4 @@
-"""Imports a published model: converts its folder to a run directory, which can be used like any other.
+"""Imports a published model: converts its folder to a run directory, which works like any other.
 
 Tensors are read one at a time and placed directly on their devices. Data that the model does not use but an export
 needs is kept in the run directory (see provenance.py).

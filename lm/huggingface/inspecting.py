@@ -1,4 +1,4 @@
-"""Describes a published model: its architecture, parameter counts and obstacles to an import. Loads no weights."""
+"""Describes a published model without loading it: architecture, parameter counts, and what would prevent an import."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SHOWN_FIELDS = ("model_type", "architectures")
 
 
 def lines_about(folder: Folder, family: str = "") -> Iterator[str]:
-    """Yields the lines of a report about a folder. If an import would be refused, the last line gives the reason."""
+    """Yields the lines of a report about a folder. If it cannot be imported, the last line gives the reason."""
     fields = ", ".join(f"{name}={folder.config[name]!r}" for name in SHOWN_FIELDS if name in folder.config)
-    yield f"{folder.source}: {fields or 'config.json names neither a model_type nor architectures'}"
+    yield f"{folder.source}: {fields or 'config.json specifies neither model_type nor architectures'}"
     total = sum(math.prod(info.shape) for info in folder.tensors.values())
     size = sum(info.nbytes for info in folder.tensors.values())
     dtypes = sorted({str(info.dtype) for info in folder.tensors.values()})

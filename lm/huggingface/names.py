@@ -1,7 +1,7 @@
 """Converts between our parameters and the named tensors of published models.
 
-A family maps the module names in its files to our modules. Each parameter of a module is one tensor. In the files,
-`kernel` (transposed, as in nn.Linear), `scale` and `embedding` are called "weight", and `bias` is called "bias".
+A family maps the module names in its files to our modules. Each parameter of a module is stored as one tensor. In the
+files, `kernel` (transposed, as in nn.Linear), `scale` and `embedding` are called "weight", and `bias` is called "bias".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lm.errors import UserError
 from lm.huggingface.folder import Folder
 from lm.models.parameters import LAYER_PREFIX, STACK_NAME
 
-LAYER = "{n}"  # stands for the index of a layer in names
+LAYER = "{n}"  # stands for a layer's index in names
 SUFFIXES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
 OLD_SUFFIXES = ((".weight", ".gamma"), (".bias", ".beta"))  # used for norms before 2019
 CHUNK_ROWS = 1024  # the number of rows compared at a time
@@ -32,7 +32,7 @@ class Place:
 
     Attributes:
         modules: our modules. If there are several, the tensor concatenates their outputs.
-        also: other modules whose tensors, if a file contains them, must be equal to these.
+        also: other modules whose tensors, if a file contains them, must be equal to those of this module.
         skip: the number of leading table rows that no model reads.
         partial: whether a table may have more rows than ours. The extra rows are kept for the export.
         inputs_first: whether kernels are stored as (inputs, outputs), like ours, rather than transposed.
@@ -104,8 +104,8 @@ class Entry:
         more_rows = self.place.partial and tuple(found[1:]) == expected[1:] and found[0] >= expected[0]
         if tuple(found) != expected and not more_rows:
             raise UserError(
-                f"{where}: tensor {name!r} has shape {list(found)}, but config.json implies {list(expected)}; one of "
-                "the two belongs to another model."
+                f"{where}: tensor {name!r} has shape {list(found)}, but config.json implies {list(expected)}; the "
+                "weights and config.json belong to different models."
             )
 
     def split(self, array: np.ndarray) -> list[np.ndarray]:
@@ -129,7 +129,7 @@ class Entry:
         return np.concatenate([array[: self.place.skip], array[end:]])
 
     def join(self, parts: Sequence[np.ndarray], unused: np.ndarray | None = None) -> np.ndarray:
-        """Returns the tensor of the file: the inverse of `split`."""
+        """Returns the tensor as stored in the file; this is the inverse of `split`."""
         if self.slots[0].path[-1] == "embedding":
             if unused is None:
                 unused = np.zeros((self.place.skip, *parts[0].shape[1:]), parts[0].dtype)
@@ -142,7 +142,7 @@ class Entry:
 
 
 def slots_of(params: Any) -> dict[str, dict[str, Slot]]:
-    """Returns the slots of a parameter tree by module name in the unrolled model, such as layer_0/attention/query."""
+    """Returns the slots of a parameter tree, keyed by unrolled module name, such as layer_0/attention/query."""
     slots: dict[str, dict[str, Slot]] = {}
     for path, leaf in flatten_dict(params).items():
         if STACK_NAME in path:
@@ -156,11 +156,11 @@ def slots_of(params: Any) -> dict[str, dict[str, Slot]]:
 
 
 def entries_of(names: Names, params: Any, unstored: Sequence[str] = ()) -> list[Entry]:
-    """Returns the entries of a file for a parameter tree, real or abstract, omitting modules that the tree lacks.
+    """Returns the file entries for a real or abstract parameter tree, omitting modules that the tree lacks.
 
     Files have no tensors for the modules in `unstored`.
 
-    Raises AssertionError if a parameter has no name; the settings of a family must rule this out.
+    Raises AssertionError if `names` has no name for a parameter; a family's settings must rule this out.
     """
     slots, found = slots_of(params), []
     slots = {module: leaves for module, leaves in slots.items() if module not in unstored}
@@ -190,7 +190,7 @@ def entries_of(names: Names, params: Any, unstored: Sequence[str] = ()) -> list[
 
 @dataclass(frozen=True)
 class Spelling:
-    """The possible spellings of names: with a prefix for the body or, in files of a bare body, without it.
+    """The possible spellings of names: with a prefix for the body, or without it in files that have no head.
 
     Attributes:
         prefix: the prefix that the family itself uses.
@@ -216,7 +216,7 @@ class Spelling:
 class Match:
     """The tensors of a folder, grouped by their use."""
 
-    names: dict[str, tuple[str, ...]]  # Entry name -> the names of its tensors, which are all equal
+    names: dict[str, tuple[str, ...]]  # Entry name -> the names of its tensors, whose values are all equal
     carried: tuple[str, ...]  # tensors of other heads, unused by the model
     ignored: tuple[str, ...]  # buffers that can be recomputed
 

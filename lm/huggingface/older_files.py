@@ -12,7 +12,7 @@ from lm.data.tokenizing.piece_files import PieceFile
 from lm.data.tokenizing.special_token_files import NAMES
 from lm.errors import UserError
 
-ADDED = "added_tokens.json"  # maps tokens to ids; files that contain added_tokens_decoder do not need it
+ADDED = "added_tokens.json"  # maps tokens to ids; not needed if tokenizer_config.json has added_tokens_decoder
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Older:
 
     @property
     def names(self) -> dict[str, str]:
-        """The special tokens by name, such as "eos_token"."""
+        """The special tokens, keyed by names such as "eos_token"."""
         return {name: token_text(self.options.get(name)) or token for name, token in self.usual.items()}
 
     def token(self, name: str) -> str:
@@ -67,12 +67,12 @@ class Older:
 def listed_tokens(ids: Mapping[str, Any], named: Iterable[Mapping[str, Any]], where: str) -> dict[str, Any]:
     """Returns the tokens of added_tokens.json in the format of added_tokens_decoder.
 
-    A token is special if one of the objects in `named` names it. As in `transformers`, only ordinary tokens are matched
-    after normalization.
+    A token is special if one of the objects in `named` lists it. As in `transformers`, special tokens are matched in
+    the original text, and ordinary tokens in the normalised text.
 
     Args:
         ids: the content of the file, which maps tokens to ids.
-        named: the contents of the files that name the special tokens.
+        named: the contents of the files that list the special tokens.
         where: the folder, for error messages.
 
     Raises UserError if the ids are not distinct integers.
@@ -100,7 +100,7 @@ def token_text(value: Any) -> str:
 
 
 def add_special(older: Older, tokenizer: Tokenizer, contents: Iterable[str], mask: str = "") -> None:
-    """Marks tokens as special. Raises ValueError if neither the vocabulary nor the added tokens include a token."""
+    """Marks tokens as special. Raises ValueError if one is neither in the vocabulary nor an added token."""
     contents = list(dict.fromkeys(contents))
     if any(tokenizer.token_to_id(content) is None for content in contents):
         add_listed(older, tokenizer)

@@ -30,7 +30,7 @@ MORE_LANGUAGES = tuple(
 
 
 def t5(older: Older) -> Tokenizer:
-    """The tokenizer of T5 and mT5 (Raffel 2020). The extra tokens follow the pieces in reverse order."""
+    """Builds the tokenizer of T5 and mT5 (Raffel 2020). The extra tokens follow the pieces in reverse order."""
     pieces = older.pieces("spiece.model", UNIGRAM)
     number = older.options.get("extra_ids", 100)
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
@@ -45,7 +45,7 @@ def t5(older: Older) -> Tokenizer:
 
 
 def xlm_roberta(older: Older) -> Tokenizer:
-    """The tokenizer of XLM-R (Conneau 2020)."""
+    """Builds the tokenizer of XLM-R (Conneau 2020)."""
     tokenizer = _fairseq(older)
     first, last = older.token("bos"), older.token("eos")
     frame(tokenizer, [first, "$A", last], [first, "$A", last, last, "$B", last])
@@ -53,14 +53,14 @@ def xlm_roberta(older: Older) -> Tokenizer:
 
 
 def mbart(older: Older) -> Tokenizer:
-    """The tokenizer of mBART (Liu 2020). The language token, `src_lang`, follows the source text."""
+    """Builds the tokenizer of mBART (Liu 2020). The language token, `src_lang`, follows the source text."""
     tokenizer, last, language = _fairseq(older, LANGUAGES), older.token("eos"), _source_language(older, LANGUAGES)
     frame(tokenizer, ["$A", last, language], ["$A", "$B", last, language])
     return tokenizer
 
 
 def mbart50(older: Older) -> Tokenizer:
-    """The tokenizer of mBART-50 (Tang 2020). The language token, `src_lang`, precedes the source text."""
+    """Builds the tokenizer of mBART-50 (Tang 2020). The language token, `src_lang`, precedes the source text."""
     languages = LANGUAGES + MORE_LANGUAGES
     tokenizer, last, language = _fairseq(older, languages), older.token("eos"), _source_language(older, languages)
     frame(tokenizer, [language, "$A", last], [language, "$A", "$B", last])
@@ -70,7 +70,8 @@ def mbart50(older: Older) -> Tokenizer:
 def _fairseq(older: Older, languages: Iterable[str] = ()) -> Tokenizer:
     """Returns a tokenizer with fairseq's ids.
 
-    Four special tokens come first, followed by all pieces but the first three, the language codes and the mask token.
+    Four special tokens come first. They are followed by the pieces without the first three, then by the language codes,
+    and finally by the mask token.
     """
     _check_usual_scheme(older)
     pieces, mask = older.pieces("sentencepiece.bpe.model", UNIGRAM), older.token("mask")
@@ -91,10 +92,10 @@ def _source_language(older: Older, known: Iterable[str]) -> str:
 
 
 def albert(older: Older) -> Tokenizer:
-    """The tokenizer of ALBERT (Lan 2020)."""
+    """Builds the tokenizer of ALBERT (Lan 2020)."""
     _check_usual_scheme(older)
     pieces = older.pieces("spiece.model", UNIGRAM)
-    # The original code separates a digit from the comma that follows it.
+    # The original code splits a comma from the digit before it, so pieces that join the two get a low score.
     vocabulary = [
         (piece, score - 100 if len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit() else score)
         for piece, score in pieces.scored
@@ -122,7 +123,7 @@ def _unigram(
 
     Args:
         before: normalizers that are applied before those of the file.
-        strips: whether to remove trailing whitespace and replace each run of spaces with one U+2581.
+        strips: whether to remove trailing whitespace, and to replace runs of spaces with U+2581 rather than a space.
         scheme: the result of `prepend_scheme`.
     """
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=unknown, byte_fallback=False))
@@ -137,9 +138,9 @@ def _unigram(
 
 
 def prepend_scheme(older: Older) -> PrependScheme:
-    """Returns before which parts of a text a space is added.
+    """Returns the rule that determines which parts of a text get a leading space.
 
-    The parts are separated by the special tokens. With legacy=False, a part that follows a special token gets no space.
+    Special tokens separate the parts. With legacy=False, a part that follows a special token gets no space.
     """
     if not older.flag("add_prefix_space", True):
         return "never"
@@ -147,7 +148,7 @@ def prepend_scheme(older: Older) -> PrependScheme:
 
 
 def _check_usual_scheme(older: Older) -> None:
-    """Refuses options that the versions of `transformers` treat differently for a tokenizer class."""
+    """Raises UserError for options that versions of `transformers` interpret differently for this tokenizer class."""
     for name in ("add_prefix_space", "legacy"):
         if not older.flag(name, True):
             raise UserError(
@@ -158,7 +159,7 @@ def _check_usual_scheme(older: Older) -> None:
 
 
 def llama(older: Older) -> Tokenizer:
-    """The tokenizer of Llama 1 and 2 and Mistral 7B.
+    """Builds the tokenizer of Llama 1, Llama 2 and Mistral 7B.
 
     GGUF files contain the same data, so the GGUF code builds this tokenizer.
     """

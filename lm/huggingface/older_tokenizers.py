@@ -5,8 +5,8 @@
     spiece.model, sentencepiece.bpe.model        T5, mT5, ALBERT, XLM-R, mBART: SentencePiece, unigram
     tokenizer.model                              Llama 1 and 2, Mistral: SentencePiece, BPE
 
-The rules are those of the converters in `transformers`, which also wrote the published tokenizer.json files. Other
-tokenizer classes are refused, and the error names the class. The tokens in added_tokens.json are added, unless
+The rules are those of the converters in `transformers`, which also produced the published tokenizer.json files. Other
+tokenizer classes are rejected with an error that names the class. The tokens in added_tokens.json are added, unless
 tokenizer_config.json lists the added tokens.
 """
 
@@ -72,14 +72,14 @@ KINDS = {
 
 
 def converted(content_of: Callable[[str], bytes | None], config: Mapping[str, Any], where: str) -> dict[str, bytes]:
-    """Returns tokenizer.json and a tokenizer_config.json with all special tokens, or {} if there are no such files.
+    """Returns tokenizer.json and a tokenizer_config.json with all special tokens, or {} if no older files are found.
 
     Args:
         content_of: a function that returns the content of a file in the folder, or None.
         config: the content of config.json.
         where: the folder, for error messages.
 
-    Raises UserError if a file is damaged or there is no rule for the tokenizer class.
+    Raises UserError if a file is damaged or the tokenizer class is not supported.
     """
 
     def read(name: str) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def converted(content_of: Callable[[str], bytes | None], config: Mapping[str, An
             return {}  # Marian tokenizers have their own reader
         named = name or f"model_type={config.get('model_type')!r}"
         raise UserError(
-            f"{where} has no tokenizer.json, and there is no rule for {named} with {present[0]}; create "
+            f"{where} has no tokenizer.json, and converting {named} with {present[0]} is not supported; create "
             "tokenizer.json with AutoTokenizer.from_pretrained(...).save_pretrained(...) from the transformers library."
         )
     listed, listed_in = new.get("added_tokens_decoder"), NAMES

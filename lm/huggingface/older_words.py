@@ -12,7 +12,7 @@ from lm.huggingface.older_files import Older, add_special, frame, with_id
 
 
 def word_pieces(older: Older) -> Tokenizer:
-    """The tokenizer of BERT (Devlin 2019), DistilBERT and ELECTRA."""
+    """Builds the tokenizer of BERT (Devlin 2019), DistilBERT and ELECTRA."""
     lines = io.TextIOWrapper(io.BytesIO(older.content("vocab.txt")), encoding="utf-8")
     vocabulary = {line.rstrip("\n"): number for number, line in enumerate(lines)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=older.token("unk")))
@@ -42,7 +42,7 @@ def gpt2(older: Older) -> Tokenizer:
 
 
 def roberta(older: Older) -> Tokenizer:
-    """The tokenizer of RoBERTa (Liu 2019) and BART."""
+    """Builds the tokenizer of RoBERTa (Liu 2019) and BART."""
     tokenizer = _byte_level(older)
     add_special(older, tokenizer, older.names.values(), mask=older.token("mask"))
     tokenizer.post_processor = processors.RobertaProcessing(

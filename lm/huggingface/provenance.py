@@ -1,6 +1,6 @@
 """The `huggingface/` directory of an imported run, which keeps parts of the published folder for the export.
 
-files/                 config.json, generation_config.json and, byte for byte, the files that we do not interpret
+files/                 config.json, generation_config.json and exact copies of all other files except the weights
 record.json            the family, the class, and the names and dtypes of the tensors
 carried.safetensors    tensors and table rows that the model does not use
 """
@@ -41,7 +41,7 @@ class Record:
 
     @classmethod
     def read(cls, directory: Path) -> Self:
-        """Raises UserError if the record is damaged."""
+        """Reads the record of an imported run. Raises UserError if it is damaged."""
         values = read_object(directory / RECORD)
         try:
             if values.pop("format") != FORMAT:
@@ -64,7 +64,7 @@ def write_carried(directory: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_carried(directory: Path) -> dict[str, np.ndarray]:
-    """Returns the carried tensors as memory-mapped arrays. Raises UserError if the file is damaged."""
+    """Returns the arrays in carried.safetensors, memory-mapped. Raises UserError if the file is damaged."""
     path = directory / CARRIED
     if not path.exists():
         return {}

@@ -46,7 +46,7 @@ class Published:
 
 
 def recognise(folder: Folder, family_name: str = "", max_length: int = 0, dtype: str = "float32") -> Published:
-    """Returns our model for a folder. Reads only headers and tied matrices.
+    """Returns our model for a folder. Reads only headers and the few tensors whose values must be checked.
 
     Args:
         family_name: a key of FAMILIES; if empty, config.json determines the family.
@@ -100,7 +100,7 @@ def _has(folder: Folder, pattern: str) -> bool:
 
 
 def named_class(folder: Folder) -> Any:
-    """Returns the class that config.json names, or None."""
+    """Returns the first class listed in config.json, or None."""
     named = folder.config.get("architectures")
     return named[0] if isinstance(named, list) and named else None
 
@@ -149,7 +149,7 @@ def labels_of(values: dict[str, Any]) -> tuple[str, ...]:
         return tuple(f"LABEL_{n}" for n in range(number or values.get("_num_labels") or 2))
     numbered = {int(number): str(label) for number, label in named.items()}
     if sorted(numbered) != list(range(len(numbered))) or len(set(numbered.values())) < len(numbered):
-        raise ValueError(f"id2label={named!r:.80} must number distinct labels from 0")
+        raise ValueError(f"id2label={named!r:.80} must number distinct labels consecutively from 0")
     return tuple(numbered[n] for n in range(len(numbered)))
 
 
@@ -188,7 +188,7 @@ def _embedding_names(family: Family) -> list[str]:
 
 
 def names_for(family: Family, model: ModelConfig, head: Head) -> dict[str, Any]:
-    """Maps all module names to our modules.
+    """Returns a mapping from all module names in the files to our modules.
 
     If the output matrix is tied, its name becomes an alias of the embedding.
     """

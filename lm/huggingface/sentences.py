@@ -39,7 +39,7 @@ class SentenceVectors:
 
     pooling: str = ""  # a value of model.pooling
     length: int = 0  # the number of tokens to which a text is truncated
-    unit_length: bool = True  # whether vectors are scaled to length 1, as our contrastive models always do
+    unit_length: bool = True  # whether vectors are scaled to length 1; our contrastive models always scale them
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ def sentence_vectors(folder: Folder) -> SentenceVectors:
 
 
 def sentence_files(pooling: str, length: int, size: int) -> dict[str, bytes]:
-    """Returns files, by name, from which sentence-transformers computes the same vectors of length 1 as we do.
+    """Returns files, keyed by name, that make sentence-transformers compute our vectors, scaled to length 1.
 
     Args:
         pooling: the value of model.pooling.
@@ -128,7 +128,7 @@ def _length(folder: Folder) -> int:
 
 
 def _check_prompt(folder: Folder) -> None:
-    """Refuses a default prompt that would precede every text.
+    """Raises UserError if the folder sets a default prompt, which would precede every text.
 
     Other prompts are optional and are ignored.
     """

@@ -1,4 +1,4 @@
-"""Reads single tensors from safetensors files, and writes safetensors files.
+"""Reads individual tensors from safetensors files, and writes safetensors files.
 
 A file starts with the length of its header (8 bytes, little-endian). The header is JSON of the form {name: {"dtype",
 "shape", "data_offsets": [begin, end]}}, with offsets relative to the end of the header. The values follow in row-major
@@ -100,14 +100,14 @@ class TensorFile:
         reached = 0
         for begin, end, name in spans:
             if begin != reached:
-                raise UserError(f"{self.path}: tensor {name!r:.100} overlaps another one or follows a gap.")
+                raise UserError(f"{self.path}: tensor {name!r:.100} overlaps another tensor or follows a gap.")
             reached = end
         if start + reached != size:
             problem = "is truncated" if size < start + reached else "has bytes after its last tensor"
             raise UserError(f"{self.path} {problem} ({size:,} bytes, not {start + reached:,}); download it again.")
 
     def read(self, name: str) -> np.ndarray:
-        """Returns a read-only, memory-mapped tensor in its own dtype."""
+        """Returns a read-only, memory-mapped tensor in its stored dtype."""
         info, begin = self.tensors[name], self._begins[name]
         if not info.nbytes:
             return np.zeros(info.shape, info.dtype)

@@ -16,7 +16,7 @@ from lm.models.recurrent.settings import RECURRENT
 from lm.models.transformer.settings import TRANSFORMER
 from lm.models.word_vectors.settings import WORD_VECTORS
 
-# Maps each value of model.architecture to its models.
+# Maps each value of model.architecture to its `Architecture`.
 MODELS: dict[str, Architecture] = {
     "transformer": TRANSFORMER,
     "recurrent": RECURRENT,

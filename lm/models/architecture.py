@@ -1,4 +1,4 @@
-"""The type of the entries of `lm.models.MODELS`: an architecture's builders and everything specific to its settings."""
+"""The type of the entries in `lm.models.MODELS`: an architecture's builders, settings and capabilities."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Refuse = Callable[[str, str], None]  # called with (setting, message); raises Us
 
 FitReport = Callable[[int, int], None]  # called with (number done, total)
 
-TENSOR_SIZES = ("vocab_size", "source_vocab_size")  # sizes that every architecture splits over the mesh axis `tensor`
+TENSOR_SIZES = ("vocab_size", "source_vocab_size")  # by default, the sizes that the mesh axis `tensor` splits
 
 TABLE_SETTINGS = "d_model init_std embedding_std embedding_from dtype"
 LAYER_SETTINGS = """
@@ -29,7 +29,7 @@ OTHER_SETTINGS = """
 init_from data.num_workers data.prefetch objective.label_smoothing objective.label_smoothing_over objective.z_loss
 objective.logit_chunks checkpoint.every_steps log.every_steps eval.every_steps eval.max_rows
 """
-# The dotted names of the settings that all architectures trained by gradients read, and the others do not.
+# The dotted names of the settings that are read by all architectures trained by gradient descent, and by no others.
 TRAINED = frozenset(
     [
         *(f"model.{name}" for name in TABLE_SETTINGS.split()),
@@ -38,7 +38,7 @@ TRAINED = frozenset(
         *OTHER_SETTINGS.split(),
     ]
 )
-# The dotted names of the settings that all of these read except those that consist of word vectors.
+# The dotted names of the settings that are read by all of these architectures except word vectors.
 LAYERED = frozenset(
     [
         *(f"model.{name}" for name in LAYER_SETTINGS.split()),
@@ -55,7 +55,7 @@ class Fitted:
         settings: {dotted name: value} for the settings that the data determines, such as the sizes of tables.
         params: the parameters, as NumPy arrays.
         notes: lines to print.
-        record: JSON values estimated from the data besides the parameters, which the checkpoint records.
+        record: JSON values, other than parameters, that are estimated from the data and stored in the checkpoint.
     """
 
     settings: Mapping[str, Any]
@@ -86,22 +86,24 @@ class Architecture:
 
     Attributes:
         families: the supported values of model.family, each with the function that builds the model.
-        settings: the dotted names of the settings that this architecture reads but at least one other does not. Those
-            in `TRAINED` are added if the architecture is trained by gradients, and those in `LAYERED` if it also has
-            layers.
-        derive: returns {dotted name: value} for the derived values that replace settings of 0.
-        check: refuses settings that contradict each other.
-        poolings: the default of model.pooling for some families; for the others, it is "last".
+        settings: the dotted names of the settings that this architecture reads but at least one other does not. The
+            settings in `TRAINED` are added if the architecture is trained by gradient descent. So are those in
+            `LAYERED`, unless the architecture consists of word vectors.
+        derive: returns {dotted name: derived value}; each value replaces a setting that is 0.
+        check: rejects settings that contradict each other.
+        poolings: the default value of model.pooling for some families; for all others, the default is "last".
         alike_layers: whether all layers have parameters of the same shapes, so that they can be stacked.
         splits_layers: whether the mesh axis `tensor` splits the layers.
-        int8: whether decoding supports projections in 8 bits (`lm.models.int8`).
+        int8: whether decoding supports 8-bit projections (`lm.models.int8`).
         rewinds: whether a row of a cache can return to an earlier position, as in speculative decoding.
         whole_texts: whether the model has one vector per text, so that it supports only tasks on whole texts.
         word_vectors: whether the model consists of word vectors, so that it supports only tasks that train them.
-        tensor_sizes: the settings that the mesh axis `tensor` must divide.
-        fsdp_sizes: returns {description: size} for the sizes that the mesh axis `fsdp` must divide, besides d_model.
-        fit: fits the model without gradients; None if the model is trained by gradients. The task must be windowed.
-        check_fit: refuses settings of models that can be used but not fitted.
+        tensor_sizes: the settings that must be divisible by the size of the mesh axis `tensor`.
+        fsdp_sizes: returns {description: size} for the sizes that, like d_model, must be divisible by the size of the
+            mesh axis `fsdp`.
+        fit: fits the model without gradients; None if the model is trained by gradient descent. The task must be
+            windowed.
+        check_fit: rejects settings of models that can be used but not fitted.
     """
 
     doc: str

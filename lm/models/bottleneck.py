@@ -1,9 +1,11 @@
-"""The bottleneck of an autoencoder: k latent vectors, which are all that the decoder receives of a text.
+"""The bottleneck of an autoencoder: k latent vectors, which are all that the decoder sees of a text.
 
-k learned attentions pool the encoder's output, and a linear layer computes the latent vectors from the pooled vectors.
-In a variational autoencoder (Kingma 2014), another one computes the logarithms of their variances. A last linear layer
-turns the latent vectors into k vectors of width d_model, the memory of the decoder, which takes the place of the
-encoder's output: a Transformer attends to it, and a recurrent decoder also starts from it. Each row holds one text.
+k learned queries pool the encoder's output by attention, and a linear layer computes the latent vectors from the pooled
+vectors. In a variational autoencoder (Kingma 2014), another linear layer computes the logarithms of the variances of
+the latent vectors. A final linear layer turns the latent vectors into k vectors of width d_model. These form the
+decoder's memory, which takes the place of the encoder's output. A Transformer decoder attends to the memory. A
+recurrent decoder computes its initial states and a part of its inputs from the memory and, if it has attention, also
+attends to the memory. Each row holds one text.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ class Bottleneck(nn.Module):
     def __call__(self, x_BSD: Array, source: Source) -> tuple[Array, Latents]:
         """Returns the memory (B, k, D) and the latent vectors of the sources.
 
-        The memory is computed from vectors drawn from the posterior if there is one and the caller passes a key for the
-        stream NOISE, and otherwise from the means.
+        The memory is computed from vectors sampled from the posterior if there is one and the caller passes a key for
+        the stream NOISE. Otherwise, it is computed from the means.
         """
         latents = self.posterior(x_BSD, source.segments)
         z_BkZ = latents.mean
@@ -83,12 +85,12 @@ def linear(config: ModelConfig, name: str, inputs: int, outputs: int) -> Dense:
 
 
 def linear_cost(inputs: int, outputs: int) -> tuple[int, int]:
-    """Returns the parameters of `linear`, and its FLOPs for one vector."""
+    """Returns the number of parameters of `linear` and its FLOPs for one vector."""
     return (inputs + 1) * outputs, 2 * inputs * outputs
 
 
 def bottleneck_cost(config: ModelConfig, source_length: int) -> tuple[int, int]:
-    """Returns the parameters of the bottleneck, and its FLOPs for a source of `source_length` tokens."""
+    """Returns the number of parameters of the bottleneck and its FLOPs for a source of `source_length` tokens."""
     k, D, Z = config.latent_vectors, config.d_model, config.latent_size
     scores, vectors, expand = linear_cost(D, k), linear_cost(k * D, k * Z), linear_cost(k * Z, k * D)
     number = 1 + config.variational
@@ -119,7 +121,7 @@ def noise(key: Array, source: Source, shape: tuple[int, ...]) -> Array:
 
 
 def _mixed(x: Array) -> Array:
-    """Maps each uint32 to another that looks random: the last steps of MurmurHash3 (Appleby 2011)."""
+    """Maps each uint32 to another that looks random, using the last steps of MurmurHash3 (Appleby 2011)."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)

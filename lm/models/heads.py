@@ -19,12 +19,12 @@ from lm.models.vocabulary import vocabulary_cost, vocabulary_logits
 
 
 class HeadCost(NamedTuple):
-    """The parameters, FLOPs and logits of a head for one row."""
+    """The numbers of parameters, FLOPs and logits of a head for one row."""
 
     parameters: int = 0  # excluding a token embedding that doubles as the output matrix
     flops: int = 0  # FLOPs of the forward pass
     logits: int = 0
-    vocabulary_tokens: int = 0  # number of tokens with logits over the vocabulary, which may be computed in chunks
+    vocabulary_tokens: int = 0  # number of tokens with vocabulary logits; these logits may be computed in chunks
 
 
 class Head(nn.Module):
@@ -75,7 +75,7 @@ class NextToken(Head):
 
 
 class Reconstruction(NextToken):
-    """Next-token logits of an autoencoder, whose decoder restores the source from latent vectors."""
+    """Next-token logits of an autoencoder, whose decoder reconstructs the source from latent vectors."""
 
     compresses_source: ClassVar[bool] = True
 
@@ -130,8 +130,8 @@ class Classes(Head):
     model.pooler inserts a projection, an activation and, optionally, a norm before the classifier.
 
     Attributes:
-        pooling: the source of the vector from which a token's logits are computed. With "mean", the vector is the
-            mean over the token's text; with "first", "last" or "none", it is the token's own vector.
+        pooling: determines the vector from which a token's logits are computed. With "mean", the vector is the mean
+            over the token's text; with "first", "last" or "none", it is the token's own vector.
     """
 
     num_classes: int

@@ -1,6 +1,6 @@
-"""Three models that wrap an autoencoder: to draw latent vectors, to read them, and to decode them.
+"""Three models that wrap an autoencoder: one samples latent vectors, one returns their means, and one decodes them.
 
-Like every model, they contain no arrays, and equal ones reuse the same compiled programs.
+Like all models, they contain no arrays, and models that compare equal reuse the same compiled programs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lm.models.protocol import Cache, Model
 
 
 class Autoencoder(Model, Protocol):
-    """A model whose head has `compresses_source`. Each row of a batch holds one text and its source."""
+    """A model whose head sets `compresses_source`. Each row of a batch holds one text and its source."""
 
     def apply(
         self,
@@ -32,8 +32,8 @@ class Autoencoder(Model, Protocol):
     ) -> Output:
         """Returns the output of the head, and the `Latents` of the sources if the batch has sources.
 
-        A variational autoencoder decodes vectors drawn from the posterior if `rngs` has a key for NOISE, and otherwise
-        the means.
+        A variational autoencoder decodes vectors drawn from the posterior if `rngs` has a key for NOISE. Otherwise, it
+        decodes the means.
 
         Args:
             latents: vectors to decode in place of the batch's sources, float32 (B, k, Z).
@@ -44,7 +44,7 @@ class Autoencoder(Model, Protocol):
 class DrawnLatents:
     """An autoencoder that always decodes vectors drawn from the posterior, with the same noise for the same text.
 
-    The evidence lower bound is an expectation over the posterior, which an evaluation estimates with one draw per text.
+    The evidence lower bound is an expectation over the posterior. An evaluation estimates it with one sample per text.
     """
 
     model: Autoencoder
@@ -55,7 +55,7 @@ class DrawnLatents:
 
 @dataclass(frozen=True)
 class MeanLatents:
-    """The encoder of an autoencoder: in place of the logits, it returns the mean of the text in each row.
+    """The encoder of an autoencoder: in place of logits, it returns the mean latent vectors of each row's text.
 
     The k latent vectors of a text are concatenated: float32 (B, 1, k * Z). If the batch has no sources, its tokens are
     encoded.

@@ -1,7 +1,7 @@
 """Layers shared by all models: projections, norms and embeddings, with registries of norms and activations.
 
 Every parameter is declared with logical axes, which `lm/parallel/mesh.py` maps to mesh axes.
-Parameters are float32; for decoding, matrices may be in 8 bits (`lm.models.int8`). Matrices are multiplied in the
+Parameters are float32; for decoding, matrices may be 8-bit (`lm.models.int8`). Matrices are multiplied in the
 compute dtype, and norms are computed in float32. The outputs of all layers have the dtype of activations.
 """
 
@@ -26,7 +26,7 @@ from lm.models.products import product
 def activation_dtype(config: ModelConfig) -> str:
     """Returns the dtype of the activations of a model that has this config.
 
-    `Transformer.build` replaces 'auto', the value in the config of a run, by that of the platform.
+    `Transformer.build` replaces 'auto', which a run's config may contain, with the value for the platform.
     """
     return "float32" if config.activation_dtype == "float32" else config.dtype
 
@@ -107,7 +107,7 @@ def _standardize_forward(x: Array, epsilon: float) -> tuple[Array, tuple[Array, 
 
 
 def _standardize_backward(epsilon: float, saved: tuple[Array, Array], dy: Array) -> tuple[Array]:
-    """Needs only y and 1 / deviation (Ba 2016); automatic differentiation would save x and its squares as well."""
+    """Needs only y and 1 / standard deviation (Ba 2016); automatic differentiation would save x and its squares too."""
     y, inverse = saved
     means = jnp.mean(dy, axis=-1, keepdims=True) + y * jnp.mean(dy * y, axis=-1, keepdims=True)
     return ((dy - means) * inverse,)
@@ -119,7 +119,7 @@ _standardize.defvjp(_standardize_forward, _standardize_backward)
 NORMS: dict[str, NormKind] = {
     "layernorm": NormKind(_standardize, has_bias=True),  # Ba 2016
     "rmsnorm": NormKind(_root_mean_square, has_bias=False),  # Zhang 2019
-    # Hoffer 2018. A normal distribution has standard deviation sqrt(pi / 2) * mean absolute deviation.
+    # Hoffer 2018. The standard deviation of a normal distribution is sqrt(pi / 2) times its mean absolute deviation.
     "l1norm": NormKind(
         lambda x, epsilon: (
             (centred := x - jnp.mean(x, axis=-1, keepdims=True))
@@ -161,7 +161,7 @@ class NormPosition:
 
     @property
     def reads(self) -> frozenset[str]:
-        """The settings that have an effect with this norm position but not with all others."""
+        """The settings that have an effect with this norm position but not with every norm position."""
         return frozenset({"first_norm"} if self.inputs else ())
 
     @property
@@ -187,9 +187,10 @@ class Activation:
 
 
 def _with_derivative(function: Callable[[Array], Array], derivative: Callable[[Array], Array]) -> Callable[..., Array]:
-    """Returns a float32 function of which only the input is saved for the backward pass.
+    """Returns a function that is computed in float32 and saves only its input for the backward pass.
 
-    Where both need the same costly value, `derivative` computes it in another way, since XLA would otherwise save it.
+    If `function` and `derivative` need the same costly value, `derivative` must compute it from a different expression.
+    Otherwise, XLA would save the value.
     """
 
     @jax.custom_vjp
@@ -211,11 +212,9 @@ def _gelu_tanh_derivative(x: Array) -> Array:
     return 0.5 * (1 + tanh + x * (1 - jnp.square(tanh)) * _ROOT * (1 + 3 * _CUBIC * jnp.square(x)))
 
 
-_gelu = (
-    _with_derivative(  # x Phi(x), where Phi is the distribution function of the normal distribution (Hendrycks 2016)
-        lambda x: 0.5 * x * (1 + jax.lax.erf(math.sqrt(0.5) * x)),
-        lambda x: 0.5 * (1 - jax.lax.erf(-math.sqrt(0.5) * x)) + x * jnp.exp(-0.5 * jnp.square(x)) * (0.5 * _ROOT),
-    )
+_gelu = _with_derivative(  # x Phi(x), where Phi is the standard normal distribution function (Hendrycks 2016)
+    lambda x: 0.5 * x * (1 + jax.lax.erf(math.sqrt(0.5) * x)),
+    lambda x: 0.5 * (1 - jax.lax.erf(-math.sqrt(0.5) * x)) + x * jnp.exp(-0.5 * jnp.square(x)) * (0.5 * _ROOT),
 )
 _gelu_tanh = _with_derivative(lambda x: 0.5 * x * (1 + jnp.tanh(_ROOT * (x + _CUBIC * x**3))), _gelu_tanh_derivative)
 

@@ -16,8 +16,9 @@ from lm.models.protocol import Model
 class Mixture:
     """Predicts each token with probability (1 - w) p(token) + w q(token), where p and q come from two models.
 
-    The models must share a tokenizer. If one of them has more logits, the other gives those tokens the probability 0.
-    Evaluations need only `apply` of the model protocol. The parameters are {"own": of p, "other": of q, "weight": w}.
+    The models must share a tokenizer. If one of them has more logits, the other gives the additional tokens the
+    probability 0. Evaluation needs only the method `apply` of the model protocol. The parameters are
+    {"own": parameters of p, "other": parameters of q, "weight": w}.
     """
 
     own: Model

@@ -14,7 +14,7 @@ from lm.config import ModelConfig
 from lm.models.heads import Head, TokenVectors
 from lm.models.layers import activation_dtype
 
-# The Flax collection in which outputs of layers and attention weights are recorded if it is mutable, and their names.
+# The Flax collection that records layer outputs and attention weights if it is mutable, and the names of these two.
 RECORD, LAYERS, SOURCE_WEIGHTS = "intermediates", "layer_outputs", "source_weights"
 N = TypeVar("N", bound="Network")
 # Names of the head's dropout layer. They determine its PRNG keys, so they must not change.
@@ -67,7 +67,7 @@ class Network(nn.Module):
 
 
 def encoder_alone(model: Network, cls: type[N], variables: Any) -> tuple[N, dict[str, Any]]:
-    """Returns the encoder of an encoder-decoder as a model of its own, of class `cls`, and its variables."""
+    """Returns the encoder of an encoder-decoder as a standalone model of class `cls`, together with its variables."""
     config, params = model.config, variables["params"]
     name, size = "token_embedding", config.vocab_size
     if not config.share_embeddings:
@@ -86,7 +86,7 @@ def with_paired_texts(batch: Batch) -> Batch:
 
 
 def of_paired_texts(output: Output) -> Output:
-    """Separates the results for the rows of `with_paired_texts`: those of the texts and those of the paired texts."""
+    """Splits the results for the rows of `with_paired_texts` into those of the texts and those of the paired texts."""
     rows = output.embedding.shape[0] // 2
     return Output(embedding=output.embedding[:rows], paired_embedding=output.embedding[rows:])
 

@@ -42,7 +42,7 @@ def matrix_axes(path: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]
     return tuple(range(-inputs - outputs, -outputs)), tuple(range(-outputs, 0))
 
 
-@functools.lru_cache(maxsize=16)  # a command needs them repeatedly, and tracing a model takes a second
+@functools.lru_cache(maxsize=16)  # a command needs the shapes repeatedly, and tracing a model takes a second
 def abstract_params(model: Model) -> Any:
     """Returns the shapes and dtypes of the parameters, boxed with their logical axes. Equal models share the result."""
     return jax.eval_shape(lambda: model.initial_params(jax.random.key(0)))
@@ -85,7 +85,7 @@ def stack_layers(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_int8_matrices(params: dict[str, Any]) -> dict[str, Any]:
-    """Returns the parameters of a Transformer with all projections and token embeddings in 8 bits."""
+    """Returns the parameters of a Transformer with all projections and token embeddings rounded to 8 bits."""
 
     def convert(path: tuple[Any, ...], leaf: Any) -> Any:
         names = tuple(str(entry.key) for entry in path)

@@ -194,7 +194,7 @@ PRESETS: dict[str, Fields] = {
     "llama2_13b": _LLAMA2 | _size(40, 5120, 40, 13_824),  # 13,015,864,320
     # Grattafiori 2024, table 3, and the config.json file of meta-llama/Meta-Llama-3-8B.
     "llama3_8b": _LLAMA3 | _size(32, 4096, 32, 14_336, kv_heads=8),  # 8,030,261,248
-    # The config.json file of meta-llama/Llama-3.2-1B, but for rows of 8192 tokens. 1,235,814,400 parameters
+    # The config.json file of meta-llama/Llama-3.2-1B, but with rows of at most 8192 tokens. 1,235,814,400 parameters
     "llama3_1b": _LLAMA3 | _LLAMA3_2 | _size(16, 2048, 32, 8192, kv_heads=8),
     # Parameters without the embedding: 44,138,496, 176,357,376 and 1,325,056. transformer_tiny is from Wu 2021 (for
     # Multi30k).

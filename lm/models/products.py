@@ -2,7 +2,8 @@
 
 On a CPU, XLA's library of kernels multiplies bfloat16 matrices about twice as fast as float32 ones, but only if the
 result is float32 and the last axis of the first matrix is summed over. XLA turns all other bfloat16 products into
-float32 ones, with conversions before and after them (jaxlib 0.10). Products on a CPU therefore have this form here.
+float32 ones, with conversions before and after them (jaxlib 0.10). On a CPU, this module therefore computes large
+products in the fast form.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from lm.batch import Array
 from lm.models.int8 import Int8Matrix
 from lm.parallel.mesh import current_mesh
 
-PRODUCT = "product"  # the name of the results for rematerialisation, which does not see into `platform_dependent`
+PRODUCT = "product"  # names the results for remat policies, which cannot see inside `platform_dependent`
 SMALL = 1 << 24  # with fewer multiplications than this, the form of a product hardly matters
 
 
 def product(x_TI: Array, matrix: Array | Int8Matrix, dtype: str) -> Array:
     """Returns x W, (T, O), in the dtype of x. The factors are multiplied in the compute dtype.
 
-    The matrix has the shape (*inputs, *outputs), with products I and O. It is a float32 parameter, and so is its
-    gradient. A matrix in 8 bits has no gradient.
+    The matrix has the shape (*inputs, *outputs); I is the product of the inputs, and O is that of the outputs. The
+    matrix is a float32 parameter, and its gradient is float32 as well. An 8-bit matrix has no gradient.
     """
     if isinstance(matrix, Int8Matrix):
         y_TO = product(x_TI, matrix.values, dtype).astype(jnp.float32)  # the scales are not rounded
@@ -49,7 +50,7 @@ def float32_product(x_TI: Array, matrix: Array, transposed: bool, dtype: str) ->
 
     The matrix is W (I, O), or W^T (O, I) if `transposed` is true. The gradient of the result is rounded to the compute
     dtype before it is multiplied. Otherwise, JAX would compute the products of the backward pass in float32, which
-    takes an accelerator at least twice the time.
+    takes at least twice as long on an accelerator.
     """
     if dtype == "float32":
         return (_rows_by_rows if transposed else _rows_by_columns)(x_TI.astype(dtype), matrix)
@@ -58,17 +59,17 @@ def float32_product(x_TI: Array, matrix: Array, transposed: bool, dtype: str) ->
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _rounded_product(x_TI: Array, matrix: Array, transposed: bool, x_dtype: str) -> Array:
-    """Returns x W, float32 (T, O), of factors rounded to bfloat16. The gradient of the result is rounded as well.
+    """Returns x W, float32 (T, O), from factors rounded to bfloat16. The gradient of the result is rounded as well.
 
     Args:
         transposed: whether the matrix is W^T (O, I).
-        x_dtype: the dtype of x, and of its gradient.
+        x_dtype: the dtype of x and of the gradient of x.
     """
     return _forward(x_TI, matrix, transposed, x_dtype)[0]
 
 
 def _forward(x_TI: Array, matrix: Array, transposed: bool, x_dtype: str) -> tuple[Array, tuple[Array, Array]]:
-    x_TI = x_TI.astype(jnp.bfloat16)  # saved in this form, which takes half the memory
+    x_TI = x_TI.astype(jnp.bfloat16)  # saved in bfloat16, which takes half the memory
     multiply = _rows_by_rows if transposed else _rows_by_columns
     return multiply(x_TI, matrix.astype(jnp.bfloat16)), (x_TI, matrix)
 
@@ -89,7 +90,7 @@ _rows_by_columns = functools.partial(jnp.matmul, preferred_element_type=jnp.floa
 
 
 def _rows_by_rows(a_TI: Array, b_OI: Array) -> Array:
-    """Returns a b^T, float32 (T, O). The transposition is part of the product: one before it would cost its speed."""
+    """Returns a b^T, float32 (T, O). The product includes the transposition; a separate one would make it slow."""
     return jax.lax.dot_general(a_TI, b_OI, (((1,), (1,)), ((), ())), None, jnp.float32)
 
 
@@ -100,7 +101,8 @@ def _plain_transposed_product(a_TI: Array, b_TO: Array) -> Array:
 def _transposed_product(a_TI: Array, b_TO: Array) -> Array:
     """Returns a^T b, float32 (I, O).
 
-    XLA merges the transposition into the product, which loses the fast form. It does not look for it outside of a loop.
+    XLA would merge the transposition into the product, which would then lose the fast form. The product is therefore
+    computed in a loop, because XLA does not merge it with a transposition outside the loop.
     """
     if a_TI.shape[1] > b_TO.shape[1]:  # the smaller matrix is the one to transpose
         return _transposed_product(b_TO, a_TI).T

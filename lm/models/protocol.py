@@ -51,7 +51,7 @@ class Model(Protocol):
 
     @property
     def activation_dtype(self) -> str:
-        """The data type of activations between products with weight matrices."""
+        """The data type of the activations between multiplications by weight matrices."""
 
     @property
     def reads_source(self) -> bool:
@@ -67,8 +67,8 @@ class Model(Protocol):
         batch contains it; later batches have source=None. If there are fewer sources than rows, each source is shared
         by the same number of consecutive rows.
 
-        If data.stateful is set, training and evaluation pass the cache of each batch to the next. A token at position 0
-        then starts another text.
+        If data.stateful is set, training and evaluation pass the cache that is returned for a batch along with the next
+        batch. A token at position 0 then starts a new text.
 
         Args:
             variables: {"params": parameters}; all parameters are float32.
@@ -94,8 +94,8 @@ class Model(Protocol):
     def empty_cache(self, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
         """Returns an empty cache for rows of up to `capacity` tokens, with the shapes that `apply` returns.
 
-        The cache of a row does not change in meaning if its axes are padded with zeros to the shapes of a larger
-        capacity or source length. The head must predict text.
+        Padding the arrays of a cache with zeros, to the shapes for a larger capacity or source length, does not change
+        its meaning. The head must predict text.
         """
 
     def parameter_counts(self) -> ParameterCounts:
@@ -105,7 +105,7 @@ class Model(Protocol):
         """Returns the FLOPs for one row of `length` tokens. A training step takes batch_size * `Flops.train` FLOPs."""
 
     def attention_kernels(self, length: int, source_length: int = 0) -> str:
-        """Names the kernels of attention for rows of these lengths ("xla", fused ones, or "none"), for reports."""
+        """Returns the names of the attention kernels for rows of these lengths, or "none", for use in reports."""
 
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
         """Estimates the bytes of activations that each of the `tensor` devices keeps per row for the backward pass."""
@@ -135,7 +135,7 @@ class Flops:
     """FLOPs of the forward pass for one row.
 
     Only matrix multiplications are counted, at two FLOPs per multiply-add. Norms, softmax and similar operations add a
-    few percent. A matrix multiplication that is repeated by rematerialization is counted once.
+    few percent. A matrix multiplication that is repeated by rematerialisation is counted once.
     """
 
     layers: int

@@ -1,4 +1,4 @@
-"""The last product of models that predict tokens: from features to logits over the vocabulary."""
+"""The last projection of models that predict tokens: from features to logits over the vocabulary."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class VocabularyProjection:
     Attributes:
         dtype: the compute dtype.
         is_embedding: whether the matrix is the token embedding (V, E) rather than a matrix (E, V).
-        scale: a factor of the features.
+        scale: the factor by which the features are multiplied.
         softcap: if c > 0, each logit z becomes c tanh(z / c).
     """
 
@@ -76,8 +76,8 @@ class OutputMatrix(nn.Module):
 def vocabulary_logits(config: ModelConfig, embed: Embedding, x_BLD: Array) -> VocabularyLogits:
     """Returns the features and the output matrix, from which the logits can be computed.
 
-    To be called in a compact method of a Flax module. The output matrix is the token embedding or a matrix of its own.
-    If x is wider than the token embedding, it is projected first.
+    Must be called in a compact method of a Flax module. The output matrix is either the token embedding or a separate
+    matrix. If it is the token embedding and x has a different width, x is projected first.
     """
     width, inputs = embedding_width(config), x_BLD.shape[-1]
     if config.tie_embeddings:
@@ -98,7 +98,7 @@ def vocabulary_logits(config: ModelConfig, embed: Embedding, x_BLD: Array) -> Vo
 
 
 def vocabulary_cost(config: ModelConfig, inputs: int) -> tuple[int, int]:
-    """Returns the parameters and the FLOPs per token of `vocabulary_logits` for `inputs` features."""
+    """Returns the number of parameters and the FLOPs per token of `vocabulary_logits` for `inputs` features."""
     V, width, bias = config.vocab_size, embedding_width(config), config.vocab_size * config.output_bias
     if not config.tie_embeddings:
         return inputs * V + bias, 2 * inputs * V

@@ -20,10 +20,10 @@ from lm.objectives.losses import LossSums, loss_sums, real_rows
 
 @dataclass(frozen=True)
 class Annealing:
-    """A rise of the weight of the KL divergence that can be selected with objective.kl_annealing."""
+    """A schedule that raises the weight of the KL divergence, selected with objective.kl_annealing."""
 
     doc: str
-    function: Callable[[Array], Array]  # maps the share of the steps, from 0 to 1, to the share of the weight
+    function: Callable[[Array], Array]  # maps the share of the steps (0 to 1) to the share of the final weight
 
 
 ANNEALING: dict[str, Annealing] = {
@@ -50,8 +50,8 @@ def kl_divergence(latents: Latents) -> Array:
 def autoencoding_loss(output: Output, batch: Batch, config: ObjectiveConfig, weight: Array | float) -> LossSums:
     """Returns the summed loss of a batch: the cross-entropy plus `weight` times the KL divergence of each text.
 
-    With config.free_bits, the loss counts at least this divergence in each dimension of each text. `LossSums.kl` is the
-    divergence itself.
+    config.free_bits sets a floor on the divergence that the loss counts in each dimension of each text. `LossSums.kl`
+    is the divergence without this floor.
     """
     sums, real_B = loss_sums(output.scores, batch, config), real_rows(batch)
     sums = dataclasses.replace(sums, texts=jnp.sum(real_B))

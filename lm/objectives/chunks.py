@@ -1,13 +1,14 @@
-"""A loss over the vocabulary that never holds the logits of all tokens, for logits that are too large for that.
+"""A loss over the vocabulary that never holds the logits of all tokens in memory at once.
 
 For a large vocabulary, the logits (B, L, V) and their gradient need more memory than the rest of the model: 3.3 GB in
-float32 for 8 rows of 1,024 tokens and 50,257 logits. `loss_in_chunks` scans over chunks of the length L. Each step
-computes the logits of a chunk, their losses and, in training, the gradients with respect to the features and the output
-matrix, after which the logits are no longer needed. The gradients are multiplied by that of the loss in the backward
-pass. All products are computed once, as without chunks (the idea of the Liger kernels, Hsu 2024).
+float32 for 8 rows of 1,024 tokens and a vocabulary of 50,257. `loss_in_chunks` scans over chunks along the length L.
+Each step computes the logits of a chunk, their losses and, in training, the gradients with respect to the features and
+the output matrix, after which the logits are no longer needed. In the backward pass, these gradients are multiplied by
+the incoming gradient of the loss. Each matrix product is computed only once, as it is without chunks. This is the idea
+of the Liger kernels (Hsu 2024).
 
-On a mesh, each shard of the rows sums its own gradient of the output matrix, so that the devices exchange it once per
-training step instead of once per chunk.
+On a mesh, each shard of the rows accumulates its own gradient of the output matrix, so that the devices exchange this
+gradient once per training step instead of once per chunk.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from jax.custom_derivatives import SymbolicZero
 from lm.batch import Array, VocabularyLogits
 from lm.parallel.mesh import shards_of
 
-LARGE, CHUNK = 256 * 2**20, 64 * 2**20  # bytes: logits of this size per device are computed in chunks of that size
+LARGE, CHUNK = 256 * 2**20, 64 * 2**20  # bytes per device: logits of LARGE or more are split into chunks of about CHUNK
 
 # Returns sums, a pytree with an attribute `loss`, for logits (B, L, V), targets (B, L) and weights (B, L).
 TokenLoss = Callable[[Array, Array, Array], Any]
@@ -48,7 +49,7 @@ def chunks_for(wanted: int, num_logits: int, length: int) -> int:
 
 
 def loss_in_chunks(logits: VocabularyLogits, targets_BL: Array, weights_BL: Array, count: int, loss: TokenLoss) -> Any:
-    """Returns the sums of `loss` over all tokens, computed in `count` chunks of the length.
+    """Returns the sums of `loss` over all tokens, computed in `count` chunks along the length.
 
     Only the attribute `loss` of the sums has a gradient.
     """
@@ -91,7 +92,7 @@ def _scan(
     (rows, length), size = targets_BL.shape, -(-targets_BL.shape[1] // count)
 
     def split(x: Array) -> Array:
-        """(B, L, ...) -> (chunks, shards, rows per shard, tokens per chunk, ...). Padding has weight 0."""
+        """Reshapes (B, L, ...) to (chunks, shards, rows per shard, tokens per chunk, ...). Padding has weight 0."""
         x = jnp.pad(x, ((0, 0), (0, count * size - length), *((0, 0),) * (x.ndim - 2)))
         x = jnp.moveaxis(x.reshape(shards, rows // shards, count, size, *x.shape[2:]), 2, 0)
         return nn.with_logical_constraint(x, (None, "batch", *(None,) * (x.ndim - 2)))
@@ -100,7 +101,7 @@ def _scan(
         return jnp.moveaxis(x, 0, 2).reshape(rows, count * size, *x.shape[4:])[:, :length]
 
     def of_shard(*inputs: Any) -> tuple[Any, tuple[Any, ...]]:
-        """Returns the sums and gradients of the tokens of a chunk and a shard."""
+        """Returns the sums and gradients for the tokens of one chunk in one shard."""
 
         def sums_of(weights: Weights, x: Array, targets: Array, token_weights: Array) -> tuple[Array, Any]:
             sums = loss(project(weights, x), targets, token_weights)

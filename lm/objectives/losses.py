@@ -40,8 +40,8 @@ class LossSums:
 def loss_sums(logits: Array | VocabularyLogits, batch: Batch, config: ObjectiveConfig) -> LossSums:
     """Returns the summed cross-entropy of a batch. The logits must be float32.
 
-    If they are `VocabularyLogits` and large, they are computed in chunks (objective.logit_chunks). Only
-    `LossSums.loss` has a gradient; the other sums are for metrics.
+    Large `VocabularyLogits` are computed in chunks (objective.logit_chunks). Only `LossSums.loss` has a gradient; the
+    other sums are for metrics.
     """
     of_tokens = functools.partial(_token_loss, config)
     if isinstance(logits, VocabularyLogits):

@@ -15,10 +15,10 @@ from lm.objectives.losses import LossSums
 def negative_sampling_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
     """Returns the summed loss of all pairs: -log s(z) for each pair, and -log s(-z) for its negatives.
 
-    z is the logit of a pair and s the logistic function. The random words of a block stand for all negatives, so the
-    mean of their losses counts `objective.negatives` = k times for each pair. At the optimum, z is the pointwise mutual
-    information minus log k (Levy 2014). `correct` is the weighted number of true pairs with z > -log k and of random
-    pairs with z < -log k, each side counting one half.
+    z is the logit of a pair, and s is the logistic function. The random words of a block serve as negatives for all its
+    pairs, so the mean of their losses is counted `objective.negatives` = k times for each pair. At the optimum, z is
+    the pointwise mutual information minus log k (Levy 2014). `correct` is half the number of true pairs with z > -log k
+    plus half the weighted number of random pairs with z < -log k.
     """
     pairs_BLP, scores_BLP = output.pairs, output.logits[..., : output.pairs.shape[-1]]
     noise_BLN, weights_BL = output.logits[..., output.pairs.shape[-1] :], batch.weights
@@ -32,7 +32,7 @@ def negative_sampling_loss(output: Output, batch: Batch, config: ObjectiveConfig
 
 
 def count_weights(counts: Array, config: ObjectiveConfig) -> Array:
-    """Returns GloVe's weight of pairs with these counts: min(1, count / count_limit)^count_power."""
+    """Returns GloVe's weights for pairs with these counts: min(1, count / count_limit)^count_power."""
     return jnp.minimum(1.0, counts / config.count_limit) ** config.count_power
 
 

@@ -21,10 +21,10 @@ from lm.config.schema import entries
 from lm.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
-FSDP_SIZES = ("d_model", "embedding_width")  # model sizes that fsdp must divide; `Architecture` lists those of tensor
+FSDP_SIZES = ("d_model", "embedding_width")  # model sizes that fsdp must divide; for tensor, see `Architecture`
 
-# Maps the logical axes of parameters and activations to mesh axes. If two axes of an array would get the same mesh
-# axis, the first rule wins.
+# Maps the logical axes of parameters and activations to mesh axes. If the rules assign the same mesh axis to two
+# axes of an array, the first rule wins.
 RULES: tuple[tuple[str, Any], ...] = (
     ("batch", ("data", "fsdp")),
     ("embed", "fsdp"),
@@ -54,7 +54,7 @@ def check_divisible(config: Config, mesh: Mesh) -> None:
     """Raises UserError if the mesh cannot evenly divide the batch or a model dimension that it splits."""
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
     architecture = entries(MODELS)[config.model.architecture]
-    trained = architecture.fit is None  # by gradients
+    trained = architecture.fit is None  # with gradients
     for section, microbatches in (("train", config.train.accumulation), ("eval", 1))[not trained :]:
         size = getattr(config, section).batch_size
         if size // microbatches % rows:
@@ -87,7 +87,7 @@ def param_shardings(boxed: Any, mesh: Mesh) -> Any:
 
 
 def current_mesh() -> AbstractMesh | None:
-    """Returns the mesh of `on_mesh` while a function is traced in it; None outside, or if it has a single device."""
+    """Returns the mesh of the enclosing `on_mesh` block, or None if there is no such block or only one device."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or mesh.size == 1 else mesh
 
@@ -111,12 +111,12 @@ def axis_names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
 def spread(
     spec: PartitionSpec, shape: tuple[int, ...], candidates: tuple[int, ...], mesh: Mesh | AbstractMesh
 ) -> PartitionSpec:
-    """Returns `spec` with each mesh axis that it lacks added to the shortest of the `candidates` that it divides.
+    """Returns `spec` with each missing mesh axis added to the shortest of the `candidates` that the axis can divide.
 
     The candidates are axes of the array, counted from the end. Mesh axes of size 1 are omitted.
     """
     spec = PartitionSpec(*spec, *[None] * (len(shape) - len(spec)))
-    order = sorted(candidates, key=lambda axis: (shape[axis], axis_names(spec[axis])))  # also if it is transposed
+    order = sorted(candidates, key=lambda axis: (shape[axis], axis_names(spec[axis])))  # transposing does not change it
     split = [tuple(name for name in axis_names(each) if mesh.shape[name] > 1) for each in spec]
     for name, size in mesh.shape.items():
         if size > 1 and not any(name in each for each in split):
@@ -159,7 +159,7 @@ def cache_shardings(cache: Any, mesh: Mesh) -> Any:
 
 
 def place_cache(cache: Any) -> Any:
-    """Constrains the arrays of a cache, in a function that is traced `on_mesh`, to be sharded in the same way."""
+    """Constrains the arrays of a cache to their `cache_shardings`, in a function that is traced `on_mesh`."""
     return jax.tree.map(nn.with_logical_constraint, cache, cache.axes())
 
 

@@ -81,7 +81,7 @@ class Peers(signals.Others):
         self._outlive_others()
 
     def _outlive_others(self) -> None:
-        """In process 0: waits until the others have read the last message. The store is lost when process 0 exits."""
+        """In process 0: gives the others time to read the last message. The store is lost when process 0 exits."""
         if self._index == 0:
             time.sleep(SECONDS_TO_READ)
 
@@ -93,7 +93,7 @@ class Peers(signals.Others):
                 signals.end_process(status, f"error: {line}")
 
     def _watch_stop(self) -> None:
-        """On a signal to any process, stops the training loop after the first step that no process has reached."""
+        """On a signal to any process, stops the training loop after the first step that no process has reached yet."""
         if not (reason := self._get(STOP)):
             return
         loop = signals.state.loop

@@ -108,7 +108,7 @@ def _contradiction(expected: Expected, callers: list[_Caller]) -> str:
     for index, count, host, _ in callers:
         if count != expected.num_processes:
             started = f"process {index} on {host} was started with --num_processes={count}"
-            return f"{started}, but process 0 with {expected.num_processes}; use the same value for all processes."
+            return f"{started}, but process 0 uses {expected.num_processes}; use the same value for all processes."
         if index in hosts:
             started = f"two processes were started with --process_id={index}, on {hosts[index]} and {host}"
             return f"{started}; give each process its own index."
@@ -129,7 +129,7 @@ def _absence(expected: Expected, callers: list[_Caller], timeout_seconds: float)
 
 
 def _answer(expected: Expected, timeout_seconds: float) -> None:
-    """Reports to process 0 and waits for the result."""
+    """Reports to process 0, and waits for the result of the roll call."""
     end = time.monotonic() + timeout_seconds
     reason = ""
     while (left := end - time.monotonic()) > 0:
@@ -148,7 +148,7 @@ def _answer(expected: Expected, timeout_seconds: float) -> None:
             raise UserError(result)
         time.sleep(RETRY_SECONDS)
     raise UserError(
-        f"process 0 of {expected.num_processes} is missing: nothing answered process {expected.process_id} at "
+        f"process 0 of {expected.num_processes} is missing: process {expected.process_id} could not reach it at "
         f"{expected.coordinator} within {timeout_seconds:g} s ({reason or 'no answer'}); start it, or check that its "
         "host and port can be reached from here."
     )
@@ -175,7 +175,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _receive(connection: socket.socket, seconds: float) -> str:
-    """Returns a line without its ending, or a part of it if the other side closes the connection or is too slow."""
+    """Returns a line without its line ending, or a part of the line if the sender closes the connection or is slow."""
     connection.settimeout(seconds)
     content = b""
     with contextlib.suppress(OSError):

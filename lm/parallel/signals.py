@@ -136,7 +136,7 @@ def end_process(status: int, line: str, reason: str = "") -> NoReturn:
 
 
 def write_line(text: str) -> None:
-    """Writes a line directly to file descriptor 2: a print may be in progress, and a save replaces sys.stderr."""
+    """Writes a line directly to file descriptor 2: a print may be in progress, and sys.stderr may be redirected."""
     with contextlib.suppress(OSError):
         os.write(STDERR, f"{SHOW_CURSOR if os.isatty(STDERR) else ''}{text}\n".encode())
 

@@ -24,8 +24,8 @@ class MetricsWriter:
     """Appends lines such as `{"step": 1, "train/loss": 2.5}` to the JSON Lines file `metrics_path`.
 
     Raises UserError if a package is missing or the file cannot be written. When a run resumes from `start_step`, the
-    caller must already have removed the lines of later steps from the file. TensorBoard drops the events of later steps
-    by itself. Only one process of a run may have a writer.
+    caller must already have removed the lines of later steps from the file. TensorBoard itself ignores the events of
+    later steps. Only one process of a run may have a writer.
     """
 
     def __init__(self, metrics_path: Path, tensorboard_dir: Path, config: Config, start_step: int = 0) -> None:

@@ -155,7 +155,7 @@ def counting(
     if not enabled or not total or not console.is_terminal or console.is_dumb_terminal:
         yield None
         return
-    # `first` holds the number and the time at the first call for the current noun, to exclude the time of compilation.
+    # `first` holds the number and the time at the first call for the current noun, to exclude compilation time.
     done, first, counted = 0, (0, 0.0), noun
 
     def state() -> State:

@@ -35,7 +35,7 @@ class Result:
     stride: int | None
     seconds: float
     missing: dict[str, str] = field(default_factory=dict)  # maps missing metrics to the reasons
-    signatures: dict[str, str] = field(default_factory=dict)  # maps metrics with several definitions to the one used
+    signatures: dict[str, str] = field(default_factory=dict)  # which definition of a metric was used, if it has several
     details: dict[str, Any] = field(default_factory=dict)  # other JSON values: data, parameters, devices, versions
     baselines: tuple[Result, ...] = ()  # scored on the same split; tables list them below the runs
 
@@ -66,12 +66,12 @@ class Result:
 
     @property
     def windowed(self) -> bool:
-        """Whether consecutive windows overlap, so that all scored tokens have earlier tokens as context."""
+        """Whether consecutive windows overlap, which gives each scored token more context."""
         return self.stride is not None and self.sequence_length is not None and self.stride < self.sequence_length
 
 
 def baselines_of(results: Sequence[Result]) -> list[Result]:
-    """Returns the baselines of several runs. Runs on the same data share theirs; otherwise, rows name the run."""
+    """Returns the baselines of several runs. Runs on the same data share them; otherwise, each row names its run."""
     groups = {tuple(map(id, each.baselines)): each for each in reversed(results) if each.baselines}
     distinct = list(reversed(groups.values()))
     if len(distinct) < 2:

@@ -39,9 +39,9 @@ SPECIAL = re.compile(rf"\\*({'|'.join(map(re.escape, (BEGIN, END, UNKNOWN)))})")
 def vocabulary_of(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
     """Returns the spelling of each token in ARPA files.
 
-    A token is spelled as by `Tokenizer.piece`, without whitespace. An ordinary token that is spelled like a special
-    token of ARPA files gets a backslash in front, as in `\\<unk>`. If several tokens share a spelling, `#` and the id
-    are appended.
+    The spelling is that of `Tokenizer.piece`, with whitespace escaped. An ordinary token that is spelled like a special
+    token of ARPA files is prefixed with a backslash, as in `\\<unk>`. If several tokens share a spelling, `#` and the
+    id are appended.
     """
     pieces = [tokenizer.piece(token) for token in range(tokenizer.vocab_size)]
     pieces = [re.sub(r"[\s\0]", lambda found: f"\\u{ord(found[0]):04x}", each) or "\\empty" for each in pieces]
@@ -64,9 +64,10 @@ def vocabulary_of(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
 
 
 def export_arpa(root: Path, path: Path) -> str:
-    """Writes the n-gram model of a run to an ARPA file, and describes it. Raises UserError if that is impossible.
+    """Exports the n-gram model of a run to an ARPA file, and returns a description of the model.
 
-    If the name of the file ends in .gz, the file is compressed; equal models yield equal files.
+    If the name of the file ends in .gz, the file is compressed. Identical models yield identical files. Raises
+    UserError if the model cannot be exported.
     """
     directory = RunDirectory.existing(root)
     config = directory.load_config()
@@ -76,7 +77,7 @@ def export_arpa(root: Path, path: Path) -> str:
     params, *_ = read_params(directory, config, model, choose_mesh(config), Options())
     if "uniform" in params:
         problem = "shares probability equally among unseen words, which back-off weights cannot express"
-        raise UserError(f"{root}: smoothing={config.model.ngram.smoothing!r} {problem}; train with another smoothing.")
+        raise UserError(f"{root}: smoothing={config.model.ngram.smoothing!r} {problem}; train with another method.")
     vocabulary = vocabulary_of(load_tokenizers(config, root).target, config.model.vocab_size)
     order, done = config.model.ngram.order, 0
     total = sum(len(each["log_probs"]) for each in params.values())
@@ -96,7 +97,7 @@ def _writing(path: Path, compressed: bool) -> Iterator[IO[bytes] | gzip.GzipFile
         if not compressed:
             yield file
             return
-        # The header holds neither a name nor a time.
+        # The header contains neither a file name nor a time, so identical models yield identical files.
         with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as packed:
             yield packed
 
@@ -105,11 +106,11 @@ def _writing(path: Path, compressed: bool) -> Iterator[IO[bytes] | gzip.GzipFile
 
 
 def import_arpa(path: Path, workdir: Path, like: Path | None) -> str:
-    """Writes a run directory with the model of an ARPA file, which may be a .gz file. Returns a description.
+    """Imports the model in an ARPA file, which may be a .gz file, as a run directory. Returns a description.
 
-    The tokenizer splits text at whitespace and knows the words of the file. If `like` names a run, that run's
-    tokenizer, data and evaluation settings are used instead. Raises UserError, before anything is written, for invalid
-    files.
+    The tokenizer splits text at whitespace, and its vocabulary consists of the words in the file. If `like` names a
+    run, that run's tokenizer, data and evaluation settings are used instead. Raises UserError before anything is
+    written if the file is invalid.
     """
     if os.path.lexists(workdir):
         raise UserError(f"--workdir={workdir} already exists; choose a new name.")
@@ -127,8 +128,8 @@ def import_arpa(path: Path, workdir: Path, like: Path | None) -> str:
     ngram = values["model"]["ngram"] | {"smoothing": "arpa", "order": arpa.order}
     values["model"] |= {"architecture": "ngram", "ngram": ngram}
     values["eval"]["stride"] = 0  # derived from the order
-    config = Config.from_dict(values, reset_unread=True)  # n-grams do not read all evaluation settings of neural runs
-    # Some kinds of tokenizers, such as words, are never loaded from a file that the config names.
+    config = Config.from_dict(values, reset_unread=True)  # resets settings that n-gram models do not use
+    # Some kinds of tokenizer, such as `words`, are never loaded from a file named in the config.
     where = str(workdir.absolute() / "tokenizer" / tokenizer.file_name) if tokenizer.file_type else ""
     config = replace_settings(
         config,
@@ -152,7 +153,7 @@ def import_arpa(path: Path, workdir: Path, like: Path | None) -> str:
 
 
 def _values_like(like: Path) -> tuple[dict[str, Any], Tokenizer]:
-    """Returns the settings for an import with the tokenizer and the data of a run, and the tokenizer."""
+    """Returns the settings for an import that uses the tokenizer and the data of a run, and this tokenizer."""
     directory = RunDirectory.existing(like)
     own = directory.load_config()
     if own.data.separate_vocabularies or not task_of(own).windowed:
@@ -162,7 +163,7 @@ def _values_like(like: Path) -> tuple[dict[str, Any], Tokenizer]:
 
 
 def _words_of(arpa: Arpa) -> WordTokenizer:
-    """Returns a tokenizer of the words of a file, with the backslash removed that `vocabulary_of` adds."""
+    """Returns a tokenizer for the words in a file, without the backslashes that `vocabulary_of` adds."""
     ordinary = [word for word in arpa.words if word not in (BEGIN, END, UNKNOWN)]
     return WordTokenizer([word[1:] if SPECIAL.fullmatch(word) else word for word in ordinary])
 
@@ -172,7 +173,7 @@ def _ids(arpa: Arpa, tokenizer: Tokenizer, like: Path | None) -> np.ndarray:
     known = vocabulary_of(tokenizer, tokenizer.vocab_size).ids()
     if unknown := [word for word in arpa.words if word not in known]:
         problem = f"{len(unknown):,} words, such as {shown(unknown[0])}, are not in the tokenizer"
-        raise UserError(f"{problem} of {like}; omit --like, or name the run whose export this is.")
+        raise UserError(f"{problem} of {like}; omit --like, or name the run from which this file was exported.")
     return np.array([known[word] for word in arpa.words], np.int32)
 
 
@@ -193,7 +194,7 @@ def _text_of(path: Path) -> Iterator[Iterator[str]]:
 
 @contextmanager
 def _errors_in(path: Path) -> Iterator[None]:
-    """Names the file in errors about its content."""
+    """Adds the name of the file to error messages about its contents."""
     try:
         yield
     except UnicodeDecodeError as error:

@@ -23,7 +23,7 @@ from lm.tasks import task_of
 
 @dataclass
 class Baselines:
-    """The baselines of several evaluations. Those of runs with the same data are computed only once."""
+    """The baselines of several evaluations. Evaluations on the same data share baselines, which are computed once."""
 
     known: dict[str, list[Result]] = field(default_factory=dict)
 
@@ -37,7 +37,7 @@ class Baselines:
         section: str,
         split: str,
     ) -> list[Result]:
-        """Returns a result for each baseline, with the reason in place of metrics if it cannot be computed.
+        """Returns a result for each baseline. If it cannot be computed, the result states why and has no metrics.
 
         Prints one line per baseline. Only the first process computes baselines; the others return an empty list.
 

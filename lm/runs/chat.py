@@ -31,7 +31,7 @@ class ChatSession:
 
     Attributes:
         messages: the system prompt, if any, and the messages so far.
-        left_out: the number of oldest messages that were omitted from the context of the last answer.
+        left_out: the number of old messages that were omitted from the context of the last answer.
         is_cut: whether the last answer reached the maximum number of tokens.
     """
 
@@ -55,8 +55,8 @@ class ChatSession:
         self._turn, self.left_out, self.is_cut = 0, 0, False
 
     def answer(self, text: str) -> abc.Generator[str, None, None]:
-        """Yields the answer to a message piece by piece. If an answer is stopped early, its beginning stays in the
-        history.
+        """Yields the answer to a message piece by piece. If the answer is stopped early, the pieces yielded so far stay
+        in the history.
 
         The oldest turns are left out if the conversation is too long for the model. Raises UserError, and forgets the
         message, if the message alone is too long or the template rejects it.

@@ -1,7 +1,7 @@
-"""The cache of compiled programs: a command that starts a second time loads its programs instead of compiling them.
+"""The cache of compiled programs: when a command is run again, it loads its programs instead of compiling them.
 
-JAX's key of a program covers the program, the compiler and its flags, and the devices with the instruction sets of the
-CPU, so a directory may be shared by different machines. Only the first of several processes writes to it.
+JAX's cache key covers the program, the compiler and its flags, the devices, and the instruction sets of the CPU, so
+different machines may share a directory. Only the first of several processes writes to it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ CHECKED = ".checked"  # file whose modification time is when `tidy` last ran
 
 
 def use_compile_cache(config: Config | None = None) -> None:
-    """Makes JAX store every program that it compiles below `cache_directory(config)`, and load it when it is there.
+    """Makes JAX store compiled programs below `cache_directory(config)`, and load any program that is already there.
 
     JAX's environment variables take precedence: JAX_COMPILATION_CACHE_DIR names another directory or a bucket, which is
-    never tidied, and JAX_ENABLE_COMPILATION_CACHE=false turns the cache off. If the directory cannot be written, a note
-    is printed, and only the programs that it already holds are loaded.
+    never tidied, and JAX_ENABLE_COMPILATION_CACHE=false turns the cache off. If the directory is not writable, a note
+    is printed; programs are still loaded from it, but not stored in it.
     """
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    # An entry that cannot be read or written only costs time. JAX's warnings would name its own source files.
+    # An entry that cannot be read or written only costs time, and JAX's warnings about it would confuse users, because
+    # they refer to lines of JAX's source code.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
     enabled: bool = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     if not enabled or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -45,7 +46,7 @@ def use_compile_cache(config: Config | None = None) -> None:
     if not problem and not os.access(folder, os.W_OK):
         problem = "Permission denied"
     if problem:
-        advice = "set LM_CACHE_DIR to a directory that can be written."
+        advice = "set LM_CACHE_DIR to a writable directory."
         print(f"note: compiled programs are not stored in {folder} ({problem}); {advice}", file=sys.stderr)
     if folder.is_dir():
         jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -55,11 +56,11 @@ def use_compile_cache(config: Config | None = None) -> None:
 
 
 def tidy(folder: Path, largest: int = LARGEST) -> None:
-    """Removes entries that a killed process or a full disk left incomplete, as JAX would never replace them.
+    """Removes entries that a killed process or a full disk left incomplete, because JAX would never replace them.
 
-    Each entry is checked once, when `tidy` runs for the first time after it was written. If the others have more than
-    `largest` bytes in total, those that were not read or written for the longest time are removed too. May raise
-    OSError if the directory or an entry cannot be read or written.
+    Each entry is checked once, the first time that `tidy` runs after the entry was written. If the remaining entries
+    exceed `largest` bytes in total, the least recently read or written ones are removed too. May raise OSError if the
+    directory or an entry cannot be read or written.
     """
     mark, began = folder / CHECKED, time.time()
     since = mark.stat().st_mtime if mark.exists() else began
@@ -84,9 +85,9 @@ def tidy(folder: Path, largest: int = LARGEST) -> None:
 
 
 def is_truncated(path: Path) -> bool:
-    """Returns whether an entry ends too early. An entry in another format than zlib counts as complete."""
+    """Returns whether an entry is truncated. An entry in any format other than zlib counts as complete."""
     content = path.read_bytes()
-    if content[:1] not in (b"", b"\x78"):  # JAX uses zstandard where that is installed
+    if content[:1] not in (b"", b"\x78"):  # JAX uses zstandard if it is installed
         return False
     stream = zlib.decompressobj()
     try:

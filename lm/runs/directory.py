@@ -80,7 +80,7 @@ class RunDirectory:
                 run._check_continues(config)
             run._remove_leftovers()
             if not run.has_checkpoints():
-                for name in TOKENIZERS:  # of an earlier attempt, which may have read other data
+                for name in TOKENIZERS:  # left by an earlier attempt, perhaps on other data
                     shutil.rmtree(run.root / name, ignore_errors=True)
                 run.write_config(config)
         except (FileExistsError, NotADirectoryError):
@@ -190,7 +190,7 @@ class RunDirectory:
         return self.has_checkpoints() or any(self._metric_lines())
 
     def _withdraw(self) -> None:
-        """Removes a new run because a process has failed. By then, the error may have released the lock."""
+        """Removes a new run after a process has failed. By then, this process may already have released the lock."""
         with contextlib.suppress(UserError, OSError):
             if self._lock is None:
                 self._take_lock()
@@ -237,7 +237,7 @@ class RunDirectory:
             if not new.optimizer.schedule_entry.has_end:
                 del a["optimizer"]["decay_steps"], b["optimizer"]["decay_steps"]
         lines = differences_affecting(fingerprint.FOR_TRAINING, Config, a, b)
-        if new.data.stateful:  # the number of stretches affects the metrics, which are compared over the whole run
+        if new.data.stateful:  # eval.batch_size affects the metrics, which are compared over the whole run
             before, after = ({"eval.batch_size": each.eval.batch_size} for each in (old, new))
             lines += differences(before, after)
         if lines and self._has_begun():
@@ -282,7 +282,7 @@ class RunDirectory:
     # --- metrics ------------------------------------------------------------------------------------------
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Returns the objects in metrics.jsonl, ignoring a last line that is incomplete.
+        """Returns the objects in metrics.jsonl, ignoring an incomplete last line.
 
         Raises UserError if any other line is invalid.
         """
@@ -293,7 +293,7 @@ class RunDirectory:
         return [values for _, values in lines if values is not None]
 
     def train_seconds(self) -> float:
-        """Returns for how long the run had trained at its last line, including steps after its last checkpoint."""
+        """Returns the training time in seconds, from metrics.jsonl, including steps after the last checkpoint."""
         found = (values for _, values in self._metric_lines() if values is not None)
         return max((values.get("train/seconds", 0.0) for values in found), default=0.0)
 

@@ -20,7 +20,7 @@ SETTING = "config.model.embedding_from"
 
 
 def check_vectors(config: Config) -> None:
-    """Raises UserError if the beginning of the vector file is damaged or shows that its vectors have another size."""
+    """Raises UserError if the start of the vector file is damaged or shows that the vectors do not fit the model."""
     with named_errors(SETTING):
         size = dimension_of(config.model.embedding_from)
     if size != (width := embedding_width(config.model)):
@@ -30,9 +30,10 @@ def check_vectors(config: Config) -> None:
 
 
 def load_embeddings(config: Config, tokenizers: Tokenizers, params: dict[str, Any]) -> Initial:
-    """Returns the embeddings in `params` with the vectors of the file in place of those of the same words.
+    """Returns the embeddings in `params`, with the rows of tokens found in the file replaced by the file's vectors.
 
-    A token is matched by its text without surrounding whitespace or, if the file lacks it, by this text in lower case.
+    A token is matched by its text without surrounding whitespace or, if the file lacks this text, by its lower-case
+    form.
     All other tokens keep the values in `params`. The static embedding of a two-channel model becomes a copy of the
     result. All processes must call this function. Raises UserError if the file is damaged or shares no word with the
     vocabulary.
@@ -50,7 +51,7 @@ def load_embeddings(config: Config, tokenizers: Tokenizers, params: dict[str, An
         ids, rows, total = _matches(tokenizer, found)
         if not ids:
             problem = f"none of the {found.num_words:,} words of {config.model.embedding_from} is in the vocabulary"
-            raise UserError(f"{SETTING}: {problem}; choose a file in the language and the case of the text.")
+            raise UserError(f"{SETTING}: {problem}; choose a file that matches the language and case of the text.")
         vectors_NE = found.vectors_VE[rows]
         insert = jax.jit(partial(_inserted, ids=np.array(ids), vectors_NE=vectors_NE), out_shardings=table_VE.sharding)
         values[name] = {"embedding": insert(table_VE)}

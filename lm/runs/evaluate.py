@@ -54,7 +54,7 @@ class Options:
     config: Config | None = None  # config whose data is used instead of the run's data
     config_name: str = ""
     average: int = 1  # number of checkpoints to average
-    mix: Mix | None = None  # run with whose model the evaluated model is mixed
+    mix: Mix | None = None  # another run, whose model is mixed with the evaluated model
     # Each of the following options overrides the config unless it is 0 or None:
     stride: int = 0
     batch_size: int = 0
@@ -109,7 +109,7 @@ def evaluate_run(root: Path, options: Options, name: str = "", baselines: Baseli
         model, params, mix_details = _mixed(options.mix, config, tokenizers, model, params, mesh, options)
         name = f"{name or root} + {mix_details['weight']:.3g} {options.mix.name}"
     beside: list[Result] = []
-    if baselines is not None:  # they may take minutes, so the checkpoints are read before
+    if baselines is not None:  # scoring them may take minutes, so the checkpoints are read first
         trained_on = own if own.data.train else config  # an imported run has no data of its own
         trained_on = replace_settings(trained_on, {"data.cache_dir": options.cache_dir})
         section = "test" if options.text else options.split.partition("/")[0]
@@ -161,7 +161,7 @@ def _mixed(
     mesh: Mesh,
     options: Options,
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """Returns a mixture with the best checkpoint of another run, its parameters, and the values to record."""
+    """Returns the mixture of a model with the best checkpoint of another run, its parameters, and values to record."""
     directory = RunDirectory.existing(mix.root)
     of_other = directory.load_config()
     fingerprints = tokenizers.target.fingerprint, load_tokenizers(of_other, mix.root).target.fingerprint

@@ -15,7 +15,7 @@ from lm.config import Config
 from lm.config.schema import EFFECTS, differences, effect
 from lm.errors import UserError
 
-# Settings determined by the data, or by train.num_epochs and the data, with the value that means "not yet known".
+# Settings determined by the data, or by train.num_epochs and the data, each with its value for "not yet known".
 DERIVED_FROM_DATA: dict[str, Any] = {
     "model.vocab_size": 0,
     "model.source_vocab_size": 0,
@@ -50,7 +50,7 @@ def check_settings(
     if lines:
         raise UserError(
             f"{checkpoint} was trained with settings other than those in {where} ({listed(lines, 4, 70)}). One of the "
-            "two was edited or comes from another run; restore the original."
+            "two was edited or comes from another run; restore its original version."
         )
 
 
@@ -64,11 +64,11 @@ def check_tokenizer(checkpoint: Path, metadata: Mapping[str, Any], name: str, fi
     """Raises UserError if a checkpoint was trained with a tokenizer other than the one in `where`."""
     if metadata.get("data", {}).get(name) not in (None, fingerprint):
         problem = f"{where} is not the tokenizer that {checkpoint} was trained with"
-        raise UserError(f"{problem}, so one of the two comes from another run; restore the original.")
+        raise UserError(f"{problem}, so one of the two comes from another run; restore its original version.")
 
 
 def check_data(checkpoint: Path, metadata: Mapping[str, Any], fingerprint: Mapping[str, str], root: Path) -> None:
-    """Raises UserError, with the names of the changed data sources, if a checkpoint was trained on other data."""
+    """Raises UserError, naming the parts of the data that changed, if a checkpoint was trained on other data."""
     saved = metadata.get("data", fingerprint)
     names = saved.keys() | fingerprint.keys()
     if changed := sorted(name for name in names if saved.get(name) != fingerprint.get(name)):

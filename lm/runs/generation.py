@@ -64,8 +64,8 @@ class Generator:
     seed: int
     batch_size: int | None  # number of texts to generate together; None means the default
     int8: bool = False  # whether to round matrices to 8 bits
-    # The run directory of a small model that drafts tokens for sampling; None means no drafts. Its best checkpoint is
-    # used, and `int8` also applies to it.
+    # The run directory of a small model that drafts tokens for sampling; None means no drafts. The small model
+    # is loaded from its best checkpoint, and `int8` applies to it as well.
     draft: str | None = None
     draft_tokens: int = 4  # number of tokens that are drafted at a time
 
@@ -114,7 +114,8 @@ class Generator:
                 raise UserError(f"{flag}: the model in {root} does not continue texts; both models must be decoders.")
         if other.model.max_length < own.model.max_length:
             lengths = f"{other.model.max_length} positions, fewer than the {own.model.max_length}"
-            raise UserError(f"{flag}: its model has {lengths} of {self.directory.root}; name a run that has as many.")
+            problem = f"its model has {lengths} of {self.directory.root}"
+            raise UserError(f"{flag}: {problem}; name a run with at least as many.")
         both = load_tokenizers(own, self.directory.root), load_tokenizers(other, directory.root)
         if len({(each.source.fingerprint, each.target.fingerprint) for each in both}) > 1:
             problem = f"its tokenizer differs from that of {self.directory.root}"
@@ -127,8 +128,8 @@ def continue_prompts(
 ) -> Iterator[str]:
     """Yields the text to print as soon as it is generated: every continuation, preceded by its prompt.
 
-    If `as_chat` is true, each prompt is a message in a conversation of its own. A single continuation is yielded token
-    by token; each of several continuations gets a heading. Raises UserError if a prompt is too long.
+    If `as_chat` is true, each prompt starts a conversation of its own. A single continuation is yielded token by
+    token; each of several continuations gets a heading. Raises UserError if a prompt is too long.
     """
     tokenizer = load_tokenizer(run.directory.tokenizer_dir)
     if as_chat:
@@ -177,7 +178,7 @@ def longest_output(run: Generator, settings: BeamSettings | Sampling) -> int:
 def encoded_sources(
     run: Generator, tokenizer: Tokenizer, texts: Sequence[str], prefix: str | None
 ) -> tuple[list[int], list[list[int]]]:
-    """Returns the numbers, from 1, and the token ids of the texts that are not empty.
+    """Returns the numbers (starting from 1) and the token ids of the texts that are not empty.
 
     Texts are cleaned and prefixed as in training. If `prefix` is not None, it replaces the training prefix. Long
     sources are truncated, with a warning on stderr.

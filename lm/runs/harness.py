@@ -42,7 +42,7 @@ from lm.training.startup import versions
 NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # synonyms in tasks
 NEW_TOKENS_DEFAULT = 256  # as in the harness
 SAMPLING = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "repetition_penalty": float}
-WITHOUT_EFFECT = {"num_beams": 1, "use_cache": True}  # settings that may occur in tasks, with the only supported value
+WITHOUT_EFFECT = {"num_beams": 1, "use_cache": True}  # settings that tasks may contain, each with its only valid value
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _number(value: Any, name: str, kind: Callable[[Any], Any]) -> Any:
 
 
 class HarnessRun:
-    """Answers requests with the model of a run.
+    """Answers the requests of the harness with the model of a run.
 
     Raises UserError if the run has no checkpoint, if a chat template is to be applied but the tokenizer has none,
     or if an option is out of range.
@@ -151,12 +151,16 @@ class HarnessRun:
         return self.tokenizer.encode_rendered(text)[0] if self.template else self.tokenizer.encode(text)
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Returns the tokens of a prompt, preceded by BOS if the tokenizer adds it, or framed like a source."""
+        """Returns the tokens of a prompt.
+
+        If the model reads sources, the prompt is framed as a source. Otherwise, BOS precedes it if the tokenizer puts
+        BOS before each text.
+        """
         if self.reads_source:
             source = self._source_tokenizer
             form = source.source_template
             ids = source.encode_rendered(text)[0] if self.template else source.encode(text)
-            begins = ids[:1] == list(form.ids[:1])  # the chat template has written the token that precedes a source
+            begins = ids[:1] == list(form.ids[:1])  # the chat template has already written the first token
             return form.fill(ids[1:] if begins else ids)[0].tolist()
         ids, bos = self.encode(text), self.tokenizer.bos_id
         return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
@@ -219,13 +223,14 @@ class HarnessRun:
                 f"the task generates up to {max_new_tokens:,} tokens, which leaves no room for a prompt in the "
                 f"model's {self.max_length:,} positions; lower that limit with --gen_kwargs=max_gen_toks=N."
             )
-        # A tokenizer without BOS encodes an empty prompt as nothing; generation then starts like a new text.
+        # Without BOS, an empty prompt has no tokens. Generation then starts as at the beginning of a new text.
         return [cut_left(self.encode_prompt(text) or [self.prefix_id], room, num_kept) for text in texts]
 
     def render(self, messages: Sequence[Message], prompt: bool) -> str:
-        """Renders a conversation with the chat template. The text ends with the last message or a new prompt.
+        """Renders a conversation with the chat template.
 
-        As in the harness, if the template rejects system messages, they are left out, and a note says so.
+        If `prompt` is true, the text ends where the next answer begins; otherwise, it ends with the last message. As in
+        the harness, system messages are left out, with a note on stderr, if the template rejects them.
         """
         assert self.template is not None
         try:
@@ -245,7 +250,7 @@ class HarnessRun:
 
 
 def as_language_model(run: HarnessRun) -> Any:
-    """Returns a run as an `lm_eval.api.model.LM`, to be passed to `lm_eval.simple_evaluate`."""
+    """Wraps a run in an `lm_eval.api.model.LM`, which can be passed to `lm_eval.simple_evaluate`."""
     from lm_eval.api.model import TemplateLM
 
     class RunModel(TemplateLM):
@@ -259,7 +264,7 @@ def as_language_model(run: HarnessRun) -> Any:
             return run.encode(string) if add_special_tokens is False else run.encode_prompt(string)
 
         def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
-            start = [] if run.reads_source else [run.prefix_id]  # of a context without tokens
+            start = [] if run.reads_source else [run.prefix_id]  # replaces an empty context
             return list(run.score([(context or start, new) for _, context, new in requests]))
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:

@@ -1,8 +1,9 @@
-"""Starts a command again such that its large arrays lie in huge pages, if the machine offers them.
+"""Restarts a command so that its large arrays are allocated in huge pages, if the machine offers them.
 
-A step on a CPU writes hundreds of megabytes into memory that it has just got from the system, which maps pages of 4 KiB
-one by one. With `glibc.malloc.hugetlb=1`, the C library asks for pages of 2 MiB instead (glibc 2.35, "Memory Allocation
-Tunables"). It reads the setting when a process starts, so the process has to be replaced. LM_HUGE_PAGES=0 prevents it.
+On a CPU, a training step writes hundreds of megabytes to newly allocated memory, which the operating system maps in
+pages of 4 KiB, one at a time. With `glibc.malloc.hugetlb=1`, the C library requests pages of 2 MiB instead (glibc 2.35,
+"Memory Allocation Tunables"). The library reads this setting only when a process starts, so the process has to be
+replaced. LM_HUGE_PAGES=0 prevents the restart.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ OLDEST = (2, 35)  # the first version of glibc that has the setting
 
 
 def restart_with_huge_pages() -> None:
-    """Replaces this process by the same command with huge pages, unless they are set, switched off or not offered."""
+    """Replaces this process with a new one that runs the same command with huge pages.
+
+    Does nothing if huge pages are already set, switched off or not available.
+    """
     tunables = os.environ.get(TUNABLES, "")
     if SETTING in tunables or os.environ.get(SWITCH) == "0" or not _are_offered():
         return
@@ -28,7 +32,7 @@ def restart_with_huge_pages() -> None:
 
 
 def has_setting() -> bool:
-    """Returns whether the C library of this system knows the setting."""
+    """Returns whether the C library of this system supports the setting."""
     try:
         name, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
         return name == "glibc" and tuple(map(int, version.split(".")[:2])) >= OLDEST
@@ -44,5 +48,5 @@ def _are_offered() -> bool:
 
 
 def are_used() -> bool:
-    """Returns whether the C library asks for huge pages in this process."""
+    """Returns whether the C library requests huge pages in this process."""
     return f"{SETTING}=1" in os.environ.get(TUNABLES, "") and _are_offered()

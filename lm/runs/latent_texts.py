@@ -1,4 +1,4 @@
-"""Texts that an autoencoder makes from latent vectors: samples from the prior, and walks from one text to another."""
+"""Generates texts from the latent vectors of an autoencoder: samples from the prior, and walks between two texts."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from lm.runs.prepare import load_tokenizers
 
 
 def linear(one: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
-    """Returns the point at a share, from 0 to 1, of the straight line between two vectors."""
+    """Returns the point at the fraction `share`, from 0 to 1, of the straight line between two vectors."""
     return (1 - share) * one + share * other
 
 
 def spherical(one: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
-    """Returns the point at a share of the arc between two vectors (slerp, Shoemake 1985).
+    """Returns the point at the fraction `share`, from 0 to 1, of the arc between two vectors (slerp, Shoemake 1985).
 
-    Unlike the points of a straight line, those of an arc are about as long as the vectors, as are almost all draws from
-    the prior (White 2016). If the vectors are parallel, the point lies on the straight line.
+    Almost all draws from the prior have about the same norm. The points on an arc between two draws keep this norm; the
+    points on a straight line do not (White 2016). If the vectors are parallel, the point lies on the straight line.
     """
     cosine = np.sum(one * other) / max(float(np.linalg.norm(one) * np.linalg.norm(other)), 1e-12)
     angle = float(np.arccos(np.clip(cosine, -1, 1)))
@@ -50,7 +50,7 @@ WALKS: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {"line
 
 
 def sample_prior(run: Generator, settings: BeamSettings | Sampling) -> Translation:
-    """Decodes `run.num_samples` vectors drawn from the prior, which depend only on the seed and their index.
+    """Decodes `run.num_samples` draws from the prior. Each draw depends only on the seed and the index of the draw.
 
     Raises UserError if the model is not variational, since only variational autoencoders have a prior.
     """
@@ -60,7 +60,7 @@ def sample_prior(run: Generator, settings: BeamSettings | Sampling) -> Translati
         raise UserError(f"--from_prior: {problem}; give two prompts and --walk, or a source.")
     keys_N = row_keys(run.seed, np.arange(run.num_samples), np.zeros(run.num_samples))
     shape = config.model.latent_vectors, config.model.latent_size
-    # The decoder derives the keys of tokens from the same keys, by folding in their positions.
+    # From the same keys, the decoder derives the keys for sampling tokens, by folding in the positions of the tokens.
     latents_NkZ = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, OF_LATENTS), shape, jnp.float32))(
         keys_N
     )
@@ -68,7 +68,7 @@ def sample_prior(run: Generator, settings: BeamSettings | Sampling) -> Translati
 
 
 def walk(run: Generator, settings: BeamSettings | Sampling, texts: Sequence[str], how: str, points: int) -> Translation:
-    """Decodes `points` vectors between the latent vectors of two texts. The first and the last are those of the texts.
+    """Decodes `points` points on a path between the latent vectors of two texts, including both ends of the path.
 
     Args:
         how: a key of WALKS.
@@ -89,7 +89,10 @@ def walk(run: Generator, settings: BeamSettings | Sampling, texts: Sequence[str]
 
 
 def mean_latents(model: Any, params: Any, sources: Sequence[Sequence[int]], pad_id: int) -> np.ndarray:
-    """Returns the mean latent vectors of sources, which are token ids with special tokens, float32 (N, k, Z)."""
+    """Returns the latent vectors of N sources (the means, if the model is variational), float32 (N, k, Z).
+
+    The sources are token ids, including special tokens.
+    """
     source = pad_sources(sources, rows_for_mesh(len(sources)), model.max_source_length, pad_id)
     return np.asarray(_mean_latents(model, params, source))[: len(sources)]
 
@@ -104,7 +107,7 @@ def _mean_latents(model: Any, params: Any, source: Source) -> Array:
 def _decoded(
     run: Generator, settings: BeamSettings | Sampling, latents: Callable[[Model, Any], Array], count: int
 ) -> Translation:
-    """Decodes `count` latent vectors, which `latents(model, parameters)` returns, to one line each."""
+    """Decodes each of the `count` latent vectors that `latents(model, parameters)` returns to one line of text."""
     tokenizer = load_tokenizers(run.config, run.directory.root).target
     batch_size = min(count, run.batch_size or run.config.eval.generation.batch_size)
     model, params, mesh = run.load(batch_size)

@@ -1,4 +1,4 @@
-"""Mixes the model of a run with the model of another run, and tunes the weight (eval.py --mix)."""
+"""Mixes the model of a run with that of another run, and tunes the mixture weight (eval.py --mix)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lm.parallel.mesh import on_mesh
 from lm.reporting.progress import counting
 from lm.tasks import task_of
 
-HALVINGS, DECIMALS = 30, 4  # of the weight that is tuned
+HALVINGS, DECIMALS = 30, 4  # bisection steps and decimal places of the tuned weight
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Mix:
     """The value of --mix."""
 
     root: Path
-    weight: float | None  # of the other run's probabilities; None means that it is tuned on the validation split
+    weight: float | None  # weight of the other run's probabilities; None means that it is tuned on the validation split
 
     @classmethod
     def of(cls, text: str) -> Mix:
@@ -61,14 +61,14 @@ class Mix:
 
 
 def check_mixable(mix: Mix, own: Config, other: Config, fingerprints: tuple[str, str], length: int) -> None:
-    """Raises UserError unless both runs predict the same tokens of the same rows of `length` tokens."""
+    """Raises UserError unless both runs can predict the same tokens in the same rows, each of `length` tokens."""
     for config in (own, other):
         if not task_of(config).windowed:
-            problem = f"a run with objective.name={config.objective.name} does not score every token of plain texts"
+            problem = f"a run with objective.name={config.objective.name} does not score every token of plain text"
             raise UserError(f"--mix={mix.root}: {problem}; mix language models only.")
         if config.data.stateful:
             problem = "one of the two runs carries its state between windows (data.stateful)"
-            raise UserError(f"--mix={mix.root}: {problem}, which a mixture does not; use runs without data.stateful.")
+            raise UserError(f"--mix={mix.root}: {problem}, which a mixture cannot do; use runs without data.stateful.")
     if fingerprints[0] != fingerprints[1]:
         advice = "train both with the same tokenizer settings on the same text, or with the same data.tokenizer.path"
         raise UserError(f"--mix={mix.root}: the tokenizers of the two runs differ; {advice}.")
@@ -78,12 +78,13 @@ def check_mixable(mix: Mix, own: Config, other: Config, fingerprints: tuple[str,
 
 
 def cut_contexts(own: Config, other: Config) -> str:
-    """Returns a note if the windows of the evaluated run cut contexts that the other run would keep, or ""."""
+    """Returns a note if the windows of the evaluated run truncate contexts of the other run; otherwise returns ""."""
     same_length = replace_settings(other, {"data.sequence_length": own.data.sequence_length})
     longest = MODELS[other.model.architecture].derive(same_length).get("eval.stride", own.data.sequence_length)
     if own.eval.stride <= longest:
         return ""
-    return f"windows that begin every {own.eval.stride} tokens cut some of its contexts; --stride={longest} would not"
+    windows = f"windows that begin every {own.eval.stride} tokens"
+    return f"{windows} truncate some contexts of that run; --stride={longest} would not"
 
 
 def tuned_weight(
@@ -93,13 +94,14 @@ def tuned_weight(
     batch_size: int,
     mesh: Mesh,
 ) -> float:
-    """Returns the weight of the second model for which a mixture predicts the targets best.
+    """Returns the weight of the second model that maximises the likelihood of the targets under the mixture.
 
-    The mean logarithm of the mixed probabilities is a concave function of the weight w. Its derivative, the mean of
-    (q - p) / ((1 - w) p + w q), is 0 at the maximum, which bisection finds.
+    If the first model assigns probability p to a target, and the second q, the mean logarithm of the mixed
+    probabilities is a concave function of the weight w. Bisection finds its maximum from the sign of its derivative,
+    the mean of (q - p) / ((1 - w) p + w q).
     """
     if jax.process_count() > 1:
-        raise UserError("--mix: one process tunes the weight; start only one, or give the weight as --mix=RUN:WEIGHT.")
+        raise UserError("--mix: several processes cannot tune the weight; start only one, or use --mix=RUN:WEIGHT.")
     found: list[np.ndarray] = []
     total, done = sum(each.num_rows for each in rows.values()), 0
     batches = GlobalBatches(mesh, batch_size)
@@ -125,7 +127,7 @@ def tuned_weight(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _target_log_probs(models: tuple[Model, Model], params: tuple[Any, Any], batch: Batch) -> Array:
-    """Returns the log-probability of each target by both models, float32 (2, B, L)."""
+    """Returns the log-probability of each target under both models, float32 (2, B, L)."""
 
     def of(model: Model, of_model: Any) -> Array:
         logs_BLV = log_probs(model, of_model, batch)
@@ -135,6 +137,6 @@ def _target_log_probs(models: tuple[Model, Model], params: tuple[Any, Any], batc
 
 
 def mixed(models: tuple[Model, Model], params: tuple[Any, Any], weight: float) -> tuple[Any, Any]:
-    """Returns a mixture of two models, and its parameters."""
+    """Returns a mixture of two models, and the parameters of the mixture."""
     own, other = params
     return Mixture(*models), {"own": own, "other": other, "weight": jnp.float32(weight)}

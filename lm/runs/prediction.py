@@ -58,7 +58,7 @@ def read_input(
 
 @contextlib.contextmanager
 def as_file(path: str) -> Iterator[str]:
-    """Yields `path`. A pipe or standard input, which can be read only once, is first copied to a temporary file."""
+    """Yields `path`, or the path of a temporary copy of a pipe or of standard input, which can be read only once."""
     is_pipe = Path(path).is_fifo()
     if path != STANDARD_INPUT and not is_pipe:
         yield path

@@ -50,7 +50,7 @@ class Prepared:
         return Hashes.of(self.stores["train"])
 
     def overlap_lines(self) -> list[str]:
-        """Reports which validation examples and files are also used for training, if any."""
+        """Returns lines about the validation examples and files that are also used for training, if any."""
         overlap, noun = self.trained.overlap(self.stores["valid"]), task_of(self.config).noun
         counted = [f"valid {noun} that are also used for training: {overlap}"] if overlap else []
         return counted + files_read_differently(self.config.data, "valid")
@@ -98,7 +98,10 @@ def load_tokenizers(config: Config, workdir: Path | str) -> Tokenizers:
 
 
 def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, Any]:
-    """Returns the non-empty stores of a split ("train", "valid" or "test") by source, or raises UserError."""
+    """Returns the non-empty stores of a split ("train", "valid" or "test"), keyed by data source.
+
+    Raises UserError if there are none.
+    """
     task, cache = task_of(config), cache_directory(config)
     if not is_first():
         barrier(f"stores of {split}")
@@ -119,7 +122,7 @@ def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, An
 def _nothing_in(data: DataConfig, split: str, what: str) -> str:
     """Returns the error message for a split without examples. `what` names the kind of example, e.g. "documents"."""
     if split == "test" and not data.test:
-        return "config.data.test: no source is named, so there is no test split; add a source or use --split=valid."
+        return "config.data.test: no data source is given, so there is no test split; add one, or use --split=valid."
     if not data.train and not getattr(data, split):
         return (
             f"config.data.{split}: this run was imported and has no data of its own; name a data source in a --config."
@@ -140,7 +143,7 @@ def _nothing_in(data: DataConfig, split: str, what: str) -> str:
 
 
 def check_only_reads(config: Config, split: str) -> None:
-    """Raises UserError if a data source of a split must first be written to a directory that the config names."""
+    """Raises UserError if a data source of a split must first be prepared in a directory named in the config."""
     for source in split_sources(config.data, split):
         with named_errors(source.label):
             FORMATS[source.config.kind].check_only_reads(source.config)

@@ -13,7 +13,7 @@ from lm.tasks import task_of
 
 
 def table_of_run(root: Path, step: str) -> tuple[WordTable, str]:
-    """Returns the word vectors of a run and a description of them. Any model with a token embedding has some.
+    """Returns the word vectors of a run and a description of them. Any model with a token embedding has word vectors.
 
     Args:
         step: "best", "latest" or a number.
@@ -32,6 +32,6 @@ def table_of_run(root: Path, step: str) -> tuple[WordTable, str]:
 
 
 def table_of_file(path: str, limit: int = 0) -> tuple[WordTable, str]:
-    """Returns the word vectors of a file (the first `limit` ones, if it is not 0) and a description of them."""
+    """Returns the word vectors in a file (only the first `limit`, unless it is 0) and a description of them."""
     found = read_vectors(path, limit=limit)
     return WordTable(found.words, found.vectors_VE), f"{path} ({found.format})"

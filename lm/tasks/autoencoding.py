@@ -1,4 +1,4 @@
-"""Autoencoding: squeeze a text into latent vectors and restore it from them alone."""
+"""Autoencoding: compress a text into latent vectors and reconstruct it from them alone."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ VARIATIONAL_METRICS = ("kl", "negative_elbo", "perplexity_bound")
 
 
 class Autoencoding(Denoising):
-    """Plain, denoising and variational autoencoders (Hinton 2006, Vincent 2008, Kingma 2014; of text: Bowman 2016)."""
+    """Plain, denoising and variational autoencoders (Hinton 2006, Vincent 2008, Kingma 2014; for text: Bowman 2016)."""
 
     name = "autoencoding"
-    doc = "restore a text from the latent vectors into which it is squeezed"
+    doc = "reconstruct a text from the latent vectors into which it is compressed"
     settings = Denoising.settings | {
         *(f"model.{name}" for name in MODEL_SETTINGS.split()),
         *(f"objective.{name}" for name in OBJECTIVE_SETTINGS.split()),
@@ -70,7 +70,7 @@ class Autoencoding(Denoising):
         lengths, special = (config.data.source_length, config.data.sequence_length), tokenizer.special_tokens
         unknown = tokenizer.pad_id if tokenizer.unk_id is None else tokenizer.unk_id
         if dropout and tokenizer.unk_id is None and not tokenizer.is_special(unknown):
-            problem = "the tokenizer has neither an unknown token nor padding, with which tokens could be replaced"
+            problem = "the tokenizer has neither an unknown token nor a padding token to replace tokens with"
             raise UserError(f"config.objective.word_dropout: {problem}; set this to 0, or choose another tokenizer.")
         words: dict[str, Any] = {"word_dropout": dropout, "unknown": unknown}
         return {
@@ -85,7 +85,10 @@ class Autoencoding(Denoising):
         return autoencoding_loss(output, batch, config, config.kl_weight)
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
-        """Returns the evaluators of the loss, for which latent vectors are drawn, and of the reconstructions."""
+        """Returns the evaluators of the loss and of the reconstructions.
+
+        For the loss, the latent vectors of a variational model are drawn at random.
+        """
         scored, metrics = setup, token_metrics
         if setup.config.model.variational:
             scored, metrics = dataclasses.replace(setup, model=DrawnLatents(setup.model)), autoencoding_metrics
@@ -97,7 +100,7 @@ class Autoencoding(Denoising):
 
 
 class LoneSources(SourceTexts):
-    """Sources, each of which fills a row, since the latent vectors of a row are those of one text."""
+    """Sources that each occupy a whole row, because a row has latent vectors for only one text."""
 
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
         return (np.full(len(self), self._length, np.int64),)

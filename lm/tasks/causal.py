@@ -48,7 +48,7 @@ class Causal(DocumentTask):
         if sum(source.weight > 0 for source in config.data.train.values()) > 1:
             refuse("data.stateful", "rows continue within one data source, but data.train has several; use only one.")
         if config.eval.stride != config.data.sequence_length:
-            refuse("eval.stride", "with data.stateful, windows continue each other and do not overlap; set this to 0.")
+            refuse("eval.stride", "with data.stateful, windows are consecutive and do not overlap; set this to 0.")
 
     def batch_settings(self, config: Config) -> list[Any]:
         return ["stateful"] if config.data.stateful else []

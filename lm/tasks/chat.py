@@ -26,21 +26,21 @@ from lm.evaluation.generation import Generation
 from lm.tasks.generating import SCORING, GeneratingTask
 from lm.tasks.task import SAMPLING, SEARCH, VOCABULARY, PackedTask, Refuse, Stores
 
-# The settings of the search with which an encoder-decoder, but no decoder, writes its answers.
+# The beam-search settings with which an encoder-decoder writes its answers. A decoder does not use them.
 BEAM_SEARCH = SEARCH - {"eval.generation.max_new_tokens", "eval.generation.batch_size"}
 BEAM_SEARCH |= {"eval.generation.training_beams"}
 
 
 @dataclass(frozen=True)
 class Turn(Pair):
-    """Everything before the last answer of a conversation: as readable text, and as messages for the chat template."""
+    """The last answer of a conversation, and everything before it as readable text and as messages."""
 
     messages: Sequence[Message]
     tools: Tools
 
     @classmethod
     def last_of(cls, example: Conversation) -> Turn | None:
-        """Returns the last answer that is not blank and follows another message, or None if there is none."""
+        """Returns the turn of the last answer that is not blank and follows another message, or None if none does."""
         for number in range(len(example.messages) - 1, 0, -1):
             message = example.messages[number]
             if message["role"] == "assistant" and (answer := text_of(message).strip()):

@@ -49,7 +49,7 @@ class TextTask(LabelledTask):
 
 
 class Classified(Predictions):
-    """The output is the probability of each label. All examples share the same list of labels."""
+    """The output for an example is the probability of each label. All examples share the same list of labels."""
 
     label_key = "label"
     keys = ("text", "label", "prediction", "score")
@@ -110,11 +110,11 @@ class Classification(TextTask):
         return MajorityLabel(), LogisticNgrams()
 
     def predictions_of(self, config: Config, raw: Sequence[Any], outputs: Sequence[Any] | np.ndarray) -> Classified:
-        """The outputs are the probabilities of all labels, (E, C)."""
+        """Returns the predictions, given the probabilities of all labels, (E, C)."""
         return Classified(raw, outputs, config.data.labels)
 
     def predicted(self, config: Config, raw: list[Labelled], scores_EC: np.ndarray) -> Predictions:
-        from scipy.special import softmax  # here, since it slows every start
+        from scipy.special import softmax  # here, because importing it slows down every start
 
         return self.predictions_of(config, raw, softmax(scores_EC, axis=1))
 

@@ -44,7 +44,7 @@ class Contrastive(PairTask):
     def check(self, config: Config, refuse: Refuse) -> None:
         super().check(config, refuse)
         if config.train.accumulation > 1:
-            refuse("train.accumulation", "texts are compared across the batch; set accumulation to 1 to keep it whole.")
+            refuse("train.accumulation", "texts are compared across the batch, which must not be split; set this to 1.")
         for setting in ("train.batch_size", "eval.batch_size", "eval.max_rows"):
             if attrgetter(setting)(config) == 1:
                 message = "a text that is alone in its batch cannot be compared with other texts; use 2 or more."

@@ -1,4 +1,4 @@
-"""GloVe: word vectors whose products are the logarithms of co-occurrence counts (Pennington 2014)."""
+"""GloVe: word vectors whose dot products approximate the logarithms of co-occurrence counts (Pennington 2014)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lm.tasks.word_vectors import NO_WORDS, WordVectorTask
 
 
 class Glove(WordVectorTask):
-    """Counts the pairs of words of a text once, and fits their logarithms. The vectors of both tables are added."""
+    """Counts the word pairs of a text once, and fits the logarithms of the counts. A word's two vectors are added."""
 
     name = "glove"
     doc = "train word vectors that predict the logarithms of co-occurrence counts (GloVe)"
@@ -38,10 +38,10 @@ class Glove(WordVectorTask):
         return CountScores()
 
     def resolve(self, config: Config) -> Config:
-        """Ranks steps by the rank correlation if there is one, and otherwise does not rank them.
+        """Ranks steps by the rank correlation if eval.word_pairs is set, and otherwise does not rank them.
 
-        The loss of two splits differs with their sizes alone, because it compares the model, which fits the counts of
-        the training text, with the counts of the evaluated split.
+        The loss cannot rank steps. It compares the model, which fits the counts of the training text, with the counts
+        of the evaluated split, so it depends on the size of the split.
         """
         if config.checkpoint.best_metric != "valid/loss":
             return config
@@ -54,7 +54,7 @@ class Glove(WordVectorTask):
             problem = "GloVe counts the pairs of one text"
             refuse("data.train", f"{problem}; use one data source, whose path may be a glob pattern for several files.")
         if config.train.patience and not config.checkpoint.best_metric:
-            refuse("train.patience", "the loss of GloVe does not rank steps; set eval.word_pairs, or leave this at 0.")
+            refuse("train.patience", "the loss of GloVe cannot rank steps; set eval.word_pairs, or leave this at 0.")
         if config.model.ngram_buckets:
             refuse("model.ngram_buckets", "GloVe has no character n-grams; leave this at 0.")
 

@@ -1,10 +1,10 @@
 """Multiple choice: select the candidate that answers a question or continues a text (SWAG, HellaSwag, ARC, RACE).
 
-The question and a candidate form a segment, with the special tokens of a pair of texts, and all segments of a question
-lie in one row. The model assigns each candidate a score, and a softmax over the candidates of a question turns the
-scores into probabilities (Devlin 2019, section 4.4). Questions may have different numbers of candidates.
+Each candidate forms a segment with the question, including the special tokens of a pair of texts, and all segments of a
+question are in one row. The model assigns each candidate a score, and a softmax over the candidates of a question turns
+the scores into probabilities (Devlin 2019, section 4.4). Questions may have different numbers of candidates.
 
-E is the number of questions, and N the number of candidates per question.
+E is the number of questions, and N is the number of candidates per question.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class ChoiceExamples(LabelledExamples):
 
 
 class Chosen(Predictions):
-    """The output is the score of each candidate, (N,). The first candidate with the highest score is chosen."""
+    """The output holds the score of each candidate, (N,). The first candidate with the highest score is chosen."""
 
     label_key = "label"
     keys = ("question", "candidates", "label", "prediction", "scores")
@@ -212,7 +212,7 @@ class Chosen(Predictions):
         return cls(raw, [np.array(line["scores"], np.float64) for line in lines])  # NumPy converts None to NaN
 
     def details(self, index: int) -> dict[str, Any]:
-        from scipy.special import softmax  # here, since it slows every start
+        from scipy.special import softmax  # here, because importing it slows down every start
 
         return {"probabilities": softmax(self.outputs[index].astype(np.float64)).tolist()}
 

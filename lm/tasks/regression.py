@@ -23,7 +23,7 @@ from lm.tasks.task import WORDS
 
 
 class Regressed(Predictions):
-    """The output is the predicted number."""
+    """The output for an example is the predicted number."""
 
     label_key = "label"
     keys = ("text", "label", "prediction")

@@ -33,7 +33,7 @@ class Seq2Seq(GeneratingTask, PairTask):
     baselines_need = "set eval.generation.metrics"
 
     def baselines(self, config: Config) -> tuple[Baseline, ...]:
-        """Returns lead-k for metrics of summaries, and a copy of the source for all other metrics of text."""
+        """Returns lead-k if a metric scores summaries, and a copy of the source if any other metric of text is set."""
         metrics = [TEXT_METRICS[name] for name in config.eval.generation.metrics]
         leads = (Lead(1), Lead(3)) if any(metric.scores_summaries for metric in metrics) else ()
         return *leads, *((Copy(),) if any(not metric.scores_summaries for metric in metrics) else ())

@@ -18,7 +18,7 @@ class SkipGram(ContextTask):
     whole_context = False
 
     def preview_targets(self, config: Config, tokenizer: Tokenizer, batch: Batch, row: int) -> list[str] | None:
-        """Returns the distance up to which the words around each word are its targets."""
+        """Returns, for each word, the distance up to which the surrounding words are its targets."""
         columns = zip(batch.types[row], batch.weights[row], strict=True)  # type: ignore[index]
         return [f"±{radius}" if weight else NOT_SCORED for radius, weight in columns]
 

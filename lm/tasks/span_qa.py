@@ -31,7 +31,7 @@ NO_ANSWER = "no answer"  # shown in the preview at the first token of a text wit
 
 
 class Answered(Predictions):
-    """The output consists of an answer, its `answer_scores` and their signature, which depends on the data source."""
+    """The output holds an answer, its `answer_scores` and their signature, which depends on the data source."""
 
     label_key = "answers"
     keys = ("question", "answers", "prediction")
@@ -128,7 +128,7 @@ class SpanQa(LabelledTask):
     def predict(self, config: Config, examples: AnswerExamples, logits: Mapping[int, Any]) -> Predictions:
         whole, every = whole_examples(examples, logits), examples.store.raw
         raw = [every[number] for number in whole]
-        # All questions of the data source determine the rules, so that the rules do not depend on eval.max_rows.
+        # The rules depend on all questions of the data source, so that eval.max_rows does not change them.
         may_lack = not all(each.answers for each in every)
         rules = config.eval.answer_rules
         if rules == "auto":

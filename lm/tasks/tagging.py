@@ -27,7 +27,7 @@ OUTSIDE = "O"
 
 
 class TaggedWords(Predictions):
-    """The output is one tag per word. A word without a prediction gets None, which is never correct."""
+    """The output for an example is one tag per word. A word without a prediction gets None, which is never correct."""
 
     label_key = "tags"
     keys = ("words", "tags", "prediction")
@@ -74,7 +74,7 @@ def _tags(stores: Iterable[ExampleStore]) -> list[Sequence[str]]:
 def _scheme(config: Config, tags: Sequence[Sequence[str]]) -> str:
     """Returns eval.tag_scheme or, if that is "auto", the scheme inferred from the tags.
 
-    Raises UserError if eval.tag_scheme does not allow one of the labels.
+    Raises UserError if a label is not allowed by eval.tag_scheme.
     """
     named, labels = tagging.ALIASES.get(config.eval.tag_scheme, config.eval.tag_scheme), config.data.labels
     if named == "auto":
@@ -122,7 +122,7 @@ class Tagging(LabelledTask):
         return TaggedWords(raw, predicted, scheme)
 
     def predictions_of(self, config: Config, raw: Sequence[Tagged], outputs: Sequence[Any]) -> TaggedWords:
-        """The outputs are lists with a tag for each word."""
+        """Returns the predictions, given a list of tags for each example, with one tag per word."""
         return TaggedWords(raw, outputs, _scheme(config, [example.tags for example in raw]))
 
     def baselines(self, config: Config) -> tuple[Baseline, ...]:

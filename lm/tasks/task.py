@@ -42,7 +42,7 @@ Metrics = Mapping[str, float]
 
 SMOOTHING = frozenset({"objective.label_smoothing", "objective.label_smoothing_over", "objective.z_loss"})
 VOCABULARY = SMOOTHING | {"objective.logit_chunks"}  # for tasks that predict tokens
-# The settings that lm.generate reads for all encoder-decoders that generate text.
+# The settings that lm.generate reads for every encoder-decoder that generates text.
 SEARCH_SETTINGS = "num_beams penalty length_penalty exact max_new_tokens min_new_tokens no_repeat_ngram batch_size"
 SEARCH = frozenset(f"eval.generation.{name}" for name in SEARCH_SETTINGS.split())
 # The settings with which lm.generate and lm.chat sample tokens.
@@ -60,8 +60,8 @@ class Task(abc.ABC):
     name: str  # the value of objective.name
     doc: str  # a one-line description for --help
     families: tuple[str, ...]  # the values of model.family that the task supports
-    # The dotted names of settings that this task reads but at least one other task does not read. Changing a setting
-    # that the chosen task does not read raises UserError.
+    # The dotted names of settings that this task reads but at least one other task does not. Changing a setting that
+    # the chosen task does not read raises UserError.
     settings: frozenset[str] = frozenset()
     metric_names: tuple[str, ...] = ()  # what `metrics` returns, unless the metrics depend on the config
     reader: type[Reader] = DocumentReader  # turns the records of a data source into raw examples
@@ -104,7 +104,7 @@ class Task(abc.ABC):
         check_source(source, self.reader, lambda setting, message: refuse(f"{where}.{setting}", message))
 
     def unread_value(self, setting: str, config: Config) -> Any:
-        """Returns the derived value of a setting that is not read, or None if the value is never derived."""
+        """Returns the derived value of a setting that the task does not read, or None if the setting has none."""
         two_sided = config.model.family == "encoder_decoder" or self.layout(config).source_length
         derived = {
             "eval.stride": config.data.sequence_length,
@@ -133,11 +133,14 @@ class Task(abc.ABC):
     # --- data -----------------------------------------------------------------------------------------------
 
     def cleaner(self, data: DataConfig) -> Cleaner:
-        """Returns the rules that clean and drop examples."""
+        """Returns the rules for cleaning and dropping examples."""
         return Cleaner(data.cleaning)
 
     def open(self, source: SplitSource) -> tuple[Reader, Cleaner]:
-        """Opens a data source. Raises UserError if the source is missing or its settings or the rules are invalid."""
+        """Opens a data source.
+
+        Raises UserError if the source is missing, or if its settings or the cleaning rules are invalid.
+        """
         with named_errors(source.label):
             return open_reader(source.config, self.reader), self.cleaner(source.data)
 
@@ -196,11 +199,11 @@ class Task(abc.ABC):
     # --- loss -----------------------------------------------------------------------------------------------
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
-        """Returns the summed loss of a batch, by default the cross-entropy. The caller divides by `total_weight`."""
+        """Returns the summed loss of a batch, by default the cross-entropy. The caller divides it by `total_weight`."""
         return loss_sums(output.scores, batch, config)
 
     def training_loss(self, output: Output, batch: Batch, config: ObjectiveConfig, step: Array) -> LossSums:
-        """Returns the summed loss in a training step, counted from 0. By default, it is the same in all steps."""
+        """Returns the summed loss of a batch in a training step, counted from 0. By default, the step has no effect."""
         return self.loss(output, batch, config)
 
     def total_weight(self, batch: Batch) -> Array:

@@ -59,7 +59,7 @@ class PairTask(PackedTask):
 def open_stores(task: Task, source: SplitSource, sides: Mapping[str, Tokenizer], cache: Path) -> Iterator[TokenStore]:
     """Opens or builds one store per side of a data source, each with its own tokenizer.
 
-    The only side of a document is "".
+    A document has only one side, which is named "".
     """
     reader, _ = task.open(source)
     with named_errors(source.label):
@@ -80,7 +80,7 @@ def open_stores(task: Task, source: SplitSource, sides: Mapping[str, Tokenizer],
             identity["pairs"] = {name: each for name, each in vars(pairs).items() if name != "overlong"}
         if cleaning.unicode or pairs.source_script or pairs.target_script:
             identity["unicode"] = unicodedata.unidata_version
-        rules = task.cleaner(source.data)  # counts the dropped texts of one side
+        rules = task.cleaner(source.data)  # also counts the dropped texts, separately for each side
         label = source.label_of_side + (f", {side}s" if side else "")
         documents = Documents(source, reader, rules, tokenizer, side)
         engine = Engine(source.data.store_workers, source.data.beam)

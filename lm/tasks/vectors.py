@@ -3,7 +3,7 @@
 A text or a pair of texts is encoded as in training, with the same special tokens. Mean and maximum pooling include the
 special tokens, as in training.
 
-E is the number of texts, T the number of tokens per text, and D the size of a vector.
+E is the number of texts, T is the number of tokens per text, and D is the size of a vector.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class TextVectors:
         return SourceTexts if self.is_source else TextExamples
 
     def applied(self, model: Model) -> LayerOutput:
-        """Raises UserError if the model has no layer with this index."""
+        """Returns a model that outputs the token vectors of `layer`. Raises UserError if there is no such layer."""
         layer, layers = self.layer, model.text_layers
         if layer is not None and not -layers - 1 <= layer <= layers:
             numbers = f"a number from 0 (the embedding) to {layers}, or -1 (the last layer)"

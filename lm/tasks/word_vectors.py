@@ -58,7 +58,7 @@ class ContextTask(WordVectorTask):
         f"objective.{name}" for name in ("negatives", "shared_negatives", "subsample")
     }
     source_title = "random words"
-    whole_context: bool  # whether a word has one target with all of its context, or one per context word
+    whole_context: bool  # whether a word has one target for its whole context, rather than one per context word
 
     def max_ngrams(self, config: Config) -> int:
         """Returns the maximum number of n-grams per row."""
@@ -123,7 +123,7 @@ def ngrams_of(config: Config, tokenizer: Tokenizer) -> NgramTable | None:
 
 
 def with_ngrams(table: WordTable, config: Config, tokenizer: Tokenizer, params: Mapping[str, Any]) -> WordTable:
-    """Returns a table in which the vector of each word is the mean of its own and of those of its n-grams."""
+    """Returns a table in which the vector of each word is the mean of its own vector and the vectors of its n-grams."""
     if not config.model.ngram_buckets:
         return table
     buckets_GE = np.asarray(params["ngram_embedding"]["embedding"])

@@ -40,7 +40,7 @@ class Report:
 
     devices: str
     mesh: str
-    kernel: str  # of attention
+    kernel: str  # kernel used for attention
     parameters: int
     tokens: int  # per step, over all devices
     train_flops: float  # per step and device
@@ -50,12 +50,12 @@ class Report:
     compile_seconds: float
     state: int | None  # bytes of parameters, optimizer state and batch; None if XLA ran out of memory
     temporaries: int | None
-    donated: int | None  # bytes of the state whose memory the new state reuses
-    collectives: dict[str, int]  # in the text of the program
+    donated: int | None  # bytes of the old state that the new state reuses
+    collectives: dict[str, int]  # occurrences in the text of the program
     collective_bytes: dict[str, int]  # per step and device
     kernels: dict[str, int]  # calls of fused kernels per step
     float32_products: list[str]  # the operands of each matrix product in float32
-    like_scores: set[str]  # the types of arrays that are as large as the scores of a whole layer
+    like_scores: set[str]  # the types of arrays as large as all attention scores of a layer
     refusal: str  # XLA's out-of-memory message, or ""
 
     @property
@@ -95,7 +95,7 @@ def trace_for(
 
 
 def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report:
-    """Compiles the step as `trace_for` has traced it, and reports its cost."""
+    """Compiles the step traced by `trace_for`, and reports its cost."""
     start = time.perf_counter()
     traced, model, mesh = trace_for(config, devices, platform)
     lengths = config.data.sequence_length, config.data.source_length

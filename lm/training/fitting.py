@@ -1,4 +1,4 @@
-"""Runs of models that are fitted without gradients, such as n-gram models."""
+"""Fits and evaluates models that are not trained by gradient descent, such as n-gram models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STEP = 1  # the step of the only checkpoint
 
 
 def check_fitting(config: Config, run: RunDirectory) -> None:
-    """Raises UserError, before anything is built, if this model cannot be fitted by these processes."""
+    """Raises UserError, before anything is built, if there are several processes or the model cannot be fitted."""
     if jax.process_count() > 1:
         raise UserError(f"model.architecture={config.model.architecture} is fitted by one process; start only one.")
     if not run.has_checkpoints():
@@ -40,7 +40,7 @@ def check_fitting(config: Config, run: RunDirectory) -> None:
 
 
 def fit_model(prepared: Prepared, mesh: Mesh, run: RunDirectory, console: Console) -> int:
-    """Fits the model of a run, or loads it if that is already done, and evaluates it. Returns the exit status."""
+    """Fits the model of a run, or loads it if it has already been fitted, and evaluates it. Returns the exit status."""
     config, task = prepared.config, task_of(prepared.config)
     with Checkpoints(run.checkpoints_dir, config.checkpoint) as checkpoints:
         if done := bool(checkpoints.steps()):

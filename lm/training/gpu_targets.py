@@ -1,4 +1,4 @@
-"""Descriptions of NVIDIA GPUs for which XLA can compile without having one. The facts are those of the data sheets."""
+"""Describes NVIDIA GPUs to XLA, so that it can compile for a GPU that is not present. Values are from data sheets."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from lm.costs import CHIPS, GIB
 
 @dataclass(frozen=True)
 class GpuTarget:
-    """The properties that XLA's compiler reads. NVIDIA's architecture papers and the CUDA C++ Guide list them."""
+    """The properties that XLA's compiler reads, as listed in NVIDIA's architecture papers and the CUDA C++ Guide."""
 
-    name: str  # its memory is that of this name in CHIPS
+    name: str  # also the key in CHIPS, which lists the memory
     capability: int  # major version
     processors: int
-    lanes: int  # float32 lanes of a multiprocessor
+    lanes: int  # float32 lanes per multiprocessor
     clock_ghz: float
     bandwidth: int  # bytes/s
-    cache: int  # bytes of the L2 cache
+    cache: int  # size of the L2 cache in bytes
     shared: int  # bytes of shared memory per multiprocessor
 
     def text(self) -> str:

@@ -85,7 +85,7 @@ def train(config: Config, workdir: Path) -> int:
         console.print(parameter_table(abstract.params, multipliers))
         console.print(estimate_line(config, model, mesh))
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints_dir, config.checkpoint))
-        stack.enter_context(failing_together())  # because closing the checkpoints waits for the other processes
+        stack.enter_context(failing_together())  # closing the checkpoints waits for the other processes
         if checkpoints.steps():
             restored = checkpoints.restore(abstract)
             state, start = restored.state, restored.step
@@ -100,7 +100,7 @@ def train(config: Config, workdir: Path) -> int:
                 initial = load_embeddings(config, prepared.tokenizers, state.params)
                 state = with_params(state, initial.values)
                 console.print("\n".join(initial.lines))
-        # Steps that are lost count as well. A run without a checkpoint starts over.
+        # Includes the time of steps after the checkpoint, which are repeated. Without a checkpoint, a run starts at 0.
         seconds = agreed_on(run.train_seconds()) if start else 0.0
         if is_first():  # nothing is written before all checks have passed
             run.write_config(config)
@@ -163,7 +163,7 @@ class Loop:
     checkpoints: Checkpoints
     console: Console
     reporter: Reporter
-    seconds: float  # of training, in all sessions so far
+    seconds: float  # training time in all sessions so far
 
     def __post_init__(self) -> None:
         metric = self.config.checkpoint.best_metric
@@ -178,11 +178,14 @@ class Loop:
         if is_exhausted(self._measured, train.patience, self.config.checkpoint.highest_is_best):
             return f"{metric} did not improve for {train.patience} evaluations in a row (train.patience)"
         if 0 < 60 * train.max_minutes <= self.seconds:
-            return f"it has trained for {self.seconds / 60:.1f} minutes (train.max_minutes={train.max_minutes:g})"
+            return f"the run trained for {self.seconds / 60:.1f} minutes (train.max_minutes={train.max_minutes:g})"
         return ""
 
     def _is_out_of_time(self, step: int, began: float) -> bool:
-        """Returns whether train.max_minutes have passed, in all processes alike. `began` is when the run began."""
+        """Returns whether train.max_minutes have passed, with the same result in all processes.
+
+        The time is checked only every log.every_steps steps. `began` is when an uninterrupted run would have begun.
+        """
         if not self.config.train.max_minutes or step % self.config.log.every_steps:
             return False
         self.seconds = agreed_on(time.monotonic() - began)

@@ -3,7 +3,7 @@
 Optimizers rely on names, never on the number of dimensions: scanned models stack their layers, so a stacked bias has as
 many dimensions as a single matrix. Every model in `lm/models` uses these names:
 
-    .../kernel                           a projection, whose axes `lm.models.parameters.matrix_axes` names
+    .../kernel                           a projection; `lm.models.parameters.matrix_axes` returns its axes
     .../bias, .../scale                  biases, and the scales of norms
     .../lora_a, .../lora_b               the adapter of a projection: (input axes, rank) and (rank, output axes)
     .../embedding                        a table with one row per token (`VOCABULARIES`), position, token type, ...

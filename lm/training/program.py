@@ -1,4 +1,4 @@
-"""Examines the text of a program before and after XLA compiles it: products, kernels, collectives, large arrays."""
+"""Examines the text of a program before and after XLA compiles it: matrix products, kernels, collectives and more."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Instruction:
     """An instruction of a compiled program and how many times a step executes it."""
 
     name: str
-    type: str  # of the result
+    type: str  # type of the result
     operation: str
     rest: str  # operands and attributes
     executions: int = 0
@@ -52,7 +52,7 @@ class Instruction:
 
 
 def shapes(text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yields the type and the dimensions of each array that a text mentions."""
+    """Yields the type and the dimensions of each array that is mentioned in a text."""
     for dtype, dimensions in ARRAY.findall(text):
         yield dtype, tuple(int(size) for size in dimensions.split(",") if size)
 
@@ -63,9 +63,9 @@ def _item_bits(dtype: str) -> int:
 
 
 def computations(program: str) -> dict[str, dict[str, Instruction]]:
-    """Returns the computations of a compiled program by name, each with its instructions by name, in order.
+    """Returns the instructions of a compiled program, keyed by the name of the computation and of the instruction.
 
-    The instructions in the body of a loop are executed as often as the loop repeats them.
+    The instructions of a computation are in the order of the program. Their `executions` count every pass of a loop.
     """
     found: dict[str, dict[str, Instruction]] = {}
     entry = name = ""
@@ -77,7 +77,7 @@ def computations(program: str) -> dict[str, dict[str, Instruction]]:
         elif (parts := INSTRUCTION.match(line)) and name:
             found[name][parts[1]] = Instruction(parts[1], parts[2], parts[3], parts[4])
     executions: Counter[str] = Counter({entry: 1})
-    # A computation stands before its callers, so the reverse order meets all callers of a computation first.
+    # A computation precedes its callers in the text, so in reverse order, all callers come first.
     for name in reversed(found):
         for key, each in found[name].items():
             found[name][key] = replace(each, executions=executions[name])
@@ -93,7 +93,7 @@ def instructions(program: str) -> list[Instruction]:
 
 
 def _trips(loop: str, program: dict[str, dict[str, Instruction]]) -> int:
-    """Returns how often a loop repeats, or 1 if that is unknown. Programs for TPUs show it only in the condition."""
+    """Returns the number of iterations of a loop, or 1 if unknown. In TPU programs, only the condition contains it."""
     if found := TRIPS.search(loop):
         return int(found[1])
     condition = re.search(r"condition=%?([\w.\-]+)", loop)
@@ -107,9 +107,9 @@ def _trips(loop: str, program: dict[str, dict[str, Instruction]]) -> int:
 
 
 def float32_products(lowered: str) -> list[str]:
-    """Returns the types of the operands of each product of two float32 matrices, in StableHLO.
+    """Returns the operand types of each product of two float32 matrices in a StableHLO program.
 
-    Products of vectors, in which every axis of an operand is contracted or batched, are not counted.
+    Products with a vector, in which every axis of an operand is contracted or batched, are not included.
     """
     found = []
     for batched, contracted, first, second in PRODUCT.findall(lowered):
@@ -121,7 +121,7 @@ def float32_products(lowered: str) -> list[str]:
 
 
 def kernel_calls(program: list[Instruction]) -> dict[str, int]:
-    """Returns how often a step calls each kernel of cuDNN and Pallas."""
+    """Returns how often a step calls each cuDNN or Pallas kernel."""
     calls: Counter[str] = Counter()
     for each in program:
         if each.operation == "custom-call" and (kernel := KERNEL.search(each.rest)):
@@ -137,7 +137,7 @@ def collective_bytes(program: list[Instruction]) -> dict[str, int]:
         if name not in total:
             continue
         size = sum(each.arrays)
-        started = each.operation != name  # then the type has the inputs as well
+        started = each.operation != name  # asynchronous; except for all-reduce, the type then includes the inputs
         if started and name in ("all-gather", "reduce-scatter"):
             size -= size // (1 + group_size(each.rest))
         elif started and name != "all-reduce":
@@ -149,10 +149,10 @@ def collective_bytes(program: list[Instruction]) -> dict[str, int]:
 
 
 def group_size(attributes: str) -> int:
-    """Returns the number of devices that take part in a collective together. Raises ValueError for an unknown format.
+    """Returns the size of each group of devices that take part in a collective. Raises ValueError for unknown formats.
 
-    In the newest of XLA's three formats, a group extends along axes of a mesh, or along parts of them: 'fsdp':(1)2 is a
-    part of size 2 of the axis 'fsdp', before which there are no other parts. The mesh may list its devices.
+    In the newest of XLA's three formats, a group extends along axes of a mesh, or along parts of axes: 'fsdp':(1)2 is
+    the first part, of size 2, of the axis 'fsdp'. The mesh may list its devices.
     """
     if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes):
         return int(found[2])
@@ -162,11 +162,11 @@ def group_size(attributes: str) -> int:
         return math.prod(int(part or axes[name]) for name, part in parts)
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return found[1].count(",") + 1
-    raise ValueError(f"the devices of a collective are in an unknown format: {attributes}")
+    raise ValueError(f"the device groups of a collective are in an unknown format: {attributes}")
 
 
 def arrays_like_scores(program: list[Instruction], rows: int, heads: int, lengths: tuple[int, int]) -> set[str]:
-    """Returns the types of arrays with an axis of L queries, one of S keys, and at least B L S H elements."""
+    """Returns the types of arrays with an axis of L queries, an axis of S keys, and at least B H L S elements."""
     queries, keys = lengths
     found = set()
     for each in program:

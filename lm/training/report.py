@@ -63,7 +63,7 @@ class Reporter:
         self._last: tuple[int, dict[str, float], float] | None = None  # step, metrics, evaluation time in seconds
 
     def evaluate(self, state: TrainState, step: int, report: Report | None = None) -> dict[str, float]:
-        """Returns the metrics on the validation split or its first rows. Prints some of the metrics and sample text.
+        """Returns the metrics on the validation split or on its first rows. Prints some of the metrics and sample text.
 
         All evaluations use the same rows and the same number of beams, so their results are comparable.
         """

@@ -2,7 +2,7 @@
 
 Steps are counted from 0. Let w be warmup_steps, p the peak learning rate, and e the end value, final_fraction * p. In
 the warm-up (s < w), the learning rate is p * (s + 1) / w, so step 0 already changes the parameters, and step w - 1 is
-the first at the peak. From step w on, the learning rate is:
+the first at the peak learning rate. From step w on, the learning rate is:
 
     constant              p
     linear                linearly from p at s = w to e at s = decay_steps, then e

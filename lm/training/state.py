@@ -25,7 +25,7 @@ from lm.training.optimizers.muon import split_momentum
 class TrainState:
     """The complete state of a run. The data order, masks and dropout depend only on `step` and the config.
 
-    A pytree. If `carried` is None, the pytree lacks it, as in checkpoints written before the field existed.
+    This class is a pytree. If `carried` is None, the pytree omits it, as in checkpoints that predate this field.
     """
 
     step: Array  # int32: number of completed steps
@@ -97,7 +97,7 @@ def make_state(
 
 
 def with_params(state: TrainState, values: dict[str, Any]) -> TrainState:
-    """Returns the initial state of a run with some parameters, and their moving averages, replaced.
+    """Returns the initial state of a run in which some parameters and their moving averages are replaced.
 
     `values` is nested like the parameters, but may omit some of them. The arrays in `values` must be sharded like the
     parameters. The optimizer state is kept, because no optimizer's initial state depends on the values of the
@@ -107,6 +107,6 @@ def with_params(state: TrainState, values: dict[str, Any]) -> TrainState:
     params = traverse_util.unflatten_dict(old | new)
     if state.ema is None:
         return dataclasses.replace(state, params=params)
-    # The moving average is a copy of the parameters, because the training step donates the buffers of both.
+    # The moving average is a copy, because the training step donates its buffers as well as those of the parameters.
     ema = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=jax.tree.map(lambda x: x.sharding, params))
     return dataclasses.replace(state, params=params, ema=ema(params))

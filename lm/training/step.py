@@ -36,10 +36,10 @@ def train_step(
     The loss is a sum over tokens, divided once by the total weight of the batch, so it is the same for any number of
     microbatches and devices. Microbatch j of k takes the rows j, j + k, j + 2k, ..., so no row moves to another device.
     If the loss or the gradient is not finite, the parameters, optimizer state and moving average stay unchanged, and
-    the step counts as bad. The carried state (data.stateful) always belongs to the end of this batch.
+    the step counts as bad. The carried state (data.stateful) is always that at the end of this batch.
     """
     key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
-    noise_key = jax.random.fold_in(key, NOISE_STREAM)  # the same in all microbatches, unlike that of dropout
+    noise_key = jax.random.fold_in(key, NOISE_STREAM)  # the same in all microbatches, unlike the key for dropout
     task, count = task_of(config), config.train.accumulation
     weight = task.total_weight(batch)
     pairs = jnp.maximum(jnp.sum(first_tokens(batch)), 1.0)
@@ -56,7 +56,7 @@ def train_step(
             sums = dataclasses.replace(sums, loss=sums.loss + output.penalty)
         return sums.loss / weight + sums.pair_nll / pairs, (sums, output.cache)
 
-    gradient = jax.grad(microbatch_loss, has_aux=True)  # not of `carried`, so back-propagation ends at the window
+    gradient = jax.grad(microbatch_loss, has_aux=True)  # not for `carried`: back-propagation ends at the window start
     if count == 1:
         grads, (sums, carried) = gradient(state.params, batch, state.carried, key)
     else:
@@ -97,7 +97,7 @@ def train_step(
 
 
 def with_finite_rows(carried: Any) -> Any:
-    """Returns a carried state in which each row with a value that is not finite is reset to 0."""
+    """Returns the carried state, in which every row that contains a non-finite value is reset to 0."""
     finite_B = jnp.array(True)
     for x in jax.tree.leaves(carried):
         finite_B &= jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
@@ -176,6 +176,6 @@ def compile_train_step(
 
 
 def _return_freed_memory() -> None:
-    """Returns the memory that the compiler has freed, often 150 MB, to the system. The GNU C library would keep it."""
+    """Returns memory freed by the compiler, often 150 MB, to the system. The GNU C library would otherwise keep it."""
     with contextlib.suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

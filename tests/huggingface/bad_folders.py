@@ -182,8 +182,8 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "wrong_size": (with_header({"a": span(0, 4, (2,))}, bytes(4)), "of shape [2] has 4 bytes, not 8"),
     "negative_shape": (with_header({"a": span(0, 4, (-1, -1))}, bytes(4)), "has the invalid shape [-1, -1]"),
     "huge_shape": (with_header({"a": span(0, 4, (2**62, 4))}, bytes(4)), "has 4 bytes, not 73,786,976"),
-    "overlap": (with_header({"a": span(0, 4), "b": span(0, 4)}, bytes(4)), "overlaps another one or follows a gap"),
-    "gap": (with_header({"a": span(0, 4), "b": span(8, 12)}, bytes(12)), "overlaps another one or follows a gap"),
+    "overlap": (with_header({"a": span(0, 4), "b": span(0, 4)}, bytes(4)), "overlaps another tensor or follows a gap"),
+    "gap": (with_header({"a": span(0, 4), "b": span(8, 12)}, bytes(12)), "overlaps another tensor or follows a gap"),
     "no_offsets": (
         with_header({"a": {"dtype": "F32", "shape": [1]}}, bytes(4)),
         "must have a dtype, a shape and offsets",

@@ -194,7 +194,7 @@ def test_refusals(tmp_path):
     config = dataclasses.replace(run.config, objective=dataclasses.replace(run.config.objective, **tags))
     model = dataclasses.replace(config.model, head_transform=False, output_bias=False)
     config = dataclasses.replace(config, model=model)
-    refused("has become a BertForTokenClassification, but .* is a BertForMaskedLM", config=config, params=others)
+    refused("is now a BertForTokenClassification, but .* is a BertForMaskedLM", config=config, params=others)
     # The layers may be separate; an other order of storage is no difference.
     unrolled = unstack_layers(run.params)
     unrolled_model = dataclasses.replace(run.config.model, scan_layers=False)
@@ -213,7 +213,7 @@ def test_base_model_of_the_hub(tmp_path, monkeypatch):
     assert base_model("acme/tiny") == ("acme/tiny", None)
     assert base_model("acme/tiny@refs/pr/3") == ("acme/tiny", "refs/pr/3")
     for source in ("tiny", "../acme/tiny", "runs/acme/tiny"):
-        with pytest.raises(UserError, match=f"the base model '{source}' is neither a folder here nor a name"):
+        with pytest.raises(UserError, match=f"the base model '{source}' is neither a local folder nor a name"):
             base_model(source)
 
 

@@ -35,8 +35,8 @@ def test_family_and_class_of_a_model_trained_here(config, expected):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (config_of(family="decoder"), "the nearest, .*, lacks model."),
-        (config_of(**{**LLAMA, "norm": "l1norm"}), "the nearest, llama, lacks model.norm='l1norm'"),
+        (config_of(family="decoder"), "the nearest, .*, does not support model."),
+        (config_of(**{**LLAMA, "norm": "l1norm"}), "the nearest, llama, does not support model.norm='l1norm'"),
         (
             config_of("multiple_choice", **BERT),
             "a bert model for objective.name=multiple_choice does not exist",

@@ -56,7 +56,7 @@ def test_something_else_than_a_folder_is_refused(tmp_path):
     assert "there is no such folder" in refusal("gpt2")
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).touch()
-    assert "holds 2 GGUF files; name one of them" in refusal(tmp_path)
+    assert "holds 2 GGUF files; specify one of them" in refusal(tmp_path)
 
 
 def test_pickle_is_converted_by_the_command_in_the_message(tmp_path):

@@ -58,6 +58,6 @@ def test_missing_package_is_named_with_the_command_that_installs_it(monkeypatch)
 )
 def test_other_names_are_not_looked_up(name, monkeypatch):
     asked = install(monkeypatch, OSError())
-    with pytest.raises(UserError, match="there is no such folder; name a folder"):
+    with pytest.raises(UserError, match="there is no such folder; specify a folder"):
         open_folder(name)
     assert not asked

@@ -274,7 +274,7 @@ def test_other_classes_and_damaged_files_are_refused(tmp_path):
     assert "no rule for model_type='pegasus' with spiece.model; create tokenizer.json" in refusal(
         "pegasus", spiece__model=b"x"
     )
-    assert "there is no rule for BertJapaneseTokenizer with vocab.txt" in refusal(
+    assert "converting BertJapaneseTokenizer with vocab.txt is not supported" in refusal(
         "bert", vocab__txt=b"[PAD]", tokenizer_config__json=b'{"tokenizer_class": "BertJapaneseTokenizer"}'
     )
     assert "FOLDER: spiece.model cannot be read: " in refusal("t5", spiece__model=b"\x0a\xff\x01broken")

@@ -213,7 +213,7 @@ def test_family_is_asked_for_if_it_is_not_known():
         ({"is_decoder": True}, "is_decoder=True is not supported"),
         (
             {"new_kind_of_norm": True},
-            "has the field new_kind_of_norm=True, which this family does not know and which may",
+            "has the field new_kind_of_norm=True, which is not recognised for this model family and may",
         ),
     ],
 )

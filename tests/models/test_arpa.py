@@ -90,7 +90,7 @@ def test_the_small_file_has_the_values_that_it_lists():
         ("\\2-grams:", "", "line 15: expected a logarithm, 1 words and at most one more number, not '-0.25"),
         ("\\2-grams:", "\\3-grams:", r"line 14: expected the section \\2-grams:, not '\\\\3-grams:'"),
         ("\\data\\", "", r"line 3: expected \\data\\, the first line of an ARPA file, not 'ngram 1=5'"),
-        ("\\end\\\n", "", r"the file ends among the 3-grams, before \\end\\, so it is incomplete"),
+        ("\\end\\\n", "", r"the file ends within the 3-grams, before \\end\\, so it is incomplete"),
         ("\\end\\", "\\end\\\nmore", "line 23: there is text after .*'more'"),
         ("-0.5	a b", "nan	a b", "line 16: 'nan' and '0' must be finite; write -99"),
         ("-0.5	a b", "x	a b", "line 16: 'x' and '0' must be numbers"),
@@ -100,7 +100,7 @@ def test_the_small_file_has_the_values_that_it_lists():
         ("-0.125	a </s>", "-0.125	a b", "the 2-gram 'a b' is listed twice"),
         ("-0.75	b", "-0.75	a", "line 12: the 1-gram 'a' is listed twice"),
         ("<s> a b\n", "b a b\n", "the 3-gram 'b a b' is listed, but its prefix of 2 words is not"),
-        ("<s> a b\n", "<s> a b\t-1\n", "line 20: 3-grams, the longest, must have no back-off weight, not -1"),
+        ("<s> a b\n", "<s> a b\t-1\n", "line 20: 3-grams are the longest and have no back-off weights; remove -1"),
         ("-1	</s>", "-1	c", "the 1-grams lack </s>"),
     ],
 )

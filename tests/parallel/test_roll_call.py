@@ -60,7 +60,7 @@ def test_contradictory_flags_are_reported_by_all(port):
     found = answers(port, [(0, 0.0, 3), (1, 0.2, 3), (1, 0.4, 3)], 10)
     assert all("two processes were started with --process_id=1" in each for each in found.values())
     found = answers(port, [(0, 0.0, 3), (1, 0.2, 4)], 10)
-    assert all("--num_processes=4, but process 0 with 3" in each for each in found.values())
+    assert all("--num_processes=4, but process 0 uses 3" in each for each in found.values())
 
 
 def test_dead_processes_and_other_clients_do_not_count(port):

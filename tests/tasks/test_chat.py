@@ -145,7 +145,7 @@ def test_long_conversations_are_cut_or_dropped_and_those_without_an_answer_are_o
     ]
     found = prepared(tmp_path, records, "headers", data__sequence_length=48, data__pairs__overlong=overlong)
     examples = train_examples(found)
-    fate = "are truncated" if overlong == "truncate" else "are too long and dropped"
+    fate = "are truncated" if overlong == "truncate" else "are too long and are dropped"
     omitted = "1 of 3 conversations have no answer within a row and are omitted"
     assert len(examples) == kept
     assert examples.notes == [f"2 of 3 conversations {fate} (data.sequence_length=48)", *([omitted] * (kept == 2))]

@@ -62,7 +62,7 @@ def test_run_stops_when_patience_is_exhausted_and_is_not_continued(tiny_pairs, c
 def test_run_stops_when_its_time_is_up_and_is_not_continued(tiny, tmp_path, capsys):
     root, changes = tmp_path / "run", {"train__max_minutes": 1e-5, "log__every_steps": 3, "train__num_steps": 8}
     assert train_here(tiny, root, **changes) == 0
-    assert "Stopped at step 3: it has trained for 0.0 minutes (train.max_minutes=1e-05)." in capsys.readouterr().out
+    assert "Stopped at step 3: the run trained for 0.0 minutes (train.max_minutes=1e-05)." in capsys.readouterr().out
     lines = RunDirectory.existing(root).read_metrics()
     assert [line["step"] for line in lines if "valid/loss" in line] == [3] and checkpoints_of(root) == [3]
     assert train_here(tiny, root, **changes) == 0
@@ -81,5 +81,5 @@ def test_time_of_steps_that_were_lost_in_a_kill_counts(tiny, tmp_path, capsys):
     with run.metrics_path.open("a") as file:
         file.write(json.dumps({"step": 6, "train/loss": 1.0, "train/seconds": 63.0}) + "\n" + '{"step": 7, "tr')
     assert train_here(tiny, root, **changes, train__num_steps=20) == 0
-    assert "Stopped at step 4: it has trained for 1.1 minutes" in capsys.readouterr().out
+    assert "Stopped at step 4: the run trained for 1.1 minutes" in capsys.readouterr().out
     assert run.read_metrics() == kept

@@ -97,7 +97,7 @@ def test_glove_refuses_several_sources(tiny):
 
 def test_unknown_pairs_are_refused_before_training(tiny, tmp_path):
     (tmp_path / "pairs").write_text("fox\tdog\t9\nlazy\twizards\t9\nfox\tabsent\t5\n")
-    with pytest.raises(UserError, match=r"config.eval.word_pairs: .* both words of 2 of 3 pairs of"):
+    with pytest.raises(UserError, match=r"config.eval.word_pairs: 2 of 3 pairs in .* both words"):
         train_here(tiny, tmp_path / "run", **VECTORS, eval__word_pairs=str(tmp_path / "pairs"))
     assert not (tmp_path / "run/checkpoints").exists()
 

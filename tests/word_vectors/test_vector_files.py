@@ -77,7 +77,7 @@ def test_whitespace_in_words_is_replaced_and_reported(tmp_path, kind, gz):
     np.testing.assert_array_equal(found.vectors_VE, np.eye(5)[[0, 1, 3, 4]])
     assert notes == [
         "whitespace in 2 of 5 words, e.g. '. . .', is written as _",
-        "1 of these words left out, because the word with _ exists already",
+        "1 of these words are left out, because the word with _ already exists",
     ]
 
 
@@ -107,18 +107,18 @@ NAN = b"1 2\na " + np.float32([1, np.nan]).tobytes()
         (b"\n\n", "is empty or begins with an empty line"),
         (b"2 3\na 1 2 3\nb 1 2\n", "line 3: the line has 2 instead of 3 values"),
         (b"a 1 2 3\nb 1 2 3 4\n", "line 2: the line has more than 3 values"),
-        (b"a 1 2\nb 1 2\na 3 4\n", "line 3: the word 'a' occurs twice (before: word 1)"),
+        (b"a 1 2\nb 1 2\na 3 4\n", "line 3: the word 'a' occurs twice (first: word 1)"),
         (b"a 1 2\nb 1 nan\n", "line 2: the vector of 'b' has a value that is not finite"),
         (b"a 1 2\nb 1 1e60\n", "line 2: the vector of 'b' has a value that is not finite"),
         (NAN, "word 1 of 1: the vector of 'a' has a value that is not finite"),
-        (b"25000000 100\na 1 2\n", "promises 25,000,000 words of 100 values each, at least 5,025,000,000 bytes"),
+        (b"25000000 100\na 1 2\n", "declares 25,000,000 words of 100 values each, at least 5,025,000,000 bytes"),
         (b"25000000 100\na \xff\xff\xff\xff", "at least 10,050,000,000 bytes, but the file has 19 bytes"),
-        (b"1 999999999999\na 1\n", "the header promises 1 words of 999,999,999,999 values each"),
-        (b"0 5\n", "the header promises 0 words"),
-        (BINARY[:-6], "word 2 of 2: the file ends there"),
-        (BINARY + b"x", "the header promises 2 words, but there is more data"),
-        (b"2 2\na 1 2\nb 1 2\nc 1 2\n", "the header promises 2 words, but there are more"),
-        (b"3 2\na 1.5 2.5\nb 1.5 2.5\n", "the header promises 3 words, but there are 2"),
+        (b"1 999999999999\na 1\n", "the header declares 1 words of 999,999,999,999 values each"),
+        (b"0 5\n", "the header declares 0 words"),
+        (BINARY[:-6], "word 2 of 2: the file ends within this entry"),
+        (BINARY + b"x", "the header declares 2 words, but there is more data"),
+        (b"2 2\na 1 2\nb 1 2\nc 1 2\n", "the header declares 2 words, but there are more"),
+        (b"3 2\na 1.5 2.5\nb 1.5 2.5\n", "the header declares 3 words, but there are 2"),
         (b"a 1 2\nb 1 x\n", "line 2: 'x' is not a number"),
         (b"a 1 2\n\xff 1 2\n", "line 2: this is not UTF-8 text"),
         (b"a 1 2\n\nb 1 2\n", "line 2: the line is empty"),

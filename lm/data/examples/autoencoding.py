@@ -14,10 +14,10 @@ from lm.data.storing.token_store import TokenStore
 
 
 class DropAndShuffle(Denoiser):
-    """Deletes tokens from the source and shuffles the others locally (Hill 2016, Lample 2018, section 2.3).
+    """Deletes tokens from the source and shuffles the remaining ones locally (Hill 2016, Lample 2018, section 2.3).
 
-    round(n * dropped) tokens are deleted, but at least one is kept. No other token moves by more than `distance`
-    positions: token i is sorted by i + u, where u is drawn uniformly from [0, distance + 1).
+    round(n * dropped) tokens are deleted, but at least one is kept. No kept token moves by more than `distance`
+    positions: kept token i is sorted by i + u, where u is drawn uniformly from [0, distance + 1).
     """
 
     def __init__(self, dropped: float, distance: int, eos_id: int):
@@ -41,7 +41,7 @@ class DropAndShuffle(Denoiser):
 
 
 class AutoencodingExamples(DenoisingExamples):
-    """Texts to encode and to restore. Each occupies a whole row, since the latent vectors of a row are those of a text.
+    """Texts to encode and reconstruct. Each text occupies a whole row, since a row's latent vectors encode one text.
 
     Each token of the decoder's input except the first is replaced by `unknown` with probability `word_dropout`
     (Bowman 2016).

@@ -1,12 +1,11 @@
-"""Examples for word vectors: a stretch of text without rare and dropped words, and random words for the same row.
+"""Examples for word vectors: a stretch of text from which some words are dropped, and random words as negative samples.
 
-A row is made from R consecutive tokens of the store. Frequent words are dropped at random before
-contexts are formed, as in word2vec (Mikolov 2013, section 2.3), so contexts reach across the gaps; unknown words and
-special tokens are always dropped. In training, R is fixed and chosen such that a row is almost full on average; words
-for which it has no space are omitted. In evaluation, each row is made from as many tokens as fit. Contexts do not
-extend beyond a document.
+A row is made from R consecutive tokens of the store. Frequent words are dropped at random before contexts are formed,
+as in word2vec (Mikolov 2013, section 2.3), so contexts reach across the gaps; unknown words and special tokens are
+always dropped. In training, R is fixed and chosen such that rows are almost full on average; words that do not fit are
+omitted. In evaluation, each row is made from as many tokens as fit. Contexts do not extend beyond a document.
 
-T is the number of words in a row, N the number of random words per row, V the size of the vocabulary.
+T is the number of words in a row, N the number of random words per row, and V the size of the vocabulary.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from lm.data.tokenizing.ngrams import NgramTable
 
 NOISE_POWER = 0.75  # random words are drawn in proportion to count^0.75 (Mikolov 2013)
 FILLED = 0.95  # average share of a row that is filled
-COUNTED = 1 << 22  # tokens that are counted at a time
+COUNTED = 1 << 22  # number of tokens counted at a time
 
 
 def word_counts(stores: Iterable[TokenStore], vocab_size: int, words: np.ndarray) -> np.ndarray:
-    """Returns how often each token occurs in all stores together, int64 (V,); 0 for tokens that are not `words`."""
+    """Returns how often each token occurs in all stores together, int64 (V,); 0 for tokens not in `words`."""
     counts_V = np.zeros(vocab_size, np.int64)
     for store in stores:
         counts_V += token_counts(store, vocab_size)
@@ -50,8 +49,8 @@ def token_counts(store: TokenStore, vocab_size: int) -> np.ndarray:
 def kept_share(counts_V: np.ndarray, threshold: float) -> np.ndarray:
     """Returns the probability of keeping each word, float64 (V,): min(1, sqrt(t / f) + t / f), or 0 for count 0.
 
-    f is the relative frequency of the word. This is the formula of word2vec's code; the paper has 1 - sqrt(t / f) for
-    the probability of dropping a word.
+    t is `threshold`, and f is the relative frequency of the word. If `threshold` is 0, every word that occurs is kept.
+    This is the formula in word2vec's code; the paper gives 1 - sqrt(t / f) as the probability of dropping a word.
     """
     if not threshold:
         return (counts_V > 0).astype(np.float64)
@@ -61,14 +60,14 @@ def kept_share(counts_V: np.ndarray, threshold: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ContextSampling:
-    """How rows are drawn. Both arrays depend on the counts of the words, (V,)."""
+    """The settings for drawing rows. `kept_V` and `noise_V` are computed from the word counts `counts_V`."""
 
     counts_V: np.ndarray
     length: int  # maximum number of words in a row
     window: int
     num_noise: int  # number of random words per row
     threshold: float
-    whole_context: bool  # whether a word has one target with all of its context (CBOW), or one per context word
+    whole_context: bool  # whether a word is one target, with its whole context (CBOW), or one per context word
     ngrams: NgramTable | None = None
     max_ngrams: int = 0  # maximum number of n-grams in a row
 
@@ -91,7 +90,7 @@ class ContextSampling:
         return max(1, math.floor(FILLED * min(shares)))
 
     def fitting(self, tokens_R: np.ndarray, rng: np.random.Generator) -> int:
-        """Returns the number of tokens, at least 1, from which `example` makes a row without omitting words.
+        """Returns the number of tokens, at least 1, from which `example` can make a row without omitting words.
 
         `rng` must be in the same state as for `example`. A single word whose n-grams fill more than a row counts as
         fitting.
@@ -171,9 +170,9 @@ class ContextRows(SingleRows):
 
 
 class ContextExamples(Examples):
-    """The evaluation rows of one data source. Each example fills a row, and its draws are always the same.
+    """The evaluation rows of one data source. Each example fills a row, and its random draws are always the same.
 
-    Every word that is not dropped by subsampling is part of one row.
+    Every word that is not dropped by subsampling is in exactly one row.
     """
 
     def __init__(self, name: str, store: TokenStore, seed: int, sampling: ContextSampling, capacities: tuple[int, ...]):
@@ -198,5 +197,5 @@ class ContextExamples(Examples):
         return self._sampling.example(*stretch(self.store, begin, end), self._draws(index))
 
     def num_targets(self) -> int:
-        """Returns the sum of the weights, which is the number of pairs."""
+        """Returns the sum of the weights: the number of pairs or, for CBOW, of words that have a context."""
         return sum(int(self.make(0, i).weights_T.sum()) for i in range(len(self)))

@@ -79,8 +79,8 @@ def source_prompt(
 ) -> tuple[list[int], int, int]:
     """Returns the source for the next answer of an encoder-decoder, without the surrounding special tokens.
 
-    Also returns the number of messages that were left out (see `fitted_prompt`), and the number of tokens that fit
-    within `source_length`; the source may be longer.
+    Also returns the number of messages that were left out (see `fitted_prompt`), and the largest number of tokens that
+    fits within `source_length`; the source may be longer.
     """
     form = template.tokenizer.source_template
     longest = source_length - form.num_special
@@ -114,7 +114,7 @@ class ChatExamples(Examples):
             kept_E &= self._count_scored() > 0
         self._kept_E = np.flatnonzero(kept_E)
         total, noun = len(lengths), "answers" if self._two_sided else "conversations"
-        fate = "are too long and dropped" if drop else "are truncated"
+        fate = "are too long and are dropped" if drop else "are truncated"
         cut_sources = self._tokens.num_cut, total, "sources are shortened", "source_length", config.data.source_length
         self.notes = [
             *cut_notes(int(is_long_E.sum()), total, f"{noun} {fate}", "sequence_length", config.data.sequence_length),

@@ -1,4 +1,4 @@
-"""Examples for GloVe: rows of pairs of words with their co-occurrence counts."""
+"""Examples for GloVe: rows of word pairs with their co-occurrence counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lm.data.storing.pair_counts import PairCounts
 
 
 class CountedExamples(Examples):
-    """Each example fills a row with the next pairs of a store, in the order of the store. The last may be shorter."""
+    """Each example fills a row with the next pairs of a store, in stored order. The last example may be shorter."""
 
     def __init__(self, store: PairCounts, length: int):
         self.store, self._length = store, length

@@ -56,10 +56,10 @@ def noise_mask(length: int, density: float, mean_span: float, rng: np.random.Gen
 def corrupt(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray, eos_id: int) -> Corrupted:
     """Returns T5's source and target (Raffel 2020, figure 2): sentinel i replaces masked span i, counted from 0.
 
-    The source is the text with these replacements, followed by EOS. The target is sentinel 0,
-    the tokens of span 0, sentinel 1, the tokens of span 1, ..., followed by EOS. If the last token of the text is not
-    masked, the target has a final sentinel before its EOS, as in the figure. This sentinel stands for the kept text at
-    the end. Masks from `noise_mask`, like those from T5's code, end with a masked token and need no final sentinel.
+    The source is the text with these replacements, followed by EOS. The target is sentinel 0, the tokens of span 0,
+    sentinel 1, the tokens of span 1, ..., followed by EOS. If the last token of the text is not masked, the target has
+    a final sentinel before its EOS, as in the figure. This sentinel stands for the unmasked text at the end. Masks from
+    `noise_mask`, like those from T5's code, end with a masked token and need no final sentinel.
     """
     begins = mask & ~np.concatenate([[False], mask[:-1]])
     spans, closing = int(begins.sum()), int(not mask[-1])
@@ -81,7 +81,7 @@ class Denoiser(abc.ABC):
 
     @abc.abstractmethod
     def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
-        """Returns whether all examples made from chunks of each length fit in a row, bool (E,)."""
+        """Returns, for each length, whether all examples made from chunks of that length fit in a row, bool (E,)."""
 
     @abc.abstractmethod
     def sizes(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> Sizes:

@@ -1,4 +1,4 @@
-"""The `Example` type, for one or two texts, and the base classes of indexed examples.
+"""The `Example` type, which holds one or two texts, and the base classes of indexed examples.
 
 E is the number of examples, T the number of tokens per example, and S the number of source tokens per example.
 """
@@ -76,7 +76,7 @@ class Examples(abc.ABC):
         """Returns one example, which has exactly the sizes that `sizes` returns."""
 
     def join(self, epoch: int, indices_E: np.ndarray) -> Joined | None:
-        """Returns several examples, joined, or None if they can only be made one by one, which takes longer."""
+        """Returns the arrays of several examples, joined, or None if examples can only be made one by one (slower)."""
         return None
 
     @property
@@ -98,7 +98,7 @@ class Examples(abc.ABC):
 
 
 def from_pair(source: np.ndarray, target: np.ndarray, special: SpecialTokens) -> Example:
-    """Adds special tokens to two texts, and returns them as an example.
+    """Adds special tokens to two texts and returns them as an example.
 
     The input of the decoder is `decoder_start`, followed by all targets except the last.
     """

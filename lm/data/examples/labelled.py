@@ -103,7 +103,7 @@ class LabelledExamples(Examples):
         return (self._sizes,)
 
     def _example(self, *texts: np.ndarray, targets: Any = np.int32) -> Example:
-        """Returns an example of one or two texts with all weights 0. `targets` is the dtype of its targets."""
+        """Returns an example of one or two texts with all weights set to 0. `targets` is the dtype of its targets."""
         tokens_T, types_T = self._special.frame(*texts)
         return Example(tokens_T, np.zeros(len(tokens_T), targets), np.zeros(len(tokens_T), np.float32), types_T)
 
@@ -260,7 +260,7 @@ class TaggingExamples(LabelledExamples):
         self._sizes = np.maximum(ends_W[self._bounds_E2[:, 1]] - ends_W[self._bounds_E2[:, 0]] + special, 1)
         num_words, too_long = len(self._sizes_W), int(np.sum(self._tokens.words.lengths > self._capacity))
         self._note_cut(sum(len(cut) > 1 for cut in cuts), len(cuts), "sentences are split into several examples")
-        self._note_cut(too_long, num_words, "words are longer than a row and were truncated")
+        self._note_cut(too_long, num_words, "words are longer than a row and are truncated")
         if without := int(np.sum(self._tokens.firsts_W < 0)):
             counted = "count as O" if "O" in config.data.labels else "have no prediction, which counts as an error"
             self.notes.append(f"{without:,} of {num_words:,} words have no tokens; they {counted}")

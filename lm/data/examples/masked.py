@@ -143,7 +143,7 @@ class _Pairs(NamedTuple):
 class NextSentenceExamples(MaskedExamples):
     """Examples that each consist of two texts, A and B, to which special tokens are added.
 
-    The first token has weight 0 and target 1 if B follows A, otherwise 0. Both labels have probability 1/2. A is the
+    The first token has weight 0. Its target is 1 if B follows A and 0 otherwise; both have probability 1/2. A is the
     part of a chunk before a random index. B is either the rest of the chunk or the same number of consecutive tokens
     from another document (fewer if that document is shorter). To choose that document, a token is drawn uniformly from
     all documents except the one that contains A. Each document therefore serves as B about equally often under both

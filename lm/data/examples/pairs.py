@@ -27,7 +27,7 @@ class PairExamples(Examples):
         assert pairs.source.num_documents == pairs.target.num_documents, "the sides have different numbers of documents"
         self._source, self._target, self._special, self._drop = pairs.source, pairs.target, special, drop
         self._added = special.for_source.num_special, special.for_target.num_special
-        self._longest = source_length - self._added[0], target_length - self._added[1]  # numbers of tokens of text
+        self._longest = source_length - self._added[0], target_length - self._added[1]  # maximum numbers of text tokens
         fate = "are too long, so their pairs are dropped" if drop else "are truncated"
         self.notes = [
             *_count_long([pairs.source], self._longest[0], f"sources {fate}", "source_length", source_length),

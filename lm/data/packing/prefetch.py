@@ -89,7 +89,7 @@ class GlobalBatches:
         self.row_ids = np.unique(np.concatenate([rows[index[0]] for index in indices if index is not None]))
 
     def place(self, local: Batch) -> Batch:
-        """Returns the global batch, whose arrays are spread over the devices, given this process's rows."""
+        """Returns the global batch, whose arrays are sharded over the devices, given this process's rows."""
 
         def to_array(x: np.ndarray) -> jax.Array:
             def shard(index: tuple[slice, ...] | None) -> np.ndarray:

@@ -4,7 +4,7 @@ A row has one or more capacities: the maximum numbers of tokens, source tokens a
 a row in a given order. An example that would exceed a capacity starts a new row (next-fit). Each example is in exactly
 one row, is kept whole, and attends to no other example. The segments on each side of a row are numbered from 1.
 
-For causal language modelling, all documents are joined into one stream, in which each has the form
+For causal language modelling, all documents are joined into one stream, in which each document has the form
 `[bos] tokens [eos]`. A row is a window of this stream and is determined by its start offset. Each part of a document
 in the window is an example.
 
@@ -99,9 +99,9 @@ def _sizes_and_counts(segments: Sequence[Sequence[int]]) -> Sizes:
 
 
 class _Side:
-    """One side (inputs or source) of rows of `length` tokens: the tokens of all examples, in order.
+    """One side (inputs or source) of rows of `length` tokens, which hold the tokens of all examples, in order.
 
-    `sizes_E` contains the lengths of all segments, `counts_R` their number in each row.
+    `sizes_E` contains the lengths of all segments, and `counts_R` the number of segments in each row.
     """
 
     def __init__(self, tokens: Sequence[np.ndarray], sizes_E: np.ndarray, counts_R: np.ndarray, length: int):
@@ -228,8 +228,8 @@ class WindowRows(RowSource):
 class WindowExamples(Examples):
     """The parts of documents in all windows of a store. Each target is scored exactly once.
 
-    Window i begins at token i * stride. A target that an earlier window has scored has weight 0. All windows except the
-    last have `length` tokens, so no two windows share a row.
+    Window i begins at token i * stride. A target already scored in an earlier window has weight 0. All windows except
+    the last have `length` tokens, so no two windows share a row.
     """
 
     def __init__(self, store: TokenStore, length: int, stride: int):
@@ -238,7 +238,7 @@ class WindowExamples(Examples):
         last = -(-max(0, store.num_tokens - 1 - length) // stride)  # the first window that reaches the end
         starts_W = stride * np.arange(1 + last)
         ends_W = np.minimum(starts_W + length, store.num_tokens)
-        first_W = np.searchsorted(store.starts, starts_W, side="right") - 1  # document
+        first_W = np.searchsorted(store.starts, starts_W, side="right") - 1  # index of the first document per window
         counts_W = np.searchsorted(store.starts, ends_W) - first_W
         self._window_E, nth_E = numbered(counts_W)
         document_E = first_W[self._window_E] + nth_E
@@ -317,7 +317,7 @@ def _number_row(name: str, index: int, _: int) -> tuple[str, int]:
 
 
 class EvalRows:
-    """All examples of one source, packed in order into rows. Rows past the end are all padding.
+    """All examples of one data source, packed in order into rows. Rows past the end are all padding.
 
     Random draws are the same as in epoch 0, so every evaluation scores the same examples.
     """

@@ -1,8 +1,8 @@
-"""Rows for models that carry their state from batch to batch (data.stateful): row r of a batch continues in the next.
+"""Rows for models that carry their state across batches (data.stateful): row r continues in row r of the next batch.
 
-The stream of tokens is cut into as many stretches as a batch has rows. Row r reads stretch r, one window after the
-other. The position of a token counts from the start of its document or of the stretch, so a model that resets its state
-at position 0 never carries its state into another document or stretch.
+The stream of tokens is cut into as many stretches as a batch has rows. Row r reads stretch r, one window after
+another. Positions count from the start of the document or of the stretch, whichever is later, so a model that resets
+its state at position 0 never carries its state into another document or stretch.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from lm.data.storing.token_store import TokenStore
 def continued(store: TokenStore, begin: int, end: int, stretch: int) -> list[Example]:
     """Returns the parts of documents in tokens [begin, end) of the stream.
 
-    The first part continues from the start of its document or, if that is later, from token `stretch`, where the
-    stretch begins. Token `begin` must not be before it.
+    The positions of the first part count from the start of its document or from token `stretch`, where the stretch
+    begins, whichever is later. `begin` must be at least `stretch`.
     """
     first, *others = (next_tokens(store, *each) for each in cut(store, begin, end))
     document = int(store.starts[np.searchsorted(store.starts, begin, side="right") - 1])
@@ -34,7 +34,7 @@ def continued(store: TokenStore, begin: int, end: int, stretch: int) -> list[Exa
 class StatefulRows(SingleRows):
     """The training rows of one data source.
 
-    Each epoch has as many windows of `length` tokens as fit into each of the `batch_size` stretches. Each epoch has its
+    In each epoch, each of the `batch_size` stretches has as many windows of `length` tokens as fit. Each epoch has its
     own random offset, from which the stream is read cyclically, so the boundaries of stretches and windows differ
     between epochs. Row r of window t is row t * batch_size + r of the epoch.
     """
@@ -58,7 +58,7 @@ class StatefulRows(SingleRows):
         offset = order.number("stretches", *self._key, epoch, below=total)
         first = (offset + stretch * self._windows * length) % total
         begin = first + window * length
-        if begin >= total:  # the stretch wrapped around in an earlier window, and went on with the first document
+        if begin >= total:  # the stretch wrapped around in an earlier window and continues with the first document
             begin, first = begin - total, 0
         examples = continued(self._store, begin, min(begin + length, total), first)
         if (rest := begin + length - total) > 0:
@@ -69,8 +69,8 @@ class StatefulRows(SingleRows):
 class StatefulEvalRows:
     """All tokens of one data source, in stretches of equal length, with each target in exactly one row.
 
-    Row r of window t is row t * `stretches` + r. The last stretches may be shorter or empty; rows past their ends, and
-    past the last row, are all padding. The other attributes are those of `EvalRows`.
+    Row r of window t is row t * `stretches` + r. The last stretches may be shorter or empty; rows past the end of a
+    stretch or past the last row are all padding. The other attributes are those of `EvalRows`.
     """
 
     def __init__(self, store: TokenStore, length: int, stretches: int, layout: RowLayout):

@@ -17,9 +17,9 @@ from lm.data.storing.token_store import TokenStore
 def windows_of(store: TokenStore, starts_R: np.ndarray, length: int) -> tuple[np.ndarray, ...]:
     """Returns tokens, targets, weights, positions and segments, (R, L) each, of windows that begin at tokens starts_R.
 
-    A window that reaches the end of the stream continues at its beginning. Each token has the next one as its target,
-    except that the last token of a document has no target (weight 0), so a BOS token is never predicted from the
-    previous document. Each document of a window is a segment of its own.
+    A window that reaches the end of the stream continues at the beginning of the stream. The target of each token is
+    the next token, except that the last token of a document has no target (weight 0), so a BOS token is never predicted
+    from the previous document. Each document in a window is a separate segment.
     """
     tokens = np.empty((len(starts_R), length + 1), np.int32)
     for row, start in zip(tokens, starts_R.tolist(), strict=True):
@@ -31,7 +31,7 @@ def windows_of(store: TokenStore, starts_R: np.ndarray, length: int) -> tuple[np
     row_N, column_N = _boundaries(store, starts_R, length)
     targets[row_N, column_N - 1] = 0
     weights[row_N, column_N - 1] = 0.0
-    # Each row and each document within a row begins a segment. Places are counted across all rows.
+    # Each row, and each document within a row, begins a segment. begins_G indexes the flattened rows.
     shape, is_inside_N = (len(starts_R), length), column_N < length
     rows_R = np.arange(len(starts_R)) * length
     begins_G = np.sort(np.concatenate([rows_R, (row_N * length + column_N)[is_inside_N]]))
@@ -45,14 +45,14 @@ def windows_of(store: TokenStore, starts_R: np.ndarray, length: int) -> tuple[np
 def _boundaries(store: TokenStore, starts_R: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the row and the column, from 1 to L, of each token that begins a document, int64 (N,) each.
 
-    The first token of a window is left out; the token after the window, which has column L, is not.
+    The first token of a window is left out; the token after the window, which has column L, is included.
     """
     first_R, last_R = np.searchsorted(store.starts, (starts_R, starts_R + length), side="right")
     row_N, nth_N = numbered(last_R - first_R)
     column_N = store.starts[first_R[row_N] + nth_N] - starts_R[row_N]
     wrapping_W = np.flatnonzero(starts_R + length >= store.num_tokens)
     if len(wrapping_W):
-        lengths_W = store.num_tokens - starts_R[wrapping_W]  # of the part before the end of the stream
+        lengths_W = store.num_tokens - starts_R[wrapping_W]  # lengths of the parts before the end of the stream
         counts_W = np.searchsorted(store.starts, length - lengths_W, side="right")  # at least 1: document 0
         window_N, nth_wrapped_N = numbered(counts_W)
         row_N = np.concatenate([row_N, wrapping_W[window_N]])
@@ -76,6 +76,6 @@ def next_tokens(store: TokenStore, begin: int, end: int) -> Example:
 
 
 def cut(store: TokenStore, start: int, end: int) -> list[tuple[int, int]]:
-    """Splits the tokens [start, end) of the stream at document boundaries, and returns the bounds of the parts."""
+    """Splits the tokens [start, end) of the stream at document boundaries and returns the bounds of the parts."""
     first, last = np.searchsorted(store.starts, (start + 1, end))
     return list(pairwise([start, *store.starts[first:last].tolist(), end]))

@@ -155,12 +155,12 @@ class Columns:
             )
 
     def skipped(self, values: Sequence[str], begins: bool) -> str:
-        """Returns a description of the content of a line that holds no word, or "" if the line holds a word.
+        """Returns a description of a line that holds no word, or "" if the line holds a word.
 
         In CoNLL-U, every word has an ID, so a line that begins with # is always a comment. In other files, a line that
-        begins with # may hold a word, e.g. a hashtag. It is a comment only if it precedes the first word of a sentence
-        and has an unusual number of columns, a tag that no other line has, or the form "# name = value". `begins` is
-        true before the first word of a sentence.
+        begins with # may hold a word, e.g. a hashtag. Such a line is a comment only if it precedes the first word of a
+        sentence and has an unusual number of columns, a tag that no other line has, or the form "# name = value".
+        `begins` is true before the first word of a sentence.
         """
         if values[0].startswith(COMMENT):
             is_odd = ("=" in values[1:3] and self._width > 2) or len(values) != self._width
@@ -210,7 +210,7 @@ def _names(lines: Sequence[str], rows: Sequence[list[str]], wanted: set[str]) ->
 def _counts_up(rows: Sequence[list[str]], header: int) -> bool:
     """Returns whether the first column numbers the words of each sentence from 0 or 1.
 
-    At least one sentence must have two or more words.
+    If no sentence has two or more words, returns False.
     """
     last, most = -1, 0
     for index, row in enumerate(rows):

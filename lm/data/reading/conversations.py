@@ -52,7 +52,7 @@ class ConversationReader(Reader):
     """Reads conversations that contain at least one answer (a message from the assistant).
 
     Unless `field` is set, the messages are in the field "messages" or "conversations". If `target_field` is set, it
-    holds the response to the prompt in `field`.
+    names the field with the response, and `field` names the field with the prompt.
     """
 
     kind = "conversations"
@@ -141,7 +141,7 @@ class ConversationReader(Reader):
         return hash_of("conversations", self.config.kind, self.config.target_field, *self.source.identity())
 
     def notes(self) -> list[str]:
-        problem = "tool calls have arguments in a JSON string, which most templates put in quotes; use an object"
+        problem = "tool calls have arguments in a JSON string, which most templates put in quotes; use JSON objects"
         return [*([f"{self._in_json:,} {problem}"] if self._in_json else []), *super().notes()]
 
 

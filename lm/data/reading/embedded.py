@@ -91,7 +91,7 @@ def _pages(docstrings: Iterator[str]) -> Iterator[str]:
 def documents() -> tuple[str, ...]:
     """Returns all documents (2.3 MB in Python 3.11 to 3.13). Raises UserError if the documentation is missing."""
     collects = gc.isenabled()
-    gc.disable()  # for each large syntax tree, it would scan all objects of the process again, e.g. those of JAX
+    gc.disable()  # the collector would rescan all objects of the process, e.g. those of JAX, for each large syntax tree
     try:
         texts = [text for name, path in _files() for text in _documents_of(name, path)]
     finally:

@@ -1,6 +1,6 @@
 """Chooses the codec of a text file from the `encoding` setting and the first bytes of the file.
 
-Text in a different UTF encoding and binary files raise errors that name the detected format. `TextFile` removes
+Binary files and text in a different UTF encoding raise errors that name the detected format. `TextFile` removes
 byte-order marks when it reads the text. Files whose names end in `.gz` are decompressed.
 """
 

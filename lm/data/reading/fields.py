@@ -30,7 +30,7 @@ MISSING_AS_WRITTEN = frozenset(("NA", "None", r"\N"))
 LARGEST = 1e15  # limits regression targets, so that the squares in the gradient norm stay finite in float32
 EXACT = 2**53  # float64 represents all integers up to this size exactly
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-_PLAIN = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]*")  # a label that is compared by value; 01.0 and 1e0 may be codes
+_PLAIN = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]*")  # labels compared by value; not 01.0 or 1e0, which may be codes
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
@@ -68,7 +68,7 @@ class Field:
         return self.text(record, where) if self._template else _look_up(record, self.spec, where, self.advice)
 
     def texts(self, record: Record, where: str) -> tuple[str, ...]:
-        """Returns the value, a text or a list of texts, as a tuple. An empty list becomes one empty text."""
+        """Returns the value (a text or a list of texts) as a tuple of texts. An empty list becomes one empty text."""
         found = {name: _as_texts(_look_up(record, name, where, self.advice), name, where) for name in self.names}
         if not self._template:
             return found[self.spec]

@@ -46,7 +46,7 @@ def hashes_of(paths: Iterable[Path], *, is_text: bool = True) -> list[str]:
 
 
 def grouped(paths: Iterable[Path]) -> list[list[Path]]:
-    """Divides files into groups of consecutive ones with UNIT_BYTES or more each; the last group may be smaller."""
+    """Divides files, in order, into groups of at least UNIT_BYTES bytes each; the last group may be smaller."""
     groups: list[list[Path]] = [[]]
     size = 0
     for path in paths:

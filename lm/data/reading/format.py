@@ -47,7 +47,7 @@ class Format(abc.ABC):
     doc: ClassVar[str]  # the description for `--help`
     endings: ClassVar[Collection[str]] = ()  # file name endings; empty if the format reads no files
     holds: ClassVar[Collection[str] | None] = None  # the supported kinds of raw examples; None means all
-    # The settings that the format reads: those that are empty by default, and format-specific ones that are not.
+    # The format's settings: `settings` lists those that are empty by default, `reads` lists those with other defaults.
     settings: ClassVar[Collection[str]] = ("target_field", "pair_field", "label_field")
     reads: ClassVar[Collection[str]] = ()
     # Whether record fields are named after the roles that readers define ("text", "label", ...) and hold values that
@@ -88,7 +88,7 @@ class Format(abc.ABC):
         return 1
 
     def records_of(self, unit: int, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        """Yields the records of one unit, counted from 0, which may be empty."""
+        """Yields the records of a unit. Units are numbered from 0 and may be empty."""
         return self.records(fields)
 
     @abc.abstractmethod
@@ -143,7 +143,7 @@ class FileFormat(Format):
 class Reader(abc.ABC):
     """Reads the raw examples of one data source, in a fixed order."""
 
-    kind: ClassVar[str]  # the kind of its raw examples
+    kind: ClassVar[str]  # the kind of raw examples that the reader yields
     # The setting that is required unless the format names the fields, and the error message if it is missing.
     needs: ClassVar[tuple[str, str]] = ("kind", "")
     settings: ClassVar[Collection[str]] = ()  # the settings that the reader uses and that are empty by default

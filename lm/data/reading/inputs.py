@@ -56,7 +56,7 @@ class QuestionInput(QuestionReader):
 
 
 class Given(Format):
-    """The command line. `given_text` passes its records to the reader."""
+    """Stands for the command line. It yields no records: `given_text` passes a record directly to the reader."""
 
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         return iter(())

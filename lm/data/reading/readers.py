@@ -31,7 +31,7 @@ from lm.data.reading.format import DocumentReader, Format, Reader
 from lm.errors import UserError
 from lm.files import hash_of
 
-SHOWN = 3  # number of groups of labels that a note lists
+SHOWN = 3  # maximum number of groups of labels that the notes list
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ class QuestionReader(Reader):
 
     Texts are left unchanged, because answer_start is a character offset in the context (-1 if unknown). Answers that
     the context does not contain at answer_start are kept for scoring but are never training targets (`notes_on`). If a
-    question is impossible, its answers are omitted, because they are merely plausible.
+    question is marked as impossible, its answers are omitted, because they are plausible but wrong.
     """
 
     kind = "questions"

@@ -63,7 +63,7 @@ class JsonLines(FileFormat):
 class TabSeparated(FileFormat):
     """Reads tab-separated values. The header row names the columns unless the setting `columns` is set.
 
-    If `columns` is set, any further values in a row are ignored. Quotation marks are part of the text, so a file whose
+    If `columns` is set, further columns are ignored. Quotation marks are part of the text, so a file whose
     values seem to be quoted as in CSV raises UserError (see `Quotes`).
     """
 
@@ -162,7 +162,10 @@ class Quotes:
                 self._doubled = self._doubled or value * ('"' in value[1:-1])
 
     def evidence(self) -> str:
-        """Returns a value that proves (or, if there is a `stray` value, suggests) that values are quoted, or ""."""
+        """Returns a value that shows that values are quoted as in CSV, or "" if there is none.
+
+        If there is a `stray` value, the returned value is only a hint.
+        """
         if self._rows < 2:
             return ""
         return self._doubled or next((self._examples[each] for each in self._examples if each not in self._plain), "")
@@ -196,7 +199,10 @@ class CommaSeparated(TabSeparated):
                 raise UserError(f"{where}: this is not a valid CSV row ({error}).") from error
 
     def _next(self, rows: Iterator[list[str]]) -> list[str] | None:
-        """Returns the next row, or None at the end. The csv module's limit on the length of values is global."""
+        """Returns the next row, or None at the end.
+
+        The csv module's limit on the length of values is global, so it is changed only during this call.
+        """
         limit = csv.field_size_limit(self.config.longest_line)
         try:
             return next(rows, None)

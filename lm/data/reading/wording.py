@@ -13,7 +13,7 @@ SPLIT = "split it"
 class Wording:
     """Advice in error messages. The defaults suit the data sources of a config."""
 
-    # Advice if a file has another encoding, which replaces {}.
+    # Advice if a file is in a different encoding, whose name replaces {}.
     encoding: str = "set the source's encoding to {}"
     # Advice if a line or document is too long.
     length: str = (
@@ -23,7 +23,7 @@ class Wording:
     flags: dict[str, str] | None = None
 
     def name(self, setting: str, quote: str = "") -> str:
-        """Returns the flag, such as --field, or the name of the setting in quotation marks."""
+        """Returns the flag, such as --field, or the name of the setting, with `quote` on both sides."""
         return f"{quote}{setting}{quote}" if self.flags is None else f"--{self.flags.get(setting, setting)}"
 
     def assign(self, setting: str, value: str) -> str:
@@ -31,7 +31,7 @@ class Wording:
         return f"{setting}={value!r}" if self.flags is None else f"{self.name(setting)}={value}"
 
     def omit(self, value: str = "") -> str:
-        """Returns the advice for a setting that must keep its default value, which is described by `value`."""
+        """Returns the advice to keep the default value of a setting. `value` completes the phrase "leave it"."""
         return f"leave it {value or 'empty'}" if self.flags is None else "omit it"
 
 

@@ -12,6 +12,7 @@ from lm.data.storing.token_store import PairStore, TokenStore
 # - `describe` summarises the amount of data in a few words, using the given function to shorten large numbers.
 # - `record` returns JSON values that identify the data in results.
 # - `hashes_of_examples` returns the hashes of the inputs and of the whole examples (`overlap.py`), uint64 (E,) each.
-# - `sides` maps names to the sides of the store; the name of a single side is "". Each side has `num_tokens_of_text`,
-#   which excludes the special tokens around a document, and `notes`, such as the number of dropped examples by reason.
+# - `sides` maps names to the sides of the store; if there is only one side, its name is "". Each side has
+#   `num_tokens_of_text`, which excludes the special tokens around a document, and `notes`, such as the number of
+#   dropped examples by reason.
 Store: TypeAlias = TokenStore | PairStore | PairCounts | ExampleStore

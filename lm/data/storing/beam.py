@@ -1,8 +1,8 @@
 """Encodes documents with Apache Beam (data.beam), on one machine or on many.
 
-The pipeline reads each unit of files, divides it into chunks and writes a part for each chunk, with the same names and
-contents as the worker processes of one machine, and the number of chunks of the unit. Every machine must see the data
-and the cache under the same paths.
+The pipeline reads each unit of files, divides it into chunks, and writes one part per chunk and the number of chunks in
+the unit. The parts have the same names and contents as those written by worker processes on one machine. Every machine
+must see the data and the cache under the same paths.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lm.errors import UserError
 class UnitReader:
     """Yields the chunks of a unit whose parts are not in `directory` yet, and the names of these parts.
 
-    Then writes the number of all chunks of the unit to a file.
+    Then writes the total number of chunks in the unit to a file.
     """
 
     documents: Documents
@@ -53,7 +53,7 @@ class ChunkWriter:
 
 
 def write_parts(documents: Documents, directory: Path, options: str) -> list[str]:
-    """Writes all parts with a pipeline that is run with these command-line options of Beam. Returns their names.
+    """Writes all parts using a Beam pipeline with the given command-line options. Returns the names of the parts.
 
     Raises UserError if Beam is missing, if the pipeline fails, or if a part is missing afterwards.
     """

@@ -1,8 +1,8 @@
 """Encodes all documents of a data source, in order: in this process, in worker processes or with Apache Beam.
 
 Small inputs are encoded in this process. After PATIENCE seconds, worker processes are started, and each encoded part is
-written to a file of its own, so that an interrupted build continues where it stopped. The files of the parts are the
-same whoever writes them, and their number and order depend only on the data.
+written to a file of its own, so that an interrupted build can continue where it stopped. The files do not depend on
+which process writes them, and their number and order depend only on the data.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Task = tuple[str, Chunk | None]  # the name of a part, and its chunk unless the 
 
 @dataclass(frozen=True)
 class _PartWriter:
-    """The function of a worker: encodes a chunk, writes its part to a file and returns the name of the part."""
+    """The function that a worker runs: it encodes a chunk, writes the part to a file and returns the part's name."""
 
     encoder: Encoder
     directory: Path
@@ -47,21 +47,22 @@ class _PartWriter:
 
 @dataclass(frozen=True)
 class Engine:
-    """Who encodes documents (the settings data.store_workers and data.beam)."""
+    """Chooses the processes that encode documents (the settings data.store_workers and data.beam)."""
 
     num_workers: int = 0
     beam: str = ""
 
     def encode(self, documents: Documents, directory: Path, label: str) -> Generator[Part, None, None]:
-        """Yields all parts in order. Those of a build that takes longer are also in files in `directory`.
+        """Yields all parts in order.
 
+        If the build uses Beam or takes longer than PATIENCE seconds, the parts are also stored in files in `directory`.
         Raises UserError if a document cannot be read or encoded, and WorkerDied if a worker was killed.
         """
         if directory.exists():
             found = sum(1 for _ in directory.glob(f"*{SUFFIX}"))
             print(f"{label}: continuing an interrupted build, {found:,} parts of which are done", file=sys.stderr)
         if self.beam and documents.source.cuts_texts:
-            print(f"{label}: encoded without Beam, because data.holdout='tail' cuts a document", file=sys.stderr)
+            print(f"{label}: encoding without Beam, because data.holdout='tail' may cut a document", file=sys.stderr)
         elif self.beam:
             names = write_parts(documents, directory, self.beam)
             if not names:
@@ -107,7 +108,7 @@ class Engine:
 
 
 def _without_finished(chunks: Iterator[tuple[str, Chunk]], directory: Path, label: str) -> Iterator[Task]:
-    """Replaces each chunk whose part is already in a file by None. Damaged parts are reported."""
+    """Replaces each chunk with None if its part is already in a file. Reports damaged parts."""
     for name, chunk in chunks:
         path = part_path(directory, name)
         if not path.exists():
@@ -122,7 +123,7 @@ def _without_finished(chunks: Iterator[tuple[str, Chunk]], directory: Path, labe
 
 
 def _is_in_data(error: BaseException | None) -> bool:
-    """Returns whether an error is one of the documents, not one of the machine, which need not occur again."""
+    """Returns whether an error is caused by the documents. An error caused by the machine may not occur again."""
     while error is not None:
         if isinstance(error, WorkerDied | ImportError) or (isinstance(error, OSError) and error.errno):
             return False
@@ -131,7 +132,7 @@ def _is_in_data(error: BaseException | None) -> bool:
 
 
 def remove_old_parts(cache: Path) -> None:
-    """Removes the parts of stores whose builds were interrupted long ago, e.g. of data that has changed since."""
+    """Removes the parts of builds that were interrupted long ago, e.g. of stores whose data has since changed."""
     for directory in cache.glob(f"*{PARTS}"):
         with contextlib.suppress(FileNotFoundError):  # another process has just finished or removed it
             if time.time() - directory.stat().st_mtime > SECONDS_KEPT:
@@ -139,7 +140,7 @@ def remove_old_parts(cache: Path) -> None:
 
 
 class Progress:
-    """Reports how much text is encoded: in one line on a terminal, elsewhere in a new line from time to time."""
+    """Reports progress: on a terminal, in one line that is updated; elsewhere, in a new line from time to time."""
 
     def __init__(self, label: str, documents: Documents):
         self._label, self._began = label, time.monotonic()

@@ -33,12 +33,12 @@ class Documents:
 
     @staticmethod
     def layout() -> str:
-        """Returns a hash of the sizes by which documents are divided into parts, and of the fields of a part."""
+        """Returns a hash of the sizes that determine how documents are divided into parts, and of a part's fields."""
         sizes = finding.UNIT_BYTES, tfds.UNIT, encoding.CHUNK_CHARACTERS, encoding.PIECE, pieces.PIECE, pieces.SEARCHED
         return hash_of(str(encoding.DOCUMENT.descr), *map(str, sizes))[:8]
 
     def num_units(self) -> int:
-        """Returns the number of units of files, each of which is divided into chunks of its own."""
+        """Returns the number of units of files. Each unit is divided into chunks separately."""
         with named_errors(self.source.label):
             return 1 if self.source.cuts_texts else self.reader.source.num_units()
 
@@ -66,7 +66,7 @@ class Documents:
             next(self.reader.iterate(), None)
 
     def estimated_bytes(self) -> int:
-        """Returns the size of the text, given that of the files, or 0 if that says little about it."""
+        """Estimates the size of the text from the sizes of the files, or returns 0 if no good estimate is possible."""
         source, subset = self.reader.source, self.source.subset
         if self._side or self.source.cuts_texts or not isinstance(source, FileFormat) or "encoding" not in source.reads:
             return 0

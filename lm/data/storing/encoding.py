@@ -2,9 +2,9 @@
 
 Parts can therefore be encoded in any order, in any process and on any machine (`workers.py`, `beam.py`);
 `token_store.py` joins them in order. A chunk holds consecutive raw examples, or a piece of a text that is too long for
-a chunk. The first part of such a text holds its document, and the others continue it.
+a chunk. The first part of such a text begins its document, and the other parts continue the document.
 
-E is the number of documents in a part, N the number of tokens.
+E is the number of documents in a part, and N is the number of tokens.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from lm.files import parse_json
 
 SUFFIX = ".part"
 CHUNK_CHARACTERS = 1 << 19  # number of characters after which a chunk ends
-# What a part knows about each document. Of a part that continues a document, `tokens` and the counts after `hash` are
-# those of the continuation; `characters` is 0.
+# The fields that a part stores for each document. If the part continues a document, `tokens`, `bytes`, `words`,
+# `unknown` and `changed` describe only the continuation, and the other fields are 0.
 DOCUMENT = np.dtype(
     [
         ("tokens", "<i8"),
@@ -52,7 +52,7 @@ _OTHER_SPACE = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\
 
 
 class DamagedPart(Exception):
-    """The file of a part is not complete."""
+    """The file of a part is missing, incomplete or damaged."""
 
 
 @dataclass(frozen=True)
@@ -61,21 +61,21 @@ class Chunk:
 
     examples: Sequence[Any] = ()
     piece: str | None = None
-    # The entry of the whole text, in which `hash`, `digest` and `characters` are set, for the first piece.
+    # For the first piece: the DOCUMENT entry of the whole text, with only `hash`, `digest` and `characters` set.
     document: np.ndarray | None = None
     is_last: bool = True  # whether the piece is the last one of its text
-    joins_word: bool = False  # whether the first word of the piece begins in the piece before it
-    counts: Sequence[dict[str, int]] = ({}, {})  # what cleaning the whole text counted, for the first piece
+    joins_word: bool = False  # whether the first word of the piece begins in the previous piece
+    counts: Sequence[dict[str, int]] = ({}, {})  # for the first piece: the counts from cleaning the whole text
 
 
 @dataclass(frozen=True)
 class Part:
-    """Encoded documents, `[bos] tokens [eos]` each, one after another."""
+    """Encoded documents, one after another, each as `[bos] tokens [eos]`."""
 
     tokens: np.ndarray  # uint16 or uint32 (N,)
     documents: np.ndarray  # DOCUMENT (E,)
-    continues: bool = False  # whether the only entry continues the last document of the part before
-    # The numbers of dropped examples by reason, and of removed words (see `Cleaner.take_counts`).
+    continues: bool = False  # whether the only entry continues the last document of the previous part
+    # The counts of dropped examples by reason, and of removed stop words (see `Cleaner.take_counts`).
     counts: Sequence[dict[str, int]] = ({}, {})
 
     def save(self, path: Path) -> None:
@@ -90,7 +90,7 @@ class Part:
 
     @classmethod
     def load(cls, path: Path) -> Part:
-        """Reads a file. Raises DamagedPart if it is incomplete or damaged."""
+        """Reads a file. Raises DamagedPart if the file is missing, incomplete or damaged."""
         try:
             checksum, _, content = path.read_bytes().partition(b"\n")
             if zlib.crc32(content) != int(checksum):
@@ -106,7 +106,7 @@ class Part:
 
 
 class Encoder:
-    """Turns chunks into parts. It can be pickled, and then keeps only what determines the parts.
+    """Encodes chunks as parts. A pickled encoder keeps only what determines the parts.
 
     Without a `source`, the examples are texts that are already cleaned and selected.
     """
@@ -146,7 +146,7 @@ class Encoder:
         texts, digests = self._selected([example])
         counts = self._rules.take_counts()
         if not texts:
-            yield Chunk([example])  # whose part counts the dropped example
+            yield Chunk([example])  # the part of this chunk counts the dropped example
             return
         (text,) = texts
         document = np.zeros(1, DOCUMENT)
@@ -222,12 +222,12 @@ def _texts_of(example: Any, *, whole: bool = True) -> tuple[str, ...]:
 
 
 def _hashes(encoded: Sequence[bytes]) -> np.ndarray:
-    """Returns the hash of each UTF-8 text, uint64 (E,), as `text_hash` does."""
+    """Returns the hash of each UTF-8 text, uint64 (E,), computed as in `text_hash`."""
     return np.frombuffer(b"".join(hash_of_bytes(each).digest() for each in encoded), "<u8")
 
 
 def count_words_and_breaks(texts: Sequence[str], encoded: Sequence[bytes]) -> np.ndarray:
-    """Returns the number of words (as in str.split) plus the number of line breaks of each text, int64 (E,).
+    """Returns, for each text, the number of words (as in str.split) plus the number of line breaks, int64 (E,).
 
     `encoded` holds the texts in UTF-8. Words are counted by the bytes at their ends, without building lists of words.
     """
@@ -252,7 +252,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def part_name(unit: int, number: int) -> str:
-    """Returns the name of the part of a unit's chunk. The alphabetical order of the names is that of the chunks."""
+    """Returns the name of the part for a chunk of a unit. The names sort alphabetically in chunk order."""
     return f"{unit:06d}-{number:06d}"
 
 

@@ -103,7 +103,7 @@ def with_label_counts(stores: Mapping[str, ExampleStore]) -> dict[str, ExampleSt
 def labels_of(stores: Mapping[str, ExampleStore]) -> tuple[str, ...]:
     """Returns the sorted labels of a split. Integer labels are sorted by value.
 
-    Raises UserError if all examples have the same label or if each example has a different label.
+    Raises UserError if all labels are the same, or if there are more than FEW labels and all are different.
     """
     counts = next(iter(stores.values())).label_counts
     total = sum(counts.values())

@@ -1,4 +1,4 @@
-"""Joins encoded parts, in order, to the files of a token store (see `token_store.py`)."""
+"""Joins encoded parts, in order, into the files of a token store (see `token_store.py`)."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from lm.data.storing.encoding import Part
 FILES = ("tokens.bin", "starts.bin", "hashes.bin")
 COUNTS = ("documents", "tokens", "characters", "bytes", "words", "unknown", "changed")
 # The hash of a store's content covers the tokens of a batch of documents, then their starts, then the next batch. A
-# batch ends when it has this number of characters or documents.
+# batch ends when it reaches either of these limits.
 BATCH_CHARACTERS = 1 << 20
 BATCH_DOCUMENTS = 1024
 
 
 class Joiner:
-    """Writes the files of a store to a directory, part by part. A context manager."""
+    """A context manager that writes the files of a store to a directory, part by part."""
 
     def __init__(self, directory: Path, documents: Documents):
         self._directory, self._rules = directory, documents.rules
         self.counts = dict.fromkeys(COUNTS, 0)
         self.content = hashlib.sha256(documents.encoder.dtype.name.encode())
         self._drops_repeated = documents.encoder.drops_repeated
-        self._is_dropped, self._is_changed = False, False  # whether the last document is
-        self._starts: list[np.ndarray] = []  # of the documents of the batch
-        self._characters, self._documents = 0, 0  # of the batch
+        self._is_dropped, self._is_changed = False, False  # these describe the last document
+        self._starts: list[np.ndarray] = []  # of the documents in the current batch
+        self._characters, self._documents = 0, 0  # numbers in the current batch
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -49,7 +49,7 @@ class Joiner:
                     os.fsync(file.fileno())
 
     def add(self, part: Part) -> None:
-        """Adds the next part, without the documents that repeat earlier ones if these are dropped."""
+        """Adds the next part. Omits documents that repeat earlier ones if repeated documents are dropped."""
         documents, tokens_N = part.documents, part.tokens
         self._rules.add_counts(*part.counts)
         if part.continues:

@@ -78,7 +78,7 @@ class Hashes:
 
 
 def files_read_differently(data: DataConfig, split: str) -> list[str]:
-    """Returns a line for each pair of data sources (evaluation, training) that divide the same file differently.
+    """Returns a message for each pair of evaluation and training data sources that divide the same file differently.
 
     Hashes cannot reveal an overlap if, for example, each training document is a whole file but each test document is a
     single line.

@@ -1,11 +1,11 @@
 """Co-occurrence counts of words, from which GloVe learns (Pennington 2014), in memory-mapped files.
 
 A pair of words at distance d in the same document adds 1/d to the counts of both orders of the pair. Words that are not
-in the vocabulary are removed first, so they do not add to distances.
+in the vocabulary are removed first, so they do not count towards distances.
 
-The pairs of a store are in random order, which is the same for the same text: they are sorted by a hash. Counting needs
-bounded memory. Each chunk of text is counted by sorting, its pairs are appended to one of several files, chosen by the
-leading bits of the hash, and at the end each file is sorted and summed on its own.
+The pairs of a store are sorted by a hash, so their order is random but always the same for the same text. Counting
+takes bounded memory: the pairs of each chunk of text are sorted and summed, then distributed over several files by the
+leading bits of their hashes. At the end, each file is sorted and summed on its own.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from lm.errors import UserError
 from lm.files import hash_of, new_directory, parse_json, read_file
 
 FORMAT = 1  # increment this when a change to the code produces different counts from the same tokens
-CHUNK = 1 << 18  # tokens that are counted at a time
-PART_BYTES = 1 << 27  # approximate upper bound for the size of a part, before sums
+CHUNK = 1 << 18  # number of tokens that are processed at a time
+PART_BYTES = 1 << 27  # approximate upper bound on the size of a part before its counts are summed
 ENTRY = np.dtype([("key", "<u8"), ("count", "<f8")])
 ARRAYS = {"first": "int32", "second": "int32", "count": "float32"}
 
 
 @dataclass(frozen=True)
 class PairCounts:
-    """The token store of a text and the counts of its M pairs: `first`, `second` and `count`, (M,) each."""
+    """The token store of a text, and the counts of its M pairs as arrays `first`, `second` and `count`, (M,) each."""
 
     store: TokenStore
     directory: Path
@@ -83,7 +83,7 @@ class PairCounts:
 
 
 def open_or_count(cache: Path, store: TokenStore, label: str, is_word_V: np.ndarray, window: int) -> PairCounts:
-    """Returns the pair counts of a token store from the cache; counts the pairs if they are missing or damaged.
+    """Returns the pair counts of a token store from the cache. If they are missing or damaged, counts the pairs.
 
     Raises UserError if the cache cannot be written.
     """
@@ -146,7 +146,7 @@ def count_pairs(
 
 
 def _pairs(words_T: np.ndarray, documents_T: np.ndarray, old: int, window: int, vocab_size: int) -> np.ndarray:
-    """Returns an entry of ENTRY for both orders of each pair, except for pairs among the first `old` words."""
+    """Returns an ENTRY for each of the two orders of each pair, except for pairs among the first `old` words."""
     keys, counts = [], []
     for distance in range(1, window + 1):
         second_P = np.arange(max(old, distance), len(words_T))
@@ -171,7 +171,7 @@ def _summed(entries: np.ndarray) -> np.ndarray:
 
 
 def mixed(keys: np.ndarray) -> np.ndarray:
-    """Returns a hash of each key, uint64, which no two keys share (the finaliser of SplitMix64, Steele 2014)."""
+    """Returns a distinct hash for each key, uint64 (using the finaliser of SplitMix64, Steele 2014)."""
     x = keys.astype(np.uint64)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -179,5 +179,5 @@ def mixed(keys: np.ndarray) -> np.ndarray:
 
 
 def _part(hashes: np.ndarray, parts: int) -> np.ndarray:
-    """Returns the part, from 0, to which each hash belongs. Larger hashes never belong to earlier parts."""
+    """Returns the index of the part to which each hash belongs. Larger hashes never belong to earlier parts."""
     return ((hashes >> np.uint64(32)) * np.uint64(parts)) >> np.uint64(32)

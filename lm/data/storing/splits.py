@@ -72,7 +72,7 @@ class Subset:
 
     @functools.cached_property
     def _bounds(self) -> tuple[int, int]:
-        """The bounds of h * HASHES * folds."""
+        """The bounds `low` and `high`, multiplied by HASHES * folds and rounded up."""
         return math.ceil(self.low * HASHES * self.folds), math.ceil(self.high * HASHES * self.folds)
 
 
@@ -142,7 +142,7 @@ class SplitSource:
         return example if self.subset.holds(key) and (self.keeps_all(rules) or rules.keeps(example)) else None
 
     def select_each(self, raw: Sequence[Any], rules: Cleaner) -> Sequence[Any]:
-        """Returns the cleaned examples that `select` selects from several."""
+        """Returns, in cleaned form, the raw examples that `select` keeps."""
         if type(rules) is Cleaner and self.subset.holds_all and rules.only_drops_short:
             return rules.drop_short(raw)
         return [each for example in raw if (each := self.select(example, rules)) is not None]
@@ -195,7 +195,7 @@ def cleaning_values(config: CleaningConfig) -> dict[str, Any]:
 
 
 def clean_text(config: CleaningConfig, text: str, removed: Counter[str] | None = None) -> str:
-    """Applies the steps of data.cleaning to a text. Adds the stop words that are removed to `removed`."""
+    """Applies the steps of data.cleaning to a text. Counts the removed stop words in `removed`."""
     if config.unicode:
         text = unicodedata.normalize(config.unicode, text)  # type: ignore[arg-type]
     if config.strip_html:
@@ -233,11 +233,11 @@ class Cleaner:
     def __init__(self, config: CleaningConfig):
         self.config = config
         self.dropped = dict.fromkeys(self.reasons, 0)  # number of dropped examples by reason
-        self._removed: Counter[str] = Counter()  # the stop words that were removed
+        self._removed: Counter[str] = Counter()  # how often each stop word was removed
         steps = config.unicode, config.strip_html, config.strip_control, config.whitespace != "keep"
         self._changes_texts = any(steps) or any(getattr(config, step) for step in WORD_STEPS)
         self.only_drops_short = not (self._changes_texts or config.max_chars or config.deduplicate)
-        self.remembers = True  # whether repeated examples are dropped here, if at all
+        self.remembers = True  # whether `keeps` drops repeated examples if `deduplicate` is set
         self._seen: set[bytes] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -256,7 +256,7 @@ class Cleaner:
         return kept
 
     def take_counts(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Returns the numbers of dropped examples by reason and of removed words, and starts new counts."""
+        """Returns the counts of dropped examples by reason and of removed words, and resets both."""
         found = self.dropped, dict(self._removed)
         self.dropped, self._removed = dict.fromkeys(self.reasons, 0), Counter()
         return found
@@ -267,7 +267,7 @@ class Cleaner:
         self._removed.update(removed)
 
     def notes(self) -> list[str]:
-        """Returns what a person should know about the texts cleaned so far."""
+        """Returns notes for the user about the texts cleaned so far."""
         if not self.config.stop_words or self._removed:
             return []
         unsegmented = "" if self.config.segment else " (Chinese must be segmented, e.g. by data.cleaning.segment)"
@@ -287,7 +287,7 @@ class Cleaner:
         return hashlib.blake2b(repr(texts).encode("utf-8"), digest_size=16).digest()
 
     def repeats(self, digest: bytes) -> bool:
-        """Returns whether an earlier example had the same digest. Counts it as dropped in this case."""
+        """Returns whether an earlier example had the same digest. If so, counts a dropped duplicate."""
         size = len(self._seen)  # takes about 100 bytes of memory per text
         self._seen.add(digest)
         is_repeated = len(self._seen) == size

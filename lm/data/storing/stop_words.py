@@ -1,8 +1,8 @@
 """Short lists of stop words: the function words that carry grammar rather than content.
 
 NLTK's lists are not used, because they must be downloaded. Negations (no, not, never; 不, 没) are left out, since their
-removal would reverse the meaning of a text, and so are numerals, adverbs of degree and all verbs except auxiliaries.
-The words are lower-case. Contracted forms are listed both whole (`it's`) and as treebank tokens (`'s`).
+removal would reverse the meaning of a text. Numerals, adverbs of degree and all verbs except auxiliaries are also left
+out. The words are lower-case. Contracted forms are listed both whole (`it's`) and as treebank tokens (`'s`).
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class TokenStore:
                     raise DamagedStore(f"{name} has {found} bytes, but the manifest says {size}")
             self.counts: dict[str, int] = self.manifest["counts"]
             self.num_documents, self.num_tokens = self.counts["documents"], self.counts["tokens"]
-            self.num_tokens_of_text = self.num_tokens - 2 * self.num_documents  # excluding the tokens around documents
+            self.num_tokens_of_text = self.num_tokens - 2 * self.num_documents  # excluding BOS and EOS
             self.fingerprint: str = self.manifest["content"]  # hash of tokens and document starts
             self.tokens = _map(self.directory / "tokens.bin", self.manifest["dtype"])
             self.starts = _map(self.directory / "starts.bin", "int64")
@@ -97,12 +97,12 @@ class TokenStore:
         return self.hashes, self.hashes
 
     def document(self, index: int) -> np.ndarray:
-        """Returns the tokens of a document, including the first and last ones, which are special."""
+        """Returns the tokens of a document, including BOS and EOS."""
         end = self.starts[index + 1] if index + 1 < self.num_documents else self.num_tokens
         return self.tokens[self.starts[index] : end]
 
     def text(self, index: int) -> np.ndarray:
-        """Returns the tokens of a document without the tokens around it."""
+        """Returns the tokens of a document, excluding BOS and EOS."""
         return self.document(index)[1:-1]
 
 
@@ -163,7 +163,7 @@ def open_or_build(
             if store := _open(directory, label):
                 return store
             shutil.rmtree(directory, ignore_errors=True)
-            # Without locks, another process may be encoding the same parts, and each removes its own in the end.
+            # Without locks, another process may be encoding the same parts, so each process uses its own directory.
             builder = "" if exclusive else f"-{uuid.uuid4().hex[:8]}"
             parts = cache / f"{key}-{documents.layout()}{builder}{PARTS}"
             with contextlib.suppress(FileNotFoundError):

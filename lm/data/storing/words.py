@@ -18,7 +18,7 @@ from lm.files import hash_of
 
 
 def clean_words(config: CleaningConfig, text: str, removed: Counter[str] | None = None) -> str:
-    """Applies the word-level steps of data.cleaning. Adds the removed words to `removed`.
+    """Applies the word-level steps of data.cleaning. Counts the removed words in `removed`.
 
     Raises UserError if a step needs a missing package.
     """
@@ -35,9 +35,10 @@ def clean_words(config: CleaningConfig, text: str, removed: Counter[str] | None 
 
 
 def _without(stop_words: frozenset[str], text: str, removed: Counter[str]) -> str:
-    """Removes words, each with the blanks after it (if there are others before it) or, at the end of a line, before it.
+    """Removes stop words and unneeded blanks next to them.
 
-    Other whitespace remains unchanged.
+    Blanks after a removed word are dropped if whitespace or the beginning of the text precedes it. At the end of a
+    line, the blanks on both sides of the word are dropped. Other whitespace remains unchanged.
     """
     parts, end = [""], 0
     for match in WORD.finditer(text):
@@ -51,7 +52,7 @@ def _without(stop_words: frozenset[str], text: str, removed: Counter[str]) -> st
 
 
 def _join(parts: list[str], part: str, is_first: bool, is_last: bool = False) -> None:
-    """Appends the text between two removed words to the parts before it, and drops blanks beside the first word."""
+    """Appends the text between two removed words to `parts`, and drops blanks next to the first word."""
     line, line_break, others = part.partition("\n")
     rest = line.lstrip()
     ends_line = not rest and bool(line_break or is_last)
@@ -66,7 +67,7 @@ def _join(parts: list[str], part: str, is_first: bool, is_last: bool = False) ->
 
 
 def identity(config: CleaningConfig) -> dict[str, Any]:
-    """Returns the JSON values that determine how words are cleaned, or an empty dict if they are not."""
+    """Returns the JSON values that determine how words are cleaned, or an empty dict if no words are cleaned."""
     values: dict[str, Any] = {}
     if config.segment:
         values["segment"] = [config.segment, _jieba().__version__]
@@ -80,7 +81,7 @@ def identity(config: CleaningConfig) -> dict[str, Any]:
 
 
 def words_of(stop_words: str) -> frozenset[str]:
-    """Returns the words of a list of STOP_WORDS, or those that the resolved setting itself contains."""
+    """Returns the words of a list named in STOP_WORDS, or the words that the resolved setting itself contains."""
     return STOP_WORDS[stop_words] if stop_words in STOP_WORDS else _words(stop_words)
 
 
@@ -91,7 +92,7 @@ def _words(lines: str) -> frozenset[str]:
 
 @functools.cache
 def stemmer(language: str) -> Callable[[str], str]:
-    """Returns a stemmer of NLTK, which needs no downloaded data. All stemmers convert words to lower case."""
+    """Returns an NLTK stemmer, which needs no downloaded data. All stemmers convert words to lower case."""
     from nltk.stem.snowball import SnowballStemmer  # takes a second to import
 
     stem: Callable[[str], str] = SnowballStemmer(language).stem

@@ -1,6 +1,6 @@
-"""Applies a function to tasks in worker processes; the results come in the order of the tasks.
+"""Applies a function to tasks in worker processes, and yields the results in the order of the tasks.
 
-A worker is a new Python process that imports only the modules that the function needs; those of token stores import
+A worker is a new Python process that imports only the modules that the function needs. For token stores, these include
 neither JAX nor the main module. (A fork of a process with threads may hang, and multiprocessing's `spawn` imports the
 main module of the command again.) Tasks and results go through pipes, in pickled form. A worker ends when its pipe is
 closed, so none outlives its parent.
@@ -27,9 +27,9 @@ from lm.errors import UserError
 T = TypeVar("T")
 R = TypeVar("R")
 
-TASKS_AHEAD = 2  # per worker: the one that it works on, and the next
-PIPE_BYTES = 1 << 20  # wanted capacity of a pipe, so that sending a task rarely waits for the worker
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of processor time, or "max", per period
+TASKS_AHEAD = 2  # number of tasks sent to each worker: the current one and the next
+PIPE_BYTES = 1 << 20  # requested capacity of a pipe, so that sending a task rarely has to wait for the worker
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's limit: microseconds of CPU time (or "max") per period
 # SIGINT and SIGTERM reach the whole process group; the parent handles them.
 COMMAND = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN); "
@@ -37,12 +37,12 @@ COMMAND = (
 )
 # Each worker uses one thread; Rust's thread pool and BLAS would otherwise use all cores in each worker.
 ENVIRONMENT = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
-# Makes glibc keep the memory of large arrays for the next chunk, since the system would have to clear new memory.
+# Makes glibc keep the memory of large arrays for the next chunk, since the system would first have to clear new memory.
 KEEP_MEMORY = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(1 << 25))
 
 
 def available_cores() -> int:
-    """Returns the number of cores that this process may use, rounded up if a container has a fraction of one."""
+    """Returns the number of cores that this process may use. A fractional limit of a container is rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
     with contextlib.suppress(OSError, ValueError):  # there is no such file, or no quota
         quota, period = map(int, CPU_QUOTA.read_text().split())
@@ -72,7 +72,7 @@ class _Worker:
                 pass_fds=(source.fileno(), sink.fileno()),
                 env=KEEP_MEMORY | dict(os.environ) | ENVIRONMENT,
             )
-            ours.pop_all()  # stay open
+            ours.pop_all()  # keeps our ends of the pipes open
         for connection in (self.tasks, self.results):
             with contextlib.suppress(OSError, AttributeError):  # only on Linux, and up to a limit per user
                 fcntl.fcntl(connection.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
@@ -88,8 +88,8 @@ class _Worker:
             problem = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
             problem += "; memory may have run out" if status == -signal.SIGKILL else ""
         return WorkerDied(
-            f"a worker process that tokenises text {problem}. Run the same command again: it continues with the parts "
-            "that are done. Lower config.data.store_workers to use less memory."
+            f"a worker process that tokenises text {problem}. Run the same command again: it reuses the parts that are "
+            "already done. Lower config.data.store_workers to use less memory."
         )
 
     def end(self) -> None:
@@ -137,10 +137,10 @@ class Workers(Generic[T, R]):
         return all(worker.is_ready for worker in self._workers)
 
     def map(self, tasks: Iterator[T]) -> Iterator[R]:
-        """Yields function(task) for each task, in order. An error is raised instead of the result.
+        """Yields function(task) for each task, in order. If a call fails, its error is raised instead.
 
-        Tasks are read only as the workers need them. An error of `tasks` is raised after the results before it. After
-        an error, this method must not be called again.
+        Tasks are read only as the workers need them. An error raised by the iterator `tasks` is raised here after the
+        earlier results have been yielded. After an error, this method must not be called again.
         """
         done: dict[int, R | BaseException] = {}  # results that cannot be yielded yet
         number, yielded, more = 0, 0, True
@@ -166,7 +166,7 @@ class Workers(Generic[T, R]):
                 yielded += 1
 
     def _least_busy(self) -> _Worker | None:
-        """Returns the worker with the fewest tasks, or None if all have enough."""
+        """Returns the worker with the fewest tasks, or None if every worker has TASKS_AHEAD tasks."""
         found = min(self._workers, key=lambda worker: len(worker.waiting))
         return found if len(found.waiting) < TASKS_AHEAD else None
 
@@ -185,13 +185,13 @@ class Workers(Generic[T, R]):
             worker.tasks.send(value)
         except OSError as error:
             if not worker.is_ready:
-                self._receive(worker)  # raises the error of its set-up
+                self._receive(worker)  # raises the error that occurred during set-up
             raise worker.died() from error
 
     def _receive(self, worker: _Worker) -> Any:
-        """Returns the next result of a worker, or an exception instead. The first result says that it is set up.
+        """Returns the next result of a worker, or the exception that the task raised.
 
-        Raises the exception if it could not be set up.
+        The first result shows that the worker has been set up. If the set-up failed, raises the exception.
         """
         try:
             result, failure = worker.results.recv()
@@ -206,8 +206,9 @@ class Workers(Generic[T, R]):
 def serve(tasks: int, results: int, parent: int) -> None:
     """Runs a worker, given the file descriptors of its pipes and the ID of its parent process.
 
-    The first message is the function, and each other message a task. Each is answered by a result and an exception, one
-    of which is None. Exceptions that a person can do something about are sent as they are, others with their traceback.
+    The first message is the function, and every other message is a task. The worker answers each message with a result
+    and an exception; at least one of them is None. Exceptions that the user can act on are sent unchanged. All others
+    are sent as a RuntimeError with their traceback.
     """
     source, sink = Connection(tasks, writable=False), Connection(results, readable=False)
     function: Callable[[Any], Any] | None = None
@@ -227,4 +228,4 @@ def serve(tasks: int, results: int, parent: int) -> None:
                 failure = RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
             sink.send((result, failure))
             if function is None:
-                return  # it could not be set up
+                return  # the function could not be set up

@@ -43,7 +43,7 @@ class Tokenizer(abc.ABC):
     needs_file: ClassVar[bool] = False  # whether a file is required (it may define a mask token and extra ids)
     file_is_text: ClassVar[bool] = False  # whether the file named by data.tokenizer.path is text
     reads: ClassVar[tuple[str, ...]] = ()  # the kind-specific settings that the tokenizer reads
-    published_class: ClassVar[str] = "PreTrainedTokenizerFast"  # the class in `transformers`
+    published_class: ClassVar[str] = "PreTrainedTokenizerFast"  # the corresponding class in `transformers`
     file_name: ClassVar[str]  # name of the only file that is saved besides tokenizer_info.json
     base_size: int  # vocabulary size without the extra ids
     extra_ids: int = 0  # number of tokens appended to the vocabulary; they stand for masked spans, not for text
@@ -88,7 +88,7 @@ class Tokenizer(abc.ABC):
 
     @property
     def decoder_start_id(self) -> int:
-        """The id of the token that precedes the target in the input of a decoder that reads a source."""
+        """The id of the token that precedes the target in the decoder's input, in an encoder-decoder."""
         return self.special_tokens.decoder_start
 
     @property
@@ -160,13 +160,14 @@ class Tokenizer(abc.ABC):
         return self.encode_batch([text])[0]
 
     def encode_documents(self, texts: Sequence[str]) -> Flat:
-        """Returns the ids of `start text eos` for all texts, int32 (N,), and their number for each, int64 (E,)."""
+        """Returns the ids of `start text eos` for all texts, int32 (N,), and the number of ids per text, int64 (E,)."""
         return framed(*flat_of(self.encode_batch(texts)), self.start_id, self.eos_id)
 
     def changed(self, texts: Sequence[str], ids_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:
-        """Returns whether decoding fails to restore each text, bool (E,), given the result of `encode_documents`.
+        """Returns, for each text, whether decoding the result of `encode_documents` fails to restore it, bool (E,).
 
-        If encoding loses case, whitespace or unknown words, the probability of the tokens is not that of the text.
+        If encoding loses case, whitespace or unknown words, the probability of the tokens is not the probability of the
+        text.
         """
         found = self.decode_each([ids[1:-1] for ids in rows_of(ids_N, lengths_E)])
         return np.array([text != each for text, each in zip(texts, found, strict=True)], bool)
@@ -185,7 +186,7 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
-        """Returns the ids of `encode` and their character offsets in `text`: (begin, end), where end is exclusive.
+        """Returns the same ids as `encode` and their character offsets in `text`: (begin, end), where end is exclusive.
 
         If several tokens make up one character, each token has the offsets of that character. A token without a
         counterpart in `text`, such as a space that the tokenizer prepends, has an empty range: (i, i).
@@ -283,7 +284,7 @@ class Tokenizer(abc.ABC):
         """bool (vocab_size,): whether each token begins a new word. The first token of a text always begins a word.
 
         In most vocabularies, whitespace belongs to the word that follows it, so tokens with leading whitespace begin
-        a word. WordPiece tokens contain no whitespace. Tokens without the continuation prefix begin a word.
+        a word. WordPiece tokens contain no whitespace; those without the continuation prefix begin a word.
         """
         tokens = range(self.vocab_size)
         return np.array([(self._is_text(i) or i == self.unk_id) and self._starts_word(i) for i in tokens], bool)
@@ -324,7 +325,7 @@ class Tokenizer(abc.ABC):
         return hashlib.sha256(head + b"\0" + self._content()).hexdigest()
 
     def has_file_of(self, other: Tokenizer) -> bool:
-        """Returns whether both tokenizers were loaded from the same file."""
+        """Returns whether both tokenizers have the same kind and the same file content."""
         return self.kind == other.kind and self._content() == other._content()
 
     def save(self, directory: Path | str) -> None:

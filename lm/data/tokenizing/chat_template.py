@@ -38,7 +38,7 @@ TEMPLATES = {
         "{{ eos_token if message.role == 'assistant' else '' }}\n{% endfor %}"
         "{% if add_generation_prompt %}Assistant: {% endif %}"
     ),
-    # The texts alone, one per line: instructions for an encoder-decoder, as in FLAN.
+    # The texts alone, one per line, e.g. to train an encoder-decoder on instructions, as in FLAN.
     "texts": "{% for message in messages %}{{ message.content }}{{ '' if loop.last else '\n' }}{% endfor %}",
 }
 # Some templates write today's date. In training, the date is fixed, so that the data depends only on the config.
@@ -65,13 +65,13 @@ class Encoded:
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer, or another Jinja template for its tokens.
+    """The chat template of a tokenizer, or another Jinja template to use with the tokenizer.
 
     Raises UserError if `text` is not a valid template.
 
     Args:
         text: the template, the name of one of TEMPLATES, or "" for the tokenizer's own template.
-        now: the time that templates read with `strftime_now`.
+        now: the time that templates obtain from `strftime_now`.
     """
 
     def __init__(self, tokenizer: Tokenizer, text: str = "", now: datetime = TRAINING_DATE):
@@ -112,7 +112,7 @@ class ChatTemplate:
             raise UserError(f"the chat template rejects the conversation: {_reason(error)}") from error
 
     def prompt_ids(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
-        """Returns the tokens after which the model writes the next answer."""
+        """Returns the tokens of the prompt after which the model writes the next answer."""
         return self._encode(self.render(messages, tools, prompt=True), messages, tools, prompt=True)[0]
 
     def fitted_prompt(self, messages: Sequence[Message], tools: Tools, limit: int) -> tuple[list[int], int]:
@@ -157,7 +157,7 @@ class ChatTemplate:
 
     @functools.cached_property
     def end_ids(self) -> frozenset[int]:
-        """The tokens that end an answer: the tokenizer's end tokens, and the one that the template writes, if any."""
+        """The tokens that end an answer: the tokenizer's end tokens, and the one written by the template, if any."""
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         found = self.tokenizer.stop_ids
         try:
@@ -168,7 +168,7 @@ class ChatTemplate:
         return frozenset(found) | ({last} & self._special_ids)
 
     def _end(self, ids: Sequence[int], begins_T: np.ndarray, first: int, limit: int) -> int:
-        """Returns the end of an answer: after the next special token, or `first` if there is none before `limit`."""
+        """Returns the end of an answer: after the next special token before `limit`, or `first` if there is none."""
         for index in range(first, len(ids)):
             if begins_T[index] >= limit:
                 break
@@ -177,7 +177,7 @@ class ChatTemplate:
         return first
 
     def _marked_spans(self, text: str, messages: Sequence[Message], tools: Tools) -> list[tuple[int, int]] | None:
-        """Returns the characters [begin, end) of the {% generation %} blocks, or None if the marks change the text."""
+        """Returns the character range of each {% generation %} block, or None if the marks change the text."""
         left, right = _marks(text)
         self._marks = left, right
         try:
@@ -192,8 +192,8 @@ class ChatTemplate:
     def _located_spans(self, text: str, messages: Sequence[Message], tools: Tools) -> list[tuple[int, int]]:
         """Returns the character range [begin, end) of each answer, from the end of its prompt to the end of its text.
 
-        An answer is located by replacing it and comparing the rendered texts. A template may write more before the text
-        of an answer, such as an empty <think> block, so an answer begins after its generation prompt, if found.
+        An answer is located by replacing it and comparing the rendered texts. A template may write something before the
+        text of an answer, such as an empty <think> block, so an answer begins where its prompt ends, if found.
         """
         mark, _ = _marks(text)
         numbers = [number for number, message in enumerate(messages) if message.get("role") == "assistant"]
@@ -222,7 +222,7 @@ class ChatTemplate:
     def _encode(
         self, text: str, messages: Sequence[Message], tools: Tools, *, prompt: bool = False
     ) -> tuple[list[int], Offsets]:
-        """Encodes a rendered text. Special tokens of the template become tokens; those in messages remain text."""
+        """Encodes a rendered text. Special tokens of the template become tokens; their names in messages stay text."""
         left, right = _marks(text)
 
         def mark(value: str) -> str:
@@ -296,12 +296,12 @@ def _marks(text: str) -> list[str]:
 
 
 def _without_nulls(message: Message) -> dict[str, Any]:
-    """Returns a message without the keys whose value is null, which published templates cannot read."""
+    """Returns a message without the keys whose value is null, since published templates do not handle null values."""
     return {name: value for name, value in message.items() if value is not None}
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """Returns a copy of a JSON value with all strings changed, except the keys."""
+    """Returns a copy of a JSON value in which `change` has been applied to every string except keys."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):

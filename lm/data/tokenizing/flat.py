@@ -1,6 +1,6 @@
 """Token ids of several texts in one flat array, without a Python object per token.
 
-E is the number of texts, N the number of their tokens.
+E is the number of texts, and N the total number of tokens.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-Flat = tuple[np.ndarray, np.ndarray]  # the ids of all texts, concatenated, int32 (N,), and their numbers, int64 (E,)
+Flat = tuple[np.ndarray, np.ndarray]  # all ids, concatenated, int32 (N,), and the number of ids per text, int64 (E,)
 
 
 def flat_of(rows: Sequence[Sequence[int]]) -> Flat:
@@ -25,7 +25,7 @@ def rows_of(ids_N: np.ndarray, lengths_E: np.ndarray) -> list[list[int]]:
 
 
 def framed(ids_N: np.ndarray, lengths_E: np.ndarray, start: int, eos: int) -> Flat:
-    """Adds a token before and a token after each text."""
+    """Adds the token `start` before each text and the token `eos` after it."""
     ends_E = np.cumsum(lengths_E + 2)
     found_N = np.empty(len(ids_N) + 2 * len(lengths_E), np.int32)
     is_text_N = np.ones(len(found_N), bool)
@@ -37,7 +37,7 @@ def framed(ids_N: np.ndarray, lengths_E: np.ndarray, start: int, eos: int) -> Fl
 
 
 def sums_of(values_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:
-    """Returns the sum of the values of each text, int64 (E,)."""
+    """Returns, for each text, the sum of the values of its tokens, int64 (E,)."""
     sums_E = np.zeros(len(lengths_E), np.int64)
     has_tokens_E = lengths_E > 0
     if len(values_N):

@@ -78,7 +78,7 @@ class HuggingFaceTokenizer(Tokenizer):
         if (last := max(set(ids.values()) - self._special_added)) >= self.base_size:
             raise ValueError(f"it has ids up to {last:,} for text, but the embedding has only {rows:,} rows")
         if self.base_size - len(ids) > MOST_UNUSED_IDS:
-            raise ValueError(f"it has {len(ids):,} tokens, but ids up to {self.base_size - 1:,}; number them from 0")
+            raise ValueError(f"it has {len(ids):,} tokens, but ids up to {self.base_size - 1:,}; renumber them from 0")
         extra = itertools.takewhile(ids.__contains__, (f"<extra_id_{number}>" for number in itertools.count()))
         self._extra: Sequence[int] = [ids[token] for token in extra]
         unknown = getattr(self._tokenizer.model, "unk_token", None)
@@ -86,14 +86,14 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, path: Path, content: bytes, config: TokenizerConfig) -> Tokenizer:
-        """Returns the tokenizer of a published folder, with the special tokens named by the files beside `path`."""
+        """Returns the tokenizer of a published model, with the special tokens named in the files beside `path`."""
         return cls.from_files(content, files_beside(path), config.bos_token, config.eos_token)
 
     @classmethod
     def from_files(
         cls, content: bytes, files: Files, bos_token: str = "", eos_token: str = "", rows: int | None = None
     ) -> HuggingFaceTokenizer:
-        """Returns the tokenizer with the special tokens that the published `files` name (see `special_tokens`)."""
+        """Returns the tokenizer with the special tokens named in the published `files` (see `special_tokens`)."""
         found = special_tokens(parse_json(content), files, bos_token, eos_token)
         return cls(content, special=found.to_json(), rows=rows)
 

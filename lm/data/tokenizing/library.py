@@ -66,7 +66,7 @@ def split(pattern: str, behavior: str = "Isolated") -> dict[str, Any]:
 
 
 def sequence(kind: str, steps: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Combines several parts into one. `kind` is the key of the list, such as "decoders"."""
+    """Combines several parts into one. `kind` is the key under which they are listed, such as "decoders"."""
     return {"type": "Sequence", kind: list(steps)} if len(steps) > 1 else steps[0] if steps else None
 
 

@@ -19,7 +19,7 @@ from lm.data.tokenizing.special_tokens import TEXT, SpecialTokens, Template
 from lm.files import parse_json, read_file
 
 VOCABULARY, SIDES = "vocab.json", {"source": "source.spm", "target": "target.spm"}
-_CODE = re.compile(r">>.*?<<")  # names the target language of a multilingual model at the start of a source
+_CODE = re.compile(r">>.*?<<")  # names the target language, at the start of a source of a multilingual model
 
 
 class MarianTokenizer(Tokenizer):

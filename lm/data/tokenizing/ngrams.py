@@ -10,7 +10,7 @@ import numpy as np
 
 
 class NgramTable(NamedTuple):
-    """The n-grams of every word of a vocabulary of V words: word v has ids_N[starts_V1[v]:starts_V1[v + 1]]."""
+    """The n-grams of each word in a vocabulary of V words: those of word v are ids_N[starts_V1[v]:starts_V1[v + 1]]."""
 
     ids_N: np.ndarray  # int32, below the number of buckets
     starts_V1: np.ndarray  # int64 (V + 1,)
@@ -28,7 +28,7 @@ class NgramTable(NamedTuple):
 
 
 def ngrams(word: str, lengths: Sequence[int]) -> list[str]:
-    """Returns the n-grams of <word> for all n from lengths[0] to lengths[1], except <word> itself and single marks."""
+    """Returns the n-grams of <word> for all n from lengths[0] to lengths[1], except <word>, "<" and ">"."""
     marked = f"<{word}>"
     found = [marked[i : i + n] for n in range(lengths[0], lengths[1] + 1) for i in range(len(marked) - n + 1)]
     return [each for each in found if each not in (marked, "<", ">")]

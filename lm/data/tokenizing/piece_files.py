@@ -1,4 +1,4 @@
-"""Reads the parts of a SentencePiece model file that its library does not expose, and changes the scores of pieces.
+"""Reads the parts of a SentencePiece model file that the library does not expose, and changes the scores of pieces.
 
 The file is a Protocol Buffers message (sentencepiece_model.proto). A field consists of a key, `number * 8 + wire type`,
 and a value. The wire types are 0 (variable-length integer), 1 (8 bytes), 2 (a length and that many bytes) and 5 (4
@@ -41,7 +41,7 @@ class PieceFile:
 
     @classmethod
     def parse(cls, content: bytes) -> PieceFile:
-        """Raises ValueError if the file is damaged."""
+        """Returns the parsed content of a file. Raises ValueError if the file is damaged."""
         scored, types, specs = [], [], {TRAINER: b"", NORMALIZER: b""}
         try:
             for number, value, _ in _fields(content):
@@ -69,7 +69,7 @@ class PieceFile:
 
 
 def with_scores(content: bytes, change: Callable[[float], float]) -> bytes:
-    """Returns the content of a model file in which the scores of all pieces are changed by a function."""
+    """Returns a copy of a model file's content in which `change` has been applied to the score of each piece."""
     changed = bytearray(content)
     for number, piece, begin in _fields(content):
         for field, score, offset in _fields(piece) if number == PIECE else ():
@@ -83,7 +83,7 @@ def _values(message: bytes) -> dict[int, Any]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any, int]]:
-    """Yields the number, the value and, unless it is an integer, the offset of each field.
+    """Yields the number and the value of each field and, unless the value is an integer, the offset of the value.
 
     Raises ValueError if the message is truncated.
     """

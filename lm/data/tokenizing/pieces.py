@@ -1,4 +1,4 @@
-"""Cuts long texts into pieces, so that encoding needs memory in proportion to a piece, not to the text."""
+"""Cuts long texts into pieces, so that the memory needed for encoding depends on the piece size, not the text size."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from lm.data.tokenizing.base import Tokenizer
 PIECE = 1 << 20  # characters
 SEARCHED = 1 << 14  # number of characters at the end of a piece that are searched for a gap
 _GAP = re.compile(r"(?<=[^\W\d_])[ \n](?=[^\W\d_])")  # the whitespace between two words
-# A tokenizer encodes words independently if encoding the parts of each probe jointly or separately gives equal ids.
+# A tokenizer encodes words independently if encoding the parts of each probe jointly gives the same ids as encoding
+# them separately.
 _PROBES = (("the", " end"), ("a", "\nb"), ("Ein Wort", " und"), ("мир", " и"), ("x, y", " z"))
 
 
 def pieces_of(tokenizer: Tokenizer, text: str) -> Iterator[str]:
     """Divides a text into consecutive pieces that can be encoded one by one.
 
-    The concatenated ids of the pieces equal the ids of the whole text. There is one exception: if the tokenizer
-    `cuts_anywhere`, a very long word may be split after every PIECE characters. If a tokenizer neither `cuts_anywhere`
-    nor encodes words independently, the whole text is one piece.
+    The concatenated ids of the pieces equal the ids of the whole text. There is one exception: if
+    `tokenizer.cuts_anywhere` is true, a very long word may be split after every PIECE characters. If it is false and
+    the tokenizer does not encode words independently, the whole text is one piece.
     """
     if tokenizer.cuts_anywhere:
         return cut(text, anywhere=True)

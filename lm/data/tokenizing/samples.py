@@ -1,4 +1,4 @@
-"""Draws the lines on which SentencePiece is trained: in bounded memory, and the same ones for the same text."""
+"""Samples the lines used to train SentencePiece, in bounded memory; the same text always yields the same sample."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def split_texts(texts: Iterable[str]) -> Iterator[str]:
 
 
 def cut_after_words(lines: Iterable[str]) -> Iterator[str]:
-    """Splits lines after every second occurrence of each word, so that the unigram trainer considers all repeated ones.
+    """Splits lines after every second occurrence of each word, so the unigram trainer considers all repeated words.
 
     In some releases (0.2.1 and 0.2.3), the trainer considers only substrings that are followed by at least two
     different characters. This excludes most words of a text in which every word is followed by a space. The end of a

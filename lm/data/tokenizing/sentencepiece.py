@@ -59,8 +59,8 @@ class SentencePieceTokenizer(Tokenizer):
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> SentencePieceTokenizer:
         """Trains a lossless model.
 
-        If the text has too few pieces for config.vocab_size, the vocabulary is as large as possible, and a note is
-        printed. Raises UserError if the vocabulary would be too small for the characters of the text.
+        If the text yields too few pieces for config.vocab_size, the vocabulary is made as large as possible, and a
+        note is printed. Raises UserError if the vocabulary would be too small for the characters of the text.
         """
         sample = even_sample(split_texts(texts), int(config.train_megabytes * 1e6))
         if not sample:
@@ -81,7 +81,7 @@ class SentencePieceTokenizer(Tokenizer):
             raise UserError(_explain(config, str(error))) from error
 
     def _find_joints(self) -> dict[str, list[int]]:
-        """Returns a mapping from boundary characters, at which text can be split and encoded in parts, to their ids.
+        """Returns the ids of each boundary character. A text can be split at these characters and encoded in parts.
 
         In models that `train` creates, only the piece "\\n" contains a line break, so documents are encoded line by
         line. U+2581 is encoded as bytes, because SentencePiece would decode it as a space. Published models have no
@@ -115,16 +115,16 @@ class SentencePieceTokenizer(Tokenizer):
         after = itertools.chain.from_iterable([line_break] * (len(each) - 1) + [between] for each in lines)
         encoded = self._buffers([line for each in lines for line in each])
         joined = b"".join([start, *itertools.chain.from_iterable(zip(encoded, after, strict=True))])
-        ids_N = np.frombuffer(joined, np.int32)[:-1]  # without the last start
+        ids_N = np.frombuffer(joined, np.int32)[:-1]  # drops the start token after the last text
         per_text = 2 if self.eos_id == self.start_id else 1
         found = np.flatnonzero(ids_N == self.eos_id)
-        if len(found) != per_text * len(texts):  # a published model encodes some text as EOS
+        if len(found) != per_text * len(texts):  # a published model may encode text as EOS
             return super().encode_documents(texts)
         return ids_N, np.diff(found[per_text - 1 :: per_text], prepend=-1)
 
     @functools.cached_property
     def _word_cache(self) -> WordCache | None:
-        """The words so far, or None if the model does not encode words independently (see `word_cache.py`)."""
+        """The cache of words, or None if the model does not encode words independently (see `word_cache.py`)."""
         if not self._joints:
             return None
         file = PieceFile.parse(self._model)
@@ -146,7 +146,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _buffers(self, texts: list[str]) -> list[Any]:
         """Returns the ids of each text as a buffer of int32. The texts contain no boundary characters."""
-        try:  # what out_type="numpy" uses, which takes 20 % longer because it makes an array of each text
+        try:  # out_type="numpy" uses this method too, but takes 20 % longer, because it makes an array for each text
             processor: Any = self._processor
             return processor._processor._EncodeAsBufferBatch(texts, 1, None, False, -1, 0.1, False, False, False)
         except (AttributeError, TypeError):  # other releases
@@ -156,7 +156,7 @@ class SentencePieceTokenizer(Tokenizer):
         """See the base class.
 
         A model with boundary characters encodes the exact text as a sequence of pieces and bytes. Decoding fails only
-        if part of the text is unknown, and then the other pieces are shorter than the text.
+        if part of the text is unknown, and then the remaining pieces have fewer bytes than the text.
         """
         if not self._joints:
             return super().changed(texts, ids_N, lengths_E)
@@ -179,7 +179,7 @@ class SentencePieceTokenizer(Tokenizer):
         return self._processor.encode(list(texts), out_type=str)
 
     def _cut(self, text: str) -> list[str]:
-        """Splits text at boundary characters. Returns these characters between the texts that they separate."""
+        """Splits text at boundary characters. Returns the parts, with the boundary characters between them."""
         return re.split(f"([\n{SPACE}])", text) if self._joints else [text]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
@@ -198,7 +198,7 @@ class SentencePieceTokenizer(Tokenizer):
         """Returns the ids and their character offsets, which refer to `text` even if the model normalises it.
 
         A character may become several tokens, e.g. one per byte or one per letter of a ligature. SentencePiece assigns
-        the character only to the last token. This method gives the offsets of the character to each of its tokens. A
+        the character only to the last of these tokens. This method assigns the character's offsets to all of them. A
         space that the model adds before the text gets an empty range.
         """
         try:
@@ -245,12 +245,12 @@ class SentencePieceTokenizer(Tokenizer):
     def library_parts(self, names: Mapping[int, str]) -> dict[str, Any]:
         """See the base class. Pieces contain spaces instead of U+2581, so that U+2581 in a text becomes bytes.
 
-        In the library, a unigram model finds all its pieces in a text, including those that stand for special tokens or
-        bytes. A very low score prevents this, as long as other pieces spell the same text.
+        In the library, a unigram model matches all its pieces in a text, including those that stand for special tokens
+        or bytes. A very low score prevents this, as long as other pieces can spell the same text.
 
-        The library adds scores in 64-bit arithmetic, SentencePiece in 32-bit arithmetic. In a unigram model whose
-        scores are not multiples of GRID, ids may therefore differ if two segmentations of a text have almost the same
-        score. In any unigram model, they may differ if the scores of a line add up to more than EXACT (see
+        The library adds scores in 64-bit arithmetic; SentencePiece uses 32-bit arithmetic. In a unigram model whose
+        scores are not multiples of GRID, the ids may therefore differ if two segmentations of a text have almost the
+        same score. In any unigram model, they may differ if the scores of a line add up to more than EXACT (see
         `word_cache.py`).
         """
         processor = self._processor

@@ -38,7 +38,9 @@ USUAL_MASK = ("[MASK]", "<mask>")
 
 
 def read_files(content_of: Callable[[str], bytes | None], where: str) -> dict[str, Any]:
-    """Returns the files of a model that describe its special tokens. Raises UserError if one of them is damaged.
+    """Returns the parsed files that describe a model's special tokens, keyed by file name.
+
+    Raises UserError if one of them is damaged.
 
     Args:
         content_of: a function that maps a file name such as "config.json" to the content of the file, or to None if
@@ -60,7 +62,7 @@ def read_files(content_of: Callable[[str], bytes | None], where: str) -> dict[st
 
 
 def files_beside(path: Path) -> dict[str, Any]:
-    """Reads the files that describe special tokens from the folder of another file (see `read_files`)."""
+    """Reads the files that describe special tokens, from the folder that contains `path` (see `read_files`)."""
 
     def content_of(name: str) -> bytes | None:
         other = path.with_name(name)
@@ -77,10 +79,10 @@ def special_tokens(
     Args:
         tokenizer: the content of tokenizer.json.
         files: the files beside it (see `read_files`).
-        bos_token, eos_token: the tokens to use instead of the BOS and EOS tokens in the files. If either is given,
+        bos_token, eos_token: tokens to use instead of the BOS and EOS tokens named in the files. If either is given,
             texts are framed as in our own tokenizers (`bos text eos`), not as specified by the post-processor.
 
-    Raises ValueError if the files contradict each other or name no EOS token.
+    Raises ValueError if the files contradict each other or if no EOS token is found.
     """
     names = _names(files)
     every = {each["content"]: each["id"] for each in tokenizer.get("added_tokens") or ()}
@@ -99,7 +101,7 @@ def special_tokens(
     usual = pairs[:1] if NAMES not in files else []
 
     def named(*keys: str) -> int | None:
-        """Returns the id of the token under the first key that the files contain, or None if they contain none."""
+        """Returns the id of the token named by the first of `keys` found in the files, or None if none is found."""
         for key in keys:
             if key in names:
                 return _known(names[key], f"the {key}", id_of)
@@ -135,7 +137,7 @@ def special_tokens(
 
 
 def _names(files: Files) -> dict[str, str]:
-    """Returns the tokens that the files name, keyed by "bos_token" etc. tokenizer_config.json takes precedence."""
+    """Returns the tokens named in the files, keyed by "bos_token" etc. tokenizer_config.json takes precedence."""
     found: dict[str, str] = {}
     for values in (files.get(NAMES, {}), files.get(OLD_NAMES, {})):
         for key, value in values.items():
@@ -149,14 +151,16 @@ def _names(files: Files) -> dict[str, str]:
 def _known(token: str, what: str, id_of: Callable[[str], int | None]) -> int:
     found = id_of(token)
     if found is None:
-        raise ValueError(f"it has no token {token!r}, which is {what}; set data.tokenizer.bos_token and eos_token")
+        raise ValueError(
+            f"it has no token {token!r}, which is given as {what}; set data.tokenizer.bos_token and eos_token"
+        )
     return found
 
 
 def _optional(
     name: str | None, usual: tuple[str, ...], added: Mapping[str, int], id_of: Callable[[str], int | None]
 ) -> int | None:
-    """Returns the id of a named token or, if `name` is None, of a special added token with a standard name."""
+    """Returns the id of the token `name` or, if it is None, of a special added token with one of the `usual` names."""
     if name is not None:
         return id_of(name)
     return next((added[token] for token in usual if token in added), None)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 TEXT = -1  # stands for a text among the token ids of a template
-# Slices of a flat array (N,): the array, and the begin and the length of each slice, int64 (E,).
+# Slices of a flat array (N,): the array, and the start and the length of each slice, int64 (E,).
 Slices = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -46,7 +46,7 @@ class Template:
         """Returns the tokens of the whole input and their types, both int32 (T,)."""
         rest = iter(texts)
         parts = [np.asarray(next(rest) if token == TEXT else [token], np.int32) for token in self.ids]
-        assert next(rest, None) is None, f"the template {self.ids} has fewer than {len(texts)} texts"
+        assert next(rest, None) is None, f"the template {self.ids} has room for fewer than {len(texts)} texts"
         return np.concatenate(parts), np.repeat(np.array(self.types, np.int32), list(map(len, parts)))
 
     def fill_all(self, *texts: Slices) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -89,7 +89,7 @@ class SpecialTokens:
     other_stops: tuple[int, ...] = ()  # tokens that end a generated text, in addition to `eos`
     pad: int | None = None
     mask: int | None = None
-    first_of_target: int | None = None  # the first token of an encoder-decoder's input; None means `start`
+    first_of_target: int | None = None  # the first token of an encoder-decoder's decoder input; None means `start`
     forced_first: int | None = None  # the first token that an encoder-decoder must generate
     one: Template | None = None  # the template for one text; None means `bos text eos`
     two: Template | None = None  # the template for a pair of texts; None means `bos text eos text eos`
@@ -102,7 +102,7 @@ class SpecialTokens:
         return cls(**{**values, "other_stops": tuple(values.get("other_stops", ())), **templates})
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON values of all tokens that exist, from which `from_json` restores an equal object."""
+        """Returns the fields that are set, as JSON values from which `from_json` restores an equal object."""
         every = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         found = {name: value for name, value in every.items() if value not in (None, (), {}) or name == "bos"}
         lists = {name: [list(value.ids), list(value.types)] for name, value in found.items() if name in ("one", "two")}
@@ -154,7 +154,7 @@ class SpecialTokens:
     def frame(self, *texts: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the tokens of one text or a pair, with special tokens, and their types, both int32 (T,).
 
-        If a published template adds no tokens to an empty text, the result is the token `start`.
+        If a published template adds no tokens to an empty text, the result is the single token `start`.
         """
         tokens_T, types_T = (self.for_text if len(texts) == 1 else self.for_pair).fill(*texts)
         return (tokens_T, types_T) if len(tokens_T) else (np.array([self.start], np.int32), np.zeros(1, np.int32))

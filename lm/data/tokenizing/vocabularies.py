@@ -24,7 +24,7 @@ WORD, WORD_OR_BREAK, LINE_BREAK = re.compile(r"\S+"), re.compile(r"\n|\S+"), r"\
 
 
 class VocabularyTokenizer(Tokenizer):
-    """Base class for tokenizers with four special tokens and a list of strings as their vocabulary, saved as JSON."""
+    """Base class for tokenizers whose vocabulary is four special tokens and a list of strings, saved as JSON."""
 
     unk_id = UNK
 
@@ -77,7 +77,7 @@ class CharacterTokenizer(VocabularyTokenizer):
         return framed(ids_N, lengths_E, self.start_id, self.eos_id)
 
     def changed(self, texts: Sequence[str], ids_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:
-        """See the base class. The text U+FFFD, as which unknown characters are decoded, may be unknown itself."""
+        """See the base class. Unknown characters are decoded as U+FFFD, which is correct only for U+FFFD itself."""
         return super().changed(texts, ids_N, lengths_E) if np.any(ids_N == UNK) else np.zeros(len(texts), bool)
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
@@ -111,8 +111,9 @@ class WordTokenizer(VocabularyTokenizer):
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> WordTokenizer:
         """Returns a tokenizer with the most frequent words; ties are broken by code point.
 
-        With `config.line_breaks`, the line break is one of them, however rare it is. Raises UserError if no word occurs
-        `config.min_count` times, or if `config.line_breaks` is set but the text has no line break.
+        If `config.line_breaks` is set, the vocabulary includes the line break, however rare it is. Raises UserError if
+        no word occurs at least `config.min_count` times, or if `config.line_breaks` is set but the text has no line
+        break.
         """
         pattern = WORD_OR_BREAK if config.line_breaks else WORD
         counts = collections.Counter(word for text in texts for piece in cut(text) for word in pattern.findall(piece))
@@ -124,8 +125,8 @@ class WordTokenizer(VocabularyTokenizer):
         if words and not kept:
             most = max(counts[word] for word in words)
             raise UserError(
-                f"config.data.tokenizer.min_count: no word of the training text occurs {config.min_count} times; use "
-                f"at most {most}."
+                f"config.data.tokenizer.min_count: no word of the training text occurs {config.min_count} times or "
+                f"more; use at most {most}."
             )
 
         def rank(word: str) -> tuple[int, str]:

@@ -1,13 +1,13 @@
 """Encodes texts for a token store by looking up words that occurred before, which is faster than SentencePiece.
 
-The ids are those of SentencePiece if it encodes the words of a line independently of each other. A BPE model does so if
-no piece extends beyond a word. In a unigram model, the sums of scores must also be exact. Otherwise, rounding to 32
-bits depends on what precedes the word in its line, so a word that has two segmentations of almost equal score may be
-segmented differently in different lines. Sums of multiples of GRID are exact up to EXACT, so `SentencePieceTokenizer`
-rounds the scores of the models that it trains to such multiples.
+The ids are the same as SentencePiece's if the model encodes each word of a line independently. A BPE model does so if
+no piece extends beyond a word. In a unigram model, the sums of scores must also be exact. Otherwise, how a sum is
+rounded to 32 bits depends on what precedes the word in its line, so a word that has two segmentations of almost equal
+score may be segmented differently in different lines. Sums of multiples of GRID are exact up to EXACT, so
+`SentencePieceTokenizer` rounds the scores of the models that it trains to such multiples.
 
-A word includes the spaces before it. E is the number of texts, N the number of tokens, U the number of words, W the
-number of different words.
+A word includes the spaces before it. E is the number of texts, N the number of tokens, U the number of words, and
+W the number of distinct words.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from lm.data.tokenizing.piece_files import SPACE
 if TYPE_CHECKING:
     import pyarrow
 
-GRID = 2.0**-8  # of the scores of unigram models, which are 32-bit numbers
-EXACT = 2.0**24 * GRID  # all multiples of GRID up to this number are 32-bit numbers
-REPEATS = 2  # mean number of times that a word must occur in a call to be worth keeping
-MOST_WORDS, MOST_BYTES = 1 << 17, 1 << 25  # of words that are kept; with short words, 2^17 take about 50 MB of memory
-START, BREAK = b"\0", b"\n"  # mark the start of a text and of its other lines
+GRID = 2.0**-8  # the scores of unigram models trained by `SentencePieceTokenizer` are multiples of this
+EXACT = 2.0**24 * GRID  # 32-bit floats represent all multiples of GRID up to this number exactly
+REPEATS = 2  # the cache is not used if words occur less often than this in a call, on average
+MOST_WORDS, MOST_BYTES = 1 << 17, 1 << 25  # limits on the cached words; 2^17 short words take about 50 MB
+START, BREAK = b"\0", b"\n"  # mark the start of a text and of each of its other lines
 _KINDS = bytes(1 if byte == 32 else 2 if byte in START + BREAK else 0 for byte in range(256))
 
 
 class _Rows(dict[bytes, int]):
-    """Maps a word to its row. A new word gets the next row, and is added to `new`."""
+    """Maps a word to its row. A new word gets the next row and is added to `new`."""
 
     def __init__(self) -> None:
         self.new: list[bytes] = []
@@ -46,7 +46,7 @@ class _Rows(dict[bytes, int]):
 class WordCache:
     """The ids of the words that have occurred so far.
 
-    A word is spelled in UTF-8. The first word of a text begins with START, that of any other line with BREAK.
+    Words are UTF-8 bytes. The first word of a text begins with START, and the first word of any other line with BREAK.
     """
 
     def __init__(
@@ -56,9 +56,13 @@ class WordCache:
         between: Sequence[int],
         score_V: np.ndarray | None = None,
     ):
-        """Takes a function that encodes parts of lines, the ids of a line break, and those between two texts (two).
+        """Creates an empty cache.
 
-        For a unigram model, `score_V` holds the scores of all tokens.
+        Args:
+            encode: a function that encodes parts of lines.
+            line_break: the ids of a line break.
+            between: the two ids between one text and the next.
+            score_V: the scores of all tokens of a unigram model; None for other models.
         """
         self._encode, self._prefixes = encode, {BREAK: list(line_break), START: list(between)}
         self._score_V = None if score_V is None else np.abs(score_V, dtype=np.float64)
@@ -66,14 +70,14 @@ class WordCache:
 
     def _clear(self) -> None:
         self._rows, self._num_bytes = _Rows(), 0
-        self._ids = np.zeros(0, np.int32)  # of all words, concatenated
+        self._ids = np.zeros(0, np.int32)  # the ids of all words, concatenated
         # For each word: where its ids begin, how many there are, the sum of their absolute scores, and whether the word
         # starts a line or a text.
         self._begins, self._lengths, self._scores = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
         self._starts_line, self._starts_text = np.zeros(0, bool), np.zeros(0, bool)
 
     def encode(self, texts: Sequence[str]) -> Flat | None:
-        """Returns the ids of `start text eos` for all texts, int32 (N,), and their number for each, int64 (E,).
+        """Returns the ids of `start text eos` for all texts, int32 (N,), and the number of ids per text, int64 (E,).
 
         Returns None if the words rarely repeat, if the texts contain START or SPACE, or if a line or a word is so long
         that the sums of its scores may not be exact.
@@ -85,7 +89,7 @@ class WordCache:
         words_W, index_U = found.dictionary.to_pylist(), found.indices.to_numpy()
         if len(index_U) < REPEATS * len(words_W):
             return None
-        # While SentencePiece searches within a word, a sum may exceed that of the best segmentation by this much.
+        # While SentencePiece searches within a word, a sum may exceed the best segmentation's by this much.
         excess = 0.0 if self._score_V is None else len(max(words_W, key=len)) * self._score_V.max()
         if excess >= EXACT:
             return None
@@ -112,7 +116,7 @@ class WordCache:
                 self._add(self._rows.new)
                 self._rows.new = []
         except BaseException:
-            self._clear()  # such as a MemoryError after some of the arrays have been extended
+            self._clear()  # an error, such as a MemoryError, may leave only some arrays extended
             raise
         return rows
 

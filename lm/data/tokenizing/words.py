@@ -1,4 +1,4 @@
-"""The text of single tokens, by which they are matched with the words of a vector file."""
+"""Finds the word that each token spells, which is used to match tokens with the words in a vector file."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from lm.data.tokenizing.base import Tokenizer
 
 
 def words_of(tokenizer: Tokenizer) -> list[str | None]:
-    """Returns the text of each token without whitespace around it, or None for a token that is not one word.
+    """Returns the text of each token without surrounding whitespace, or None for a token that is not a single word.
 
-    Special tokens, unknown tokens, and tokens of several words or of whitespace alone are not words.
+    Special tokens, unknown tokens, and tokens that consist of several words or only of whitespace are not words.
     """
     words: list[str | None] = [None] * tokenizer.vocab_size
     for token in tokenizer.text_ids.tolist():

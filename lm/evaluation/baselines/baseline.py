@@ -18,7 +18,7 @@ Outputs = Sequence[Any] | np.ndarray  # one output per example
 
 
 class NotComputed(Exception):
-    """The reason why a baseline cannot be computed, such as a missing package."""
+    """Raised if a baseline cannot be computed. The message gives the reason, such as a missing package."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class BaselineSetup:
     train: Mapping[str, Any]  # the stores of the training split; empty unless a baseline `needs_train`
     valid: Mapping[str, Any]  # the stores of the validation split; empty unless a baseline `needs_valid`
     stores: Mapping[str, Any]  # the stores of the evaluated split
-    references: Mapping[str, Sequence[Any]]  # the pairs whose outputs are scored; may be empty
-    prefixes: Mapping[str, str] = field(default_factory=dict)  # the prefix of the sources of those pairs
+    references: Mapping[str, Sequence[Any]]  # the pairs to score for each data source; may be empty
+    prefixes: Mapping[str, str] = field(default_factory=dict)  # the prefix of the source texts of each data source
     report: Report | None = None
 
 
@@ -44,7 +44,7 @@ class Scores:
 
 
 class Baseline(abc.ABC):
-    """A model without neural network. Baselines have no state."""
+    """A model that is not a neural network. Baselines have no state."""
 
     name: str  # the name of its row in tables
     needs_train = True  # whether anything is fitted to the training split

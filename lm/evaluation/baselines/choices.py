@@ -11,7 +11,7 @@ from lm.evaluation.baselines.baseline import BaselineSetup, LabelBaseline
 
 
 class RandomCandidate(LabelBaseline):
-    """Each candidate has the same chance. The choice depends only on config.seed."""
+    """Chooses a candidate uniformly at random. The random numbers depend only on config.seed."""
 
     name = "random candidate"
 
@@ -22,7 +22,7 @@ class RandomCandidate(LabelBaseline):
 
 
 class LongestCandidate(LabelBaseline):
-    """The candidate with the most characters, or the first of several."""
+    """Chooses the candidate with the most characters. Ties go to the first candidate."""
 
     name = "longest candidate"
 

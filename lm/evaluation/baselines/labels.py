@@ -1,6 +1,6 @@
 """Baselines for labels and numbers: the most frequent label, the mean number, and linear models on word n-grams.
 
-C is the number of labels, E the number of examples, and F the number of features.
+C is the number of labels, E is the number of examples, and F is the number of features.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class LogisticNgrams(LabelBaseline):
         features_EF = vectorizer.fit_transform(map(_text, train))
 
         def fit(strength: float) -> Any:
-            with warnings.catch_warnings(action="ignore"):  # the description says if the solver did not converge
+            with warnings.catch_warnings(action="ignore"):  # the description reports that the solver did not converge
                 return LogisticRegression(C=strength, max_iter=MOST_ITERATIONS).fit(features_EF, gold)
 
         def accuracy(model: Any, features: Any, valid: Sequence[Labelled]) -> float:
@@ -132,9 +132,9 @@ def _best(
     fit: Callable[[float], Any],
     quality: Callable[[Any, Any, Sequence[Labelled]], float],
 ) -> tuple[Any, float]:
-    """Fits a model with each strength. Returns the one with the highest quality on the validation split.
+    """Fits a model with each strength. Returns the model that is best on the validation split, and its strength.
 
-    Raises NotComputed if no quality is a number.
+    Raises NotComputed if no model has a finite quality.
     """
     valid = raw_examples(setup.valid)
     features = vectorizer.transform(map(_text, valid))
@@ -153,7 +153,7 @@ def _best(
 def _describe(setup: BaselineSetup, num_features: int, strength: str, *notes: str) -> str:
     features = f"tf-idf of {num_features:,} word 1- and 2-grams"
     chosen = f"{strength}, chosen on the validation split"
-    # Sources of the split may be scored alone, so stores are compared one by one.
+    # The data sources of a split may be scored on their own, so stores are compared one by one.
     of_valid = {store.fingerprint for store in setup.valid.values()}
     if any(store.fingerprint in of_valid for store in setup.stores.values()):
         chosen += ", which is also scored"

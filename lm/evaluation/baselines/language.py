@@ -1,6 +1,6 @@
 """Baselines for causal language models: unigrams, bigrams and xz.
 
-V is the size of the vocabulary, N a number of tokens, and K the number of distinct bigrams.
+V is the size of the vocabulary, N is a number of tokens, and K is the number of distinct bigrams.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class NgramBaseline(Baseline):
 
     @abc.abstractmethod
     def fit(self, train: Iterator[tuple[np.ndarray, np.ndarray]], vocab_size: int) -> Unigrams | Bigrams:
-        """Returns a model of (tokens before the targets, targets), each int64 (N,)."""
+        """Returns a model fitted to arrays of (tokens before the targets, targets), each int64 (N,)."""
 
     def score(self, setup: BaselineSetup) -> Scores:
         total = sum(map(_num_targets, setup.train.values()))
@@ -87,7 +87,7 @@ class Bigrams:
     description = "interpolated Witten-Bell smoothing"
 
     def __init__(self, unigrams: Unigrams, keys_K: np.ndarray, counts_K: np.ndarray):
-        """`keys_K` holds v * V + w for each bigram, sorted, and `counts_K` its count."""
+        """`keys_K` holds v * V + w for each bigram, in ascending order; `counts_K` holds their counts."""
         self._keys_K, self._counts_K, self._size = keys_K, counts_K, len(unigrams.probabilities_V)
         self._unigram_V = unigrams.probabilities_V
         before_K = keys_K // self._size
@@ -96,7 +96,7 @@ class Bigrams:
         self._best_V = self._most_probable(before_K)
 
     def _most_probable(self, before_K: np.ndarray) -> np.ndarray:
-        """Returns the most probable token after each token, (V,). Ties go to the lowest id."""
+        """Returns the most probable next token after each token, (V,). Ties go to the lowest id."""
         usual = int(self._unigram_V.argmax())
         targets_K = self._keys_K % self._size
         weights_K = self._counts_K + self._types_V[before_K] * self._unigram_V[targets_K]
@@ -118,7 +118,7 @@ class Bigrams:
 
 
 class XzBaseline(Baseline):
-    """The compressor xz at its highest level. It reads only the evaluated text."""
+    """The compressor xz at its highest compression level. It reads only the evaluated text."""
 
     name = "xz -9"
     needs_train = False
@@ -149,7 +149,7 @@ def _targets(store: TokenStore) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _first_targets(setup: BaselineSetup, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the first `most` targets of the training split, and reports the progress."""
+    """Yields the first `most` targets of the training split and the tokens before them, and reports the progress."""
     done = 0
     for store in setup.train.values():
         for before_N, targets_N in _targets(store):

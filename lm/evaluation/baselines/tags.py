@@ -12,14 +12,14 @@ from lm.data.reading.readers import Tagged
 from lm.evaluation.baselines.baseline import BaselineSetup, LabelBaseline, NotComputed, limited
 
 MOST_WORDS = 250_000  # of training text, for the random field; bounds the cost
-# L-BFGS with an elastic-net penalty; the settings of the tutorial of sklearn-crfsuite.
+# L-BFGS with an elastic-net penalty; the settings are from the tutorial of sklearn-crfsuite.
 SETTINGS = {"c1": 0.1, "c2": 0.1, "max_iterations": 100, "feature.possible_transitions": True}
 
 
 class MostFrequentTag(LabelBaseline):
     """Gives each word its most frequent tag in training, and unknown words the most frequent tag of all words.
 
-    Ties go to the first tag in data.labels. Words are compared with case.
+    Ties go to the first tag in data.labels. Words are compared case-sensitively.
     """
 
     name = "most frequent tag"
@@ -34,7 +34,7 @@ class MostFrequentTag(LabelBaseline):
         labels = setup.config.data.labels
 
         def most_frequent(tags: Counter[str]) -> str:
-            return max(labels, key=tags.__getitem__)  # the first of several
+            return max(labels, key=tags.__getitem__)  # ties go to the first tag
 
         usual = most_frequent(sum(counts.values(), Counter()))
         tag_of = {word: most_frequent(tags) for word, tags in counts.items()}
@@ -45,7 +45,7 @@ class MostFrequentTag(LabelBaseline):
 
 
 class ConditionalRandomField(LabelBaseline):
-    """A linear-chain CRF of python-crfsuite on the words, affixes and shapes of a window of three words."""
+    """A linear-chain CRF from python-crfsuite. Its features come from a window of three words (see `features`)."""
 
     name = "linear CRF"
 
@@ -81,8 +81,8 @@ class ConditionalRandomField(LabelBaseline):
 def features(words: Sequence[str]) -> list[list[str]]:
     """Returns the features of each word of a sentence, similar to those in the tutorial of sklearn-crfsuite.
 
-    A word is described by itself in lower case, its last two and three letters and its shape, and each of its two
-    neighbours by itself and its shape.
+    The features are the lower-case word, its last two and three letters and its shape, as well as the lower-case form
+    and shape of each of its two neighbours.
     """
     found = []
     for index, word in enumerate(words):

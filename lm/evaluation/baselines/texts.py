@@ -12,13 +12,13 @@ from lm.evaluation.text_metrics import score
 
 
 class TextBaseline(Baseline):
-    """Base class for baselines that compute the output of a pair from its source."""
+    """Base class for baselines that compute the output for a pair from its source."""
 
     needs_train = False
 
     @abc.abstractmethod
     def output(self, source: str) -> str:
-        """Returns the output for a source text without its prefix."""
+        """Returns the output for a source text from which the prefix has been removed."""
 
     def score(self, setup: BaselineSetup) -> Scores:
         settings, signatures = setup.config.eval.generation, dict[str, str]()
@@ -45,7 +45,7 @@ class Copy(TextBaseline):
 
 
 class Lead(TextBaseline):
-    """The first sentences of the source, a strong baseline for summaries of news (Nallapati 2017)."""
+    """The first sentences of the source, a strong baseline for news summarisation (Nallapati 2017)."""
 
     def __init__(self, count: int):
         self.count = count

@@ -1,4 +1,4 @@
-"""The families of published models. To add a family, write one file and add one line here."""
+"""The families of published models. To add a family, write a file for it, import that file here and list the family."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ GENERATION: Names = {"lm_head": "output", "final_logits_bias": place("output_bia
 
 
 def has_logits_bias(settings: Settings, folder: Any) -> Settings:
-    """Detects the logits bias, a buffer that old files lack and that is zero in all models but Marian."""
+    """Detects the logits bias, a buffer that old files lack and that is zero in all models except Marian."""
     return {"output_bias": settings["family"] == "encoder_decoder" and "final_logits_bias" in folder.tensors}
 
 

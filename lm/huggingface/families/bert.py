@@ -73,7 +73,7 @@ NO_POOLER = {"pooler": False}  # our token classifiers could have a pooler, but 
 
 
 def check_head_activation(settings: Settings, folder: Any) -> Settings:
-    """Refuses all activations but GELU: the masked-token heads of ELECTRA and RoBERTa always use the exact GELU."""
+    """Checks that models with a masked-token head use exact GELU, as this head always does in ELECTRA and RoBERTa."""
     if settings.get("head_transform") and settings["activation"] != "gelu":
         raise UserError(f"{folder.source}: config.json: hidden_act must be 'gelu' for the masked-token head.")
     return {}

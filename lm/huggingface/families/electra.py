@@ -62,7 +62,7 @@ FAMILY = Family(
         "ElectraForQuestionAnswering": Head("span_qa", {"qa_outputs": "span"}),
         "ElectraModel": Head("contrastive"),
     },
-    # Published discriminators are imported as bare bodies; their heads are kept for the export.
+    # Published discriminators are imported without their heads, which are kept for the export.
     same_class={"ElectraForPreTraining": "ElectraModel"},
     kept={"discriminator_predictions.dense": "", "discriminator_predictions.dense_prediction": ""},
     spelling=Spelling("electra."),

@@ -18,13 +18,13 @@ class Convention:
     """Describes how `transformers` classes and config.json represent one of our tasks.
 
     Attributes:
-        heads: the tasks whose heads this task can use; if empty, it uses its own.
+        heads: the tasks whose heads this task can use; if empty, it uses only its own.
         labels: whether id2label lists the labels.
         problem_type: the value of the problem_type field, or "" if there is none.
         logits: whether each token has logits that can be compared.
         vectors: whether the task computes text vectors, so that the pooling must be known.
         overlap: the overlap between the windows of a long text, as a fraction of the sequence length.
-        peft: the value of task_type for which peft does not add a trained head to the adapters, or "".
+        peft: a value of task_type for which peft adds no trained head to the adapters, or "" if there is none.
         generates: whether the model generates text according to generation_config.json.
     """
 
@@ -62,10 +62,10 @@ class Head:
     """A `transformers` class with a head, such as BertForMaskedLM.
 
     Attributes:
-        objective: the name of our task (objective.name) that has this head.
+        objective: the name of the task (objective.name) that uses this head.
         names: maps the module names of the head to our modules.
         settings: the ModelConfig settings that the head needs.
-        objective_settings: other settings of the objective, such as next_sentence.
+        objective_settings: other objective settings that the head needs, such as next_sentence.
     """
 
     objective: str
@@ -82,11 +82,11 @@ class Family:
         name: the value of --family that selects this family.
         model_types: the values of model_type in config.json; exports write the first one.
         settings: the ModelConfig settings that all models of the family share.
-        fields: the config.json fields that determine further settings or are refused.
-        names: maps the module names of the body to our modules; if a function, it takes the ModelConfig.
-        heads: the `transformers` classes by name, including the one for the bare body.
-        kept: other modules that files may contain but no head uses; their tensors are kept for the export.
-        computed: tensors that files contain although they can be computed from the settings.
+        fields: the config.json fields that determine further settings or must have certain values.
+        names: maps the module names of the body to our modules, or returns such a mapping for a ModelConfig.
+        heads: the `transformers` classes by name, including the class without a head.
+        kept: other modules that files may contain but that no head uses; their tensors are kept for the export.
+        computed: returns the tensors that files contain although they can be computed from the settings.
         neutral: the config.json fields that do not affect what the model computes.
         spelling: the prefixes of tensor names.
         ignored: name patterns of buffers, which are not read.

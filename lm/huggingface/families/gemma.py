@@ -20,7 +20,10 @@ SETTINGS = {**llama.SETTINGS, "norm_unit_offset": True, "embedding_scale": 0.0}
 
 
 def _read_activation(values: Values) -> Settings:
-    """Reads the activation. Refuses hidden_act="gelu" alone, which means the tanh approximation in old files."""
+    """Reads the activation.
+
+    Raises ValueError if only hidden_act="gelu" is given, because it means the tanh approximation in old files.
+    """
     chosen = values["hidden_activation"]
     if chosen is None:
         chosen = values["hidden_act"]

@@ -1,4 +1,4 @@
-"""Llama 1 and 2 (Touvron 2023), Llama 3 (Grattafiori 2024) and models that use its class, such as SmolLM2."""
+"""Llama 1 and 2 (Touvron 2023), Llama 3 (Grattafiori 2024) and other models of the Llama class, such as SmolLM2."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def heads_of(kind: str, text: str = "", tokens: bool = True) -> dict[str, Head]:
     """Returns the heads of a family whose class names begin with `kind`, such as "Llama".
 
     Args:
-        text: inserted after `kind` in all class names except that of ForCausalLM.
+        text: inserted after `kind` in all class names except the one that ends in ForCausalLM.
         tokens: whether there is a class for token classification.
     """
     return {

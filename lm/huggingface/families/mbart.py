@@ -16,7 +16,7 @@ from lm.huggingface.families import bart
 from lm.huggingface.families.family import Head
 from lm.huggingface.fields import Field, Settings, Values, choice, gathered, only, position_rows
 
-# Options of early `transformers` versions, with the values that these families have.
+# Options of early `transformers` versions. Each family requires certain values.
 _FIRST = ("normalize_before", "normalize_embedding", "add_final_layer_norm", "static_position_embeddings")
 _COMMON = tuple(each for each in bart.FIELDS if not {*_FIRST, "extra_pos_embeddings"} & each.defaults.keys())
 _NEUTRAL = bart.FAMILY.neutral | {"extra_pos_embeddings"}
@@ -30,7 +30,7 @@ def _first(*values: bool) -> tuple[Field, ...]:
 
 
 def _sinusoids(rows: int, width: int) -> np.ndarray:
-    """Returns the position table, float32 (rows, width), with all sines before all cosines."""
+    """Returns the float32 position table of shape (rows, width), with all sines before all cosines."""
     half = width // 2
     angles = np.arange(rows)[:, None] * np.exp(-np.log(10_000.0) * np.arange(half) / half)
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)

@@ -1,4 +1,7 @@
-"""ModernBERT (Warner 2024): rotary positions, and windows in two of three layers. The first attention has no norm."""
+"""ModernBERT (Warner 2024): rotary positions, and windows in two of every three layers.
+
+The first layer has no attention norm.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OLMo 2 and OLMo 3 (OLMo Team 2024, 2025): norms after sub-layers, and for queries and keys across all heads."""
+"""OLMo 2 and OLMo 3 (OLMo Team 2024, 2025): norms after sub-layers; query and key norms span all heads."""
 
 from __future__ import annotations
 

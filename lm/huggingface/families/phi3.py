@@ -1,4 +1,4 @@
-"""Phi-3 (Abdin 2024) with up to 4,096 positions: Llama with fused matrices. Longer variants are refused."""
+"""Phi-3 (Abdin 2024) with up to 4,096 positions: Llama with fused matrices. Longer variants are not supported."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ CLASSIFIER = {"classifier.dense": "pooler", "classifier.out_proj": "classifier"}
 def heads_of(kind: str) -> dict[str, Head]:
     """Returns the heads of the classes whose names begin with `kind`.
 
-    In a bare body, the pooler is unused but is kept for export.
+    In the class without a head, the pooler is unused, but it is kept for the export.
     """
     return {
         f"{kind}ForMaskedLM": Head("masked", MASKED, bert.MASKED_SETTINGS),

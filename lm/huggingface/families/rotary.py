@@ -1,7 +1,7 @@
 """The config.json fields shared by families with rotary positions: frequencies, their scaling and layer patterns.
 
 `transformers` 4 writes rope_theta and rope_scaling. Version 5 writes rope_parameters, with one entry per kind of layer
-if they differ. An export writes both forms, because version 4 silently ignores rope_parameters.
+if the kinds differ. An export writes both forms, because version 4 silently ignores rope_parameters.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lm.config import ModelConfig
 from lm.huggingface.fields import Field, Settings, Values
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-# Maps the field names of each kind of scaling to our settings.
+# For each kind of scaling, maps its field names to our settings.
 SCALED = {
     "linear": {"factor": "rope_factor"},
     "llama3": {
@@ -101,7 +101,7 @@ def rope(theta: float, longest: int, *, some_windows: bool = False) -> Field:
     Args:
         theta: the class default of rope_theta.
         longest: the class default of max_position_embeddings.
-        some_windows: whether only some layers have a window. The scaling applies to all layers.
+        some_windows: whether only some layers have a window. In both cases, the scaling applies to all layers.
     """
 
     def read(values: Values) -> Settings:
@@ -180,9 +180,9 @@ def layered_rope(
 
 
 def period_of(chosen: list[bool], usual: tuple[int, int]) -> tuple[int, int] | None:
-    """Returns (n, k) if exactly the layers k, n + k, 2n + k, ... are chosen, or None; prefers `usual` if it fits.
+    """Returns (n, k) if exactly the layers k, n + k, 2n + k, ... are chosen, or None if there is no such pattern.
 
-    If no layer is chosen, n exceeds the number of layers.
+    If several patterns fit, `usual` is preferred. If no layer is chosen, n exceeds the number of layers.
     """
     last = len(chosen)
     for every, offset in (usual, *((n, k) for n in range(1, last + 2) for k in range(n))):

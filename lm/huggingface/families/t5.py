@@ -57,7 +57,7 @@ def _write_mlp(model: ModelConfig) -> Values:
 
 
 def _read_scale(values: Values) -> Settings:
-    """T5 1.0 divides the logits by sqrt(d_model); old files indicate this by tying the embeddings."""
+    """Reads whether logits are divided by sqrt(d_model), as in T5 1.0. In old files, tied embeddings indicate this."""
     scaled, tied = values["scale_decoder_outputs"], values["tie_word_embeddings"]
     for name, value in values.items():
         if value is not None and not isinstance(value, bool):
@@ -176,7 +176,7 @@ MT5 = dataclasses.replace(
 
 
 def encoder_of(family: Family, kind: str) -> Family:
-    """Returns the family of encoder-only models, which serve as sentence encoders (Ni 2021)."""
+    """Returns the encoder-only variant of a family, whose models serve as sentence encoders (Ni 2021)."""
     replaced = {"num_layers", "scale_decoder_outputs", "is_encoder_decoder"}
     classes = next(each.defaults for each in family.fields if "num_layers" in each.defaults)
     return dataclasses.replace(

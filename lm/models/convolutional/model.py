@@ -1,4 +1,4 @@
-"""A convolutional network for whole texts (Kim 2014): filters over windows of tokens, and their maximum over a text."""
+"""A convolutional network for whole texts (Kim 2014): filters over token windows, then a maximum over each text."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Filters(nn.Module):
         std = self.config.init_std or (k * E) ** -0.5
         kernel_EK = parameter(self, "kernel", normal(std), ("embed", "activation"), (E, k * F))
         bias_F = parameter(self, "bias", zeros, ("norm",), (F,))
-        # A single matrix multiplication for all positions in a window. The features of a window are then sums over its
-        # tokens.
+        # A single matrix multiplication handles all positions in a window. The features of a window are then sums over
+        # its tokens.
         terms_BLkF = (x_BLE.reshape(-1, E) @ kernel_EK.astype(dtype)).reshape(B, L, k, F).astype(jnp.float32)
         sums_BLF = jnp.zeros((B, L, F), jnp.float32)
         for place in range(k):

@@ -1,7 +1,7 @@
-"""Reads and writes back-off tables as text in ARPA format, with the conventions of KenLM.
+"""Reads and writes back-off tables as text in ARPA format, following the conventions of KenLM.
 
-`<s>` precedes each document and is never predicted, `</s>` ends it, and `<unk>` stands for all unknown words. Numbers
-are base-10 logarithms; -99 stands for a probability of 0. Every n-gram must be preceded by its prefix.
+`<s>` precedes each document and is never predicted, `</s>` ends each document, and `<unk>` stands for all unknown
+words. Numbers are base-10 logarithms; -99 stands for a probability of 0. The prefix of every n-gram must be listed too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lm.models.ngram.table import ZERO
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 LN_10 = math.log(10)
-LINES = 1 << 16  # lines that are written at a time
+LINES = 1 << 16  # the number of lines written at a time
 
 Table = tuple[np.ndarray, np.ndarray, np.ndarray]  # words int32 (N, k), log10 probabilities (N,), log10 back-offs (N,)
 
@@ -30,7 +30,7 @@ class Vocabulary:
     """The spelling of each token in an ARPA file.
 
     Attributes:
-        names: one per id; empty for tokens that no file lists.
+        names: one name per id; empty for tokens that are never listed in a file.
         begin, end: the ids of the tokens around each document. They may be the same.
         unknown: the id of the unknown token, if there is one.
     """
@@ -49,7 +49,7 @@ class Vocabulary:
 
 
 def arpa_lines(params: Mapping[str, Any], order: int, vocabulary: Vocabulary) -> Iterator[str]:
-    """Yields the text of an ARPA file in large parts."""
+    """Yields the text of an ARPA file in large pieces."""
     names = np.array(vocabulary.names, object)
     names[vocabulary.end] = END
     levels = [{name: np.asarray(each) for name, each in params[f"order_{k}"].items()} for k in range(1, order + 1)]
@@ -100,7 +100,7 @@ def _number(natural: float) -> str:
 
 @dataclass(frozen=True)
 class Arpa:
-    """The content of an ARPA file. Ids number the words in the order of the 1-grams."""
+    """The content of an ARPA file. The id of a word is its index among the 1-grams."""
 
     words: tuple[str, ...]
     tables: tuple[Table, ...]  # one per order
@@ -191,7 +191,7 @@ def _read_section(lines: _Lines, k: int, size: int, order: int, words: dict[str,
             raise lines.error(f"expected a logarithm, {k} words and at most one more number, not {shown(line)}")
         log_prob, back_off = _numbers(lines, fields[0], fields[k + 1] if len(fields) > k + 1 else "0")
         if k == order and back_off:
-            raise lines.error(f"{k}-grams, the longest, must have no back-off weight, not {fields[k + 1]}")
+            raise lines.error(f"{k}-grams are the longest and have no back-off weights; remove {fields[k + 1]}")
         if k == 1:
             if fields[1] in words:
                 raise lines.error(f"the 1-gram {shown(fields[1])} is listed twice")
@@ -203,7 +203,7 @@ def _read_section(lines: _Lines, k: int, size: int, order: int, words: dict[str,
         log_probs.append(log_prob)
         back_offs.append(back_off)
     else:
-        raise lines.error(f"the file ends among the {k}-grams, before \\end\\, so it is incomplete")
+        raise lines.error(f"the file ends within the {k}-grams, before \\end\\, so it is incomplete")
     if len(log_probs) != size:
         raise lines.error(f"there are {len(log_probs):,} {k}-grams, but the header says {size:,}")
     return np.array(ids, np.int32).reshape(-1, k), np.array(log_probs), np.array(back_offs)
@@ -241,7 +241,7 @@ def params_of(arpa: Arpa, ids: np.ndarray, vocab_size: int, begin: int) -> dict[
     back_offs_V = np.zeros(vocab_size, np.float32)
     back_offs_V[ids[~is_begin]] = _natural(back_offs[~is_begin])
     back_offs_V[begin] = _natural(back_offs[is_begin])[0]
-    keys: list[np.ndarray] = [np.arange(vocab_size)]  # of each order: index of the prefix * vocab_size + last word
+    keys: list[np.ndarray] = [np.arange(vocab_size)]  # for each order: index of the prefix * vocab_size + last word
     for k, (local, log_probs, back_offs) in enumerate(arpa.tables[1:], start=2):
         words, parents = ids[local], ids[local[:, 0]].astype(np.int64)
         for j in range(2, k):

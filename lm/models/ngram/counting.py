@@ -1,4 +1,4 @@
-"""Counts the n-grams of token stores in bounded memory, with NumPy sorts and merges and no loop over tokens.
+"""Counts the n-grams of token stores in bounded memory, using NumPy sorts and merges instead of loops over tokens.
 
 The n-grams of each order k form a level of a trie: an n-gram is identified by the index of its first k - 1 tokens in
 the level below and by its last token. A level is counted in three passes over chunks of the tokens:
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 CHUNK = 1 << 22  # tokens per chunk, and n-grams per range of keys
-NONE = -1  # the index of a token at which no n-gram of the order ends, because its document begins too late
+NONE = -1  # the index for a token at which no n-gram of the order ends: too few tokens of its document precede it
 
 Report = Callable[[int, int], None]  # called with (number of tokens read in all passes, total)
 
@@ -58,7 +58,7 @@ class Level:
             yield slice(first, last), slice(self.begins[first], self.begins[last])
 
     def part(self, prefixes: slice, ngrams: slice) -> Level:
-        """Returns the level with only some consecutive prefixes."""
+        """Returns the part of the level that consists of the given prefixes and their n-grams."""
         begins = self.begins[prefixes.start : prefixes.stop + 1] - self.begins[prefixes.start]
         return Level(begins, self.words[ngrams], self.counts[ngrams], self.suffixes[ngrams], self.initial[ngrams])
 
@@ -93,7 +93,7 @@ def count_ngrams(
         begins = np.array([0, vocab_size])
         levels = [Level(begins, words, counts_V.astype(np.int32), np.zeros(vocab_size, np.int32), words == start_id)]
         for k in range(2, order + 1):
-            # The two files of indices take turns; the chunks of each order have a folder of their own.
+            # Two index files are used alternately; the chunks of each order have their own folder.
             local_T = scratch.array(f"ids_{k % 2}", np.int32, text.num_tokens if k < order else 0)
             with tempfile.TemporaryDirectory(dir=folder) as inner:
                 chunks = _Scratch(Path(inner))
@@ -140,7 +140,7 @@ class _Scratch:
         return np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", dtype, (max(size, 1),))
 
     def keep(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Writes an array and returns it as a map of its file."""
+        """Writes an array to a file and returns a memory-mapped array that reads this file."""
         path = self.folder / f"{name}.npy"
         np.save(path, values)
         return np.load(path, mmap_mode="r") if values.size else values
@@ -148,7 +148,7 @@ class _Scratch:
 
 @dataclass(frozen=True)
 class _Run:
-    """The distinct n-grams of a chunk, by ascending key, which is prefix * vocab_size + last token."""
+    """The distinct n-grams of a chunk, sorted by their keys. A key is prefix * vocab_size + last token."""
 
     keys: np.ndarray
     counts: np.ndarray
@@ -172,7 +172,7 @@ def _sorted_chunks(
     """
     for number, (begin, tokens, is_start) in enumerate(text.chunks()):
         end = begin + len(tokens)
-        # At the first token of the text, the index of the last one stands in for the missing one. It is not used.
+        # The first token of all has no prefix. The index at the last token stands in for it, but is not used.
         prefixes = ids_T[np.arange(begin - 1, end - 1)] if begin == 0 else ids_T[begin - 1 : end - 1]
         (found,) = np.nonzero((prefixes != NONE) & ~is_start)
         keys = prefixes[found].astype(np.int64) * vocab_size + tokens[found]
@@ -193,13 +193,13 @@ def _sorted_chunks(
 
 
 def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the index of the first of each group of equal keys, and the group of each key. The keys are sorted."""
+    """Returns, for sorted keys, the index of the first key in each group of equal keys, and the group of each key."""
     is_first = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
     return np.nonzero(is_first)[0], np.cumsum(is_first) - 1
 
 
 def _merge(runs: Sequence[_Run], below: Level, vocab_size: int, scratch: _Scratch) -> tuple[Level, list[np.ndarray]]:
-    """Merges sorted runs into a level. Also returns the index in the level of each n-gram of each run."""
+    """Merges sorted runs into a level. Also returns, for each run, the index of each of its n-grams in the level."""
     cuts = [np.searchsorted(run.keys, _splitters(runs)) for run in runs]
     bounds = [np.concatenate([[0], cut, [len(run.keys)]]) for cut, run in zip(cuts, runs, strict=True)]
     maps = [scratch.array(f"map_{number}", np.int32, len(run.keys)) for number, run in enumerate(runs)]

@@ -11,17 +11,17 @@ from lm.config.ngram import NgramSettings
 from lm.models.ngram.counting import Level
 
 SAMPLE = 1 << 19  # at most this many distinct n-grams, evenly spaced, are left out in turn
-ROUNDS = 300  # at most
-ENOUGH = 1e-5  # stops when no weight changes by more than this
+ROUNDS = 300  # the maximum number of iterations
+ENOUGH = 1e-5  # the iteration stops when no weight changes by this much
 LARGEST = 1 - 1e-6  # the largest weight, so that no n-gram that is left out gets the probability 0
 
 
 def estimated_lambdas(settings: NgramSettings, levels: Sequence[Level], num_words: int) -> NgramSettings:
-    """Returns the settings with the weights of all orders, by deleted interpolation (Jelinek & Mercer 1980).
+    """Returns the settings with the weights of all orders, from deleted interpolation (Jelinek & Mercer 1980).
 
-    Each occurrence of an n-gram (h, w) of the highest order is predicted from the counts without it: the relative
-    frequency in order k is (c(h, w) - 1) / (c(h) - 1). The weights maximise the likelihood of these predictions. A
-    context that occurs only once is skipped, as an unseen context is in the finished model.
+    Each occurrence of an n-gram (h, w) of the highest order is predicted from the counts without this occurrence: the
+    relative frequency in order k is (c(h, w) - 1) / (c(h) - 1). The weights maximise the likelihood of these
+    predictions. A context that occurs only once is skipped, as an unseen context is in the finished model.
     """
     shares, seen, weights = _left_out(levels)
     order = len(levels)
@@ -45,9 +45,10 @@ def estimated_lambdas(settings: NgramSettings, levels: Sequence[Level], num_word
 
 
 def _left_out(levels: Sequence[Level]) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-    """Returns, for a sample of the n-grams of the highest order, what predicts them if one occurrence is left out.
+    """Returns data for predicting a sample of the highest-order n-grams when one occurrence of each is left out.
 
-    Returns the relative frequency in each order, from 1 up, whether the context still occurs, and the counts.
+    For each n-gram of the sample, the data are its relative frequency in each order (from 1 up), whether its context
+    still occurs in that order, and its count.
     """
     top = levels[-1]
     (indices,) = np.nonzero(top.counts)

@@ -96,8 +96,9 @@ class NgramModel:
     def _log_probs(self, params: Any, history: list[Array], num_tokens: int) -> Array:
         """Returns the log-probability of each word after each of T contexts, float32 (T, V).
 
-        A word w after a context h has ln p(w | h') + the back-off weights of all contexts longer than h', where h' is
-        the longest end of h after which w is listed. Orders are therefore written from the lowest to the highest.
+        The log-probability of a word w after a context h is ln p(w | h') plus the logarithms of the back-off weights of
+        all contexts longer than h', where h' is the longest suffix of h after which w is listed. The orders are written
+        from the lowest to the highest, so that longer contexts overwrite shorter ones.
         """
         contexts = [self._find(params, history[: k + 1][::-1]) for k in range(len(history))]  # of 1, 2, ... tokens
         if shares_equally := SMOOTHINGS[self.config.ngram.smoothing].shares_equally:
@@ -130,7 +131,7 @@ class NgramModel:
         return nodes_T
 
     def _bisect(self, table_N: Array, begins_T: Array, ends_T: Array, words_T: Array) -> Array:
-        """Returns the index of the first entry between `begins_T` and `ends_T` that is not below the word."""
+        """Returns the index of the first entry between `begins_T` and `ends_T` that is not less than the word."""
 
         def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
             low_T, high_T = bounds
@@ -147,7 +148,7 @@ class NgramModel:
         return begins_T, jnp.where(nodes_T == NONE, begins_T, begins[nodes + 1])
 
     def _only_longest(self, params: Any, contexts: list[Array]) -> list[Array]:
-        """Replaces all contexts of a token except the longest that is continued in the table with NONE."""
+        """Replaces with NONE all contexts of a token except the longest one that is continued in the table."""
         kept: list[Array] = []
         is_longer_T: Any = False
         for k, nodes_T in reversed(list(enumerate(contexts, start=1))):
@@ -160,7 +161,7 @@ class NgramModel:
         raise UserError("an n-gram model has no token vectors; use a neural model.")
 
     def initial_params(self, key: Array) -> dict[str, Any]:
-        """Returns empty tables. `lm.models.ngram.settings.fit` makes the tables of a model."""
+        """Returns tables of zeros. `lm.models.ngram.settings.fit` computes the tables of a trained model."""
         return jax.tree.map(lambda each: jnp.zeros(*each), self._shapes(), is_leaf=lambda x: isinstance(x, tuple))
 
     def empty_cache(self, batch_size: int, capacity: int, source_length: int = 0) -> NgramCache:
@@ -188,7 +189,8 @@ class NgramModel:
 def _write(logits_TV: Array, table: Any, begins_T: Array, ends_T: Array, added_T: Array) -> Array:
     """Sets the logits of the words listed at begins_T to ends_T - 1 to their log-probabilities plus `added_T`.
 
-    Contexts differ in the number of words listed, so the words of all contexts are numbered and written in chunks.
+    Contexts differ in the number of words listed, so the words of all contexts are numbered consecutively and
+    written in chunks.
     """
     totals_T = jnp.cumsum(ends_T - begins_T)
 

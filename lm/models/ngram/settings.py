@@ -19,7 +19,7 @@ from lm.models.ngram.table import fitted
 
 
 def largest_stride(config: Any) -> int:
-    """Returns a stride of evaluation windows that gives every token its whole context of n - 1 tokens."""
+    """Returns the largest stride of evaluation windows that gives every token its full context of n - 1 tokens."""
     return max(1, config.data.sequence_length - (config.model.ngram.order - 1))
 
 
@@ -32,16 +32,17 @@ def check(config: Any, refuse: Refuse) -> None:
     if (length := config.data.sequence_length) < ngram.order:
         refuse("data.sequence_length", f"{length} is less than model.ngram.order={ngram.order}; raise this number.")
     if (stride := config.eval.stride) > (largest := largest_stride(config)):
-        problem = f"windows that begin every {stride} tokens cut the contexts of model.ngram.order={ngram.order}"
+        problem = f"windows that begin every {stride} tokens truncate the contexts of model.ngram.order={ngram.order}"
         refuse("eval.stride", f"{problem}; set this to 0, which means {largest}.")
     weights = {each.weight for each in sources.values() if each.weight > 0}
     if len(weights) > 1:
-        refuse("data.train", "every document is counted once, so all weights must be 1, or 0 to leave a source out.")
+        refuse("data.train", "every document is counted once; give all data sources weight 1, or 0 to omit a source.")
     if ngram.lambdas and (len(ngram.lambdas) != ngram.order or not all(0 <= each <= 1 for each in ngram.lambdas)):
         refuse("model.ngram.lambdas", f"give {ngram.order} weights from 0 to 1, one per order, or leave this empty.")
     fallback = ngram.fallback_discounts
     if fallback and (len(fallback) != 3 or not all(0 <= each <= n for n, each in enumerate(fallback, start=1))):
-        refuse("model.ngram.fallback_discounts", "give three discounts, each from 0 to its count, or leave this empty.")
+        problem = "give three discounts, for the counts 1, 2 and 3, each from 0 to that count"
+        refuse("model.ngram.fallback_discounts", f"{problem}, or leave this empty.")
     if ngram.sizes and len(ngram.sizes) != ngram.order - 1:
         refuse("model.ngram.sizes", "these numbers are counted in the training data; leave this setting empty.")
 
@@ -61,8 +62,8 @@ def fit(
     if 0 in sizes:
         longest = sizes.index(0) + 1
         raise UserError(
-            f"config.model.ngram.order: no document has {longest + 1} tokens, including those around it, so {longest} "
-            "is the highest possible order."
+            f"config.model.ngram.order: no document has {longest + 1} tokens, including its start and end "
+            f"tokens, so {longest} is the highest possible order."
         )
     possible = possible_tokens(tokenizer, vocab_size, levels[0].counts)
     smoothing = SMOOTHINGS[ngram.smoothing]
@@ -87,7 +88,8 @@ def _numbers(values: Sequence[float]) -> str:
 def possible_tokens(tokenizer: Any, vocab_size: int, counts: np.ndarray) -> np.ndarray:
     """Returns which tokens can be predicted, bool (V,).
 
-    These are all tokens that spell text, the unknown token, the token that ends documents, and tokens that occur.
+    These are all tokens that spell text, the unknown token, the token that ends documents, and all tokens that
+    occur in the data.
     """
     possible = counts > 0
     possible[tokenizer.text_ids] = True

@@ -1,11 +1,12 @@
 """Smoothed probabilities of n-grams (Chen & Goodman 1998).
 
-Every method interpolates: with c the counts of its order and h' the context h without its first token,
+Every method interpolates: if h' is the context h without its first token,
 
     p(w | h) = direct(h, w) + reserved(h) p(w | h')
 
-where reserved(h) is the probability that the counts of h leave to the next lower order. Below order 1, p is uniform
-over the V tokens that can be predicted. The methods differ only in `direct` and `reserved`.
+where `direct` and `reserved` are computed from the counts of one order, and reserved(h) is the probability mass left to
+the next lower order. Below order 1, p is uniform over the V tokens that can be predicted. Add-k smoothing uses this
+uniform distribution in place of every p(w | h').
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class Estimate:
 
     Attributes:
         probabilities: (N,): the interpolated p(w | h) of each n-gram.
-        reserved: (M,): reserved(h) of each context h, an n-gram of the order below; 1 if nothing follows it.
-        discounts: (4,): what was subtracted from the counts 0, 1, 2 and 3 or more, if the method does that.
+        reserved: (M,): reserved(h) of each context h, an n-gram of the next lower order; 1 if nothing follows h.
+        discounts: (4,): the amounts subtracted from the counts 0, 1, 2 and 3 or more; None if there are no discounts.
     """
 
     probabilities: np.ndarray
@@ -42,12 +43,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Counts:
-    """The counts of some consecutive contexts of one order, from which a method computes their estimate.
+    """The counts of some consecutive contexts of one order, from which a method computes `direct` and `reserved`.
 
     Attributes:
         counts: int (N,): raw or, for Kneser-Ney, adjusted.
         num_words: V.
-        discounts: (4,): what is subtracted from the counts 0, 1, 2 and 3 or more, if the method does that.
+        discounts: (4,): the amounts to subtract from the counts 0, 1, 2 and 3 or more; None if there are no discounts.
     """
 
     order: int
@@ -80,10 +81,12 @@ class Smoothing:
     Attributes:
         method: returns `direct` and `reserved` for one order; None if the probabilities come from a file.
         reads: the settings in NgramSettings that only some methods read.
-        adjusts: whether the orders below the highest count the distinct tokens before an n-gram, not its occurrences.
-        prepare: returns the settings with values estimated from the counts of all orders, and V.
-        discounts: returns the discounts (4,) of an order from the numbers of its n-grams (see `numbers_of`).
-        shares_equally: whether the reserved probability is shared equally among all tokens, not by the lower order.
+        adjusts: whether, in all orders but the highest, the count of an n-gram is the number of distinct tokens before
+            it, not the number of its occurrences.
+        prepare: takes the settings, the counts of all orders, and V; returns the settings with estimated values.
+        discounts: returns the discounts (4,) of an order, computed from its counts of counts (see `numbers_of`).
+        shares_equally: whether the reserved probability is shared equally among all tokens, not in proportion to the
+            probabilities of the next lower order.
     """
 
     doc: str
@@ -96,7 +99,7 @@ class Smoothing:
 
 
 def estimates(levels: Sequence[Level], settings: NgramSettings, possible: np.ndarray) -> Iterator[Estimate]:
-    """Yields the estimate of each order, from 1 up. Raises UserError if the counts do not suit the method.
+    """Yields the estimate of each order, from 1 up. Raises UserError if the method cannot use the counts.
 
     Args:
         settings: those that `prepare` returned.
@@ -171,14 +174,14 @@ def _absolute_discounts(settings: NgramSettings, order: int, numbers: np.ndarray
         if not once:
             raise UserError(
                 f"{WHERE}.discount: no {order}-gram occurs exactly once, so n1 / (n1 + 2 n2) is 0; set this "
-                "number, or use more or unrepeated text."
+                "number, or use a text that is longer or less repetitive."
             )
         discount = once / (once + 2 * twice)
     return np.array([0.0, discount, discount, discount])
 
 
 def _discounted(settings: NgramSettings, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
-    """Subtracts discounts[min(c, 3)] from each count c. A context reserves the total of what was subtracted."""
+    """Subtracts discounts[min(c, 3)] from each count c. A context reserves the total amount subtracted."""
     discounts = counts.discounts
     assert discounts is not None
     subtracted = np.minimum(discounts[np.minimum(counts.counts, 3)], counts.counts)
@@ -194,7 +197,7 @@ def _discounted(settings: NgramSettings, counts: Counts) -> tuple[np.ndarray, np
 def kneser_ney_discounts(settings: NgramSettings, order: int, numbers: np.ndarray) -> np.ndarray:
     """Returns the discounts of the counts 0, 1, 2 and 3 or more (Chen & Goodman 1998, equation 26), as KenLM does.
 
-    Where the formula divides by 0 or its result is not between 0 and the count, KenLM refuses the data unless
+    Where the formula divides by 0 or its result is not between 0 and the count, KenLM rejects the data unless
     --discount_fallback is given. The setting `fallback_discounts` plays the role of that flag.
     """
     numbers = numbers.astype(np.float64)
@@ -210,7 +213,7 @@ def kneser_ney_discounts(settings: NgramSettings, order: int, numbers: np.ndarra
     if not settings.fallback_discounts:
         raise UserError(
             f"{WHERE}.smoothing: Kneser-Ney discounts cannot be estimated ({reason}), because the text is small, "
-            "repetitive or artificial; set model.ngram.fallback_discounts=(0.5, 1.0, 1.5), or use another smoothing."
+            "repetitive or artificial; set model.ngram.fallback_discounts=(0.5, 1.0, 1.5), or use another method."
         )
     return np.array([0.0, *settings.fallback_discounts])
 

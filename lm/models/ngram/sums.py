@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-SAMPLE = 50  # contexts of each order, evenly spaced among those that change the probabilities
+SAMPLE = 50  # contexts checked per order, evenly spaced among those that change the probabilities
 TOLERANCE = 1e-3  # the numbers in files are rounded
 
 
 def wrong_sum(params: Mapping[str, Any]) -> tuple[list[int], float] | None:
-    """Returns a context, as token ids, whose probabilities do not sum to 1, and their sum; None if none is found.
+    """Returns a context, as token ids, whose probabilities do not sum to 1, and their sum, or None if there is none.
 
     Checks the empty context and a sample of the contexts of each order, from the shortest up.
     """
@@ -27,14 +27,14 @@ def wrong_sum(params: Mapping[str, Any]) -> tuple[list[int], float] | None:
 
 
 class _Tables:
-    """The back-off tables of a model (see table.py). An n-gram of order k is named by k and its index."""
+    """The back-off tables of a model (see table.py). An n-gram of order k is identified by k and its index."""
 
     def __init__(self, params: Mapping[str, Any]) -> None:
         self._levels = [params[f"order_{k}"] for k in range(1, len(params) + 1)]
         self._unigrams_V = np.exp(self._levels[0]["log_probs"].astype(np.float64))
 
     def sample(self, k: int) -> np.ndarray:
-        """Returns the indices of contexts of k tokens."""
+        """Returns the indices of a sample of the contexts of k tokens."""
         level = self._levels[k - 1]
         (found,) = np.nonzero((np.diff(level["begins"]) > 0) | (level["back_offs"] != 0))
         return found[np.linspace(0, len(found) - 1, min(SAMPLE, len(found))).astype(np.int64)]

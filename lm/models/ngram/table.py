@@ -5,10 +5,10 @@
     order_n   log_probs (N,)   words (N,)
 
 The n-grams that continue n-gram i of order k are begins[i] to begins[i + 1] - 1 of order k + 1, sorted by their last
-token (`words`). `log_probs` holds ln p(w | h). `back_offs` holds the logarithm of the factor for the probabilities of
-the next lower order if a word does not continue an n-gram. An interpolated model has this form too,
-because p(w | h) of every n-gram includes the share of the lower orders. `uniform` (V,), if present, replaces the lower
-orders for such words (add-k).
+token (`words`). `log_probs` holds ln p(w | h). If a word does not continue an n-gram, its probability in the next
+lower order is multiplied by a factor, and `back_offs` holds the logarithm of this factor. For such words, `uniform`
+(V,), if present, replaces the lower orders (add-k). An interpolated model has this form too, because p(w | h) of every
+n-gram includes the share of the lower orders.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def log(probabilities: np.ndarray) -> np.ndarray:
 
 
 def shapes(order: int, vocab_size: int, sizes: Sequence[int], uniform: bool) -> dict[str, Any]:
-    """Returns (shape, dtype) of each parameter. `sizes` holds the number of n-grams of the orders from 2."""
+    """Returns (shape, dtype) of each parameter. `sizes` holds the number of n-grams of each order from 2 up."""
     found: dict[str, Any] = {}
     for k, size in enumerate((vocab_size, *sizes), start=1):
         found[f"order_{k}"] = {"log_probs": ((size,), np.float32)}

@@ -68,7 +68,7 @@ class SourceAttention(nn.Module):
         assert score is not None, "this model has no attention"
         B, L, D = x_BLD.shape
         per_source = B // memory_BSD.shape[0]
-        # Rows that share a source are concatenated, so that all their tokens attend to it.
+        # Rows that share a source are concatenated, so that all their tokens attend to that source.
         x_BLD, mask_BLS = (x.reshape(-1, per_source * L, x.shape[-1]) for x in (x_BLD, mask_BLS))
         scores_BLS = score(config, x_BLD, memory_BSD).astype(jnp.float32)
         weights_BLS = jax.nn.softmax(jnp.where(mask_BLS, scores_BLS, -1e9), axis=-1)

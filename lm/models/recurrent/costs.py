@@ -46,7 +46,7 @@ def parameter_counts(config: ModelConfig, head: Head) -> ParameterCounts:
     for inputs, units in (widths for each in both for widths in each.widths(config)):
         layers += (inputs + units + 1) * cell.gates * units + cell.candidate_bias * units
         if config.cell_norm:
-            norms += NORMS[config.norm].num_parameters(config, cell.gates * units)  # of the input
+            norms += NORMS[config.norm].num_parameters(config, cell.gates * units)  # the norm of the input
             norms += (cell.gates + cell.state_norm) * units
     if _attends(config):
         score = SCORES[config.source_attention]

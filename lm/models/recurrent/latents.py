@@ -29,7 +29,7 @@ class LatentStart(nn.Module):
 
 
 class LatentInput(nn.Module):
-    """Computes a vector from the decoder's memory that is added to each of its inputs."""
+    """Computes a vector from the decoder's memory; this vector is added to each input of the decoder."""
 
     config: ModelConfig
 
@@ -41,7 +41,7 @@ class LatentInput(nn.Module):
 
 
 def latent_cost(config: ModelConfig) -> tuple[int, int]:
-    """Returns the parameters of `LatentStart` and `LatentInput`, and their FLOPs for one row."""
+    """Returns the number of parameters of `LatentStart` and `LatentInput`, and their FLOPs for one row."""
     inputs = config.latent_vectors * config.d_model
     states = config.num_layers * len(CELLS[config.cell].states) * config.d_model
     parts = linear_cost(inputs, states), linear_cost(inputs, embedding_width(config))

@@ -140,7 +140,7 @@ class RecurrentLayer(nn.Module):
 
         Args:
             state: the state before the first token if the tokens continue a text; not supported if bidirectional.
-            starts_BL: if the tokens continue a text, whether another text starts at a token; None means nowhere.
+            starts_BL: if the tokens continue a text, whether a new text starts at each token; None means at no token.
             initial: for each token, the initial state of a text that starts there, as (L, B, D) arrays; if None, zeros.
         """
         directions = DIRECTIONS if self.bidirectional else DIRECTIONS[:1]
@@ -186,10 +186,10 @@ class RecurrentStack(nn.Module):
 
         Args:
             states: the state of each layer before the first token, if the tokens continue a text.
-            starts_BL: with `states`, whether another text starts at a token; None means nowhere.
+            starts_BL: with `states`, whether a new text starts at each token; None means at no token.
             initial: for each layer, the initial states of texts; if None, zeros.
         """
-        # A locked mask is the same for all tokens of a row (Gal 2016).
+        # A locked dropout mask is the same for all tokens of a row (Gal 2016).
         axes = (0,) if self.config.locked_dropout else ()
         dropout = nn.Dropout(self.config.dropout, axes, deterministic=not train)
         x_LBD, found = dropout(jnp.swapaxes(x_BLE, 0, 1)), StackOutput([], [], ())

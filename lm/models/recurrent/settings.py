@@ -36,6 +36,6 @@ RECURRENT = Architecture(
         {"model.num_layers", "data.stateful"} | {f"model.{each.name}" for each in dataclasses.fields(RecurrentSettings)}
     ),
     check=check,
-    poolings={"encoder": "mean"},  # each direction has read only a part of the text at its first or last token
+    poolings={"encoder": "mean"},  # at the first or last token, one direction has read only that token
     fsdp_sizes=lambda model: {} if model.family == "decoder" else {"d_model / 2": model.d_model // 2},
 )

@@ -75,7 +75,7 @@ class OneStack(Recurrent):
         if two_texts:
             batch = with_paired_texts(batch)
         states = None if cache is None else cache.states
-        starts_BL = batch.positions == 0  # after a cached text, other texts may follow (data.stateful)
+        starts_BL = batch.positions == 0  # new texts may follow a cached text (data.stateful)
         x_BLD, found = self.stack(self.token_embedding(batch.tokens), batch.segments, train, states, starts_BL)
         self.sow(RECORD, LAYERS, found.layers_LBD)
         if cache is not None:
@@ -87,7 +87,7 @@ class OneStack(Recurrent):
         return dataclasses.replace(output, cache=cache, penalty=penalty)
 
     def penalty(self, x_BLD: Array, h_LBD: Array, batch: Batch) -> Array | None:
-        """Returns what the last layer's output adds to the summed training loss, or None."""
+        """Returns the penalty that the last layer's output adds to the summed training loss, or None."""
         return None
 
     @property
@@ -111,7 +111,7 @@ class RecurrentDecoder(OneStack):
     bidirectional: ClassVar[bool] = False
 
     def penalty(self, x_BLD: Array, h_LBD: Array, batch: Batch) -> Array | None:
-        """Returns the penalties on the last layer's output after dropout (x) and before (h), summed over the targets.
+        """Returns the penalties on the last layer's output after (x) and before (h) dropout, summed over the targets.
 
         See model.output_penalty and model.change_penalty. Each penalty is a mean over the features, as in Merity 2018.
         """
@@ -137,7 +137,7 @@ class Encoded(NamedTuple):
 
     memory_BSD: Array
     segments_BS: Array
-    initial: tuple[State, ...]  # for each decoder layer, the initial states of a text that starts at a token, (L, B, D)
+    initial: tuple[State, ...]  # per decoder layer, the initial states of a text that starts at each token, (L, B, D)
 
 
 class RecurrentEncoderDecoder(Recurrent):

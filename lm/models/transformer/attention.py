@@ -50,7 +50,7 @@ class Memory:
     x: Array | None  # (sources, S, D); None if the cache already holds the keys and values of the sources
     segments: Array  # int32 (B, S)
     mask: Array | None  # bool (B, L, S); None for fused kernels, which use the segments
-    kernel: str = flax.struct.field(pytree_node=False)  # as `kernel_for_call` returns it
+    kernel: str = flax.struct.field(pytree_node=False)  # the result of `kernel_for_call`
 
 
 @flax.struct.dataclass
@@ -59,9 +59,7 @@ class View:
 
     mask: Array | None  # bool (B, L, S) for the xla kernel; None for fused kernels, which use only the segments
     rotation: Rotation | None
-    skips_first_norm: Array | None = (
-        None  # bool (): whether the input of the attention is not normalised; None if it always is
-    )
+    skips_first_norm: Array | None = None  # bool (): whether the norm before attention is skipped; None if it never is
 
 
 @flax.struct.dataclass
@@ -71,7 +69,7 @@ class AttentionContext:
     positions: Array  # int32 (B, L): the positions of the queries
     segments: Array  # int32 (B, L): the segments of the queries
     views: tuple[View, ...]  # one view for each kind of layer
-    kernel: str = flax.struct.field(pytree_node=False)  # for self-attention, as `kernel_for_call` returns it
+    kernel: str = flax.struct.field(pytree_node=False)  # the result of `kernel_for_call` for self-attention
     causal: bool = flax.struct.field(pytree_node=False)  # whether no query attends to later tokens of its row
     window: int = flax.struct.field(pytree_node=False)  # the window of all layers, used only by fused kernels
     train: bool = flax.struct.field(pytree_node=False)
@@ -99,7 +97,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         config = self.config
-        # If the scores are not divided by sqrt(K), the initial query weights compensate for it.
+        # If the scores are not divided by sqrt(K), the initial query weights compensate for this.
         scale = config.head_dim**-0.5 / config.attention_scale if config.attention_scale else 1.0
         q_BLHK = self._normalized("query", self._project("query", x_BLD, config.num_heads, "heads", scale))
         attend = self._to_source if self.cross else self._to_row
@@ -123,7 +121,7 @@ class Attention(nn.Module):
             k_BGSK = write_tokens(cache.keys, k_BGSK, context.positions)
             v_BGSK = write_tokens(cache.values, v_BGSK, context.positions)
             cache = dataclasses.replace(cache, keys=k_BGSK, values=v_BGSK)
-        # Rows that share their slots are one row with more queries, as in cross-attention.
+        # Rows that share their slots are treated as one row with more queries, as in cross-attention.
         q = q_BLHK.reshape(k_BGSK.shape[0], -1, *q_BLHK.shape[2:])
         y = self._attend(context.kernel, q, k_BGSK, v_BGSK, view.mask, context.train, context.bias, context.causal)
         return y.reshape(q_BLHK.shape), cache
@@ -165,7 +163,7 @@ class Attention(nn.Module):
         bias_BHLS: Array | None = None,
         causal: bool = False,
     ) -> Array:
-        """Returns (B, L, H, K), as `dot_product_attention` does, with the kernel "xla" or "blocked"."""
+        """Returns the result of `dot_product_attention`, (B, L, H, K), from the kernel "xla" or "blocked"."""
         assert mask_BLS is not None
         dropout = nn.Dropout(self.config.attention_dropout, deterministic=not train)
         scale, softcap = self._score_settings()
@@ -181,7 +179,7 @@ class Attention(nn.Module):
         heads, axes = (num_heads, config.head_dim), ("embed", axis, "head_dim")
         y_BLHK = projection(config, name, (config.d_model,), heads, axes, scale)(x_BLD)
         y_BLHK = nn.with_logical_constraint(y_BLHK, ("batch", "length", axis, "head_dim"))
-        # Named before the norm and the rotation: the backward pass of the norm needs its input.
+        # The name precedes the norm and the rotation, because the backward pass of the norm needs the norm's input.
         return checkpoint_name(y_BLHK, ATTENTION_PROJECTIONS)
 
     def _keys_and_values(self, x_BSD: Array) -> tuple[Array, Array]:

@@ -2,12 +2,11 @@
 
 The fused kernels never hold the (B, H, L, S) scores in memory. They derive the mask from the segments and from the
 order of the tokens in a row, which is valid because positions increase within each segment. Padding may attend to
-padding, so every query of self-attention has a key. A query of cross-attention has none if the source has no token in
-its segment, and its output is then undefined. Only queries at padding positions may be in this situation: outputs there
-are never used, and `lm.data.packing.planning.plan` asserts that no example has an empty source. The fused kernels
-support neither attention dropout nor decoding with a cache. The "xla" kernel, which uses plain matrix multiplications
-(`attention.py`), supports dropout and caches. The "blocked" kernel computes the same in pieces, for CPUs
-(`blocked_attention.py`).
+padding, so every query of self-attention has a key. A query of cross-attention has no key if the source has no token in
+the query's segment, and its output is then undefined. This happens only at padding positions, where outputs are never
+used: `lm.data.packing.planning.plan` asserts that no example has an empty source. The fused kernels support neither
+attention dropout nor decoding with a cache. The "xla" kernel, which uses plain matrix multiplications (`attention.py`),
+supports dropout and caches. The "blocked" kernel computes the same result in pieces, for CPUs (`blocked_attention.py`).
 """
 
 from __future__ import annotations
@@ -70,14 +69,14 @@ def _obstacle(kernel: str, config: ModelConfig, platform: str) -> str:
         multiple = f"needs lengths that are multiples of {LANES}, but config.model.max_length is {config.max_length}"
         return multiple if config.max_length % LANES else ""
     if config.window and config.family != "decoder":
-        return f"has windows only in a decoder, but config.model.window is {config.window}"
+        return f"supports windows only in a decoder, but config.model.window is {config.window}"
     if config.dtype != "bfloat16":
         return f"computes in bfloat16, but config.model.dtype is {config.dtype}"
     largest = cudnn_attention.MAX_HEAD_DIM
     if relative:  # the features that separate segments are part of the head
         largest -= cudnn_attention.SEGMENT_FEATURES
     if config.head_dim % 8 or config.head_dim > largest:
-        return f"needs head sizes divisible by 8 and up to {largest}; config.model.head_dim is {config.head_dim}"
+        return f"needs a head size divisible by 8, at most {largest}; config.model.head_dim is {config.head_dim}"
     if jax.default_backend() == "gpu" and float(jax.local_devices()[0].compute_capability) < CUDNN_CAPABILITY:
         return f"needs a GPU with compute capability {CUDNN_CAPABILITY} (Ampere) or higher"
     return ""

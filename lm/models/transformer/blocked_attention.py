@@ -1,9 +1,9 @@
 """Attention in blocks of queries that fit into the cache of a CPU core.
 
 The scores of all rows and heads together are larger than any cache, so plain attention reads and writes main memory for
-each of its operations. Here, a loop handles a few rows at a time, and each block of queries in turn. In causal
-attention, a block omits the keys that come after it. The backward pass computes the scores of each piece again, so they
-are never stored (Rabe and Staats 2021; Dao 2022).
+each of its operations. Here, a loop handles a few rows at a time and, within these rows, one block of queries at
+a time. In causal attention, a block omits the keys that come after it. The backward pass recomputes the scores of each
+piece, so they are never stored (Rabe and Staats 2021; Dao 2022).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lm.parallel.mesh import current_mesh
 
 BLOCK = 128  # queries per block
 PIECE = 3 << 19  # the scores that are computed together should not take more bytes than this
-SMALL = 16 << 20  # scores of fewer bytes altogether stay in the shared cache of the cores, and are not worth a loop
+SMALL = 16 << 20  # if all scores fit in this many bytes, the cores' shared cache can hold them, and no loop is used
 
 
 def blocked(

@@ -7,11 +7,12 @@ In an encoder-decoder, each layer also caches the keys and values of the source,
 that passes `batch.source`. If there are fewer sources than rows, each source is shared by the same number of
 consecutive rows.
 
-In beam search, k rows share a source, and after each token, a row may continue what another row of the group has
-written. Copying the keys and values of all tokens at each step would take longer than most of the other work. Instead,
-after `repeat_rows(k)`, a group shares its slots: slot s of its row j is entry s * k + j of one array. `owners` contains
-for each row and slot the row of the group whose entry holds the token, so reordering the rows only copies `owners`.
-All rows of a group attend to all entries of the group, as queries of one row do, with a mask of the entries they own.
+In beam search, k rows share a source, and after each token, a row may continue the text of another row in its group.
+Copying the keys and values of all tokens at each step would take longer than most of the other work. Instead, after
+`repeat_rows(k)`, a group shares its slots: slot s of row j in the group is entry s * k + j of one array. For each row
+and slot, `owners` contains the row of the group whose entry holds the token, so reordering the rows copies no keys or
+values. The queries of all rows in a group attend to all entries of the group, like queries of a single row. A mask
+leaves only the entries that each row owns.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from lm.models.layers import activation_dtype
 
 @flax.struct.dataclass
 class LayerCache:
-    """Keys and values of one layer, in the dtype of activations. With scanned layers, all have a leading layer axis."""
+    """Keys and values of one layer, in the activation dtype. With scanned layers, arrays have a leading layer axis."""
 
     keys: Array  # (B, G, S, K) or, if k rows share their slots, (B / k, G, S * k, K)
     values: Array  # like the keys
@@ -44,7 +45,7 @@ class Cache:
     layers: Any  # one LayerCache with stacked arrays if layers are scanned, otherwise a tuple of N LayerCaches
     segments: Array  # int32 (B, S): the segment of each slot; 0 if the slot holds no token
     source_segments: Array | None = None  # int32 (sources, source length)
-    owners: Array | None = None  # int32 (B, S): the row of the group that holds a slot; None if no slots are shared
+    owners: Array | None = None  # int32 (B, S): the row of the group that holds a slot's token; None if none is shared
 
     def repeat_rows(self, k: int) -> Cache:
         """Returns a cache in which rows i*k to i*k + k - 1 are copies of row i and share its source."""
@@ -70,7 +71,7 @@ class Cache:
         return Cache(layers, pair, *(None if x is None else pair for x in (self.source_segments, self.owners)))
 
     def _map_tokens(self, change: Callable[[Array], Array]) -> Any:
-        """Returns the layers with the keys and values of the rows' tokens, but not those of the source, changed."""
+        """Returns the layers after changing the keys and values of the rows' tokens, but not those of the source."""
 
         def of_layer(layer: LayerCache) -> LayerCache:
             return dataclasses.replace(layer, keys=change(layer.keys), values=change(layer.values))

@@ -1,7 +1,7 @@
 """Closed-form costs of a Transformer: parameters, FLOPs and activation memory.
 
-The FLOPs of attention include the scores of all L keys for each of the L queries, as is usual for model FLOPs
-utilization (Chowdhery 2022, appendix B). Kernels that skip later keys or keys outside a window perform fewer FLOPs.
+The FLOPs of attention include the scores between each of the L queries and all L keys, as is usual for model FLOPs
+utilisation (Chowdhery 2022, appendix B). Kernels that skip later keys or keys outside a window perform fewer FLOPs.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: i
 
 
 def kernels(config: ModelConfig, tower: TowerSize, kernel: str) -> list[str]:
-    """Returns the kernels of self-attention and, if there is any, of cross-attention, in training.
+    """Returns the kernels that training uses for self-attention and, if there is any, for cross-attention.
 
     Args:
         kernel: the kernel of the model, which may not support the lengths of the tower.

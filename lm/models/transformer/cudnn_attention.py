@@ -10,9 +10,9 @@ from lm.batch import Array
 from lm.models.transformer.scores import Scores
 
 MAX_HEAD_DIM = 128  # the largest head size that cuDNN supports before Hopper
-SEGMENT_BITS = 16  # rows have less than 2^16 segments
+SEGMENT_BITS = 16  # rows have fewer than 2^16 segments
 SEGMENT_FEATURES = 2 * SEGMENT_BITS  # features of a head that separate segments; a multiple of 8, as cuDNN needs
-APART = 64.0  # the square root of the least amount by which scores between segments are lowered
+APART = 64.0  # scores between different segments are lowered by at least the square of this number
 
 
 def cudnn(
@@ -26,11 +26,11 @@ def cudnn(
 ) -> Array:
     """Computes attention within each segment. Returns (B, L, H, K) in the dtype of q, which must be bfloat16.
 
-    cuDNN skips keys that come after a query or before the query's window. A mask, (B, 1, L, S), separates the segments.
-    With a bias, float32 (1, H, L, S), which is rounded to bfloat16, a mask would make JAX build their sum for all rows
-    and heads, (B, H, L, S). In that case, `segment_features` separate the segments, and the bias is shared by all rows.
-    Under a mesh, the heads of the bias are split like those of the queries: JAX also accepts a bias with all heads on
-    each device, but then sums its gradient over the devices that hold different heads.
+    cuDNN skips keys that come after a query or before the query's window. Without a bias, a mask, (B, 1, L, S),
+    separates the segments. A bias, float32 (1, H, L, S), is rounded to bfloat16. With both, JAX would build the sum of
+    mask and bias for all rows and heads, (B, H, L, S). With a bias, `segment_features` therefore separate the segments,
+    and all rows share the bias. Under a mesh, the heads of the bias are split like those of the queries. JAX would also
+    accept a bias with all heads on each device, but would then sum its gradient over devices that hold different heads.
     """
     assert not scores.softcap, "choose_kernel does not select cudnn for a model with a soft cap"
     assert scores.causal or not scores.window, "choose_kernel does not select cudnn for windows in both directions"

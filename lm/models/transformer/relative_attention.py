@@ -1,17 +1,18 @@
 """Flash attention with T5's relative position bias for TPUs, as Pallas kernels.
 
-JAX's splash attention has no bias, and tokamax 0.0.12 has none on TPUs. JAX's older TPU kernel reads a dense
+JAX's splash attention supports no bias, and tokamax 0.0.12 supports none on TPUs. JAX's older TPU kernel reads a dense
 (B, H, L, S) bias. T5's bias depends only on the distance between query and key, so these kernels read one value per
 head and distance. They expand a tile of the bias in vector memory once for all rows of the batch. No (L, S) array ever
-exists in the device's main memory. For the gradient of the bias, each tile writes one sum per distance, which takes
+exists in the device's main memory. For the gradient of the bias, each tile writes one sum per distance, in total
 2 L^2 / T values per head.
 
 Scores are computed transposed, (keys, queries), because the maximum, the sum and the log-sum-exp of each query are then
-row vectors. The algorithm is that of FlashAttention-2 (Dao 2023): blocks of queries in the forward pass, blocks of
-queries for dq and for the bias, blocks of keys for dk and dv.
+row vectors. The algorithm is FlashAttention-2 (Dao 2023). Its outer loop is over blocks of queries in the forward pass
+and for the gradients of queries (dq) and of the bias, and over blocks of keys for the gradients of keys (dk) and values
+(dv).
 
-Legend beyond `lm/batch.py`: M = 2 L - 1 is the number of distances, n is the number of blocks in a row, T is the size
-of a block, W = 2 T, and l is the number of lanes.
+Shape letters besides those in `lm/batch.py`: M = 2 L - 1 is the number of distances, n is the number of blocks in a
+row, T is the size of a block, W = 2 T, and l is the number of lanes.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def relative_attention(
 
 
 def _windows(bias_HM: Array, block: int) -> Array:
-    """Returns the values that the tiles need, float32 (H, 2 n - 1, 1, W).
+    """Returns the bias values that the tiles need, float32 (H, 2 n - 1, 1, W).
 
     Row r + n - 1 is for tiles whose block of queries is r blocks after the block of keys. Entry x of a row belongs to
     the distance r T + x if x < T, otherwise to the distance r T + x - W.
@@ -94,13 +95,13 @@ def _skew(x_TW: Array, left: bool) -> Array:
 
 
 def _bias_tile(window_1W: Array) -> Array:
-    """Returns the bias of a tile, (T keys, T queries): entry (c, a) is that of the distance r T + a - c."""
+    """Returns the bias of a tile, (T keys, T queries): entry (c, a) is for the distance r T + a - c."""
     block = window_1W.shape[1] // 2
     return _skew(jnp.broadcast_to(window_1W, (block, 2 * block)), left=False)[:, :block]
 
 
 def _bias_gradient(ds_TT: Array) -> Array:
-    """Returns the gradient of the bias, (1, W): sums over all scores of a tile with the same distance."""
+    """Returns the gradient of the bias, (1, W): for each distance in a tile, the sum of the score gradients."""
     padded_TW = jnp.concatenate([ds_TT, jnp.zeros_like(ds_TT)], axis=1)
     return jnp.sum(_skew(padded_TW, left=True), axis=0, keepdims=True)
 
@@ -124,7 +125,7 @@ def _scores(q: Array, k: Array, bias_TT: Array, queries_1T: Array, keys_Tl: Arra
 
 
 def _is_needed(i: Array, j: Array, shape: Shape) -> Array:
-    """Returns whether any score of the tile of query block i and key block j may be unmasked by its distance."""
+    """Returns whether query block i and key block j can contain a query-key pair that its distance does not mask."""
     needed = j <= i if shape.causal else jnp.bool_(True)
     if shape.window:
         nearest = (jnp.abs(i - j) - 1) * shape.block + 1
@@ -228,10 +229,10 @@ def _key_kernel(shape: Shape, *refs: Any) -> None:
 
 
 def _call(kernel: Any, shape: Shape, inputs: Any, by_query: bool, outputs: str, scratch: Any) -> Any:
-    """Runs a kernel over the grid (heads, blocks, rows, blocks of the other side).
+    """Runs a kernel over the grid (heads, outer blocks, rows, inner blocks).
 
     Args:
-        by_query: whether the outer blocks are those of queries, otherwise those of keys.
+        by_query: whether the outer blocks are blocks of queries; otherwise, they are blocks of keys.
         outputs: the kinds of outputs, one letter each, as in `specs` below.
     """
     rows, heads, length, size = inputs[0].shape
@@ -242,7 +243,7 @@ def _call(kernel: Any, shape: Shape, inputs: Any, by_query: bool, outputs: str, 
         return pl.BlockSpec(dimensions, index if by_query else lambda h, j, b, i: index(h, i, b, j))
 
     def last(h: Array, i: Array, b: Array, j: Array) -> Any:
-        # Until the last row, all steps keep the same block, so that no unfinished sum is written.
+        # Before the last row, all steps use the same block, so that no unfinished sum is written.
         return h, i, jnp.where(b == rows - 1, j, 0), 0, 0
 
     specs = {
@@ -301,7 +302,7 @@ def _backward(shape: Shape, residuals: Any, dy: Array) -> Any:
     everything, strip = (*inputs, dy, logsumexp, delta), (n, block, block)
     dq, dtiles = _call(_query_kernel, shape, everything, True, "qd", (strip, strip, (block, size)))
     dk, dv = _call(_key_kernel, shape, everything, False, "kk", (strip, (block, size), (block, size)))
-    rank = jnp.arange(n)[:, None] - jnp.arange(n)[None, :] + n - 1  # the row of `_windows` that a tile has read
+    rank = jnp.arange(n)[:, None] - jnp.arange(n)[None, :] + n - 1  # the row of `_windows` that each tile reads
     dwindows = jnp.zeros_like(inputs[3]).at[:, rank].add(dtiles)
     return dq, dk, dv, dwindows, None, None
 

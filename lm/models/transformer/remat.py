@@ -1,9 +1,10 @@
 """Rematerialisation policies: which activations of a block are kept for the backward pass.
 
-The input of every block is kept. The cost of keeping or computing the rest differs. The output of attention and its
-statistics are as narrow as the model, but without them the kernel runs again, at a cost that is quadratic in length.
-Queries, keys, values and the result of the projection "out" are as narrow, and each costs a matrix multiplication. The
-hidden layer of the MLP is about four times as wide. `results/aot.md` has the memory and the FLOPs of each policy.
+The input of every block is kept. The other activations differ in the memory that they take and in the cost of
+recomputing them. The output of attention and its statistics are only as wide as the model, but without them the kernel
+runs again, at a cost that is quadratic in the length. Queries, keys, values and the result of the projection "out" are
+also only as wide as the model, and recomputing each takes a matrix multiplication. The hidden layer of the MLP is about
+four times as wide. `results/aot.md` lists the memory and the FLOPs of each policy.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import jax
 
 from lm.models.products import PRODUCT
 
-ATTENTION_OUTPUT = "attention_output"  # the name of the outputs and of the statistics of attention
+ATTENTION_OUTPUT = "attention_output"  # the name of the outputs and statistics of attention
 ATTENTION_PROJECTIONS = "attention_projections"  # the name of the results of "query", "key", "value" and "out"
 CUDNN = "dot_product_attention_fwd_wrapper"  # the primitive with which JAX calls cuDNN in the forward pass
 
@@ -25,7 +26,7 @@ policies = jax.checkpoint_policies
 
 @dataclass(frozen=True)
 class RematPolicy:
-    """What a policy keeps of each block, in addition to the input of the block."""
+    """The activations that a policy keeps in each block, in addition to the input of the block."""
 
     keeps: Callable[..., Any]
     attention_output: bool = False
@@ -34,7 +35,7 @@ class RematPolicy:
 
 
 def _attention_output(primitive: Any, *args: Any, **params: Any) -> Any:
-    """Keeps the outputs of cuDNN, which has no place for a name, and arrays with the name ATTENTION_OUTPUT."""
+    """Keeps the outputs of cuDNN, to which no name can be attached, and arrays with the name ATTENTION_OUTPUT."""
     return primitive.name == CUDNN or policies.save_only_these_names(ATTENTION_OUTPUT)(primitive, *args, **params)
 
 

@@ -57,7 +57,7 @@ def splash(
         kv_axes = nn.logical_to_mesh_axes(("batch", "kv_heads", "length", "head_dim"))
     if q_axes != kv_axes or bias_HM is not None:
         # If only the query heads were split, a device would pair its query heads with the wrong key heads. Our own
-        # kernel has no groups of heads.
+        # kernel does not support groups of query heads that share a key head.
         k_BGSK, v_BGSK = (jnp.repeat(x, heads_per_kv, axis=1) for x in (k_BGSK, v_BGSK))
         kv_axes = q_axes
     inputs = (q_BHLK, k_BGSK, v_BGSK, segments_BL, key_segments_BS, bias_HM)
@@ -73,7 +73,7 @@ def splash(
 def _splash_kernel(
     heads: int, length: int, keys: int, scores: Scores, interpret: bool
 ) -> splash_kernel.SplashAttentionKernel:
-    """Builds the kernel for one device's heads. Tiles of scores have the largest block sizes that divide L and S."""
+    """Builds the kernel for one device's heads. Block sizes are the largest of 512, 256 and 128 that divide L and S."""
     shape = (length, keys)
     mask: splash_mask.Mask = splash_mask.FullMask(shape)
     if scores.window:

@@ -1,4 +1,4 @@
-"""The MLP, the block, and the stack of N blocks, scanned or unrolled, with optional rematerialization."""
+"""The MLP, the block, and the stack of N blocks, scanned or unrolled, with optional rematerialisation."""
 
 from __future__ import annotations
 
@@ -141,7 +141,8 @@ class Stack(nn.Module):
                 out_axes=0,
                 length=config.num_layers,
                 metadata_params={nn.PARTITION_NAME: "layers"},
-                # Flax would trace the block twice. Without random draws, whose keys count the traces, one is enough.
+                # By default, Flax traces the block twice. One trace is enough if nothing is drawn at random, since only
+                # the keys of random draws depend on the number of traces.
                 check_constancy_invariants=shared or self.has_rng("params") or self.has_rng("dropout"),
             )
             name = SHARED_NAME if shared else STACK_NAME

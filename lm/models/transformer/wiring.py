@@ -39,7 +39,7 @@ class Transformer(Network):
 
     @classmethod
     def build(cls, config: ModelConfig, head: Head, platform: str | None = None) -> Self:
-        """Builds the model for a platform, which decides the attention kernel and the dtype of activations.
+        """Builds the model for a platform, which determines the attention kernel and the dtype of activations.
 
         Raises UserError if the config names an attention kernel that the platform does not support.
         """

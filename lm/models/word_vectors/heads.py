@@ -1,9 +1,10 @@
 """The heads of word vectors: scores of pairs of words, computed as matrix products (Ji 2016).
 
 The words of a row are divided into blocks of C words. All words of a block are scored against the K = C + 2W words
-around the block and against the N random words of the block. Masks select the pairs.
+in and around the block, and against the block's N random words. Masks select the pairs.
 
-P is the number of candidates among which a word has true pairs, and W is the maximum distance of a pair.
+P is the number of candidates against which each word is scored, and W is the maximum distance between the words of a
+pair.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ BLOCK = 32  # C; a larger block computes more scores that no pair needs, a small
 
 
 def contexts(batch: Batch, window: int) -> tuple[Array, Array]:
-    """Returns the words around each block, int32 (B, L / C, K), and the true pairs, bool (B, L / C, C, K).
+    """Returns the words in and around each block, int32 (B, L / C, K), and the true pairs, bool (B, L / C, C, K).
 
-    Word i and word j of a row are a pair if they are in the same document and 0 < |i - j| <= radius of word i, which is
-    its type.
+    Word i and word j of a row are a pair if they are in the same document and 0 < |i - j| <= r, where r is the radius
+    of word i. The token types of the batch hold the radii.
     """
     assert batch.types is not None and batch.shape[1] % BLOCK == 0, batch.shape
     blocks = batch.shape[1] // BLOCK
@@ -76,7 +77,7 @@ class OutputEmbedding(nn.Module):
 
 
 class SkipGramScores(PairHead):
-    """Scores of each word with the words around its block and with the random words of its block (Mikolov 2013).
+    """Scores of each word with the words in and around its block and with the block's random words (Mikolov 2013).
 
     The logits have the shape (B, L, K + N), and `Output.pairs` the shape (B, L, K).
     """
@@ -129,7 +130,7 @@ class CbowScores(PairHead):
 
 
 class CountScores(PairHead):
-    """The prediction of GloVe for the logarithm of each pair's count: w_i . v_j + b_i + c_j (Pennington 2014).
+    """GloVe's prediction of the logarithm of each pair's count: w_i . v_j + b_i + c_j (Pennington 2014).
 
     The logits have the shape (B, L).
     """

@@ -1,4 +1,4 @@
-"""A model that consists of word vectors: a table for words as inputs. The head adds the table for words as outputs."""
+"""A model that consists of word vectors: a table of input vectors. The head adds the table of output vectors."""
 
 from __future__ import annotations
 

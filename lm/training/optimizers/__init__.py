@@ -28,7 +28,7 @@ from lm.training.schedules import make_schedule
 
 
 class StateSize(NamedTuple):
-    """The number of values in the optimizer state per parameter, for each kind of parameter."""
+    """The number of values in the optimizer state per scalar parameter, for each kind of parameter."""
 
     block_matrix: float  # kernels inside blocks
     matrix: float  # other kernels, and embeddings
@@ -53,7 +53,7 @@ class Optimizer:
         return self.direction(config, axes) if self.divides_matrices else self.direction(config)
 
     def state_size(self, config: OptimizerConfig) -> StateSize:
-        """Returns the state size per parameter, rounded to one decimal, for the memory estimate in `lm/costs.py`."""
+        """Returns the state size per scalar parameter, rounded to one decimal, for the estimate in `lm/costs.py`."""
 
         def size(name: str, shape: tuple[int, ...]) -> float:
             params = traverse_util.unflatten_dict({name: jax.ShapeDtypeStruct(shape, jnp.float32)}, sep="/")

@@ -1,10 +1,10 @@
 """The update direction of Muon (Jordan 2024), whose orthogonalisation is divided among the devices of a mesh.
 
 On a mesh, every matrix and its momentum are split over all mesh axes, where their sizes allow it. An all-to-all
-exchange then brings each matrix together on one device, which orthogonalises its share of the matrices, and another
+exchange then assembles each matrix on one device. Each device orthogonalises its share of the matrices, and another
 exchange returns the parts. Matrices of equal size are exchanged together, whether their layers are stacked or not, so
-that the shares are as equal as possible. The momentum is kept split, also over the axis `data`, so the compiler can
-replace the all-reduce of the gradients by a reduce-scatter, and the gathering of the updates costs no extra bytes.
+that the shares are as equal as possible. The momentum stays split, even over the axis `data`, so the compiler can
+replace the all-reduce of the gradients with a reduce-scatter, which saves the bytes that gathering the updates costs.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def scale_by_muon_or_adam(config: OptimizerConfig, axes: Axes | None = None) -> 
     because it would decay every parameter that AdamW updates, and orthogonalise every matrix on every device.
 
     Args:
-        axes: the logical axes of the parameters, according to which updates traced `on_mesh` are divided among the
-            devices; if None, every device orthogonalises all matrices.
+        axes: the logical axes of the parameters. They determine how updates traced `on_mesh` are divided among the
+            devices. If None, every device orthogonalises all matrices.
     """
 
     def method(path: Path, _: Any) -> str:
@@ -57,7 +57,7 @@ def scale_by_muon_or_adam(config: OptimizerConfig, axes: Axes | None = None) -> 
 def scale_by_muon(b1: float, axes: Axes | None = None) -> optax.GradientTransformation:
     """Returns Muon's direction for a tree of matrices: Nesterov's momentum with bias correction, orthogonalised.
 
-    The state and the numbers on one device are those of `optax.contrib.scale_by_muon`.
+    On one device, the state and the results are the same as those of `optax.contrib.scale_by_muon`.
     """
 
     def init(params: Any) -> MuonState:
@@ -95,13 +95,13 @@ def split_momentum(state: Any, shardings: Any) -> Any:
 
 
 class Layout(NamedTuple):
-    """How matrices are oriented and split. Matrices of equal layout are exchanged and orthogonalised together."""
+    """How matrices are oriented and split. Matrices with the same layout are exchanged and orthogonalised together."""
 
-    rows: int  # of a whole matrix; a matrix with more rows than columns is transposed
+    rows: int  # rows of a whole matrix; a matrix with more rows than columns is transposed
     columns: int
     row_axes: tuple[str, ...] = ()  # the mesh axes that split the rows
     column_axes: tuple[str, ...] = ()
-    name: str = ""  # without a mesh, the parameter without the number of its layer, since larger groups need memory
+    name: str = ""  # without a mesh, the parameter's name without its layer number: larger groups need more memory
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -113,7 +113,7 @@ class Layout(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """A parameter of N matrices: its matrix axes, and the layout of its matrices after they are transposed or not."""
+    """A parameter that holds N matrices: its matrix axes, and the layout of its matrices, which may be transposed."""
 
     inputs: int  # number of input axes, which are followed by the output axes
     outputs: int
@@ -121,14 +121,14 @@ class Parameter(NamedTuple):
     is_transposed: bool
 
     def matrices(self, part: Array) -> Array:
-        """Returns a device's part of the parameter as (N, rows, columns)."""
+        """Returns a device's part of the parameter as an array of shape (N, rows, columns)."""
         sides = part.shape[-self.inputs - self.outputs :]
         x_NRC = part.reshape(-1, math.prod(sides[: self.inputs]), math.prod(sides[self.inputs :]))
         return x_NRC.swapaxes(1, 2) if self.is_transposed else x_NRC
 
 
 def orthogonalise(tree: Any, coefficients: Array, axes: Axes | None = None) -> Any:
-    """Returns the tree with each matrix of each layer replaced by a matrix U S V^T whose singular values are near 1."""
+    """Replaces the singular values of each matrix of each layer with values near 1, and keeps the singular vectors."""
     mesh = None if axes is None else current_mesh()
     specs: list[PartitionSpec] = []
     parameters: list[Parameter] = []
@@ -158,7 +158,7 @@ def orthogonalise(tree: Any, coefficients: Array, axes: Axes | None = None) -> A
 def _orthogonalise_parts(
     parameters: list[Parameter], sizes: Mapping[str, int], parts: list[Array], coefficients: Array
 ) -> list[Array]:
-    """Orthogonalises the parameters of which this device holds `parts`. `sizes` are those of the mesh axes."""
+    """Orthogonalises the parameters, of which this device holds `parts`. `sizes` holds the sizes of the mesh axes."""
     groups: dict[Layout, list[int]] = defaultdict(list)
     for index, parameter in enumerate(parameters):
         groups[parameter.layout].append(index)
@@ -180,9 +180,9 @@ def _orthogonalise_parts(
 
 
 def _gather(x_NRC: Array, layout: Layout, split: list[int]) -> Array:
-    """Returns this device's share of the matrices, whole, from its parts of all N matrices.
+    """Exchanges this device's parts of all N matrices for its share of whole matrices.
 
-    The share contains matrices of zeros if the number of devices does not divide N.
+    The shares are padded with zero matrices if the number of devices does not divide N.
     """
     (r, c), (N, R, C) = split, x_NRC.shape
     x_NRC = jnp.pad(x_NRC, ((0, -N % (r * c)), (0, 0), (0, 0)))
@@ -191,14 +191,14 @@ def _gather(x_NRC: Array, layout: Layout, split: list[int]) -> Array:
 
 
 def _scatter(x_MRC: Array, layout: Layout, split: list[int]) -> Array:
-    """Undoes `_gather`, except that the matrices of zeros remain at the end."""
+    """Undoes `_gather`, except that the zero matrices remain at the end."""
     (r, c), (M, R, C) = split, x_MRC.shape
     x = x_MRC.reshape(M, r, R // r, c, C // c).transpose(1, 3, 0, 2, 4).reshape(r * c, M, R // r, C // c)
     return jax.lax.all_to_all(x, layout.axes, split_axis=0, concat_axis=0).reshape(-1, R // r, C // c)
 
 
 def newton_schulz(x_NRC: Array, coefficients: Array) -> Array:
-    """Orthogonalises N matrices of at most as many rows as columns, as in `optax.contrib`."""
+    """Orthogonalises N matrices with at most as many rows as columns, as in `optax.contrib`."""
     x_NRC /= jnp.linalg.norm(x_NRC, ord="fro", axis=(1, 2), keepdims=True) + NORM_EPSILON
     for _ in range(ITERATIONS):
         a_NRR = x_NRC @ x_NRC.mT
@@ -208,7 +208,7 @@ def newton_schulz(x_NRC: Array, coefficients: Array) -> Array:
 
 
 def _leading_axes(path: Path) -> tuple[int, int]:
-    """Returns the first input axis and the first output axis, which are those that a mesh may split."""
+    """Returns the first input axis and the first output axis, the only axes that a mesh may split."""
     inputs, outputs = matrix_axes(path)
     return inputs[0], outputs[0]
 

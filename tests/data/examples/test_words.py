@@ -63,7 +63,7 @@ def test_a_long_sentence_is_cut_between_words_and_a_long_word_is_cut():
     assert [examples.word_indices(i).tolist() for i in range(5)] == [[1, 4], [2], [2], [2], [1]]
     assert examples.notes == [
         "1 of 2 sentences are split into several examples (data.sequence_length=11)",
-        "1 of 6 words are longer than a row and were truncated (data.sequence_length=11)",
+        "1 of 6 words are longer than a row and are truncated (data.sequence_length=11)",
     ]
 
 

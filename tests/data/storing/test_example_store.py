@@ -190,7 +190,7 @@ def test_errors_name_the_source(make):
     config = make(train={"s": [{"text": "a"}]}, valid={"s": texts(2)})
     with pytest.raises(UserError, match=r"^config\.data\.train\.s: .*line 1: there is no field 'label'"):
         stores_of(config, "train")
-    with pytest.raises(UserError, match=r"config\.data\.test: no source is named"):
+    with pytest.raises(UserError, match=r"config\.data\.test: no data source is given"):
         stores_of(config, "test")
     config = make(train={"s": texts(2)}, data={"holdout_fraction": 1e-9})
     with pytest.raises(

@@ -159,7 +159,7 @@ def test_chat_template_comes_from_either_file(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"names": {"eos_token": "<nope>"}}, "no token '<nope>', which is the eos_token"),
+        ({"names": {"eos_token": "<nope>"}}, "no token '<nope>', which is given as the eos_token"),
         ({"generation": {"eos_token_id": ["2"]}}, "eos_token_id=.'2'., which is neither a token id"),
         ({"generation": {"decoder_start_token_id": -1}}, "neither a token id nor a list"),
         ({"generation": []}, "must hold one JSON object"),
