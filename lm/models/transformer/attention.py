@@ -168,7 +168,8 @@ class Attention(nn.Module):
         dropout = nn.Dropout(self.config.attention_dropout, deterministic=not train)
         scale, softcap = self._score_settings()
         if kernel == "blocked" and is_worth_blocks(q_BLHK, k_BGSK):
-            return blocked(scaled(q_BLHK, scale), k_BGSK, v_BGSK, mask_BLS, bias_BHLS, causal, softcap)
+            q, k, v = (x.astype(self.config.dtype) for x in (scaled(q_BLHK, scale), k_BGSK, v_BGSK))
+            return blocked(q, k, v, mask_BLS, bias_BHLS, causal, softcap)
         y_BLHK = dot_product_attention(q_BLHK, k_BGSK, v_BGSK, mask_BLS, bias_BHLS, dropout, scale, softcap)
         return checkpoint_name(y_BLHK, ATTENTION_OUTPUT)
 
