@@ -142,7 +142,8 @@ def _backward(causal: bool, softcap: float, saved: tuple[Inputs, Array, Array], 
             return shared_bias + jnp.sum(d_bias, axis=0, keepdims=True), (d_q, d_k, d_v, None)
         return None, (d_q, d_k, d_v, d_bias)
 
-    start = jnp.zeros_like(_keys_first(inputs.bias)) if _is_shared(inputs.bias) else None
+    bias = _keys_first(inputs.bias)
+    start = jnp.zeros_like(bias) if bias is not None and _is_shared(bias) else None
     shared_bias, (*found, own_bias) = jax.lax.scan(piece, start, _pieces(inputs, y_BLHK, log_total_BGRL, dy_BLHK))
     d_q, d_k, d_v = (x.reshape(like.shape) for x, like in zip(found, inputs, strict=False))
     d_bias = shared_bias if own_bias is None else own_bias.reshape(-1, *own_bias.shape[2:])
