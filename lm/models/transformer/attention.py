@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
 
 import flax.linen as nn
 import flax.struct
@@ -17,7 +15,7 @@ from lm.config import ModelConfig
 from lm.models.layers import Norm, projection, residual_scale
 from lm.models.network import RECORD, SOURCE_WEIGHTS
 from lm.models.transformer import attention_kernels
-from lm.models.transformer.blocked_attention import blocked
+from lm.models.transformer.blocked_attention import blocked, is_worth_blocks
 from lm.models.transformer.cache import LayerCache, write_tokens
 from lm.models.transformer.positions import Rotation, rotate
 from lm.models.transformer.remat import ATTENTION_OUTPUT, ATTENTION_PROJECTIONS
@@ -167,12 +165,11 @@ class Attention(nn.Module):
         assert mask_BLS is not None
         dropout = nn.Dropout(self.config.attention_dropout, deterministic=not train)
         scale, softcap = self._score_settings()
-        attend: Callable[..., Array] = functools.partial(
-            dot_product_attention, dropout=dropout, scale=scale, softcap=softcap
-        )
-        if kernel == "blocked":
-            attend = functools.partial(blocked, attend, causal=causal)
-        return checkpoint_name(attend(q_BLHK, k_BGSK, v_BGSK, mask_BLS, bias_BHLS), ATTENTION_OUTPUT)
+        if kernel == "blocked" and is_worth_blocks(q_BLHK, k_BGSK):
+            q, k, v = (x.astype(self.config.dtype) for x in (scaled(q_BLHK, scale), k_BGSK, v_BGSK))
+            return blocked(q, k, v, mask_BLS, bias_BHLS, causal, softcap)
+        y_BLHK = dot_product_attention(q_BLHK, k_BGSK, v_BGSK, mask_BLS, bias_BHLS, dropout, scale, softcap)
+        return checkpoint_name(y_BLHK, ATTENTION_OUTPUT)
 
     def _project(self, name: str, x_BLD: Array, num_heads: int, axis: str, scale: float = 1.0) -> Array:
         config = self.config
@@ -234,9 +231,7 @@ def attention_weights(
     """
     B, L, H, K = q_BLHK.shape
     G = k_BGSK.shape[1]
-    q_BGRLK = jnp.swapaxes(q_BLHK, 1, 2).reshape(B, G, H // G, L, K)
-    if scale != 1.0:
-        q_BGRLK = q_BGRLK * jnp.asarray(scale or K**-0.5, q_BLHK.dtype)
+    q_BGRLK = scaled(jnp.swapaxes(q_BLHK, 1, 2).reshape(B, G, H // G, L, K), scale)
     scores_BGRLS = jnp.einsum("BGRLK,BGSK->BGRLS", q_BGRLK, k_BGSK, preferred_element_type=jnp.float32)
     if softcap:
         scores_BGRLS = softcap * jnp.tanh(scores_BGRLS / softcap)
@@ -244,3 +239,8 @@ def attention_weights(
         scores_BGRLS = scores_BGRLS + bias_BHLS.reshape(-1, *scores_BGRLS.shape[1:])
     scores_BGRLS = jnp.where(mask_BLS[:, None, None], scores_BGRLS, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores_BGRLS, axis=-1)
+
+
+def scaled(q: Array, scale: float) -> Array:
+    """Returns the queries, (..., K), multiplied by `scale`, or divided by sqrt(K) if `scale` is 0."""
+    return q if scale == 1.0 else q * jnp.asarray(scale or q.shape[-1] ** -0.5, q.dtype)
