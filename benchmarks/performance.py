@@ -194,12 +194,13 @@ def profile(record: Record) -> list[str]:
 
 
 TRIED = """
-Of what was tried on CPUs, the following made the step little or no faster: the flag xla_cpu_prefer_vector_width=512,
-XLA's older code generator, its memory scheduler (13 % less memory, but 4 to 15 % slower), a backward pass of attention
-written by hand (6 % faster in bfloat16, no faster in float32), attention in float32 beside bfloat16 products, a
-transposition hidden in a change of type, and a C library that keeps all large blocks (no page faults, but 2.5 GB of
-memory). What made it faster: huge pages, products in the forms above, and activations in float32 beside bfloat16
-products, for which XLA adds far fewer conversions.
+Of what was tried on CPUs, the following made the step little or no faster: the flags xla_cpu_prefer_vector_width=512,
+xla_cpu_enable_fast_math and xla_cpu_experimental_ynn_fusion_type, XLA's older code generator, its memory scheduler
+(13 % less memory, but 4 to 15 % slower), a transposition hidden in a change of type or behind a barrier before a
+product with a weight matrix, attention with the keys before the queries in the forward pass too, and a C library that
+keeps all large blocks (no page faults, but 2.5 GB of memory). What made it faster: huge pages, products in the forms
+above, activations in float32 beside bfloat16 products, for which XLA adds far fewer conversions, and a backward pass of
+attention that transposes no scores.
 """
 
 

@@ -161,7 +161,10 @@ class Attention(nn.Module):
         bias_BHLS: Array | None = None,
         causal: bool = False,
     ) -> Array:
-        """Returns the result of `dot_product_attention`, (B, L, H, K), from the kernel "xla" or "blocked"."""
+        """Returns the result of `dot_product_attention`, (B, L, H, K), from the kernel "xla" or "blocked".
+
+        Like the fused kernels, "blocked" multiplies in the compute dtype.
+        """
         assert mask_BLS is not None
         dropout = nn.Dropout(self.config.attention_dropout, deterministic=not train)
         scale, softcap = self._score_settings()
