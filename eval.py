@@ -8,7 +8,7 @@ python eval.py --workdir=runs/a --text=book.txt               scores any text wi
 python eval.py --workdir=runs/a --config=configs/other.py     scores the data sources of another config
 python eval.py --workdir=runs/a --split=test --average=5      averages the five latest checkpoints
 python eval.py --workdir=runs/a --mix=runs/b:0.3             mixes in another run's probabilities with weight 0.3
-python eval.py --workdir=runs/a --mix=runs/b --split=test    tunes that weight on the validation split
+python eval.py --workdir=runs/a --mix=runs/b --split=test    tunes the weight on the validation split
 python eval.py --workdir=runs/a --baselines                   adds simple models, fitted to the training split
 python eval.py --workdir=runs/a --split=test --num_beams=5    writes beam-search outputs and their references
 
@@ -77,7 +77,7 @@ def define_flags() -> None:
 
 
 def main() -> int:
-    # JAX and the libraries around it take seconds to import. --help and errors in flags do not wait for them.
+    # Importing JAX takes seconds, so --help and flag errors are handled before the imports below.
     from lm.parallel.distributed import together
 
     return together(evaluate_from_flags)()
@@ -119,7 +119,7 @@ def evaluate_from_flags() -> int:
 
 
 def _check(options: Options) -> None:
-    """Raises UserError for flags that are invalid whatever the run directory."""
+    """Raises UserError for flags that are invalid for every run directory."""
     from lm.runs.results import SPLITS
 
     if options.split.partition("/")[0] not in SPLITS:

@@ -38,7 +38,7 @@ def define_flags() -> None:
 
 
 def main() -> int:
-    # JAX and the libraries around it take seconds to import. --help and errors in flags do not wait for them.
+    # Importing JAX takes seconds, so --help and flag errors are handled before the imports below.
     from lm.parallel.distributed import together
 
     return together(train_from_flags)()

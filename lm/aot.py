@@ -5,7 +5,7 @@ step needs.
 
 TPU topologies have names such as v4:2x2x4, v5e:8x8, v5p:4x4x4, v6e:4x4 and tpu7x:2x2x1. To compile for a TPU, first run
 `pip install -r requirements-tpu.txt`. Compiling for a TPU works on any Linux machine. `--num_slices=2` compiles for two
-slices that are connected by the data-centre network. The topology of NVIDIA GPUs has the form cuda:HOSTSxGPUS, e.g.
+slices that are connected by the data-centre network. A topology of NVIDIA GPUs has the form cuda:HOSTSxGPUS, e.g.
 cuda:2x8. To compile for a GPU, first run `pip install -r requirements-cuda.txt`, then pass --gpu_target=h100 (or a100,
 h200), or the path of XLA's text description of another chip (xla/backends/gpu/target_config/specs/*.txtpb). No data is
 read, so the config must set model.vocab_size. The exit status is 1 if the step does not fit in the memory of the chip,
@@ -84,7 +84,7 @@ def _cuda_options(topology: str, shape: str, gpu_target: str) -> dict[str, Any]:
         text = Path(gpu_target).read_text()
     else:
         known = ", ".join(GPU_TARGETS)
-        raise UserError(f"--gpu_target={gpu_target} must be one of {known}, or a file with XLA's description.")
+        raise UserError(f"--gpu_target={gpu_target} must be one of {known}, or a file with XLA's description of a GPU.")
     return {"topology_name": "", "topology": f"1x{shape}", "target_config": text}
 
 
@@ -93,6 +93,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("topology", "", "Chips to compile for, such as v5e:8x8, v5p:4x4x4 or cuda:1x8.")
     flags.DEFINE_integer("num_slices", 1, "Number of TPU slices with this topology.", lower_bound=1)
     flags.DEFINE_string(
-        "gpu_target", "", f"For cuda topologies: {', '.join(GPU_TARGETS)}, or a file with XLA's description."
+        "gpu_target", "", f"For cuda topologies: {', '.join(GPU_TARGETS)}, or a file with XLA's description of a GPU."
     )
     command.run(main)

@@ -70,7 +70,7 @@ class Batch:
 class VocabularyLogits:
     """Logits (B, L, V) that have not been computed yet, so that a loss can compute them in parts.
 
-    `lm.objectives.chunks` explains why.
+    `lm.objectives.chunks` explains why computing them in parts is useful.
     """
 
     x_BLE: Array  # the input of the projection to the vocabulary

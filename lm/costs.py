@@ -27,11 +27,11 @@ class Chip:
 
 # The keys are values of `jax.Device.device_kind`. To support another chip, add a line and cite the source. GPU memory
 # is approximately the "total capacity" that PyTorch reports. Where a comment says "halved", it quotes the data sheet,
-# whose numbers hold "with sparsity" and are twice the dense peaks given here. Third-party tables: "Marin" is
-# lib/fray/src/fray/device_flops.py in marin-community/marin; "titan" is torchtitan/tools/utils.py.
+# whose numbers are peaks "with sparsity": twice the dense peaks given here. Two third-party tables are cited: "Marin"
+# is lib/fray/src/fray/device_flops.py in marin-community/marin; "titan" is torchtitan/tools/utils.py.
 CHIPS: dict[str, Chip] = {
     # cloud.google.com/tpu/docs/v3 (and v4, v5e, v5p, v6e, tpu7x): peak and memory per chip. A device is a chip, except
-    # on v3 and tpu7x, where it is one of two cores. This fact and the names are from
+    # on v3 and tpu7x, where it is one of a chip's two cores. This fact and the names are from
     # jax/_src/pallas/mosaic/tpu_info.py.
     "TPU v3": Chip(123 / 2, 123 / 2, 16),
     "TPU v4": Chip(275, 275, 32),

@@ -51,7 +51,7 @@ def as_user_error(error: BaseException) -> UserError | None:
 
 @contextlib.contextmanager
 def named_errors(label: str) -> Iterator[None]:
-    """Prefixes the message of a UserError with `label`, e.g. a data source, unless it begins with a setting."""
+    """Prefixes the message of a UserError with `label`, e.g. a data source, unless it already begins with a setting."""
     try:
         yield
     except UserError as error:

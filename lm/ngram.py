@@ -1,8 +1,8 @@
 """Imports and exports n-gram models in ARPA format, which KenLM, SRILM and other toolkits read and write.
 
 python -m lm.ngram export --workdir=runs/ngram --out=model.arpa               a run that was trained or imported here
-python -m lm.ngram import --arpa=model.arpa --workdir=runs/imported           words are split at whitespace
-python -m lm.ngram import --arpa=m.arpa.gz --workdir=runs/i --like=runs/ngram   the tokenizer and the data of a run
+python -m lm.ngram import --arpa=model.arpa --workdir=runs/imported           text is split at whitespace
+python -m lm.ngram import --arpa=m.arpa.gz --workdir=runs/i --like=runs/ngram   uses a run's tokenizer and data
 
 An import creates a run directory, which eval.py and lm.generate can use like any other. The model has the probabilities
 in the file, whatever smoothing method produced them. Files whose probabilities do not sum to 1 are rejected.

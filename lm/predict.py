@@ -67,7 +67,7 @@ VISIBLE = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *range(0x202A
 
 def define_flags() -> None:
     define_path("workdir", "Run directory of the model.")
-    define_path("input", "File or glob with the inputs (.gz is unpacked), or - for standard input.")
+    define_path("input", "File or glob pattern of the inputs (.gz is unpacked), or - for standard input.")
     flags.DEFINE_multi_string("text", [], "Text to label (repeatable). For several fields, give a JSON object.")
     define_path("output", "File to write (once all lines are complete), or - for standard output.", STANDARD_OUTPUT)
     flags.DEFINE_enum("format", None, FORMAT_NAMES, "Format of the input. The default depends on the file extension.")
@@ -126,7 +126,7 @@ def main() -> int:
 
 
 def choose_labeller(config: Config) -> Labeller:
-    """Returns the labeller of the task, or one that computes vectors.
+    """Returns the object that labels examples for the task or, with --pooling, one that computes vectors.
 
     Raises UserError if the model predicts no labels or if a flag has no effect.
     """

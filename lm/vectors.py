@@ -11,7 +11,7 @@ Each command takes a run directory (--workdir) or a file in word2vec text or bin
 of those tokens that are whole words. All similarities are cosines. A word that is not in the vocabulary is looked up in
 lower case.
 3CosAdd answers "a is to b as c is to ?" with the word nearest to b - a + c, excluding these three words (Mikolov 2013).
-The picture shows the first two principal components of the vectors, scaled to length 1.
+The picture shows the first two principal components of the vectors after they are scaled to length 1.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def known(table: WordTable, words: list[str]) -> list[int]:
     numbers = [table.find(word.strip()) for word in words]
     if unknown := [word for word, number in zip(words, numbers, strict=True) if number is None]:
         raise UserError(
-            f"--words: {', '.join(unknown)} not in the vocabulary of {len(table.words):,} words; omit them."
+            f"--words: {', '.join(unknown)}: not in the vocabulary of {len(table.words):,} words; omit them."
         )
     return [number for number in numbers if number is not None]
 

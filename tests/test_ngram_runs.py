@@ -162,7 +162,7 @@ def test_bad_arpa_files_and_runs_are_refused_in_one_line_and_nothing_is_written(
             "the probabilities after '<s>' sum to 2.081, not to 1",
         ),
     }
-    files |= {"like": (good.encode(), "1 words, such as 'abc', are not in the tokenizer of")}
+    files |= {"like": (good.encode(), "1 words, such as 'abc', are not in the vocabulary of")}
     files |= {
         "broken.gz": (gzip.compress(good.encode())[:-12], "damaged or not a gzip file"),
         "empty": (b"", "expected \\data\\"),

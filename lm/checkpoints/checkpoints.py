@@ -100,7 +100,7 @@ class Checkpoints:
             record=ocp.args.JsonSave({"content": content, "sha256": json_hash(content)}),
         )
         with self._storage_errors(f"saved (step {step})"):
-            # Orbax saves a step below the latest one only if `force` is true, and never overwrites a checkpoint.
+            # Orbax saves a step lower than the latest one only if `force` is true, and never overwrites a checkpoint.
             self._manager.save(step, args=args, force=True)
         return True
 
@@ -297,7 +297,7 @@ class Checkpoints:
         return bool(reading.agreed([int(step not in steps)])[0])
 
     def _set_aside(self, damaged: Sequence[int]) -> None:
-        """Renames damaged checkpoints to free their steps for later saves, unless the directory is opened read-only."""
+        """Renames damaged checkpoints so that their steps can be saved again. Does nothing if opened read-only."""
         if self._manager is not None:
             for step in damaged if jax.process_index() == 0 else ():
                 aside = self.directory / f"damaged-{step}"

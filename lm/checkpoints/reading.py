@@ -1,4 +1,7 @@
-"""Reads a checkpoint, raises Damage if it differs from the saved state, and interprets storage errors."""
+"""Reads a checkpoint, and raises Damage if its contents differ from what was saved.
+
+Storage errors are converted into clear messages.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ from lm.files import parse_json, read_file
 FORMAT = 1  # version of the record format; newer code may write a higher version
 PART_BYTES = 2**28  # maximum number of bytes of parameters that are read at once
 MOST_STEPS = 1000  # maximum number of steps listed when there are several processes
-# The messages from which system errors are recognised, because TensorStore sets no errno.
+# System errors are recognised by these messages, because TensorStore sets no errno.
 MACHINE_ERRORS = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EMFILE, errno.ENOMEM
 MACHINE_TROUBLES = (*map(os.strerror, MACHINE_ERRORS), "RESOURCE_EXHAUSTED")
 
@@ -48,7 +51,7 @@ _print_unraisable, sys.unraisablehook = sys.unraisablehook, _without_late_callba
 
 
 class Damage(Exception):
-    """Raised if a checkpoint differs from the saved state. The message describes the difference."""
+    """Raised if the contents of a checkpoint differ from what was saved. The message describes the difference."""
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
@@ -130,7 +133,7 @@ def _in_parts(abstract: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def in_all_processes(checkpoint: Path, read: Callable[[], Any], what: str) -> Any:
-    """Calls `read`. If it fails in one process, all raise Damage, so that none enters a collective operation alone."""
+    """Calls `read`. If it fails in one process, all raise Damage, so that none hangs in a collective operation."""
     result, problem, trouble = None, "", ""
     with hushed():
         try:

@@ -1,10 +1,10 @@
 """Declares every setting: its name, type, default, meaning and unit.
 
-A file in `configs/` calls `defaults()` to get an ml_collections ConfigDict with the fields of the dataclasses below,
-changes some settings and returns the ConfigDict. Individual settings can be overridden on the command line, as in
-`--config.model.num_layers=6`. `Config.from_dict` then converts the ConfigDict into frozen dataclasses and raises
-UserError, before anything is built, for unknown keys, wrong types, out-of-range values and incompatible settings.
-Settings that depend on the devices or on the tokenizer are checked later, in `lm/parallel/mesh.py` and
+A file in `configs/` calls `defaults()` to get an ml_collections ConfigDict with the fields of the dataclasses
+imported below, changes some settings and returns the ConfigDict. Individual settings can be overridden on the command
+line, as in `--config.model.num_layers=6`. `Config.from_dict` then converts the ConfigDict into frozen dataclasses and
+raises UserError, before anything is built, for unknown keys, wrong types, out-of-range values and incompatible
+settings. Settings that depend on the devices or on the tokenizer are checked later, in `lm/parallel/mesh.py` and
 `lm/runs/prepare.py`.
 """
 

@@ -43,5 +43,5 @@ class AutoencodingSettings:
     kl_annealing: str = option("linear", registry="lm.objectives.autoencoding.ANNEALING", needs=("kl_annealing_steps",))
     """Curve along which the weight of the KL divergence rises to kl_weight."""
     free_bits: float = option(0.0, minimum=0.0, needs=("model.variational",))
-    """KL divergence, in nats per text and latent dimension, below which the loss does not decrease any further
-    (Kingma 2016). It is applied to each text separately, so the loss does not depend on the batch."""
+    """Floor for the KL divergence of each latent dimension in the loss, in nats (Kingma 2016). The floor is applied to
+    each text separately, so the loss does not depend on how texts are batched."""

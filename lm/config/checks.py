@@ -75,18 +75,19 @@ def _check_data(config: Any, task: Any) -> None:
         for name, each in sources.items():
             where = f"data.{split}.{name}"
             if not name.isidentifier():
-                refuse(f"data.{split}", f"the name {name!r} must consist of letters, digits and underscores.")
+                refuse(f"data.{split}", f"{name!r} is not a valid name; use letters, digits and underscores.")
             if len(each.part) != 2 or not 0 <= each.part[0] < each.part[1] <= 1:
                 refuse(f"{where}.part", f"{each.part} is not a subrange of [0, 1]; use a tuple such as (0.0, 0.8).")
             task.check_source(where, each, config, refuse)
         if sources and not sum(each.weight for each in sources.values()) > 0:
             refuse(f"data.{split}", "all weights are 0; give at least one data source a positive weight.")
     if not data.valid and data.holdout_fraction == 0:
-        refuse("data.holdout_fraction", "evaluation has no data; set this fraction, or add a source to data.valid.")
+        advice = "set this fraction above 0, or add a data source to data.valid."
+        refuse("data.holdout_fraction", f"evaluation has no data; {advice}")
     if 0 < data.cleaning.max_chars < data.cleaning.min_chars:
         refuse("data.cleaning.max_chars", "this is smaller than min_chars, so every document would be dropped.")
     tokenizer = entries("lm.data.tokenizing.TOKENIZERS")[data.tokenizer.kind]
-    if tokenizer.needs_file and not data.tokenizer.path and not config.init_from:  # init_from provides its tokenizer
+    if tokenizer.needs_file and not data.tokenizer.path and not config.init_from:  # init_from supplies a tokenizer
         refuse("data.tokenizer.path", f"give a {tokenizer.file_type}; this kind of tokenizer cannot be trained.")
     for step in WORD_STEPS if tokenizer.needs_file else ():
         if (value := getattr(data.cleaning, step)) != (default := default_of(f"data.cleaning.{step}")):
@@ -159,7 +160,7 @@ def _check_generation(generation: Any, limit: int) -> None:
 
 
 def _check_sampling(sampling: Any) -> None:
-    """Raises UserError for values that the option bounds cannot exclude, such as a temperature of almost 0."""
+    """Raises UserError for values that the bounds of an option cannot exclude, such as a temperature just above 0."""
     decoder: Any = entries("lm.decoding.sampling.Sampling")
     try:
         decoder.of(sampling, {})
@@ -173,7 +174,7 @@ def _check_best_metric(config: Any, task: Any) -> None:
     sources = sorted(data.valid) or sorted(name for name, each in data.train.items() if each.weight > 0)
     if not metric:
         if config.train.patience:
-            refuse("train.patience", "checkpoint.best_metric is empty, so nothing can improve; leave this at 0.")
+            refuse("train.patience", "checkpoint.best_metric is empty, so no metric can improve; leave this at 0.")
         return
     prefixes = ["valid/", *(f"valid/{name}/" for name in sources if len(sources) > 1)]
     if metric not in [prefix + each for prefix in prefixes for each in metrics]:

@@ -20,7 +20,7 @@ from lm.config.schema import build, check_name, describe_settings
 from lm.config.unused import unused
 from lm.errors import DONE, USER_ERROR, UserError, as_user_error
 
-LONGEST_NUMBER = 18  # digits of a step or a seed on the command line
+LONGEST_NUMBER = 18  # maximum number of digits of a step number or seed on the command line
 flags.disclaim_key_flags()  # makes --help list the flags defined here among those of the command
 
 
@@ -59,7 +59,7 @@ def define_speed_flags() -> None:
     """Defines the flags for 8-bit matrices and for speculative decoding. `check_speed_flags` checks them."""
     doc = "Round the model's weight matrices to 8 bits, which saves memory and, on accelerators, may save time."
     flags.DEFINE_bool("int8", False, f"{doc} The outputs change slightly.")
-    define_path("draft", "Run directory of a smaller decoder that drafts tokens. The model checks them in one pass.")
+    define_path("draft", "Run directory of a smaller decoder that drafts tokens, which the main model then checks.")
     flags.DEFINE_integer("draft_tokens", 4, "Number of tokens to draft at a time with --draft.", lower_bound=1)
 
 
@@ -126,7 +126,7 @@ def _status(main: Callable[[], int]) -> int:
     with _one_line_flag_errors():
         rest = flags.FLAGS(sys.argv, known_only=False)
     if len(rest) > 1:
-        raise UserError(f"{rest[1]!r} is not a flag; every argument has the form --name=value (see --help).")
+        raise UserError(f"{rest[1]!r} is not a flag; all arguments must be of the form --name=value (see --help).")
     try:
         return main()
     except SystemExit as error:  # rich raises it if the output is closed
@@ -216,7 +216,7 @@ def _line_in_file(error: BaseException, path: str) -> str:
 def _help(with_entries: bool) -> str:
     """Returns the help text: the docstring of the command, its flags, and every setting of the config.
 
-    If `with_entries` is false, nothing slow is imported, but the entries of registries are missing.
+    If `with_entries` is false, nothing slow is imported, but the entries of registries are omitted.
     """
     main = sys.modules["__main__"]
     own = flags.FLAGS.get_key_flags_for_module(main)

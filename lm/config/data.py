@@ -14,7 +14,7 @@ class SourceConfig:
     kind: str = option("text", registry="lm.data.reading.FORMATS")
     """Data format."""
     path: str = option("", affects="location")
-    """File or glob pattern of the input (.gz is decompressed). For kind='tfds', name of the data set."""
+    """File or glob pattern of the input (.gz is decompressed). For kind='tfds', the name of the data set."""
     split: str = option("train", read_by="kind")
     """Name of the split, e.g. train or train[:1%] (kind='tfds' only)."""
     data_dir: str = option("", affects="location")
@@ -25,7 +25,7 @@ class SourceConfig:
     list of texts, they are joined with spaces. For kind='conll', the column that holds the words is given by its number
     (from 1) or by a name such as FORM; by default, the first column that does not hold word numbers is used."""
     target_path: str = option("", affects="location")
-    """File or glob pattern of the targets, for document=line. Line i of the targets belongs to line i of `path`."""
+    """File or glob pattern of the targets, for document=line. Line i of the targets corresponds to line i of `path`."""
     target_field: str = ""
     """Field that holds the target of a pair, in the same syntax as `field`, or several such fields separated by commas.
     If a record has several targets, the first is used for training, and all of them serve as references."""
@@ -58,7 +58,7 @@ class SourceConfig:
     encoding: str = option("utf-8", read_by="kind")
     """Character encoding of the files."""
     longest_line: int = option(1 << 28, minimum=1, read_by="kind")
-    """Maximum number of characters in a line or document of a text file. A longer line or document is an error."""
+    """Maximum number of characters in a line or document of a text file. A longer line or document causes an error."""
     weight: float = option(1.0, minimum=0.0)
     """Relative share of rows drawn from this data source. A weight of 0 disables the data source."""
 
@@ -80,9 +80,9 @@ class CleaningConfig:
     """Remove HTML tags, scripts and styles, and decode character references. Tags that separate words are replaced by a
     line break or a space. A `<` or `&` that is not part of HTML is kept."""
     strip_control: bool = False
-    """Remove control characters other than newline and tab. Those between two words are replaced with whitespace."""
+    """Remove control characters other than newline and tab. Those between two words are replaced by whitespace."""
     segment: str = option("", choices=("", "jieba"))
-    """Word segmentation of Chinese: 'jieba' puts spaces between words (needs requirements-chinese.txt)."""
+    """Word segmentation for Chinese: 'jieba' puts spaces between words (needs requirements-chinese.txt)."""
     lowercase: bool = False
     """Convert the text to lower case."""
     stop_words: str = ""
@@ -134,11 +134,11 @@ class TokenizerConfig:
     min_count: int = option(1, minimum=1, needs=("no path",), read_by="kind")
     """Minimum number of occurrences of a word in the training text, for kind='words'. Rarer words become <unk>."""
     line_breaks: bool = option(False, needs=("no path",), read_by="kind")
-    """Make each line break a token, for kind='words', as in published perplexities of WikiText. This token is always in
-    the vocabulary, regardless of min_count and vocab_size. If False, line breaks only separate words."""
+    """Treat each line break as a token, for kind='words', as published perplexities on WikiText do. This token is
+    always in the vocabulary, regardless of min_count and vocab_size. If False, line breaks only separate words."""
     algorithm: str = option("unigram", choices=("unigram", "bpe"), needs=("no path",), read_by="kind")
-    """Training algorithm of SentencePiece. On five data sets, small models scored at least as well with unigram; bpe
-    needs fewer tokens for text in which spaces surround every token (see docs/guide.md)."""
+    """Training algorithm of SentencePiece. On five data sets, small models scored at least as well with unigram as with
+    bpe. For text in which spaces surround every token, bpe needs fewer tokens (see docs/guide.md)."""
     train_megabytes: float = option(64.0, minimum=0.001, needs=("no path",), read_by="kind")
     """Maximum amount of text for training SentencePiece, in MB."""
     bos_token: str = option("", read_by="kind")
@@ -165,8 +165,8 @@ class DataConfig:
     test: dict[str, SourceConfig] = section(dict, affects="nothing")
     """Test data sources for eval.py, keyed by name."""
     holdout: str = option("hash", choices=("hash", "tail"), needs=("no valid",))
-    """How the held-out share of train is chosen: 'hash' selects documents by their hash, and 'tail' takes the last
-    characters."""
+    """How the held-out share of train is chosen: 'hash' selects documents by their hash, and 'tail' takes the end of
+    the text."""
     holdout_fraction: float = option(0.1, minimum=0.0, maximum=0.5, needs=("no valid",))
     """Share of train that is held out if `valid` is empty."""
     cleaning: CleaningConfig = section(CleaningConfig)
@@ -204,10 +204,10 @@ class DataConfig:
     used. Small texts are tokenised without extra processes. With holdout='tail', the main process cleans the text. The
     contents of the stores do not depend on this number."""
     beam: str = option("", affects="nothing")
-    """Options of the Apache Beam pipeline that cleans and tokenises text in place of the processes set by
+    """Options for the Apache Beam pipeline that cleans and tokenises text in place of the processes set by
     store_workers, e.g. '--runner=FlinkRunner --flink_master=HOST:8081' (needs requirements-beam.txt). All machines must
-    see the data and the cache under the same paths. Beam is not used if this setting is empty, or for data of which
-    holdout='tail' holds out a share."""
+    see the data and the cache under the same paths. Beam is not used if this setting is empty, or for data that is
+    split by holdout='tail'."""
     cache_dir: str = option("", affects="nothing")
     """Directory for token stores and compiled programs. If empty, $LM_CACHE_DIR is used if set, otherwise ~/.cache/lm.
-    The value stored in a run directory is ignored, since the directory may come from another machine."""
+    The value stored in a run directory is ignored, since the run may come from another machine."""

@@ -28,7 +28,8 @@ class Config:
     """Seed for initial weights, data order, dropout and sampling."""
     init_from: str = option("", affects="updates")
     """Run directory from which the tokenizer and the initial parameters (of the best checkpoint) are loaded. Parameters
-    without a match are listed. If empty, all parameters are initialised randomly."""
+    that exist only in that run or only in the new model are listed. If empty, all parameters are initialised
+    randomly."""
     data: DataConfig = section(DataConfig, affects="batches")
     model: ModelConfig = section(ModelConfig, affects="function")
     objective: ObjectiveConfig = section(ObjectiveConfig, affects="updates")
@@ -117,7 +118,7 @@ def _resolve(config: Config, task: Any) -> Config:
 def _with_schedule(config: Config) -> Config:
     """Fills in the number of steps, the warm-up and the decay, unless they depend on data not yet read.
 
-    Models that are not trained by gradients have no steps.
+    Models that are not trained by gradient descent have no steps.
     """
     if entries(MODELS)[config.model.architecture].fit is not None:
         return config

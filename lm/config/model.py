@@ -20,12 +20,12 @@ DROPOUT_RATES = ("dropout", "attention_dropout", "recurrent_dropout")
 class SizeSettings:
     architecture: str = option("transformer", registry="lm.models.MODELS", affects="shapes")
     """Kind of model: 'transformer', 'recurrent' (RNN, LSTM, GRU), 'convolutional' (for whole texts, Kim 2014), 'ngram'
-    (counted, not trained by gradients) or 'word_vectors' (two tables of vectors, for objective.name='skipgram', 'cbow'
-    or 'glove')."""
+    (estimated from counts, not by gradient descent) or 'word_vectors' (two tables of vectors, for
+    objective.name='skipgram', 'cbow' or 'glove')."""
     family: str = option("decoder", choices=("decoder", "encoder", "encoder_decoder"))
     """Architecture. In a 'decoder', each token attends to itself and earlier tokens (GPT, Llama). In an 'encoder', each
-    token attends to all tokens (BERT). In an 'encoder_decoder', an encoder reads the source and a decoder writes the
-    target (Transformer, T5, BART)."""
+    token attends to all tokens (BERT). In an 'encoder_decoder', an encoder reads the source and a decoder generates
+    the target (Transformer, T5, BART)."""
     vocab_size: int = option(0, minimum=0, parameters=("token_embedding", "output", "output_bias"))
     """Number of rows in the token embedding. If 0, the size of the tokenizer's vocabulary is used, rounded up to a
     multiple of vocab_multiple."""
@@ -154,10 +154,11 @@ class BlockSettings:
         choices=("none", "full", "attention_output", "attention", "dots", "dots_and_attention"),
         affects="nothing",
     )
-    """Activations to recompute in the backward pass to save memory. From most to least recomputation: all ('full'); all
-    but the outputs of attention ('attention_output'); all but these and the results of the query, key, value and output
-    projections ('attention'); all but the results of all multiplications by parameter matrices ('dots'); all but these
-    results and the outputs of attention ('dots_and_attention')."""
+    """Activations to recompute in the backward pass to save memory. 'none' recomputes none of them, and
+    'full' recomputes all. Each of the other choices recomputes all except some: 'attention_output' keeps the outputs of
+    attention; 'attention' also keeps the results of the query, key, value and output projections; 'dots' keeps the
+    results of all multiplications by parameter matrices; 'dots_and_attention' keeps these results and the outputs of
+    attention."""
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ class NgramSettings:
     """The number k that is added to every count, for smoothing='add_k'."""
     lambdas: tuple[float, ...] = option((), read_by="smoothing")
     """Interpolation weights for orders 1 to n, each from 0 to 1, for smoothing='jelinek_mercer'. The weight of an order
-    applies to its relative frequencies, and the next lower order gets the rest. If empty, EM estimates the weights by
-    leaving out each n-gram of the training data in turn (deleted interpolation)."""
+    applies to its relative frequencies, and the next lower order gets the remaining weight. If empty, EM estimates
+    the weights by leaving out each n-gram of the training data in turn (deleted interpolation)."""
     discount: float = option(0.0, minimum=0.0, maximum=1.0, read_by="smoothing")
     """Number subtracted from every count, for smoothing='absolute_discounting'. If 0, n1 / (n1 + 2 n2) is used for each
     order, where n1 and n2 are the numbers of n-grams that occur once and twice (Ney 1994)."""
@@ -31,4 +31,4 @@ class NgramSettings:
     --discount_fallback). They are used for orders in which the formula of Chen & Goodman yields no valid discounts. If
     empty, such orders raise an error."""
     sizes: tuple[int, ...] = option((), affects="shapes")
-    """Number of n-grams of each order from 2 to n. Counted in the training data; leave this empty."""
+    """Number of n-grams of each order from 2 to n. They are counted in the training data, so leave this empty."""

@@ -19,7 +19,7 @@ class RecurrentSettings:
         "weights", choices=("weights", "outputs"), affects="updates", needs=("recurrent_dropout",)
     )
     """Target of recurrent_dropout: 'weights' drops entries of the recurrent matrices (Merity 2018), and 'outputs'
-    drops features of the previous output, the same features at all tokens of a row (Gal 2016)."""
+    drops features of the previous output. The same features are dropped at all tokens of a row (Gal 2016)."""
     locked_dropout: bool = option(False, affects="updates", needs=("dropout",))
     """Drop the same features at all tokens of a row instead of choosing features anew at each token (Gal 2016)."""
     source_attention: str = option(
@@ -28,7 +28,7 @@ class RecurrentSettings:
         parameters=("source_attention",),
         needs=("family=encoder_decoder",),
     )
-    """Attention of a decoder to its source: 'none' (Sutskever 2014), or attention with the score 'additive' (Bahdanau
+    """How a decoder attends to its source: 'none' (Sutskever 2014), or attention with the score 'additive' (Bahdanau
     2015), 'dot' or 'general' (Luong 2015)."""
     output_penalty: float = option(0.0, minimum=0.0, affects="updates", needs=("family=decoder",))
     """Weight of the penalty on the mean square of the last layer's output, after dropout (activation regularisation,

@@ -52,7 +52,7 @@ def option(
     Args:
         choices: the allowed values. If empty, any value is allowed.
         registry: the dotted name of a dict, such as "lm.tasks.TASKS", whose keys are the allowed values. The dict is
-        imported only when a value is checked.
+            imported only when a value is checked.
         minimum, maximum: the bounds of the allowed range, inclusive.
         affects: one of EFFECTS. By default, "shapes" if `parameters` is given, else the effect of the section.
         parameters: the names of the parameters whose existence or shape depends on the setting. If empty, a setting
@@ -73,7 +73,7 @@ def section(cls: type, affects: str = "") -> Any:
     return field(default_factory=cls, metadata={"affects": affects})
 
 
-@functools.cache  # each call would evaluate all annotations again, and a command makes hundreds
+@functools.cache  # each call would evaluate all annotations again, and a command makes hundreds of calls
 def type_hints(cls: type) -> Mapping[str, Any]:
     """Returns the type of each setting of a section."""
     return typing.get_type_hints(cls)
@@ -220,7 +220,7 @@ def _unknown(start: str, dotted: str, known: Collection[str]) -> str:
 def effect(schema: type, dotted: str) -> str:
     """Returns the effect of a setting, one of EFFECTS.
 
-    A setting of a data source has the effect of data.train, data.valid or data.test, unless it declares its own.
+    A setting of a data source inherits the effect of data.train, data.valid or data.test unless it declares its own.
     """
     cls, found = schema, ""
     names = iter(dotted.split("."))

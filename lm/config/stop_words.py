@@ -15,14 +15,14 @@ WORD = regex.compile(
     rf"{_CHARACTERS}+(?:[-'’]{_CHARACTERS}+)*|(?<!{_CHARACTERS})['’](?:s|m|re|ve|d|ll)(?!{_CHARACTERS})",
     regex.IGNORECASE,
 )
-LARGEST_FILE = 1_000_000  # bytes; lists of stop words have a few thousand bytes
+LARGEST_FILE = 1_000_000  # bytes; a list of stop words usually has a few thousand bytes
 
 
 def with_words(stop_words: str) -> str:
     """Returns the words of a file, each followed by a line break.
 
-    Leaves the names of built-in lists, and words that were already read, unchanged. Raises UserError if the file is
-    missing or is not a list of words.
+    The name of a built-in list, and words that have already been read, are returned unchanged. Raises UserError if the
+    file is missing or is not a list of words.
     """
     if (
         not stop_words

@@ -97,7 +97,7 @@ class CheckpointConfig:
     """Number of best checkpoints to keep, ranked by best_metric."""
     best_metric: str = "valid/loss"
     """Metric by which checkpoints are ranked. Lower is better, except for scores such as valid/bleu. If empty, the last
-    step counts as the best; for objective.name='glove', this is the default unless eval.word_pairs is set."""
+    step counts as the best. For objective.name='glove', the default is empty unless eval.word_pairs is set."""
 
     @property
     def highest_is_best(self) -> bool:
@@ -132,8 +132,9 @@ class GenerationConfig:
     length_penalty: float = option(1.0, minimum=-8.0, maximum=8.0)
     """Exponent a of the length normalisation (see `penalty`). 0 means none; larger values favour longer outputs."""
     exact: bool = True
-    """Search until no unfinished hypothesis can still win. If False, stop as soon as no hypothesis could win even if
-    its next token ended it, as Hugging Face does by default. Stopping early is faster and rarely changes the output."""
+    """Search until no unfinished hypothesis can still win. If False, stop as soon as no unfinished hypothesis could win
+    by ending at its next token, as Hugging Face does by default. Stopping early is faster and rarely changes the
+    output."""
     max_new_tokens: int = option(0, minimum=0)
     """Maximum output length in tokens, including EOS. If 0, data.sequence_length is used."""
     min_new_tokens: int = option(0, minimum=0)

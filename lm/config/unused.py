@@ -1,8 +1,8 @@
 """Finds settings that were changed but have no effect because of the value of another setting.
 
 A setting that the chosen task does not read is rejected by `checks.py`. The settings found here are only reported,
-since one config file may serve several variants. The arguments `needs` and `read_by` of `option` declare when a setting
-has an effect.
+since the same config file may be used for several variants of an experiment. The arguments `needs` and `read_by` of
+`option` declare when a setting has an effect.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Random draws that depend only on a key, and a per-epoch cache.
 
 A key is a sequence of plain values such as ("offset", seed, source name, epoch). The same key gives the same draw in
-every process, so there is no random state to save or send.
+every process, so no random state has to be saved or shared.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def generator(*key: Any) -> np.random.Generator:
 
 
 def shuffled(index: int, count: int, seed: int) -> tuple[int, int]:
-    """Returns (epoch, item) of element `index` when `count` items are repeated endlessly, shuffled anew in each epoch.
+    """Returns (epoch, item) for position `index` in a sequence that repeats `count` items, reshuffled in each epoch.
 
-    The item is element `index` of grain.MapDataset.range(count).shuffle(seed=seed).repeat(), but is found faster.
+    The item is element `index` of grain.MapDataset.range(count).shuffle(seed=seed).repeat(), but is computed faster.
     """
     epoch, place = divmod(index, count)
     return epoch, index_shuffle(place, count - 1, (seed + epoch) % 2**32, ROUNDS)

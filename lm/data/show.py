@@ -7,9 +7,9 @@ shown above its targets, and the source, if there is one, above both. Each docum
 colour, which is the same in the source and the target. A dot marks a target that is not scored. Padding at the end of a
 row is omitted.
 
-A masked token is shown below the token that replaces it, usually <mask>. A label is shown below the token that predicts
-it, which is the first token for next-sentence prediction. "start" and "end" are shown below the first and last tokens
-of an answer. Paired texts are shown one above the other.
+A masked token is shown below the token that replaces it, usually <mask>. A label is shown below the token from which it
+is predicted (for next-sentence prediction, the first token). "start" and "end" are shown below the first and last
+tokens of an answer. Paired texts are shown one above the other.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("n", 5, "Number of batches to show.", lower_bound=0)
     flags.DEFINE_integer("rows", 3, "Number of rows to show per batch.", lower_bound=1)
     flags.DEFINE_integer("lines", 4, "Maximum number of lines to show per row.", lower_bound=1)
-    flags.DEFINE_string("workdir", "", "Run directory whose tokenizer is used. If empty, a temporary one is created.")
+    flags.DEFINE_string("workdir", "", "Run directory whose tokenizer is used. If empty, a temporary one is used.")
 
 
 COLORS = ("cyan", "yellow", "green", "magenta", "blue", "red")
@@ -48,7 +48,7 @@ MARGIN = 9  # width of the line labels, in columns
 
 
 def stores_table(prepared: Prepared) -> Table:
-    """Returns a table with one row per side of each store: its sizes and the numbers of dropped examples."""
+    """Returns a table with one row per side of each store, listing its sizes and notes on dropped examples."""
     table = Table(title="Token stores", title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     sizes = ("documents", "tokens", "bytes", "bytes/token", "words", "unknown")
     for name in ("split", "source", *sizes, "dropped"):
@@ -109,7 +109,7 @@ def _columns(tokens: Mapping[str, Sequence[str]], segments: np.ndarray, width: i
 
 
 def cleaning_steps(cleaning: CleaningConfig) -> list[str]:
-    """Returns the cleaning settings that differ from their defaults. The words of a file are counted, not listed."""
+    """Returns the cleaning settings that differ from their defaults. A list of words is represented by its length."""
     usual, found = vars(CleaningConfig()), []
     for name, value in vars(cleaning).items():
         if value != usual[name]:
@@ -165,7 +165,7 @@ def main() -> int:
         workdir = Path(flags.FLAGS.workdir or folder)
         if flags.FLAGS.workdir and not (workdir / "tokenizer").is_dir():
             problem = f"--workdir={flags.FLAGS.workdir}: the directory contains no tokenizer"
-            raise UserError(f"{problem}; omit the flag to create a temporary one.")
+            raise UserError(f"{problem}; omit the flag to use a temporary directory.")
         console = Console(width=None if sys.stdout.isatty() else 120)
         show(console, prepare(config, workdir), flags.FLAGS.n, flags.FLAGS.rows, flags.FLAGS.lines)
     return command.DONE

@@ -4,9 +4,9 @@
     GloVe text                      the same without the header
     word2vec binary                 the header, then "word " and E little-endian float32 numbers for each word
 
-When a file is read, its format is recognised by its first bytes. Files whose names end in `.gz` are decompressed. Files
-are read word by word, and no memory is reserved based on the sizes in a header. V is the number of words, and E the
-number of values per word.
+When a file is read, its format is detected from its first lines. Files whose names end in `.gz` are decompressed. Files
+are read word by word, and memory is never allocated on the basis of the sizes declared in a header. V is the number of
+words, and E the number of values per word.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ SPACES = re.compile(r"\s", re.ASCII)  # the characters that separate fields and 
 
 
 class Vectors(NamedTuple):
-    """The requested words of a file, in the order of the file, and the total number of words that were read."""
+    """The requested words of a file and their vectors, in file order, and the total number of words that were read."""
 
     words: list[str]
     vectors_VE: np.ndarray  # float32
     format: str
-    num_words: int  # number of words read, wanted or not
+    num_words: int  # number of words read, including those that were not requested
 
 
 def read_vectors(path: Path | str, wanted: Collection[str] | None = None, limit: int = 0) -> Vectors:
     """Reads the vectors of the `wanted` words (None: of all words) among the first `limit` words (0: all words).
 
-    Raises UserError if the file is missing, empty, truncated or not UTF-8, or if a vector has the wrong dimension
-    or values that are not finite, or if a word occurs twice.
+    Raises UserError if the file is missing, empty, truncated or not UTF-8, if a vector has the wrong dimension or a
+    value that is not finite, or if a word occurs twice.
     """
     path = expanded(path)
     numbers: dict[str, int] = {}
@@ -70,7 +70,7 @@ def read_vectors(path: Path | str, wanted: Collection[str] | None = None, limit:
 
 
 def dimension_of(path: Path | str) -> int:
-    """Returns the number of values per word, from the first lines of a file. Raises UserError if they are invalid."""
+    """Returns the number of values per word in a file. Raises UserError if the first lines of the file are invalid."""
     with _open(expanded(path)) as file:
         return _entries(expanded(path), file)[1]
 
@@ -98,7 +98,7 @@ def _entries(path: Path, file: IO[bytes]) -> tuple[str, int, Iterator[Entry]]:
         word = fields[: len(fields) - size]
         if not size:
             raise UserError(f"{path}, line 1: expected a word and its vector, got {first[:60]!r}; {ADVICE}.")
-        if any(map(is_number, word[1:])):  # words may contain spaces, but here a value is not a number
+        if any(map(is_number, word[1:])):  # words may contain spaces, but a number here means that a value is invalid
             raise UserError(f"{path}, line 1: {word[-1][:40]!r} is not a number; {ADVICE}.")
         return "GloVe text", size, _text(path, file, size, None, [first])
     count, size = int(header[1]), int(header[2])
@@ -126,7 +126,7 @@ def _is_text(line: bytes, size: int) -> bool:
 
 
 def _text(path: Path, file: IO[bytes], size: int, count: int | None, begun: list[bytes]) -> Iterator[Entry]:
-    """Yields the entries of a text file. `begun` holds the lines that were read already, including the header."""
+    """Yields the entries of a text file. `begun` holds the lines already read, including the header."""
     number = done = 0
     for number, line in enumerate(itertools.chain(begun, iter(lambda: file.readline(LONGEST_LINE), b"")), start=1):
         if number == 1 and count is not None:
@@ -139,10 +139,12 @@ def _text(path: Path, file: IO[bytes], size: int, count: int | None, begun: list
         word, *numbers = _decoded(path, where, line).strip("\r\n ").replace("\t", " ").rsplit(" ", size)
         if len(numbers) < size:
             found = f"{len(numbers):,} instead of {size:,} values"
-            raise UserError(f"{path}, {where}: the line has {found}; all vectors need the same dimension; {ADVICE}.")
+            raise UserError(
+                f"{path}, {where}: the line has {found}; all vectors must have the same dimension; {ADVICE}."
+            )
         if not word or (" " in word and is_number(word.rpartition(" ")[2])):
             problem = "has no word" if not word else f"has more than {size:,} values"
-            raise UserError(f"{path}, {where}: the line {problem}; all vectors need the same dimension; {ADVICE}.")
+            raise UserError(f"{path}, {where}: the line {problem}; all vectors must have the same dimension; {ADVICE}.")
         try:
             with np.errstate(over="ignore"):  # `read_vectors` reports infinite values
                 vector_E = np.array(numbers, np.float32)
@@ -158,9 +160,9 @@ def _text(path: Path, file: IO[bytes], size: int, count: int | None, begun: list
 
 
 def _binary(path: Path, file: IO[bytes], size: int, count: int, begun: bytes) -> Iterator[Entry]:
-    """Yields the entries of a binary file. `begun` holds the bytes after the header that were read already."""
+    """Yields the entries of a binary file. `begun` holds the bytes after the header that have already been read."""
     longest = LONGEST_WORD + size * FLOAT.itemsize + 2
-    block, position = begun, 0  # bytes of the file, and how many of them were used
+    block, position = begun, 0  # bytes read from the file, and the number of them already used
     for number in range(1, count + 1):
         where = f"word {number:,} of {count:,}"
         if len(block) - position < longest:
@@ -196,7 +198,7 @@ def is_number(text: str) -> bool:
 
 
 def _write_text(file: IO[bytes], words: Sequence[str], vectors_VE: np.ndarray) -> None:
-    line = " ".join(["%s", *["%.9g"] * vectors_VE.shape[1]])  # nine digits restore every float32
+    line = " ".join(["%s", *["%.9g"] * vectors_VE.shape[1]])  # nine significant digits identify every float32
     for word, vector_E in zip(words, vectors_VE, strict=True):
         file.write((line % (word, *vector_E.tolist()) + "\n").encode())
 
@@ -239,7 +241,7 @@ def write_vectors(file: IO[bytes], kind: str, words: Sequence[str], vectors_VE: 
     return notes
 
 
-# Maps each format that can be written to a function that writes distinct words without whitespace and their vectors.
+# The writer for each output format. Writers expect distinct words that contain no whitespace, and their vectors.
 WRITERS: dict[str, Callable[[IO[bytes], Sequence[str], np.ndarray], None]] = {
     "word2vec": _write_header_and_text,  # also the format of fastText's .vec files
     "binary": _write_binary,

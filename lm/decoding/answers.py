@@ -32,7 +32,7 @@ def chat_vocabulary(template: ChatTemplate) -> Vocabulary:
 class AnswerWriter:
     """Generates answers: greedily with a decoder, or by beam search with an encoder-decoder.
 
-    Conversations that are too long lose their oldest turns, as in lm.chat.
+    If a conversation is too long, its oldest turns are left out, as in lm.chat.
     """
 
     model: Model

@@ -1,4 +1,4 @@
-"""Beam search: the rules, the state of a search, and one step. `lm.decoding.beam_model` runs it with a model.
+"""Beam search: the rules, the state of a search, and one step. `lm.decoding.beam_model` runs the search with a model.
 
 A hypothesis is a sequence of at most T = max_new_tokens new tokens, which ends with a stop token such as EOS or with
 the T-th token. The log-probability of a hypothesis is the sum of its tokens' log-probabilities. Token probabilities are
@@ -14,7 +14,7 @@ extension of the more probable hypothesis, then to the lower token id. With one 
 takes the most probable token.
 
 A row ends when no live hypothesis could beat the worst finished hypothesis that is kept, even if all its further tokens
-had probability 1. Running all T steps would therefore not change the outputs. Only the `num_hypotheses` finished
+had probability 1. Running all T steps would therefore give the same outputs. Only the `num_hypotheses` finished
 hypotheses to be returned are kept. If the penalty favours long outputs, most of the T steps are needed. If `exact` is
 false, a row ends once it has `num_beams` finished hypotheses and no live hypothesis would displace any of them if it
 ended at the next token. This rule, Hugging Face's default, stops the search earlier and rarely changes the outputs.
@@ -160,7 +160,7 @@ def search(
             hypothesis at its position (the start token at position 0) and returns the logits of the next token.
         reorder: a function (cache, rows_R) -> cache, which copies the old row `rows_R[r]`, a beam of the same batch
             row, to row r.
-        capacity: the call also ends once a live hypothesis has this length, because the cache is then full.
+        capacity: the length at which a live hypothesis fills the cache; the call also ends once one has this length.
     """
     B, k, T = beams.tokens_BkT.shape
     n = beams.finished.scores_Bn.shape[1]

@@ -48,7 +48,7 @@ def beam_search(
     max_rows: int = 0,
     report: Report | None = None,
 ) -> list[list[Hypothesis]]:
-    """Returns the `num_hypotheses` best hypotheses of each source, best first, or fewer if the rules allow fewer.
+    """Returns the `num_hypotheses` best hypotheses of each source, best first, or fewer if only fewer are possible.
 
     Args:
         sources: the token ids of each source, including special tokens.

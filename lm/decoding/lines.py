@@ -72,7 +72,7 @@ def show(text: str) -> None:
 
 
 def refuse_same_file(output: str, read: str | None, flag: str) -> None:
-    """Raises UserError if --output names the same file as the flag `flag`, directly or through a link."""
+    """Raises UserError if --output and the given flag name the same file, directly or through a link."""
     one, other = expanded(output), expanded(read or "")
     if read and one.exists() and other.exists() and one.samefile(other):
         raise UserError(f"--output={output} would overwrite the file that --{flag} reads; name another file.")

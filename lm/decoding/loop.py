@@ -4,7 +4,7 @@ Prompts are padded on the right, and each row has its own length: the token at p
 cache, regardless of the other rows. The prefill writes all tokens of a prompt except the last to the cache, so it
 needs no logits. Each step then reads the last token of each row and chooses the next token. Shapes depend only on the
 length bucket of the prompts, the number of rows, the number of new tokens and the capacity of the cache, which depends
-on the longest row. `Sampler.generate` replaces rows that have ended with waiting ones (`lm.decoding.rows`).
+on the longest row. Once a row has ended, `Sampler.generate` replaces it with a waiting prompt (`lm.decoding.rows`).
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def capacity_for(length: int, longest: int) -> int:
 
 
 def source_capacity_for(length: int, present: int) -> int:
-    """Returns the capacity for sources of `length` tokens: the present one, unless half of it or less is enough."""
+    """Returns the capacity for sources of `length` tokens: the present capacity, unless half of it is enough."""
     wanted = max(source_bucket(length), SMALLEST_SOURCE_CAPACITY)
     return wanted if 2 * wanted <= present else present
 
@@ -117,7 +117,7 @@ def insert(cache: Any, new: Any, rows_F: Array) -> Any:
 
 
 def insert_state(state: T, new: T, rows_F: Array) -> T:
-    """Replaces rows of arrays whose first axis is the row, like `insert`."""
+    """Like `insert`, but for arrays whose first axis is the row."""
     return jax.tree.map(lambda x, new: x.at[rows_F].set(new, mode="drop"), state, new)
 
 

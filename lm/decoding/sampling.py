@@ -229,8 +229,8 @@ def choose(logits_BV: Array, keys_B: Array, sampling: Sampling) -> Array:
 def draw(logits_BV: Array, keys_B: Array) -> Array:
     """Samples one token per row from softmax(logits), using the row's own key. Returns int32 (B,).
 
-    Samples a block of tokens, and then a token of this block. `jax.random.categorical` alone would need a random number
-    for each token of the vocabulary, which takes ten times as long on a CPU.
+    Samples a block of tokens, and then a token from this block. `jax.random.categorical` alone would need a random
+    number for each token of the vocabulary, which takes ten times as long on a CPU.
     """
     (B, V), blocks = logits_BV.shape, -(-logits_BV.shape[1] // BLOCK)
     padding = (0, 0), (0, blocks * BLOCK - V)

@@ -1,4 +1,4 @@
-"""Speculative decoding: a small model drafts tokens, and one call of the large model checks them all.
+"""Speculative decoding: a small model drafts tokens, and one call to the large model checks them all.
 
 Leviathan 2023, "Fast inference from Transformers via speculative decoding", algorithm 1; Chen 2023, "Accelerating large
 language model decoding with speculative sampling". In each round, the draft model samples n tokens: token x_i comes
@@ -7,7 +7,7 @@ distribution of the token after the text so far and x_1, ..., x_{i-1}. Drafted t
 min(1, p_i(x_i) / q_i(x_i)). The first token that is not accepted is replaced with a sample from max(p_i - q_i, 0),
 normalised, and the rest of the draft is dropped. If all tokens are accepted, one more token is sampled from p_{n+1}. A
 round thus adds 1 to n + 1 tokens, which are distributed exactly as if they had been sampled from the target model, up
-to rounding: one call with n + 1 tokens and n + 1 calls with one token may sum their terms in different orders.
+to rounding: one call with n + 1 tokens and n + 1 calls with one token each may sum terms in different orders.
 
 p and q are the distributions after all sampling settings have been applied, such as the temperature and top-k
 (`lm.decoding.sampling`). With temperature 0, they have probability 1 at the most probable token, so the output is that

@@ -20,7 +20,7 @@ class DecodeState:
 
     cache: Any  # the model's Cache; None before the prefill
     last_B: Array  # int32: the last token of each row, which is not yet in the cache
-    lengths_B: Array  # int32: number of tokens in the cache, which is also the slot for the last token
+    lengths_B: Array  # int32: number of tokens in the cache, which is also the index of the slot for the last token
     ended_B: Array  # bool: whether the row has reached a stop token, T new tokens or the model's last position
     num_new_B: Array  # int32: number of new tokens, including the stop token
     tokens_BT: Array  # int32: the new tokens, padded on the right

@@ -47,7 +47,7 @@ class Window:
 class Answer:
     text: str  # "" means "no answer"
     score: float  # the sum of the start and end scores; -inf if no span qualifies as an answer
-    start: int = field(default=0, compare=False)  # character offset in the context; 0 means "no answer"
+    start: int = field(default=0, compare=False)  # character offset in the context; 0 if there is no answer
     none_score: float = field(default=-math.inf, compare=False)  # the score of "no answer"
 
 
@@ -56,10 +56,10 @@ def best_answer(
 ) -> Answer:
     """Finds the best answer to a question among all spans in its windows (Devlin 2019, sections 4.2 and 4.3).
 
-    An answer lies in the context of a single window and has at most `max_answer_tokens` tokens. A span is considered
-    only in the window that gives its first token the most context. All pairs of start and end tokens are tried, whereas
-    the published code tries only the 20 best of each. Ties go to the first window, then to the earliest start, then to
-    the earliest end. Whitespace around the answer is removed.
+    An answer must lie within one window's part of the context and have at most `max_answer_tokens` tokens. A span is
+    considered only in the window that gives its first token the most context. All pairs of start and end tokens are
+    tried, whereas the published code tries only the 20 best of each. Ties go to the first window, then to the earliest
+    start, then to the earliest end. Whitespace around the answer is removed.
 
     If `may_lack` is true (SQuAD 2.0), "no answer" is returned unless an answer has a higher score. The score of "no
     answer" is the sum of the start and end scores of a window's first token, minimised over all windows.

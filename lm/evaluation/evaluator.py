@@ -32,7 +32,7 @@ class EvaluationRows(Protocol):
         """The divisors of metrics: the number of `targets` with a positive weight, and text counts such as `bytes`."""
 
     def rows(self, row_ids: Sequence[int]) -> Batch:
-        """Returns the rows with the given ids, in that order, as NumPy arrays. Ids past the end give padding rows."""
+        """Returns the rows with the given ids, in that order, as NumPy arrays. An id past the end gives padding."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class Evaluator(abc.ABC):
 
     @property
     def missing(self) -> dict[str, str]:
-        """Returns the reason for each metric that cannot be computed from the data."""
+        """Returns the metrics that cannot be computed from the data, each with the reason."""
         return {}
 
     @property
     def signatures(self) -> dict[str, str]:
-        """Maps metrics that can be defined in several ways to the definitions used in the last evaluation."""
+        """Returns the definition used in the last evaluation for each metric that can be defined in several ways."""
         return {}
 
     def previews(self, count: int) -> list[dict[str, str]]:

@@ -47,7 +47,7 @@ class Predictions(abc.ABC):
 
     @property
     def signatures(self) -> dict[str, str]:
-        """Maps each metric that can be defined in several ways to the definition that is used."""
+        """Returns the definition used for each metric that can be defined in several ways."""
         return {}
 
     def joined(self, others: Sequence[Predictions]) -> Predictions:
@@ -178,7 +178,7 @@ class PredictionEvaluator(RowEvaluator):
 
 
 def whole_examples(examples: LabelledExamples, present: Iterable[int]) -> dict[int, list[int]]:
-    """Maps each raw example whose parts are all present to the sorted indices of its parts."""
+    """Returns {raw example: sorted indices of its parts} for the raw examples whose parts are all present."""
     counts, of_raw = np.bincount(examples.example_of), dict[int, list[int]]()
     for number in sorted(present):
         of_raw.setdefault(int(examples.example_of[number]), []).append(number)

@@ -25,7 +25,7 @@ RECONSTRUCTION_METRICS = (
     Metric("restored_texts", "texts restored", share, higher_is_better=True, drawn=True, recorded=True),
     Metric("active_units", "active units", "{:,.0f}".format, higher_is_better=True, recorded=True),
 )
-LEAST_VARIANCE = 0.01  # a latent dimension is active if the variance of its mean is larger (Burda 2016, section 5.2)
+LEAST_VARIANCE = 0.01  # a latent dimension is active if the variance of its mean exceeds this (Burda 2016, section 5.2)
 
 
 class Restored(NamedTuple):
@@ -51,7 +51,7 @@ def active_units(means_EZ: np.ndarray) -> float:
 class ReconstructionEvaluator(RowEvaluator):
     """Reconstructs each text greedily from its mean latent vectors, scores the result, and counts active units.
 
-    Each row holds one text. `labeller` is the task's labeller, which turns texts into vectors.
+    Each row holds one text. `labeller` is the object that `Task.labeller` returns, which turns texts into vectors.
     """
 
     with_logits = True

@@ -138,8 +138,8 @@ class RowEvaluator(Evaluator):
 class TokenEvaluator(RowEvaluator):
     """Computes metrics such as loss, perplexity and accuracy from sums over the target tokens.
 
-    `missing` returns the reason for each metric that cannot be computed from the given sums. `signatures` maps metrics
-    that can be defined in several ways to the definitions used.
+    `missing` returns the metrics that cannot be computed from the given sums, each with the reason. `signatures` holds
+    the definition used for each metric that can be defined in several ways.
     """
 
     def __init__(

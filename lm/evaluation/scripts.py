@@ -31,7 +31,7 @@ TOKEN = _pattern(f"{CHARACTER.pattern}|{WORD.pattern}")
 KANA, IDEOGRAPH, HANGUL = map(_pattern, (rf"[\p{{sc=Hira}}\p{{sc=Kana}}{_SHARED}]", r"\p{sc=Hani}", r"\p{sc=Hang}"))
 
 # A sentence ends after its final punctuation and any closing quotation marks and brackets that follow. Except after
-# Chinese and Japanese punctuation, whitespace must come next.
+# Chinese and Japanese punctuation, whitespace must follow.
 SENTENCE = regex.compile(r".+?(?:[.!?…]+[\p{Pf}\p{Pe}\"']*(?=\s)|[。！？]+[\p{Pf}\p{Pe}\"']*|\n|$)", regex.DOTALL)
 
 LEAST_KANA = 0.1  # minimum share of kana among the kana and ideographs of Japanese text

@@ -72,7 +72,7 @@ SCHEMES: dict[str, Scheme] = {
 
 
 def fitting_schemes(labels: Iterable[str]) -> list[str]:
-    """Returns the names of the SCHEMES that have the prefixes of all labels.
+    """Returns the names of the SCHEMES whose prefixes include those of all labels.
 
     A label without a prefix, such as ADJ, fits no scheme.
     """
@@ -88,10 +88,10 @@ def count_broken(sentences: Sequence[Sequence[str]], names: Iterable[str]) -> di
 
 
 def infer_schemes(sentences: Sequence[Sequence[str]], labels: Iterable[str]) -> tuple[str, ...]:
-    """Returns the names of the SCHEMES that the sentences violate least, among those with the prefixes of all labels.
+    """Returns the names of those `fitting_schemes` that the sentences violate least often.
 
-    The names are in the order of SCHEMES. Every scheme after the first is returned only if it finds different entities.
-    If no scheme has the prefixes of all labels, only NO_SCHEME is returned.
+    The names are in the order of SCHEMES. Each scheme after the first is returned only if it finds entities that
+    differ from those of the first. If no scheme fits the labels, only NO_SCHEME is returned.
     """
     broken = count_broken(sentences, fitting_schemes(labels))
     if not broken:

@@ -50,7 +50,7 @@ class Sums:
     nll: float = 0.0  # in nats
     correct: float = 0.0  # correctly predicted tokens
     weight: float = 0.0  # scored tokens
-    # The same for next-sentence prediction, which scores text pairs.
+    # The corresponding sums for next-sentence prediction, which scores text pairs.
     pair_nll: float = 0.0
     pair_correct: float = 0.0
     pairs: float = 0.0
@@ -88,7 +88,7 @@ def token_metrics(sums: Sums) -> dict[str, float]:
 
 
 def missing_metrics(sums: Sums, *, with_xz: bool = False) -> dict[str, str]:
-    """Returns the reason for each metric that cannot be computed, for example that the tokenizer loses text.
+    """Returns the metrics that cannot be computed, each with the reason, for example that the tokenizer loses text.
 
     If `with_xz` is true, xz_bits_per_byte is included. This metric also needs a lossless tokenizer, because the text to
     be compressed is decoded from the tokens.

@@ -86,7 +86,7 @@ class WordTable:
 
         The correlation is NaN if fewer than two pairs are known, or if all their scores or all their cosines are equal.
         """
-        from scipy.stats import spearmanr  # its import takes a second
+        from scipy.stats import spearmanr  # takes a second to import
 
         known = self.known(pairs)
         cosines = [float(self.unit_VE[one] @ self.unit_VE[other]) for one, other, _ in known]
@@ -149,8 +149,8 @@ def read_pairs(path: Path) -> list[tuple[str, str, float]]:
     """Reads word pairs with scores, such as WordSim-353 or SimLex-999, separated by tabs, commas or spaces.
 
     The first two fields are the words. The score column is the first column after the words that contains a number
-    in the first pair. The first line is a header if it has at least three fields, but no number after the words. Raises
-    UserError if any other line has no score or if there are fewer than two pairs.
+    in the first pair. The first line is treated as a header if it has at least three fields, but no number after the
+    words. Raises UserError if any other line has no score or if there are fewer than two pairs.
     """
     pairs, column = [], None
     for index, (number, line) in enumerate(_lines(path)):

@@ -7,14 +7,14 @@
     recognising.py           determines the family, head, settings and tensors of a folder
     sentences.py             the files of sentence-transformers: pooling, length
     generation.py            generation_config.json -> settings in `eval`
-    older_tokenizers.py      builds tokenizer.json from older tokenizer files (older_*.py)
+    older_tokenizers.py      builds tokenizer.json from older tokenizer files, using older_*.py
     importing.py             a folder -> a run directory
-    export_directory.py      a run directory -> a folder: which checkpoint, original and tokenizer files
+    export_directory.py      a run directory -> a folder: chooses the checkpoint, original folder and tokenizer files
     exporting.py             parameters and settings -> the tensors and config.json of a folder
     adapters.py              the LoRA adapters of a run -> a peft folder
     tokenizer_files.py       the tokenizer of a run that was not imported -> tokenizer files
     inspecting.py            reports what a folder contains and whether it can be imported, without loading the model
-    checking.py              compares a folder with the same model in `transformers`
+    checking.py              compares an imported model or a run with the same model in `transformers`
 
 Nothing is approximated: a field or tensor that our models cannot represent is rejected with an error that names it.
 """

@@ -1,9 +1,11 @@
 """Exports only the LoRA adapters of a run that was initialised from a published model, in peft format.
 
-peft adds (x A^T) B^T alpha / r to a linear layer. A has shape (r, inputs) and B has shape (outputs, r). This holds even
-for GPT-2, whose kernels Hugging Face stores as (inputs, outputs). If one layer of the published model combines several
-of ours, such as the query, key and value layers, its A stacks our A matrices vertically, and its B is block-diagonal.
-Its r and alpha are therefore multiples of ours. See https://huggingface.co/docs/peft/developer_guides/checkpoint.
+peft adds (x A^T) B^T alpha / r to the output of a linear layer. A has shape (r, inputs), and B has shape (outputs, r).
+This holds even for GPT-2, whose kernels Hugging Face stores as (inputs, outputs).
+
+If one layer of the published model combines several of ours, such as the query, key and value layers, its A stacks our
+A matrices vertically, and its B is block-diagonal. Its r and alpha are therefore multiples of ours. See
+https://huggingface.co/docs/peft/developer_guides/checkpoint.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # prefix of all tensor names
 MERGED = "export the merged model instead (without --adapters)"
 ADAPTER_SETTINGS = ("lora_rank", "lora_alpha", "lora_targets")
-MAY_DIFFER = (*ADAPTER_SETTINGS, "max_length", "dtype")  # settings that do not have to match
+MAY_DIFFER = (*ADAPTER_SETTINGS, "max_length", "dtype")  # settings that need not match those of the imported model
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Adapted:
 
     module: str  # the module name in the `transformers` class
     entry: Entry
-    slots: tuple[Slot | None, ...]  # one per kernel of our model in this layer; None if it has no adapter
+    slots: tuple[Slot | None, ...]  # one per kernel of our model in this layer; None for a kernel without an adapter
 
     @property
     def multiple(self) -> int:
@@ -230,9 +232,11 @@ def short_names(chosen: Collection[str], every: Iterable[str]) -> list[str]:
 
 
 def base_model(source: str) -> tuple[str, str | None]:
-    """Returns the path of the published model and None, or its name on the hub and its revision, if any.
+    """Returns the location of the published model (a path, or a name on the hub) and its revision.
 
-    Raises UserError if peft could not load it.
+    The revision is None if the source does not specify one.
+
+    Raises UserError if peft could not load the model.
     """
     path = expanded(source)
     if path.suffix == ".gguf":

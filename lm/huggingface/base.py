@@ -19,14 +19,14 @@ CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 class Folder(abc.ABC):
     """A published model, regardless of how it is stored.
 
-    Tensor names and layouts are those of the Hugging Face classes.
+    Tensor names and layouts follow the Hugging Face model classes.
     """
 
     source: str  # a path or a name on the hub, as given by the user
     config: dict[str, Any]  # config.json
     tensors: Mapping[str, TensorInfo]
-    # Maps the relative names of all files except weights, config.json and generation_config.json to their paths, or to
-    # their contents if they are not separate files. To write them, use `writing.write_files`.
+    # Maps the relative name of each file to its path, or to its contents if it does not exist as a separate file.
+    # Weights, config.json and generation_config.json are omitted. To write the files, use `writing.write_files`.
     other_files: Mapping[str, Path | bytes]
 
     def read(self, name: str) -> np.ndarray:
@@ -35,7 +35,7 @@ class Folder(abc.ABC):
         Raises KeyError for an unknown name, and UserError if the tensor contains NaN or infinite values.
         """
         array = self._read(name)
-        # `max` is NaN if any value is, and it needs no extra memory.
+        # `max` returns NaN if any value is NaN, and it needs no extra memory.
         if array.size and array.dtype.kind in "fV" and not (np.isfinite(array.max()) and np.isfinite(array.min())):
             raise UserError(
                 f"{self.source}: tensor {name!r} holds NaN or infinite values; use an undamaged copy of the model."
@@ -44,7 +44,7 @@ class Folder(abc.ABC):
 
     @abc.abstractmethod
     def _read(self, name: str) -> np.ndarray:
-        """Returns a tensor."""
+        """Returns a tensor without checking its values."""
 
     def content(self, name: str) -> bytes | None:
         """Returns the content of a file such as tokenizer.json, or None if it does not exist.

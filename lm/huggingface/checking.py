@@ -45,7 +45,7 @@ Line = tuple[str, bool]  # a line of the report, and whether the two models agre
 
 @dataclass(frozen=True)
 class Ours:
-    """Our model, one side of the comparison."""
+    """Our side of the comparison: a model and everything needed to apply it."""
 
     config: Config
     model: Model
@@ -119,7 +119,7 @@ def _frameworks() -> tuple[Any, Any]:
 
 
 def _line_of_parameters(ours: Any, theirs: Any) -> Line:
-    """Compares the parameters of a run with those imported from the folder. After training, they differ."""
+    """Compares the parameters of a run with those imported from the folder. They differ if the run has been trained."""
     mine, others = flatten_dict(ours), flatten_dict(theirs)
     lacking = sorted("/".join(path) for path in mine.keys() ^ others.keys())
     differences = [
@@ -132,7 +132,10 @@ def _line_of_parameters(ours: Any, theirs: Any) -> Line:
     equal = sum(each == 0 for each in differences)
     line = f"parameters: {equal} of {len(others)} arrays are equal"
     if equal < len(differences):
-        line += f" (largest difference {max(differences):.1e}); the run was trained or comes from another model"
+        line += (
+            f" (largest difference {max(differences):.1e}); the run has been trained, or it was not imported from this "
+            "model"
+        )
     if lacking:
         line += f"; only one of the two models has {lacking[0]}" + (
             f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
@@ -179,7 +182,7 @@ def _values(ours: Ours, model: Any, torch: Any, ids: list[list[int]]) -> Iterato
 
 
 def _with_all_logits(model: Any) -> Any:
-    """Returns a model that computes logits for all tokens, even if training needs only those of masked tokens."""
+    """Returns a model that computes logits for all tokens, even if training computes them only for masked tokens."""
     return model.clone(head=model.head.clone(max_masked=0)) if isinstance(model.head, MaskedTokens) else model
 
 

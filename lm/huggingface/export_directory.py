@@ -1,4 +1,4 @@
-"""Exports a run directory: chooses the parameters, the original folder and the tokenizer files, and writes a folder."""
+"""Exports a run directory: chooses the parameters, original folder and tokenizer files, and writes the new folder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def export_directory(
         step: a step number, "best", or None for the newest checkpoint.
         average: the number of checkpoints to average, ending with `step`.
         adapters: whether to write only the LoRA adapters, in peft format; otherwise, they are merged into the model.
-        dtype: a key of DTYPES; if empty, the dtypes of the original folder, or float32 if there is no such folder.
+        dtype: a key of DTYPES; if empty, the dtypes of the original folder are used, or float32 if there is no such
+            folder.
 
     Raises UserError if the run cannot be read, if no published model family can represent it, or if `out` exists or
     cannot be written.
@@ -102,7 +103,10 @@ def _tokenizer_files(
 
 
 def _sentence_files(config: Config, original: Original | None) -> dict[str, bytes]:
-    """Returns the files of sentence-transformers, unless the original folder has files with the same pooling."""
+    """Returns the files for sentence-transformers, or none if the original folder has such files with the same pooling.
+
+    If the task does not train text vectors, there are none either.
+    """
     if not convention(config.objective.name).vectors:
         return {}
     if original is not None and (folder := KeptFiles(original.directory / FILES)).content(MODULES) is not None:
@@ -125,7 +129,7 @@ def _with_end_ids(original: Original, config: Config, tokenizer: Tokenizer, impo
     if not task_of(config).writes_text or set(ends) == set(imported.stop_ids):
         return original
     values = original.generation_config
-    if values is None:  # `transformers` takes these fields from config.json only if there is no generation_config.json
+    if values is None:  # `transformers` reads these fields from config.json only if there is no generation_config.json
         stated = {name: original.config.get(name) for name in sorted(STATED | TOKENS)}
         values = {name: value for name, value in stated.items() if value is not None}
     return dataclasses.replace(original, generation_config={**values, "eos_token_id": list(ends)})
@@ -134,7 +138,8 @@ def _with_end_ids(original: Original, config: Config, tokenizer: Tokenizer, impo
 def end_ids(config: Config, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Returns the tokens that end a generated text, starting with EOS.
 
-    For a chat run, they include the end tokens of its chat template. A model that does not generate text has only EOS.
+    For a chat run, these include the end tokens of the chat template. For a model that does not generate text, EOS is
+    the only one.
     """
     task = task_of(config)
     if not task.writes_text:

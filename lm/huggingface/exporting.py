@@ -72,7 +72,8 @@ def export(
         tokenizer_files: tokenizer files that the original folder lacks or that have changed since the import.
         special_ids: config.json fields such as pad_token_id, written if the run was not imported. pad_token_id is also
             written if the class has changed since the import and needs it to find the last token of a text.
-        dtype: a key of DTYPES; if empty, the dtypes of the original folder, or float32 if there is no such folder.
+        dtype: a key of DTYPES; if empty, the dtypes of the original folder are used, or float32 if there is no such
+            folder.
 
     Raises UserError, naming the setting, if no family can represent the model.
     """
@@ -148,7 +149,7 @@ def _arrays(
 def to_host(array: Any, dtype: np.dtype) -> np.ndarray:
     """Copies an array to the host, converting it to `dtype` shard by shard.
 
-    `np.asarray` would leave a cached copy of its result in the sharded array.
+    Calling `np.asarray` on the whole array would leave a cached copy of the result in the array.
     """
     if isinstance(array, np.ndarray):
         return array.astype(dtype)
@@ -163,7 +164,7 @@ def to_host(array: Any, dtype: np.dtype) -> np.ndarray:
 
 
 def choose_class(config: Config, original: Original | None) -> tuple[Family, str]:
-    """Returns the family and the class for a model. Raises UserError with the reason if there is none."""
+    """Returns the family and the class for a model. Raises UserError with the reason if none fits."""
     if original is not None:
         family = FAMILIES[original.record.family]
         try:
@@ -182,7 +183,7 @@ def choose_class(config: Config, original: Original | None) -> tuple[Family, str
             continue
         try:
             lacking[family.name] = mismatches(family, config.model, {})
-        except UserError:  # a setting has a value that this family's fields cannot hold
+        except UserError:  # a setting has a value that this family's fields cannot represent
             continue
         if not lacking[family.name]:
             try:
@@ -205,7 +206,7 @@ def choose_class(config: Config, original: Original | None) -> tuple[Family, str
 def mismatches(family: Family, model: ModelConfig, original: Values) -> list[str]:
     """Returns the model settings that a family cannot represent, each as "setting=value".
 
-    Raises UserError if a field of the family cannot hold the value of a setting.
+    Raises UserError if a field of the family cannot represent the value of a setting.
     """
     values = write_values(family.fields, model, original, None)
     settings = {**family.settings, **read_settings(family.fields, family.neutral, values, family.name)}
@@ -278,7 +279,7 @@ def config_json(
     dtype: str,
     special_ids: Mapping[str, Any],
 ) -> Values:
-    """Returns the content of config.json. Fields of the original are kept unless their settings have changed."""
+    """Returns the content of config.json. Fields of the original file are kept unless their settings have changed."""
     before = None
     if original:
         settings = {**family.settings, **read_settings(family.fields, family.neutral, original.config, "config.json")}

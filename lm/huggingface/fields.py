@@ -19,7 +19,7 @@ Settings = dict[str, Any]  # settings of ModelConfig
 Values = dict[str, Any]  # fields of config.json
 
 # Fields that do not affect what a model computes: bookkeeping, training settings, and generation defaults, which
-# generation_config.json replaces. tie_word_embeddings is read separately (see recognising.py).
+# generation_config.json overrides. tie_word_embeddings is read separately (see recognising.py).
 NEUTRAL = frozenset(
     """
     _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path _num_labels architectures
@@ -47,11 +47,11 @@ class Field:
     """A group of config.json fields that together determine one or more settings.
 
     Attributes:
-        defaults: maps each field to the value that the `transformers` class gives it if it is absent.
+        defaults: maps each field to the value that the `transformers` class uses if the field is absent.
         ours: the names of the settings that the fields determine.
         read: computes the settings from the field values, or raises ValueError if the values are not supported.
         write: computes the fields from a ModelConfig; it omits fields that need not be written.
-        reads: the defaults, by name, of other fields on which the settings depend.
+        reads: maps the other fields on which the settings depend to their defaults.
         older: the fields that `transformers` 4 needs because it ignores the newer ones.
     """
 
@@ -64,7 +64,10 @@ class Field:
 
 
 def number(theirs: str, ours: str, default: float | None, *, null: Any = None, least: float = 0) -> Field:
-    """Returns the field for a numeric setting. If the field is null, the setting gets the value of `null`."""
+    """Returns the field for a numeric setting.
+
+    If the field is null in config.json, the setting gets the value of the argument `null`.
+    """
 
     def read(values: Values) -> Settings:
         value = values[theirs]
@@ -86,7 +89,7 @@ def number(theirs: str, ours: str, default: float | None, *, null: Any = None, l
 
 
 def choice(theirs: str, ours: str, known: Mapping[Any, Any], default: Any) -> Field:
-    """Returns a field whose values `known` maps to the values of a setting."""
+    """Returns the field for a setting. `known` maps the values of the field to values of the setting."""
 
     def read(values: Values) -> Settings:
         value = values[theirs]
@@ -120,7 +123,7 @@ def only(theirs: str, *allowed: Any, absent: Any = None) -> Field:
 
 
 def position_rows(theirs: str, default: int, unused: int = 0) -> Field:
-    """Returns the field for the number of rows in the position table, the first `unused` of which are never read."""
+    """Returns the field for the number of rows in the position table. The first `unused` rows are never read."""
 
     def read(values: Values) -> Settings:
         value = values[theirs]
@@ -134,7 +137,7 @@ def position_rows(theirs: str, default: int, unused: int = 0) -> Field:
 def gathered(fields: Iterable[Field], *changes: Field) -> tuple[Field, ...]:
     """Combines two lists of fields.
 
-    A field in `changes` replaces every field in `fields` that shares a config.json field with it.
+    Each element of `changes` replaces all elements of `fields` with which it shares a config.json field.
     """
     new = {name for each in changes for name in each.defaults}
     return (*(each for each in fields if not new & each.defaults.keys()), *changes)

@@ -1,7 +1,7 @@
 """Opens published models: safetensors folders, GGUF files and models on the hub.
 
 Opening a model checks everything except the tensor values. Code from a folder is never run, and pickles are never read.
-Symbolic links are followed, because every file in the hub cache is one.
+Symbolic links are followed, because all files in the hub cache are symbolic links.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lm.huggingface.weights import TensorFile, TensorInfo
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", re.ASCII)  # organisation/name@revision
 RUN_SECTIONS = {"model", "data", "train", "optimizer"}  # in the config.json of a run directory
-# Weight formats that are not read. Exports do not copy them, because they contain the weights from before training.
+# Weight formats that are not read. Exports omit such files, because they contain the weights from before training.
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".pkl", ".tflite")
 WEIGHT_ENDINGS = (".safetensors", ".safetensors.index.json", ".bin.index.json", ".gguf", *OTHER_WEIGHTS)
 CONVERT = (
@@ -65,12 +65,13 @@ class SafetensorsFolder(Folder):
         for name, file in places.items():
             if not isinstance(file, str) or not is_plain(file) or not file.endswith(".safetensors"):
                 raise UserError(
-                    f"{where}: tensor {name!r:.100} is in {file!r:.100}, which is not the name of a file in the folder."
+                    f"{where}: tensor {name!r:.100} is mapped to {file!r:.100}, which is not the name of a file in "
+                    "the folder."
                 )
             if file not in self._files:
                 self._files[file] = TensorFile(self.path / file)
             if name not in self._files[file].tensors:
-                raise UserError(f"{self.path / file} lacks the tensor {name!r:.100}, which {INDEX} expects there.")
+                raise UserError(f"{self.path / file} lacks the tensor {name!r:.100}, although {INDEX} lists it there.")
         for file, opened in self._files.items():
             for name in opened.tensors:
                 if places.get(name) != file:
@@ -128,7 +129,7 @@ def open_folder(path: Path | str) -> Folder:
 
 
 def is_plain(name: str) -> bool:
-    """Returns whether a name, which may come from an untrusted file, is a bare file name without folders."""
+    """Returns whether a name, which may come from an untrusted file, is a plain file name without a directory part."""
     return name == PurePosixPath(name).name and name not in (".", "..") and not re.search(r"[\\\0]", name)
 
 
@@ -152,7 +153,7 @@ def missing_weights(path: Path, source: str) -> str:
 def other_files(path: Path) -> dict[str, Path]:
     """Returns the regular files below a folder, keyed by relative path.
 
-    Weights, the two configs and the contents of hidden folders are omitted.
+    Weights, config.json, generation_config.json and the contents of hidden folders are omitted.
     """
     found = {}
     for directory, folders, names in os.walk(path):

@@ -1,7 +1,8 @@
 """Maps generation_config.json, or config.json in older folders, to the generation settings in config.eval.
 
 Our decoders sample tokens, and our encoder-decoders use beam search. Each field determines a setting, is known to be
-neutral, or is reported as ignored. Absent fields have the defaults of `transformers`, which decodes greedily.
+neutral, or is reported as ignored. Absent fields get the defaults of `transformers`, so the default is greedy
+decoding.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ NEUTRAL = frozenset(
     compile_config disable_compile continuous_batching_config prefill_chunk_size
     """.split()
 )
-# The non-null values for which the remaining fields have no effect.
+# For each of the remaining fields, the value (other than null) that has no effect.
 NO_EFFECT: Mapping[str, Any] = {
     "do_sample": False,
     "early_stopping": False,
@@ -70,7 +71,7 @@ class Generation:
     Attributes:
         values: the fields and their values.
         where: the file, for error messages.
-        settings: our settings by dotted name, relative to config.eval.
+        settings: our settings, keyed by dotted name relative to config.eval.
         done: the names of the fields that have been handled.
     """
 
@@ -139,14 +140,14 @@ class Generation:
                     self.done.add(name)
 
     def not_followed(self) -> tuple[str, ...]:
-        """Returns one line, listing the fields that have an effect only in `transformers`, or () if there are none."""
+        """Returns a note that lists the fields with an effect only in `transformers`, or () if there are none."""
         left = {name: self.values[name] for name in sorted(self.values.keys() - self.done - TOKENS - NEUTRAL)}
         kept = [f"{name}={value!r:.60}" for name, value in left.items() if value not in (None, NO_EFFECT.get(name))]
         return (f"ignored generation settings: {', '.join(kept):.{LONGEST_LIST}}",) if kept else ()
 
 
 def generation_of(folder: Folder, family: str, longest: int) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Returns our settings by dotted name, relative to config.eval, and notes about fields that are ignored.
+    """Returns our settings, keyed by dotted name relative to config.eval, and notes about ignored fields.
 
     Args:
         family: the value of model.family.

@@ -47,7 +47,7 @@ ROPE_FACTORS = "rope_freqs.weight"  # the divisors of the rotary frequencies in 
 # The RoPE settings of Llama 3.1 to 3.3, which differ only in `factor`. GGUF files store only the resulting divisors.
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 LLAMA3_FACTORS = (8.0, 32.0)
-# The settings in FIELDS, OTHERS and SCALING are read. Others must have the values in NEUTRAL, where None allows any.
+# The settings in FIELDS, OTHERS and SCALING are read. Others must have the value in NEUTRAL, where None means any.
 FIELDS = {
     "block_count": "num_hidden_layers",
     "context_length": "max_position_embeddings",

@@ -1,6 +1,6 @@
 """Builds tokenizer.json and tokenizer_config.json from the metadata of a GGUF file.
 
-A GGUF file gives only the name of the rules that split a text before the merges are applied (`tokenizer.ggml.pre`).
+A GGUF file names the rules that split a text before the merges are applied (`tokenizer.ggml.pre`) but omits the rules.
 PRE_TOKENIZERS lists the names whose rules are known here. All others are rejected, because wrong rules would silently
 produce different tokens.
 """
@@ -22,7 +22,7 @@ CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 WORDS = rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|%s| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
-# Maps tokenizer.ggml.pre to the pre-tokenizers, the normalizer, and whether words that are tokens skip the merges.
+# Maps tokenizer.ggml.pre to the pre-tokenizers, the normalizer, and whether a word that is a token skips the merges.
 PRE_TOKENIZERS: dict[str, tuple[list[dict[str, Any]], dict[str, str] | None, bool]] = {
     "gpt-2": ([byte_level(True)], None, False),
     "smollm": ([{"type": "Digits", "individual_digits": True}, byte_level(True)], None, False),

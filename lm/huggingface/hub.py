@@ -33,7 +33,7 @@ def download(name: str) -> Path:
         return Path(
             huggingface_hub.snapshot_download(repository, revision=revision or None, ignore_patterns=list(UNUSED))
         )
-    except Exception as error:  # errors without a common base class: names, access, network, disk
+    except Exception as error:  # invalid names, access, network, disk: these errors share no base class
         reason = " ".join(str(error).split())[:250] or type(error).__name__
         raise UserError(
             f"{name}: there is no such folder, and it cannot be downloaded from the hub ({reason}). Check the name "

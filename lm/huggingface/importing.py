@@ -1,4 +1,4 @@
-"""Imports a published model: converts its folder to a run directory, which works like any other.
+"""Imports a published model: converts its folder to a run directory, which can be used like any other run directory.
 
 Tensors are read one at a time and placed directly on their devices. Data that the model does not use but an export
 needs is kept in the run directory (see provenance.py).
@@ -44,7 +44,7 @@ STEP = 0  # the step of the only checkpoint
 
 
 def import_folder(folder: Folder, published: Published, workdir: Path) -> None:
-    """Writes a run directory for a recognised folder. Raises UserError if `workdir` exists or a file is damaged."""
+    """Writes a run directory for a recognised folder. Raises UserError if `workdir` exists or if a file is damaged."""
     if os.path.lexists(workdir):
         raise UserError(f"--workdir={workdir} already exists; choose a new name.")
     tokenizer = read_tokenizer(folder, published.config.model.vocab_size)
@@ -135,15 +135,17 @@ def write_provenance(folder: Folder, published: Published, directory: Path) -> N
 
 
 def _full_source(folder: Folder) -> str:
-    """Returns the absolute path of the folder or GGUF file, or the name on the hub."""
+    """Returns the absolute path of the folder or GGUF file, or the name of the model on the hub."""
     path = folder.path if isinstance(folder, GgufFolder) else expanded(folder.source)
     return str(path.absolute()) if os.path.lexists(path) else folder.source
 
 
 def read_tokenizer(folder: Folder, rows: int) -> Tokenizer:
-    """Returns the tokenizer of a folder with its special tokens. Raises UserError if there is no readable tokenizer.
+    """Returns the tokenizer of a folder, including its special tokens.
 
     `rows` is the number of embedding rows; special tokens without a row cannot be used.
+
+    Raises UserError if the folder has no readable tokenizer.
     """
 
     made = {CONFIG: json.dumps(folder.config).encode()}

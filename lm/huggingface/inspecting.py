@@ -1,4 +1,4 @@
-"""Describes a published model without loading it: architecture, parameter counts, and what would prevent an import."""
+"""Describes a published model without loading it: architecture, parameter counts and obstacles to importing it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def lines_about(folder: Folder, family: str = "") -> Iterator[str]:
     try:
         published = recognise(folder, family)
     except UserError as error:
-        yield f"An import would be refused: {error}"
+        yield f"The model cannot be imported: {error}"
         return
     yield from _lines_about_model(published)
 
@@ -36,7 +36,7 @@ def _lines_about_model(published: Published) -> Iterator[str]:
     model, match = published.config.model, published.match
     sizes = f"{model.num_layers} layers of width {model.d_model}, {model.num_heads} heads"
     yield (
-        f"An import would give: family {published.family.name}, class {published.architecture}, "
+        f"The model can be imported as: family {published.family.name}, class {published.architecture}, "
         f"objective.name={published.config.objective.name}; {model.family}, {sizes}, vocabulary of "
         f"{model.vocab_size:,}, up to {model.max_length:,} tokens"
     )

@@ -190,7 +190,7 @@ def entries_of(names: Names, params: Any, unstored: Sequence[str] = ()) -> list[
 
 @dataclass(frozen=True)
 class Spelling:
-    """The possible spellings of names: with a prefix for the body, or without it in files that have no head.
+    """The possible spellings of tensor names. Names in the body have a prefix, except in files without a head.
 
     Attributes:
         prefix: the prefix that the family itself uses.
@@ -259,7 +259,8 @@ def match(
     if unknown := sorted(rest - buffers - heads):
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         raise UserError(
-            f"{folder.source} holds the tensor {unknown[0]!r}{more}, which the model in config.json does not have."
+            f"{folder.source} holds the tensor {unknown[0]!r}{more}, which does not belong to the model described by "
+            "config.json."
         )
     return Match(names, tuple(sorted(heads)), tuple(sorted(buffers)))
 

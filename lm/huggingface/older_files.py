@@ -94,7 +94,7 @@ def listed_tokens(ids: Mapping[str, Any], named: Iterable[Mapping[str, Any]], wh
 
 
 def token_text(value: Any) -> str:
-    """Returns the text of a token, given as a string or as an object with its flags, or "" for other values."""
+    """Returns the text of a token that is given as a string or as an object with flags, or "" for any other value."""
     value = value.get("content") if isinstance(value, dict) else value
     return value if isinstance(value, str) else ""
 
@@ -130,7 +130,7 @@ def with_id(tokenizer: Tokenizer, token: str) -> tuple[str, int]:
 
 
 def frame(tokenizer: Tokenizer, one: list[str], two: list[str]) -> None:
-    """Sets the templates for one text and for two. "$A" and "$B" stand for the texts, and ":1" for token type 1."""
+    """Sets the templates for one and for two texts. "$A" and "$B" stand for the texts, and ":1" for token type 1."""
     special = {part.partition(":")[0] for part in (*one, *two) if not part.startswith("$")}
     ids = [with_id(tokenizer, token) for token in sorted(special)]
     tokenizer.post_processor = processors.TemplateProcessing(single=one, pair=two, special_tokens=ids)

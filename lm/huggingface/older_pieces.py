@@ -30,7 +30,7 @@ MORE_LANGUAGES = tuple(
 
 
 def t5(older: Older) -> Tokenizer:
-    """Builds the tokenizer of T5 and mT5 (Raffel 2020). The extra tokens follow the pieces in reverse order."""
+    """Builds the tokenizer of T5 and mT5 (Raffel 2020). The extra tokens follow the pieces, in descending order."""
     pieces = older.pieces("spiece.model", UNIGRAM)
     number = older.options.get("extra_ids", 100)
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
@@ -70,7 +70,7 @@ def mbart50(older: Older) -> Tokenizer:
 def _fairseq(older: Older, languages: Iterable[str] = ()) -> Tokenizer:
     """Returns a tokenizer with fairseq's ids.
 
-    Four special tokens come first. They are followed by the pieces without the first three, then by the language codes,
+    Four special tokens come first. They are followed by all pieces except the first three, then by the language codes,
     and finally by the mask token.
     """
     _check_usual_scheme(older)
@@ -148,7 +148,7 @@ def prepend_scheme(older: Older) -> PrependScheme:
 
 
 def _check_usual_scheme(older: Older) -> None:
-    """Raises UserError for options that versions of `transformers` interpret differently for this tokenizer class."""
+    """Raises UserError for options whose effect on this tokenizer class differs between versions of `transformers`."""
     for name in ("add_prefix_space", "legacy"):
         if not older.flag(name, True):
             raise UserError(

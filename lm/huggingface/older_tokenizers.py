@@ -1,4 +1,4 @@
-"""Builds tokenizer.json for a folder that contains only the files of an older tokenizer.
+"""Builds tokenizer.json for a folder that contains only older tokenizer files.
 
     vocab.txt                                    BERT, DistilBERT, ELECTRA: word pieces
     vocab.json, merges.txt                       GPT-2, RoBERTa, BART: byte-level BPE
@@ -39,7 +39,7 @@ class Kind:
         model_types: the values of model_type for which the class is the default.
         files: the files from which the tokenizer is built.
         build: a function that builds the tokenizer.
-        usual: the default special tokens of the class by name.
+        usual: the default special tokens of the class, keyed by name.
     """
 
     model_types: tuple[str, ...]
@@ -103,7 +103,7 @@ def converted(content_of: Callable[[str], bytes | None], config: Mapping[str, An
             return {}  # Marian tokenizers have their own reader
         named = name or f"model_type={config.get('model_type')!r}"
         raise UserError(
-            f"{where} has no tokenizer.json, and converting {named} with {present[0]} is not supported; create "
+            f"{where} has no tokenizer.json, and building {named} from {present[0]} is not supported; create "
             "tokenizer.json with AutoTokenizer.from_pretrained(...).save_pretrained(...) from the transformers library."
         )
     listed, listed_in = new.get("added_tokens_decoder"), NAMES

@@ -1,4 +1,4 @@
-"""The `huggingface/` directory of an imported run, which keeps parts of the published folder for the export.
+"""The `huggingface/` directory of an imported run, which keeps the parts of the published folder that an export needs.
 
 files/                 config.json, generation_config.json and exact copies of all other files except the weights
 record.json            the family, the class, and the names and dtypes of the tensors
@@ -31,7 +31,7 @@ class Record:
     source: str  # the absolute path of the folder or GGUF file, or the name on the hub
     family: str
     architecture: str  # the `transformers` class
-    names: dict[str, tuple[str, ...]]  # tensor name in the family -> its names in the folder
+    names: dict[str, tuple[str, ...]]  # the family's name for a tensor -> its names in the folder
     dtypes: dict[str, np.dtype]  # tensor name in the folder -> dtype
 
     def write(self, directory: Path) -> None:
@@ -73,7 +73,9 @@ def read_carried(directory: Path) -> dict[str, np.ndarray]:
 
 
 def provenance_of(root: Path, config: Config, load: Any) -> Path | None:
-    """Returns the `huggingface/` directory of a run or, failing that, of the run from which it was initialised.
+    """Returns the `huggingface/` directory of a run or of the closest run in its `init_from` chain that has one.
+
+    Returns None if there is no such directory.
 
     Args:
         load: a function that returns the config of a run directory.

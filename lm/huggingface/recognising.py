@@ -46,11 +46,13 @@ class Published:
 
 
 def recognise(folder: Folder, family_name: str = "", max_length: int = 0, dtype: str = "float32") -> Published:
-    """Returns our model for a folder. Reads only headers and the few tensors whose values must be checked.
+    """Maps the published model in a folder to one of our models.
+
+    Reads only headers and the few tensors whose values must be checked.
 
     Args:
         family_name: a key of FAMILIES; if empty, config.json determines the family.
-        max_length: the number of positions; 0 means all that the model has.
+        max_length: the number of positions; 0 means all positions of the published model.
         dtype: the data type used for computation.
 
     Raises UserError, naming the field or tensor, if the folder is inconsistent or our models cannot represent it.
@@ -141,8 +143,8 @@ def _present(folder: Folder, family: Family, module: str, target: str | Place) -
 def labels_of(values: dict[str, Any]) -> tuple[str, ...]:
     """Returns the labels of a classifier in the order of its outputs. Raises ValueError if their numbering is invalid.
 
-    If num_labels differs from the number of listed labels, it takes precedence, as in `transformers`, and the labels
-    get generic names: old files list the two default labels of the class even if num_labels is not 2.
+    Old files list the two default labels of the class even if num_labels is not 2. If num_labels differs from the
+    number of listed labels, num_labels takes precedence, as in `transformers`, and the labels get generic names.
     """
     named, number = values.get("id2label"), values.get("num_labels")
     if not named or number not in (None, len(named)):
@@ -156,8 +158,10 @@ def labels_of(values: dict[str, Any]) -> tuple[str, ...]:
 def is_tied(folder: Folder, family: Family, head: Head) -> bool:
     """Returns whether the token embedding also serves as the output matrix.
 
-    If config.json ties the two matrices but the folder contains different values for them, they are not tied, as in
-    `transformers`. Raises UserError if the matrices are not tied and the folder lacks the output matrix.
+    If config.json ties the two matrices but the folder contains different values for them, they are treated as untied,
+    as in `transformers`.
+
+    Raises UserError if config.json does not tie the matrices and the folder lacks the output matrix.
     """
     tied = folder.config.get("tie_word_embeddings", family.tie_default)
     if not any(_output_of(target) for target in head.names.values()):

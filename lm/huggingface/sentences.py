@@ -14,13 +14,13 @@ from lm.files import parse_json
 from lm.huggingface.base import Folder
 
 MODULES = "modules.json"
-# Files with the maximum length; the first one that exists is read.
+# The files that may specify the maximum length; the first one that exists is read.
 LENGTHS = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 PROMPTS = "config_sentence_transformers.json"
-POOLING_FOLDER = "1_Pooling"  # in exports, and for a folder without modules.json
+POOLING_FOLDER = "1_Pooling"  # used in exports, and for folders without modules.json
 POOLINGS = {
     "pooling_mode_cls_token": "first",
     "pooling_mode_mean_tokens": "mean",
@@ -53,7 +53,7 @@ class SentenceVectors:
 
 
 def sentence_vectors(folder: Folder) -> SentenceVectors:
-    """Reads the sentence-transformers files of a folder. Raises UserError naming any module that is not supported."""
+    """Reads the sentence-transformers files of a folder. Raises UserError if a module is not supported."""
     listed = folder.content(MODULES)
     if listed is None:
         declared = folder.read_object(f"{POOLING_FOLDER}/config.json")
@@ -79,7 +79,8 @@ def sentence_vectors(folder: Folder) -> SentenceVectors:
 
 
 def sentence_files(pooling: str, length: int, size: int) -> dict[str, bytes]:
-    """Returns files, keyed by name, that make sentence-transformers compute our vectors, scaled to length 1.
+    """Returns files, keyed by name, that make sentence-transformers compute the same vectors as our model, scaled to
+    length 1.
 
     Args:
         pooling: the value of model.pooling.
@@ -128,7 +129,7 @@ def _length(folder: Folder) -> int:
 
 
 def _check_prompt(folder: Folder) -> None:
-    """Raises UserError if the folder sets a default prompt, which would precede every text.
+    """Raises UserError if the folder sets a default prompt, which would be prepended to every text.
 
     Other prompts are optional and are ignored.
     """

@@ -1,4 +1,4 @@
-"""Writes the tokenizer files of exported runs that were not imported or whose tokenizers changed after the import."""
+"""Builds the tokenizer files for exporting runs that were not imported or whose chat template has changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILE = "tokenizer.json"
 
 
 def tokenizer_files(config: Config, tokenizers: Tokenizers) -> dict[str, bytes]:
-    """Returns the files, by name, from which AutoTokenizer in `transformers` can load the tokenizer of a run.
+    """Returns the files, keyed by name, from which AutoTokenizer in `transformers` can load the tokenizer of a run.
 
     Raises UserError with the reason if the file format cannot represent the tokenizer.
     """
@@ -34,7 +34,7 @@ def tokenizer_files(config: Config, tokenizers: Tokenizers) -> dict[str, bytes]:
 
 
 def changed_files(config: Config, tokenizer: Tokenizer, values: dict[str, Any] | None) -> dict[str, bytes]:
-    """Returns the files of an imported tokenizer that must be replaced: those with the chat template, or none.
+    """Returns the files of an imported tokenizer that must be replaced: those with the chat template if it has changed.
 
     `values` is the content of tokenizer_config.json, or None if there is no such file.
     """
@@ -88,7 +88,7 @@ def tokenizer_config(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def chat_template(config: Config, tokenizer: Tokenizer) -> str:
-    """Returns the chat template used in training, or that of the tokenizer, or "" if there is none."""
+    """Returns the chat template used in training or else the one of the tokenizer, or "" if there is neither."""
     if not (config.data.chat_template or tokenizer.chat_template):
         return ""
     return ChatTemplate(tokenizer, config.data.chat_template).text

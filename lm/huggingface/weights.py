@@ -2,7 +2,7 @@
 
 A file starts with the length of its header (8 bytes, little-endian). The header is JSON of the form {name: {"dtype",
 "shape", "data_offsets": [begin, end]}}, with offsets relative to the end of the header. The values follow in row-major
-order. The format cannot contain code; see https://github.com/huggingface/safetensors.
+order. A safetensors file cannot contain code; see https://github.com/huggingface/safetensors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lm.errors import UserError
 from lm.huggingface.documents import parse_object, read_head
 
 LARGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
-ALIGNMENT = 8  # bytes; the header is padded with spaces to a multiple of this
+ALIGNMENT = 8  # bytes; the header is padded with spaces to a multiple of this number
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -140,7 +140,7 @@ class TensorWriter:
         self._file.truncate(self._start + end)
 
     def write(self, name: str, array: np.ndarray) -> None:
-        """Writes the values of a tensor. Call it exactly once per tensor. Raises OSError."""
+        """Writes the values of a tensor. Must be called exactly once per tensor. Raises OSError."""
         info = self._tensors.pop(name)
         assert array.shape == info.shape and array.dtype == info.dtype, (name, array.shape, array.dtype, info)
         self._file.seek(self._start + self._begins[name])
@@ -154,7 +154,7 @@ class TensorWriter:
 
 
 def split(tensors: Mapping[str, TensorInfo], max_bytes: int) -> list[list[str]]:
-    """Divides tensors, in order, into shards of at most `max_bytes` bytes; a larger tensor gets a shard of its own."""
+    """Divides tensors, in order, into shards of at most `max_bytes` bytes. A larger tensor gets a shard of its own."""
     shards: list[list[str]] = []
     used = 0
     for name, info in tensors.items():

@@ -99,7 +99,7 @@ def _write_weights(
 def write_tensors(
     folder: Path, files: Mapping[str, Mapping[str, TensorInfo]], arrays: Iterable[tuple[str, np.ndarray]]
 ) -> None:
-    """Writes safetensors files. `files` maps file names to their tensors; the arrays may come in any order."""
+    """Writes safetensors files. `files` maps file names to their tensors; `arrays` may be in any order."""
     places = {name: file for file, tensors in files.items() for name in tensors}
     writers: dict[str, TensorWriter] = {}
     complete = False

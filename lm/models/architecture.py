@@ -18,7 +18,7 @@ Refuse = Callable[[str, str], None]  # called with (setting, message); raises Us
 
 FitReport = Callable[[int, int], None]  # called with (number done, total)
 
-TENSOR_SIZES = ("vocab_size", "source_vocab_size")  # by default, the sizes that the mesh axis `tensor` splits
+TENSOR_SIZES = ("vocab_size", "source_vocab_size")  # the default of `Architecture.tensor_sizes`
 
 TABLE_SETTINGS = "d_model init_std embedding_std embedding_from dtype"
 LAYER_SETTINGS = """
@@ -70,7 +70,7 @@ class Fit(Protocol):
     def __call__(
         self, config: Any, stores: Mapping[str, Any], tokenizer: Any, directory: Path, report: FitReport | None = None
     ) -> Fitted:
-        """Returns the fitted model. Raises UserError if the data or the settings do not allow it.
+        """Returns the fitted model. Raises UserError if the model cannot be fitted to this data with these settings.
 
         Args:
             config: the `Config` of the experiment, with model.vocab_size resolved.
@@ -87,8 +87,8 @@ class Architecture:
     Attributes:
         families: the supported values of model.family, each with the function that builds the model.
         settings: the dotted names of the settings that this architecture reads but at least one other does not. The
-            settings in `TRAINED` are added if the architecture is trained by gradient descent. So are those in
-            `LAYERED`, unless the architecture consists of word vectors.
+            settings in `TRAINED` are added if the architecture is trained by gradient descent. The settings in
+            `LAYERED` are added as well, unless `word_vectors` is true.
         derive: returns {dotted name: derived value}; each value replaces a setting that is 0.
         check: rejects settings that contradict each other.
         poolings: the default value of model.pooling for some families; for all others, the default is "last".
@@ -96,14 +96,14 @@ class Architecture:
         splits_layers: whether the mesh axis `tensor` splits the layers.
         int8: whether decoding supports 8-bit projections (`lm.models.int8`).
         rewinds: whether a row of a cache can return to an earlier position, as in speculative decoding.
-        whole_texts: whether the model has one vector per text, so that it supports only tasks on whole texts.
+        whole_texts: whether the model computes one vector per text, so that it supports only tasks on whole texts.
         word_vectors: whether the model consists of word vectors, so that it supports only tasks that train them.
         tensor_sizes: the settings that must be divisible by the size of the mesh axis `tensor`.
         fsdp_sizes: returns {description: size} for the sizes that, like d_model, must be divisible by the size of the
             mesh axis `fsdp`.
-        fit: fits the model without gradients; None if the model is trained by gradient descent. The task must be
-            windowed.
-        check_fit: rejects settings of models that can be used but not fitted.
+        fit: fits the model without gradients; None if the model is trained by gradient descent. Fitting requires a
+            task whose rows are windows of a text.
+        check_fit: rejects settings with which a model can be used but not fitted.
     """
 
     doc: str

@@ -24,7 +24,7 @@ NOISE = "latent_noise"
 
 
 class Bottleneck(nn.Module):
-    """Squeezes the encoder's output into latent vectors, and expands latent vectors into the decoder's memory."""
+    """Compresses the encoder's output into latent vectors, and expands latent vectors into the decoder's memory."""
 
     config: ModelConfig
 
@@ -48,7 +48,7 @@ class Bottleneck(nn.Module):
 
 
 class Posterior(nn.Module):
-    """Squeezes the encoder's output into latent vectors."""
+    """Compresses the encoder's output into latent vectors."""
 
     config: ModelConfig
 
@@ -121,7 +121,7 @@ def noise(key: Array, source: Source, shape: tuple[int, ...]) -> Array:
 
 
 def _mixed(x: Array) -> Array:
-    """Maps each uint32 to another that looks random, using the last steps of MurmurHash3 (Appleby 2011)."""
+    """Maps each uint32 to a random-looking uint32, using the final mixing steps of MurmurHash3 (Appleby 2011)."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
@@ -134,5 +134,5 @@ def drawn(latents: Latents, noise_BkZ: Array) -> Array:
 
 
 def memory_segments(segments_BS: Array, vectors: int) -> Array:
-    """Returns the segments of the memory, int32 (B, k): 1 in rows with a text, 0 in rows of padding."""
+    """Returns the segments of the memory, int32 (B, k): 1 in rows with a text, 0 in padding rows."""
     return jnp.repeat((segments_BS[:, :1] > 0).astype(jnp.int32), vectors, axis=1)

@@ -154,7 +154,7 @@ class Classes(Head):
 class AnswerSpan(Head):
     """Two logits for each token: one scores the token as the start of the answer, the other as the end.
 
-    model.answer_pooler inserts a projection, an activation and, optionally, a norm before them.
+    model.answer_pooler inserts a projection, an activation and, optionally, a norm before the final layer.
     """
 
     def compute(self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, dropout: nn.Dropout) -> Output:
@@ -172,11 +172,11 @@ class AnswerSpan(Head):
 class TextEmbedding(Head):
     """A unit-length vector for the text of each row, and another for the paired text.
 
-    Each row must hold a single text. The result for a row of padding is not NaN.
+    Each row must hold a single text. The result for a padding row is never NaN.
 
     Attributes:
-        pooling: the vector that represents a text: the first token's ("first"), the last token's ("last") or the mean
-            over all tokens ("mean").
+        pooling: which vector represents a text. With "first" or "last", it is the vector of the first or last token;
+            with "mean", it is the mean over all tokens.
     """
 
     texts_per_row: ClassVar[int] = 2

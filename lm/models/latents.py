@@ -1,4 +1,4 @@
-"""Three models that wrap an autoencoder: one samples latent vectors, one returns their means, and one decodes them.
+"""Three models that wrap an autoencoder: one decodes samples, one returns means, and one decodes given latent vectors.
 
 Like all models, they contain no arrays, and models that compare equal reuse the same compiled programs.
 """
@@ -44,7 +44,7 @@ class Autoencoder(Model, Protocol):
 class DrawnLatents:
     """An autoencoder that always decodes vectors drawn from the posterior, with the same noise for the same text.
 
-    The evidence lower bound is an expectation over the posterior. An evaluation estimates it with one sample per text.
+    The evidence lower bound is an expectation over the posterior. Evaluation estimates it with one sample per text.
     """
 
     model: Autoencoder
@@ -71,10 +71,10 @@ class MeanLatents:
 
 @dataclass(frozen=True)
 class LatentDecoder:
-    """The decoder of an autoencoder, as a model for `lm.decoding` whose sources stand for latent vectors.
+    """The decoder of an autoencoder, as a model that `lm.decoding` can use.
 
-    A source consists of a single token, the index of its latent vectors. The parameters are {"model": those of the
-    autoencoder, "latents": float32 (N, k, Z)}.
+    A source consists of a single token: the index of the latent vectors to decode. The parameters are {"model": those
+    of the autoencoder, "latents": float32 (N, k, Z)}.
     """
 
     model: Autoencoder

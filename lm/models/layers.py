@@ -2,7 +2,7 @@
 
 Every parameter is declared with logical axes, which `lm/parallel/mesh.py` maps to mesh axes.
 Parameters are float32; for decoding, matrices may be 8-bit (`lm.models.int8`). Matrices are multiplied in the
-compute dtype, and norms are computed in float32. The outputs of all layers have the dtype of activations.
+compute dtype, and norms are computed in float32. The outputs of all layers have the activation dtype.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lm.models.products import product
 
 
 def activation_dtype(config: ModelConfig) -> str:
-    """Returns the dtype of the activations of a model that has this config.
+    """Returns the activation dtype of a model with this config.
 
     `Transformer.build` replaces 'auto', which a run's config may contain, with the value for the platform.
     """
@@ -107,7 +107,7 @@ def _standardize_forward(x: Array, epsilon: float) -> tuple[Array, tuple[Array, 
 
 
 def _standardize_backward(epsilon: float, saved: tuple[Array, Array], dy: Array) -> tuple[Array]:
-    """Needs only y and 1 / standard deviation (Ba 2016); automatic differentiation would save x and its squares too."""
+    """Uses only y and 1 / standard deviation (Ba 2016); automatic differentiation would also save x and its squares."""
     y, inverse = saved
     means = jnp.mean(dy, axis=-1, keepdims=True) + y * jnp.mean(dy * y, axis=-1, keepdims=True)
     return ((dy - means) * inverse,)
@@ -152,7 +152,7 @@ class Norm(nn.Module):
 
 @dataclass(frozen=True)
 class NormPosition:
-    """A value of model.norm_position: where a sub-layer f has norms. Without norms, the sub-layer computes x + f(x)."""
+    """A value of model.norm_position: where norms are applied. Without norms, a sub-layer f computes x + f(x)."""
 
     doc: str
     inputs: bool = False  # x + f(norm(x))
@@ -161,7 +161,7 @@ class NormPosition:
 
     @property
     def reads(self) -> frozenset[str]:
-        """The settings that have an effect with this norm position but not with every norm position."""
+        """The settings that have an effect only with certain norm positions, including this one."""
         return frozenset({"first_norm"} if self.inputs else ())
 
     @property
@@ -190,7 +190,7 @@ def _with_derivative(function: Callable[[Array], Array], derivative: Callable[[A
     """Returns a function that is computed in float32 and saves only its input for the backward pass.
 
     If `function` and `derivative` need the same costly value, `derivative` must compute it from a different expression.
-    Otherwise, XLA would save the value.
+    Otherwise, XLA would compute the value once and save it.
     """
 
     @jax.custom_vjp
@@ -280,7 +280,7 @@ def projection(
     scale: float = 1.0,
     use_bias: bool | None = None,
 ) -> Dense:
-    """Builds a projection from a config, with an adapter if model.lora_targets contains its name.
+    """Builds a projection from a config, with an adapter if model.lora_targets contains the projection's name.
 
     Args:
         axes: the logical axes of the inputs, followed by the logical axes of the outputs.
@@ -296,5 +296,5 @@ def projection(
 
 
 def residual_scale(config: ModelConfig) -> float:
-    """Returns the initial weight scale of projections onto the residual stream (1/sqrt(2 N) as in GPT-2, or 1)."""
+    """Returns the initial weight scale of projections into the residual stream: 1/sqrt(2 N), as in GPT-2, or 1."""
     return 1 / math.sqrt(2 * config.num_layers) if config.init_residual_scaling else 1.0

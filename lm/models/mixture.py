@@ -16,8 +16,8 @@ from lm.models.protocol import Model
 class Mixture:
     """Predicts each token with probability (1 - w) p(token) + w q(token), where p and q come from two models.
 
-    The models must share a tokenizer. If one of them has more logits, the other gives the additional tokens the
-    probability 0. Evaluation needs only the method `apply` of the model protocol. The parameters are
+    The models must share a tokenizer. If one of them has more logits, the other assigns probability 0 to the
+    additional tokens. Evaluation needs only the method `apply` of the model protocol. The parameters are
     {"own": parameters of p, "other": parameters of q, "weight": w}.
     """
 
@@ -37,7 +37,7 @@ class Mixture:
 
 
 def log_probs(model: Model, params: Any, batch: Batch) -> Array:
-    """Returns the logarithms of the probabilities of all tokens, float32 (B, L, V)."""
+    """Returns the log-probabilities of all tokens, float32 (B, L, V)."""
     return jax.nn.log_softmax(model.apply({"params": params}, batch, train=False).logits, axis=-1)
 
 

@@ -14,7 +14,7 @@ from lm.config import ModelConfig
 from lm.models.heads import Head, TokenVectors
 from lm.models.layers import activation_dtype
 
-# The Flax collection that records layer outputs and attention weights if it is mutable, and the names of these two.
+# The Flax collection that records layer outputs and attention weights if it is mutable, and the names of its entries.
 RECORD, LAYERS, SOURCE_WEIGHTS = "intermediates", "layer_outputs", "source_weights"
 N = TypeVar("N", bound="Network")
 # Names of the head's dropout layer. They determine its PRNG keys, so they must not change.
@@ -86,7 +86,7 @@ def with_paired_texts(batch: Batch) -> Batch:
 
 
 def of_paired_texts(output: Output) -> Output:
-    """Splits the results for the rows of `with_paired_texts` into those of the texts and those of the paired texts."""
+    """Splits the output for a batch from `with_paired_texts` into results for the texts and for the paired texts."""
     rows = output.embedding.shape[0] // 2
     return Output(embedding=output.embedding[:rows], paired_embedding=output.embedding[rows:])
 

@@ -1,4 +1,4 @@
-"""Parameter trees: names and axes, counting, stacking and unstacking layers, merging low-rank adapters.
+"""Parameter trees: names and axes, counting, stacking and unstacking layers, and merging low-rank adapters.
 
 The parameters of N repeated layers are either stacked along a leading axis of size N and named `layers/...`, or
 separate and named `layer_n/...` for layer n. If all layers share their parameters, these are named `shared_layer/...`.
@@ -42,7 +42,7 @@ def matrix_axes(path: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]
     return tuple(range(-inputs - outputs, -outputs)), tuple(range(-outputs, 0))
 
 
-@functools.lru_cache(maxsize=16)  # a command needs the shapes repeatedly, and tracing a model takes a second
+@functools.lru_cache(maxsize=16)  # a command needs the shapes repeatedly, and tracing a model takes about a second
 def abstract_params(model: Model) -> Any:
     """Returns the shapes and dtypes of the parameters, boxed with their logical axes. Equal models share the result."""
     return jax.eval_shape(lambda: model.initial_params(jax.random.key(0)))
@@ -106,7 +106,7 @@ def merge_adapters(params: dict[str, Any], config: ModelConfig) -> tuple[dict[st
     """Replaces adapted kernels with W + (lora_alpha / lora_rank) A B (Hu 2021) and disables adapters in the config.
 
     The merged model computes the same function. `params` may come from a Transformer of any family, with stacked or
-    separate layers, and must be convertible to NumPy. Merged kernels are float32. Other parameters are unchanged.
+    separate layers. It must be convertible to NumPy arrays. Merged kernels are float32; other parameters are unchanged.
     """
     assert config.lora_rank > 0, "there is nothing to merge"
     scale, flat = np.float32(config.lora_alpha / config.lora_rank), flatten_dict(params)

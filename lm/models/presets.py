@@ -2,8 +2,8 @@
 
 The name may also be the path of a run directory: `config.model.update(preset("runs/imported"))`.
 
-Each preset sets every ModelConfig field that differs between published models. Training settings, such as dropout,
-dtype and kernels, are left to the config. The parameter counts in the comments are exact and verified by a test.
+Each preset sets the ModelConfig fields in which published models differ. Training settings, such as dropout, dtype and
+kernels, are left to the config. The parameter counts in the comments are exact and verified by a test.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Fields = dict[str, Any]
 def preset(name: str) -> Fields:
     """Returns the ModelConfig fields of a published model, or of the run whose directory is given as `name`.
 
-    Together with config.init_from, a run directory makes it possible to continue training a model that lm.hf has
-    imported. Raises UserError if the name is unknown or the run's config.json is damaged.
+    To continue training a model that lm.hf has imported, pass its run directory to this function and also set
+    config.init_from to it. Raises UserError if the name is unknown or the run's config.json is damaged.
     """
     if name not in PRESETS and (config := expanded(name) / "config.json").is_file():
         try:
@@ -196,8 +196,8 @@ PRESETS: dict[str, Fields] = {
     "llama3_8b": _LLAMA3 | _size(32, 4096, 32, 14_336, kv_heads=8),  # 8,030,261,248
     # The config.json file of meta-llama/Llama-3.2-1B, but with rows of at most 8192 tokens. 1,235,814,400 parameters
     "llama3_1b": _LLAMA3 | _LLAMA3_2 | _size(16, 2048, 32, 8192, kv_heads=8),
-    # Parameters without the embedding: 44,138,496, 176,357,376 and 1,325,056. transformer_tiny is from Wu 2021 (for
-    # Multi30k).
+    # Parameter counts without the embedding: 44,138,496; 176,357,376; and 1,325,056. transformer_tiny is the model
+    # that Wu et al. (2021) use for Multi30k.
     "transformer_base": _VASWANI | _two_sides(6, 512, 8),
     "transformer_big": _VASWANI | _two_sides(6, 1024, 16),
     "transformer_tiny": _VASWANI | _two_sides(4, 128, 4, 256),

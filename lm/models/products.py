@@ -1,9 +1,9 @@
 """The product of activations and a weight matrix, with factors in the compute dtype.
 
 On a CPU, XLA's library of kernels multiplies bfloat16 matrices about twice as fast as float32 ones, but only if the
-result is float32 and the last axis of the first matrix is summed over. XLA turns all other bfloat16 products into
-float32 ones, with conversions before and after them (jaxlib 0.10). On a CPU, this module therefore computes large
-products in the fast form.
+result is float32 and the sum runs over the last axis of the first matrix. XLA computes all other bfloat16 products in
+float32, with conversions before and after them (jaxlib 0.10). On a CPU, this module therefore computes large products
+in the fast form.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ SMALL = 1 << 24  # with fewer multiplications than this, the form of a product h
 def product(x_TI: Array, matrix: Array | Int8Matrix, dtype: str) -> Array:
     """Returns x W, (T, O), in the dtype of x. The factors are multiplied in the compute dtype.
 
-    The matrix has the shape (*inputs, *outputs); I is the product of the inputs, and O is that of the outputs. The
-    matrix is a float32 parameter, and its gradient is float32 as well. An 8-bit matrix has no gradient.
+    The matrix has the shape (*inputs, *outputs); I is the product of the input sizes, and O is the product of the
+    output sizes. The matrix is a float32 parameter, and its gradient is float32 as well. An 8-bit matrix has no
+    gradient.
     """
     if isinstance(matrix, Int8Matrix):
         y_TO = product(x_TI, matrix.values, dtype).astype(jnp.float32)  # the scales are not rounded
@@ -48,9 +49,9 @@ def _on_cpu(x_TI: Array, w_IO: Array) -> Array:
 def float32_product(x_TI: Array, matrix: Array, transposed: bool, dtype: str) -> Array:
     """Returns x W, float32 (T, O). The factors are multiplied in the compute dtype.
 
-    The matrix is W (I, O), or W^T (O, I) if `transposed` is true. The gradient of the result is rounded to the compute
-    dtype before it is multiplied. Otherwise, JAX would compute the products of the backward pass in float32, which
-    takes at least twice as long on an accelerator.
+    The matrix is W (I, O), or W^T (O, I) if `transposed` is true. The backward pass rounds the gradient of the result
+    to the compute dtype before multiplying it. Otherwise, JAX would compute the products of the backward pass in
+    float32, which takes at least twice as long on an accelerator.
     """
     if dtype == "float32":
         return (_rows_by_rows if transposed else _rows_by_columns)(x_TI.astype(dtype), matrix)
@@ -90,7 +91,7 @@ _rows_by_columns = functools.partial(jnp.matmul, preferred_element_type=jnp.floa
 
 
 def _rows_by_rows(a_TI: Array, b_OI: Array) -> Array:
-    """Returns a b^T, float32 (T, O). The product includes the transposition; a separate one would make it slow."""
+    """Returns a b^T, float32 (T, O). The product includes the transposition, because a separate one would be slow."""
     return jax.lax.dot_general(a_TI, b_OI, (((1,), (1,)), ((), ())), None, jnp.float32)
 
 
@@ -101,10 +102,10 @@ def _plain_transposed_product(a_TI: Array, b_TO: Array) -> Array:
 def _transposed_product(a_TI: Array, b_TO: Array) -> Array:
     """Returns a^T b, float32 (I, O).
 
-    XLA would merge the transposition into the product, which would then lose the fast form. The product is therefore
-    computed in a loop, because XLA does not merge it with a transposition outside the loop.
+    XLA would merge the transposition into the product, which would then no longer have the fast form. The product is
+    therefore computed in a loop, because XLA does not merge it with a transposition outside the loop.
     """
-    if a_TI.shape[1] > b_TO.shape[1]:  # the smaller matrix is the one to transpose
+    if a_TI.shape[1] > b_TO.shape[1]:  # transposes the smaller matrix
         return _transposed_product(b_TO, a_TI).T
     tokens, inputs = a_TI.shape
     pieces = next((count for count in (3, 2, 5, 7) if inputs % count == 0), 1)

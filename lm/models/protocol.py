@@ -1,7 +1,8 @@
 """The model protocol: the only interface through which training, evaluation and decoding use a model.
 
-A model is immutable, hashable and free of arrays: parameters and the cache are arguments of its methods. Models
-that compare equal reuse the same compiled programs. The Transformer (`lm/models/transformer/`) is one implementation.
+A model is immutable and hashable, and it contains no arrays: the parameters and the cache are passed to its methods as
+arguments. Models that compare equal reuse the same compiled programs. The Transformer (`lm/models/transformer/`) is one
+implementation.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Cache(Protocol):
     def axes(self) -> Any:
         """Returns the cache with each array replaced by a tuple of the names of its logical axes.
 
-        The axis of rows, or of groups of rows that share a source, is named "batch".
+        The axis that indexes rows, or groups of rows that share a source, is named "batch".
         """
 
 
@@ -67,7 +68,7 @@ class Model(Protocol):
         batch contains it; later batches have source=None. If there are fewer sources than rows, each source is shared
         by the same number of consecutive rows.
 
-        If data.stateful is set, training and evaluation pass the cache that is returned for a batch along with the next
+        If data.stateful is set, training and evaluation pass the cache returned for one batch to the call for the next
         batch. A token at position 0 then starts a new text.
 
         Args:
@@ -89,13 +90,13 @@ class Model(Protocol):
         """
 
     def initial_params(self, key: Array) -> dict[str, Any]:
-        """Initialises the parameters, boxed with their logical axes. `flax.linen.unbox` extracts plain arrays."""
+        """Returns new parameters, each boxed with its logical axes. `flax.linen.unbox` extracts plain arrays."""
 
     def empty_cache(self, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
-        """Returns an empty cache for rows of up to `capacity` tokens, with the shapes that `apply` returns.
+        """Returns an empty cache for rows of up to `capacity` tokens. `apply` returns a cache with the same shapes.
 
-        Padding the arrays of a cache with zeros, to the shapes for a larger capacity or source length, does not change
-        its meaning. The head must predict text.
+        Zero-padding the arrays of a cache to the shapes for a larger capacity or source length does not change its
+        meaning. The head must predict text.
         """
 
     def parameter_counts(self) -> ParameterCounts:
@@ -105,10 +106,10 @@ class Model(Protocol):
         """Returns the FLOPs for one row of `length` tokens. A training step takes batch_size * `Flops.train` FLOPs."""
 
     def attention_kernels(self, length: int, source_length: int = 0) -> str:
-        """Returns the names of the attention kernels for rows of these lengths, or "none", for use in reports."""
+        """Returns a string for reports: the attention kernels that are used for rows of these lengths, or "none"."""
 
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
-        """Estimates the bytes of activations that each of the `tensor` devices keeps per row for the backward pass."""
+        """Estimates how many bytes of activations each of the `tensor` devices keeps per row for the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -147,5 +148,8 @@ class Flops:
 
     @property
     def train(self) -> int:
-        """FLOPs of the forward pass and the backward pass, which computes two gradients per matrix multiplication."""
+        """FLOPs of the forward and backward passes.
+
+        The backward pass computes two gradients per matrix multiplication.
+        """
         return 3 * self.forward

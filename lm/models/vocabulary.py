@@ -19,13 +19,15 @@ from lm.models.products import float32_product
 
 @dataclass(frozen=True)
 class VocabularyProjection:
-    """Computes logits, float32 (B, L, V), from features (B, L, E) and weights: {"matrix": ..., "bias": ... or absent}.
+    """Computes logits, float32 (B, L, V), from features (B, L, E) and weights, {"matrix": ..., "bias": ...}.
+
+    The bias is optional.
 
     Attributes:
         dtype: the compute dtype.
         is_embedding: whether the matrix is the token embedding (V, E) rather than a matrix (E, V).
         scale: the factor by which the features are multiplied.
-        softcap: if c > 0, each logit z becomes c tanh(z / c).
+        softcap: if this value c is positive, each logit z becomes c tanh(z / c).
     """
 
     dtype: str
@@ -77,7 +79,7 @@ def vocabulary_logits(config: ModelConfig, embed: Embedding, x_BLD: Array) -> Vo
     """Returns the features and the output matrix, from which the logits can be computed.
 
     Must be called in a compact method of a Flax module. The output matrix is either the token embedding or a separate
-    matrix. If it is the token embedding and x has a different width, x is projected first.
+    matrix. If it is the token embedding and x has a different width, x is first projected to the embedding width.
     """
     width, inputs = embedding_width(config), x_BLD.shape[-1]
     if config.tie_embeddings:

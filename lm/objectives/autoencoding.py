@@ -1,4 +1,4 @@
-"""The loss of autoencoders: the cross-entropy of the restored text and, if variational, the KL divergence.
+"""The loss of autoencoders: the cross-entropy of the reconstructed text and, if variational, the KL divergence.
 
 The negative evidence lower bound of a text x is E[-log p(x | z)] + KL(q(z | x) || p(z)), where z is drawn from the
 posterior q, a normal distribution with a diagonal covariance, and the prior p is standard normal (Kingma 2014).
@@ -23,7 +23,7 @@ class Annealing:
     """A schedule that raises the weight of the KL divergence, selected with objective.kl_annealing."""
 
     doc: str
-    function: Callable[[Array], Array]  # maps the share of the steps (0 to 1) to the share of the final weight
+    function: Callable[[Array], Array]  # maps the share of annealing steps (0 to 1) to the share of the final weight
 
 
 ANNEALING: dict[str, Annealing] = {
@@ -33,7 +33,7 @@ ANNEALING: dict[str, Annealing] = {
 
 
 def kl_weight(step: Array, config: ObjectiveConfig) -> Array:
-    """Returns the weight of the KL divergence at a step, counted from 0."""
+    """Returns the weight of the KL divergence at a step; steps are counted from 0."""
     if not config.kl_annealing_steps:
         return jnp.asarray(config.kl_weight, jnp.float32)
     share = step / config.kl_annealing_steps
@@ -50,8 +50,8 @@ def kl_divergence(latents: Latents) -> Array:
 def autoencoding_loss(output: Output, batch: Batch, config: ObjectiveConfig, weight: Array | float) -> LossSums:
     """Returns the summed loss of a batch: the cross-entropy plus `weight` times the KL divergence of each text.
 
-    config.free_bits sets a floor on the divergence that the loss counts in each dimension of each text. `LossSums.kl`
-    is the divergence without this floor.
+    In the loss, config.free_bits sets a floor on the divergence in each dimension of each text. `LossSums.kl` is the
+    divergence without this floor.
     """
     sums, real_B = loss_sums(output.scores, batch, config), real_rows(batch)
     sums = dataclasses.replace(sums, texts=jnp.sum(real_B))

@@ -1,11 +1,11 @@
-"""A loss over the vocabulary that never holds the logits of all tokens in memory at once.
+"""Computes a loss over the vocabulary without ever holding the logits of all tokens in memory at once.
 
 For a large vocabulary, the logits (B, L, V) and their gradient need more memory than the rest of the model: 3.3 GB in
 float32 for 8 rows of 1,024 tokens and a vocabulary of 50,257. `loss_in_chunks` scans over chunks along the length L.
 Each step computes the logits of a chunk, their losses and, in training, the gradients with respect to the features and
-the output matrix, after which the logits are no longer needed. In the backward pass, these gradients are multiplied by
-the incoming gradient of the loss. Each matrix product is computed only once, as it is without chunks. This is the idea
-of the Liger kernels (Hsu 2024).
+the output matrix. After that, the logits are no longer needed. In the backward pass, these gradients are multiplied by
+the incoming gradient of the loss. Each matrix product is computed only once, as it would be without chunks. The idea
+comes from the Liger kernels (Hsu 2024).
 
 On a mesh, each shard of the rows accumulates its own gradient of the output matrix, so that the devices exchange this
 gradient once per training step instead of once per chunk.
@@ -45,7 +45,7 @@ def chunks_for(wanted: int, num_logits: int, length: int) -> int:
     """
     size = 4 * num_logits
     count = min(length, wanted or (1 if size < LARGE else math.ceil(size / CHUNK)))
-    return math.ceil(length / math.ceil(length / count))  # fewer chunks of the same rounded size may hold all tokens
+    return math.ceil(length / math.ceil(length / count))  # fewer chunks may suffice once their size is rounded up
 
 
 def loss_in_chunks(logits: VocabularyLogits, targets_BL: Array, weights_BL: Array, count: int, loss: TokenLoss) -> Any:
@@ -87,7 +87,7 @@ _sums.defvjp(_forward, _backward, symbolic_zeros=True)
 def _scan(
     static: Static, wrt: tuple[int, ...], weights: Weights, x_BLE: Array, targets_BL: Array, weights_BL: Array
 ) -> tuple[Any, tuple[Any, ...]]:
-    """Returns the sums, and the gradients of their `loss` with respect to the weights (0) and the features (1)."""
+    """Returns the sums, and the gradients of their `loss` with respect to `wrt` (0: the weights, 1: the features)."""
     project, loss, count, shards = static
     (rows, length), size = targets_BL.shape, -(-targets_BL.shape[1] // count)
 

@@ -146,8 +146,8 @@ def real_rows(batch: Batch) -> Array:
 def contrastive_loss(text_BD: Array, positive_BD: Array, batch: Batch, temperature: float) -> LossSums:
     """Returns the summed InfoNCE loss with in-batch negatives (van den Oord 2018).
 
-    The loss is averaged over both directions, as in Radford 2021. The vectors must be normalised to length 1. Padding
-    rows are used neither as texts nor as negatives; every other row has weight 1.
+    The loss is averaged over both directions (Radford 2021). The vectors must be normalised to length 1. Padding rows
+    are used neither as texts nor as negatives; every other row has weight 1.
     """
     real_B = real_rows(batch)
     scores_BB = text_BD @ positive_BD.T / temperature

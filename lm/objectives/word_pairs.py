@@ -37,7 +37,7 @@ def count_weights(counts: Array, config: ObjectiveConfig) -> Array:
 
 
 def count_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
-    """Returns the summed weighted squared error of the predicted logarithms of the counts (Pennington 2014, eq. 8)."""
+    """Returns the sum of the weighted squared errors of the predicted log-counts (Pennington 2014, eq. 8)."""
     counts_BL = jnp.where(batch.weights > 0, batch.targets, 1.0)
     errors_BL = jnp.square(output.logits - jnp.log(counts_BL)) * count_weights(counts_BL, config)
     loss = jnp.sum(errors_BL * batch.weights)

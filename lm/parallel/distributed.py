@@ -26,7 +26,7 @@ SECONDS_UNTIL_NOTICED = 5.0  # time from the death of a process to the end of al
 
 
 def initialize_from_flags() -> None:
-    """Connects to the other processes that the flags of `lm.config.command.define_process_flags` describe."""
+    """Connects to the other processes, using the flags that `lm.config.command.define_process_flags` defines."""
     values = flags.FLAGS
     initialize(values.coordinator, values.num_processes, values.process_id, values.startup_timeout)
 
@@ -48,7 +48,7 @@ def together(main: Callable[[], int]) -> Callable[[], int]:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """Ends all processes with status 1 if the block raises an error. Every process prints the name of this process.
+    """Ends all processes with status 1 if the block raises an error. Every process prints which one failed.
 
     Otherwise, the other processes would wait for this process. Use this context manager inside any block that waits for
     the other processes on exit.
@@ -61,7 +61,7 @@ def failing_together() -> Iterator[None]:
         explained = as_user_error(error)
         reason = " ".join(str(explained).split())
         if explained is None:
-            # The death of another process also makes operations fail in this process, although it is not at fault.
+            # If another process dies, operations also fail in this process, which is not at fault.
             time.sleep(SECONDS_UNTIL_NOTICED)
             traceback.print_exc()
             reason = f"{type(error).__name__}: {reason[:200]}"
@@ -79,7 +79,8 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
     bind_address = ""
     if coordinator:
         if not 0 <= process_id < num_processes:
-            raise UserError(f"--process_id must be in 0..{num_processes - 1} (--num_processes), not {process_id}.")
+            limit = f"with --num_processes={num_processes}, it must be from 0 to {num_processes - 1}"
+            raise UserError(f"--process_id={process_id} is out of range; {limit}.")
         expected = Expected(coordinator, num_processes, process_id)
         call_roll(expected, timeout_seconds)
         values = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}

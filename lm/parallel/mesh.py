@@ -54,7 +54,7 @@ def check_divisible(config: Config, mesh: Mesh) -> None:
     """Raises UserError if the mesh cannot evenly divide the batch or a model dimension that it splits."""
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
     architecture = entries(MODELS)[config.model.architecture]
-    trained = architecture.fit is None  # with gradients
+    trained = architecture.fit is None  # by gradient descent
     for section, microbatches in (("train", config.train.accumulation), ("eval", 1))[not trained :]:
         size = getattr(config, section).batch_size
         if size // microbatches % rows:
@@ -116,7 +116,7 @@ def spread(
     The candidates are axes of the array, counted from the end. Mesh axes of size 1 are omitted.
     """
     spec = PartitionSpec(*spec, *[None] * (len(shape) - len(spec)))
-    order = sorted(candidates, key=lambda axis: (shape[axis], axis_names(spec[axis])))  # transposing does not change it
+    order = sorted(candidates, key=lambda axis: (shape[axis], axis_names(spec[axis])))  # unchanged by transposition
     split = [tuple(name for name in axis_names(each) if mesh.shape[name] > 1) for each in spec]
     for name, size in mesh.shape.items():
         if size > 1 and not any(name in each for each in split):

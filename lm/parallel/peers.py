@@ -1,9 +1,9 @@
-"""The processes of one program: they end together if one of them fails, dies or receives a signal.
+"""Makes the processes of one program end together if one of them fails, dies or receives a signal.
 
 Messages are values in the key-value store of JAX's coordination service, which runs in process 0. Every other process
 also holds a connection to process 0. The operating system closes this connection when one of the two processes dies.
-JAX itself would notice the death of process 0 about as quickly, but the death of any other process only much later.
-JAX would then abort with a native stack trace.
+JAX itself would notice the death of process 0 about as quickly, but the death of any other process only much later. In
+both cases, it would abort with a native stack trace.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class Peers(signals.Others):
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """Returns a socket that listens on `address`, or on all interfaces if it is "". Raises OSError."""
+    """Returns a socket that listens on `address`, or on all interfaces if it is "". May raise OSError."""
     dual = not address and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual or ":" in address else socket.AF_INET
     return socket.create_server((address, port), family=family, dualstack_ipv6=dual)

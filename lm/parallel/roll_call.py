@@ -175,7 +175,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _receive(connection: socket.socket, seconds: float) -> str:
-    """Returns a line without its line ending, or a part of the line if the sender closes the connection or is slow."""
+    """Returns a line without its line ending, or part of the line if the sender is slow or closes the connection."""
     connection.settimeout(seconds)
     content = b""
     with contextlib.suppress(OSError):

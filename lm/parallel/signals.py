@@ -113,7 +113,7 @@ class StopRequest:
 
 
 def end_process(status: int, line: str, reason: str = "") -> NoReturn:
-    """Prints a line on stderr and ends this process at once, from any thread. No file is left half-written.
+    """Prints a line to stderr and ends this process at once, from any thread. No file is left half-written.
 
     If `reason` is given, the other processes print it and end with the same status.
     """
@@ -136,7 +136,7 @@ def end_process(status: int, line: str, reason: str = "") -> NoReturn:
 
 
 def write_line(text: str) -> None:
-    """Writes a line directly to file descriptor 2: a print may be in progress, and sys.stderr may be redirected."""
+    """Writes to file descriptor 2 directly, since a print may be in progress and sys.stderr may be redirected."""
     with contextlib.suppress(OSError):
         os.write(STDERR, f"{SHOW_CURSOR if os.isatty(STDERR) else ''}{text}\n".encode())
 

@@ -1,7 +1,8 @@
-"""The console of a run and its progress line, which shows the steps done, the speed and the time left.
+"""The console of a run and its progress line, which shows the number of steps done, the speed and the time left.
 
-On a terminal, rich redraws one line in place, and messages appear above it. Elsewhere (a file, a pipe or the log of a
-cluster), plain lines without control characters are printed from time to time. The module never waits for a device.
+On a terminal, the library `rich` redraws one line in place, and messages appear above it. Elsewhere (a file, a pipe or
+a cluster log), plain lines without control characters are printed from time to time. The module never waits for a
+device.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ class Console:
 def counting(
     total: int, noun: str, enabled: bool = True, stream: TextIO | None = None, clock: Clock = time.monotonic
 ) -> Iterator[Callable[..., None] | None]:
-    """Yields a function of (number done, total) that updates a progress line, or None if there is no terminal.
+    """Yields a function that takes (number done, total) and updates a progress line, or None without a terminal.
 
     A call with a new `noun` starts a new count. The line is erased at the end. `stream` defaults to stderr.
     """

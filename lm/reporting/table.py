@@ -35,7 +35,7 @@ class Result:
     stride: int | None
     seconds: float
     missing: dict[str, str] = field(default_factory=dict)  # maps missing metrics to the reasons
-    signatures: dict[str, str] = field(default_factory=dict)  # which definition of a metric was used, if it has several
+    signatures: dict[str, str] = field(default_factory=dict)  # the definition used for each metric that has several
     details: dict[str, Any] = field(default_factory=dict)  # other JSON values: data, parameters, devices, versions
     baselines: tuple[Result, ...] = ()  # scored on the same split; tables list them below the runs
 
@@ -71,7 +71,7 @@ class Result:
 
 
 def baselines_of(results: Sequence[Result]) -> list[Result]:
-    """Returns the baselines of several runs. Runs on the same data share them; otherwise, each row names its run."""
+    """Returns the baselines of all runs. Runs on the same data share baselines; otherwise, each row names its run."""
     groups = {tuple(map(id, each.baselines)): each for each in reversed(results) if each.baselines}
     distinct = list(reversed(groups.values()))
     if len(distinct) < 2:
@@ -97,7 +97,7 @@ def with_means(results: Sequence[Result]) -> list[Result]:
 def print_table(results: Sequence[Result], console: Console | None = None) -> None:
     """Prints one row per result and data source. If the terminal is too narrow, prints blocks of lines instead."""
     console = console or Console()
-    if not console.is_terminal:  # log files have wide lines, and a wrapped table is hard to read
+    if not console.is_terminal:  # log files can have long lines, and a wrapped table is hard to read
         console = Console(file=console.file, width=max(console.width, 240), highlight=False)
     header, rows = _cells(results)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
@@ -200,7 +200,8 @@ def _notes(results: Sequence[Result]) -> list[str]:
         notes.append(f"{label}{of_these}: {signature}")
     if any(result.windowed for result in results):
         notes.append(
-            "Stride S of L: windows of L tokens advance by S, and every window but the first scores only its last S "
-            "tokens. Each token is thus predicted from at least L - S earlier tokens or from the start of its document."
+            "Stride S of L: windows of L tokens advance by S tokens, and every window but the first scores only its "
+            "last S tokens. Each token is thus predicted from at least L - S earlier tokens or from the start of its "
+            "document."
         )
     return notes

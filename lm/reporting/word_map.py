@@ -1,4 +1,4 @@
-"""Plots words at the first two principal components of their vectors."""
+"""Plots words in the plane of the first two principal components of their vectors."""
 
 from __future__ import annotations
 

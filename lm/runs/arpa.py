@@ -37,7 +37,7 @@ SPECIAL = re.compile(rf"\\*({'|'.join(map(re.escape, (BEGIN, END, UNKNOWN)))})")
 
 
 def vocabulary_of(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
-    """Returns the spelling of each token in ARPA files.
+    """Returns the spelling that each token has in ARPA files.
 
     The spelling is that of `Tokenizer.piece`, with whitespace escaped. An ordinary token that is spelled like a special
     token of ARPA files is prefixed with a backslash, as in `\\<unk>`. If several tokens share a spelling, `#` and the
@@ -72,7 +72,8 @@ def export_arpa(root: Path, path: Path) -> str:
     directory = RunDirectory.existing(root)
     config = directory.load_config()
     if MODELS[config.model.architecture] is not NGRAM:
-        raise UserError(f"{root} holds a model with model.architecture={config.model.architecture}, not n-grams.")
+        problem = f"model.architecture={config.model.architecture} is not an n-gram model"
+        raise UserError(f"{root}: {problem}; name the run of an n-gram model.")
     model = build_model(config.model, task_of(config).head(config))
     params, *_ = read_params(directory, config, model, choose_mesh(config), Options())
     if "uniform" in params:
@@ -106,7 +107,7 @@ def _writing(path: Path, compressed: bool) -> Iterator[IO[bytes] | gzip.GzipFile
 
 
 def import_arpa(path: Path, workdir: Path, like: Path | None) -> str:
-    """Imports the model in an ARPA file, which may be a .gz file, as a run directory. Returns a description.
+    """Imports the model in an ARPA file (plain or .gz) as a run directory, and returns a description of the model.
 
     The tokenizer splits text at whitespace, and its vocabulary consists of the words in the file. If `like` names a
     run, that run's tokenizer, data and evaluation settings are used instead. Raises UserError before anything is
@@ -153,7 +154,7 @@ def import_arpa(path: Path, workdir: Path, like: Path | None) -> str:
 
 
 def _values_like(like: Path) -> tuple[dict[str, Any], Tokenizer]:
-    """Returns the settings for an import that uses the tokenizer and the data of a run, and this tokenizer."""
+    """Returns the settings for an import with the tokenizer and the data of a run, and the tokenizer itself."""
     directory = RunDirectory.existing(like)
     own = directory.load_config()
     if own.data.separate_vocabularies or not task_of(own).windowed:
@@ -169,10 +170,10 @@ def _words_of(arpa: Arpa) -> WordTokenizer:
 
 
 def _ids(arpa: Arpa, tokenizer: Tokenizer, like: Path | None) -> np.ndarray:
-    """Returns the token id of each word of the file, int32."""
+    """Returns the token id of each word in the file, int32."""
     known = vocabulary_of(tokenizer, tokenizer.vocab_size).ids()
     if unknown := [word for word in arpa.words if word not in known]:
-        problem = f"{len(unknown):,} words, such as {shown(unknown[0])}, are not in the tokenizer"
+        problem = f"{len(unknown):,} words, such as {shown(unknown[0])}, are not in the vocabulary"
         raise UserError(f"{problem} of {like}; omit --like, or name the run from which this file was exported.")
     return np.array([known[word] for word in arpa.words], np.int32)
 

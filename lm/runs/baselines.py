@@ -37,15 +37,16 @@ class Baselines:
         section: str,
         split: str,
     ) -> list[Result]:
-        """Returns a result for each baseline. If it cannot be computed, the result states why and has no metrics.
+        """Returns a result for each baseline, and prints one line per baseline.
 
-        Prints one line per baseline. Only the first process computes baselines; the others return an empty list.
+        If a baseline cannot be computed, its result states why and has no metrics. Only the first process computes
+        baselines; the others return an empty list.
 
         Args:
             own: the config of the run, whose training and validation splits are read.
             config: the config of the evaluation.
-            stores, references: the evaluated split, as the evaluators read it.
-            section: valid, test or train: the section of config.data that names the evaluated data sources.
+            stores, references: the stores and the references of the evaluated split, keyed by data source.
+            section: the section of config.data that names the evaluated data sources (valid, test or train).
             split: the name of the split in tables.
         """
         task = task_of(config)
@@ -70,7 +71,7 @@ class Baselines:
 def _result(baseline: Any, setup: BaselineSetup, split: str) -> Result:
     began = time.monotonic()
     try:
-        with counting(1, f"of {baseline.name}") as report:
+        with counting(1, f"baseline ({baseline.name})") as report:
             scores = baseline.score(dataclasses.replace(setup, report=report))
     except NotComputed as reason:
         print(f"baseline {baseline.name}: not computed, because {reason}", flush=True)

@@ -55,11 +55,11 @@ class ChatSession:
         self._turn, self.left_out, self.is_cut = 0, 0, False
 
     def answer(self, text: str) -> abc.Generator[str, None, None]:
-        """Yields the answer to a message piece by piece. If the answer is stopped early, the pieces yielded so far stay
-        in the history.
+        """Yields the answer to a message piece by piece.
 
-        The oldest turns are left out if the conversation is too long for the model. Raises UserError, and forgets the
-        message, if the message alone is too long or the template rejects it.
+        If the caller stops early, the pieces yielded so far stay in the history. The oldest turns are left out if the
+        conversation is too long for the model. Raises UserError, and forgets the message, if the message alone is too
+        long or the template rejects it.
         """
         before = list(self.messages)
         self.messages.append({"role": "user", "content": text})

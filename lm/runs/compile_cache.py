@@ -21,11 +21,11 @@ from lm.parallel.distributed import is_first
 from lm.runs.prepare import cache_directory
 
 LARGEST = 2 << 30  # bytes on disk; the programs of a run take a few MB on a CPU, and more on other devices
-CHECKED = ".checked"  # file whose modification time is when `tidy` last ran
+CHECKED = ".checked"  # file whose modification time records when `tidy` last ran
 
 
 def use_compile_cache(config: Config | None = None) -> None:
-    """Makes JAX store compiled programs below `cache_directory(config)`, and load any program that is already there.
+    """Makes JAX store compiled programs below `cache_directory(config)`, and load those that are already there.
 
     JAX's environment variables take precedence: JAX_COMPILATION_CACHE_DIR names another directory or a bucket, which is
     never tidied, and JAX_ENABLE_COMPILATION_CACHE=false turns the cache off. If the directory is not writable, a note

@@ -1,4 +1,4 @@
-"""The run directory (`--workdir`), which holds all files that other commands read, and a lock for the training process.
+"""The run directory (`--workdir`), which holds all files of a run and a lock for the training process.
 
 config.json      the resolved config        metrics.jsonl   one JSON object per line: step and metrics
 tokenizer/       tokenizer files            tensorboard/    event files
@@ -31,7 +31,7 @@ from lm.files import parse_json, read_file, remove_leftovers, replacing, storing
 from lm.parallel import signals
 from lm.runs import fingerprint
 
-PUBLISHED_KEYS = {"model_type", "architectures"}  # in the config.json of a model folder of Hugging Face
+PUBLISHED_KEYS = {"model_type", "architectures"}  # in the config.json of a Hugging Face model folder
 TOKENIZERS = ("tokenizer", "tokenizer_source")  # the second is used only with data.separate_vocabularies
 # Files that a run may leave behind if it is killed during start-up, including names used by earlier versions.
 LEFTOVER = re.compile(r"\.lock|\.(config\.json|metrics\.jsonl)(\.\d+)?\.tmp|tokenizer(_source)?\.tmp-[\w-]+")
@@ -107,7 +107,7 @@ class RunDirectory:
     def load_config(self) -> Config:
         """Returns the config of the run. Raises UserError if config.json is missing or invalid.
 
-        data.cache_dir is empty, because a run directory that comes from someone else must not determine this location.
+        data.cache_dir is empty, because a run directory that comes from someone else must not choose this location.
         """
         return replace_settings(self._load_config(), {"data.cache_dir": ""})
 
@@ -209,7 +209,7 @@ class RunDirectory:
                 path.rmdir()
 
     def _remove_leftovers(self) -> None:
-        """Removes temporary files of killed processes. No running process uses a temporary file directly in `root`."""
+        """Removes files left by killed processes. No running process has temporary files directly in `root`."""
         for each in self.root.iterdir():
             if each.name != ".lock" and LEFTOVER.fullmatch(each.name):
                 shutil.rmtree(each) if each.is_dir() else each.unlink()

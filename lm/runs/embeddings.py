@@ -20,23 +20,22 @@ SETTING = "config.model.embedding_from"
 
 
 def check_vectors(config: Config) -> None:
-    """Raises UserError if the start of the vector file is damaged or shows that the vectors do not fit the model."""
+    """Raises UserError if the start of the vector file is damaged, or if its vectors do not have the model's width."""
     with named_errors(SETTING):
         size = dimension_of(config.model.embedding_from)
     if size != (width := embedding_width(config.model)):
         name = "embedding_width" if config.model.embedding_width else "d_model"
-        problem = f"the vectors of {config.model.embedding_from} have {size} values, but model.{name} is {width}"
+        problem = f"the vectors in {config.model.embedding_from} have {size} values, but model.{name} is {width}"
         raise UserError(f"{SETTING}: {problem}; set it to {size}, or choose another file.")
 
 
 def load_embeddings(config: Config, tokenizers: Tokenizers, params: dict[str, Any]) -> Initial:
     """Returns the embeddings in `params`, with the rows of tokens found in the file replaced by the file's vectors.
 
-    A token is matched by its text without surrounding whitespace or, if the file lacks this text, by its lower-case
-    form.
-    All other tokens keep the values in `params`. The static embedding of a two-channel model becomes a copy of the
-    result. All processes must call this function. Raises UserError if the file is damaged or shares no word with the
-    vocabulary.
+    A token is looked up by its text without surrounding whitespace or, if the file lacks this text, by its lower-case
+    form. All other tokens keep the values in `params`. The static embedding of a two-channel model becomes a copy of
+    the result. All processes must call this function. Raises UserError if the file is damaged or shares no word with
+    the vocabulary.
     """
     check_vectors(config)
     sides = {"token_embedding": tokenizers.target}
@@ -50,7 +49,7 @@ def load_embeddings(config: Config, tokenizers: Tokenizers, params: dict[str, An
         table_VE = params[name]["embedding"]
         ids, rows, total = _matches(tokenizer, found)
         if not ids:
-            problem = f"none of the {found.num_words:,} words of {config.model.embedding_from} is in the vocabulary"
+            problem = f"none of the {found.num_words:,} words in {config.model.embedding_from} is in the vocabulary"
             raise UserError(f"{SETTING}: {problem}; choose a file that matches the language and case of the text.")
         vectors_NE = found.vectors_VE[rows]
         insert = jax.jit(partial(_inserted, ids=np.array(ids), vectors_NE=vectors_NE), out_shardings=table_VE.sharding)

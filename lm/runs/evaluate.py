@@ -74,7 +74,7 @@ class Evaluated:
     evaluation: SplitEvaluation  # holds the predictions, if there are any
 
     def write(self) -> None:
-        """Writes the results and predictions and prints their paths, or a warning if writing fails."""
+        """Writes the results and predictions, and prints their paths. If writing fails, prints a warning."""
         try:
             check_below(self.directory, self.root)
             paths = write_results(self.directory, self.stem, self.result)
@@ -109,7 +109,7 @@ def evaluate_run(root: Path, options: Options, name: str = "", baselines: Baseli
         model, params, mix_details = _mixed(options.mix, config, tokenizers, model, params, mesh, options)
         name = f"{name or root} + {mix_details['weight']:.3g} {options.mix.name}"
     beside: list[Result] = []
-    if baselines is not None:  # scoring them may take minutes, so the checkpoints are read first
+    if baselines is not None:  # scoring may take minutes, so the checkpoints are read before it
         trained_on = own if own.data.train else config  # an imported run has no data of its own
         trained_on = replace_settings(trained_on, {"data.cache_dir": options.cache_dir})
         section = "test" if options.text else options.split.partition("/")[0]
@@ -145,7 +145,7 @@ def evaluate_run(root: Path, options: Options, name: str = "", baselines: Baseli
     result = make_result(config, evaluation, rows, values, stores, tokenizers, seconds, details, trained, **labels)
     if mix_details:
         how = f"tuned on {mix_details['tuned_on']}" if mix_details["tuned_on"] else "given"
-        parts = f"{mix_details['run']}, step {mix_details['step']}, with the weight {mix_details['weight']:.4g} ({how})"
+        parts = f"{mix_details['run']}, step {mix_details['step']}, with weight {mix_details['weight']:.4g} ({how})"
         cut = f"; {problem}" if (problem := mix_details.get("cut_contexts")) else ""
         result.signatures["mix"] = f"the probabilities are interpolated with those of {parts}{cut}"
     result = dataclasses.replace(result, baselines=tuple(beside))
@@ -161,7 +161,7 @@ def _mixed(
     mesh: Mesh,
     options: Options,
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """Returns the mixture of a model with the best checkpoint of another run, its parameters, and values to record."""
+    """Mixes a model with the best model of another run. Returns the mixture, its parameters, and values to record."""
     directory = RunDirectory.existing(mix.root)
     of_other = directory.load_config()
     fingerprints = tokenizers.target.fingerprint, load_tokenizers(of_other, mix.root).target.fingerprint

@@ -15,7 +15,7 @@ from lm.config import Config
 from lm.config.schema import EFFECTS, differences, effect
 from lm.errors import UserError
 
-# Settings determined by the data, or by train.num_epochs and the data, each with its value for "not yet known".
+# Settings determined by the data, or by train.num_epochs and the data, each with the value that means "not yet known".
 DERIVED_FROM_DATA: dict[str, Any] = {
     "model.vocab_size": 0,
     "model.source_vocab_size": 0,

@@ -48,7 +48,7 @@ from lm.runs.prepare import load_tokenizers
 from lm.tasks import task_of
 
 LONGEST_DEFAULT = 256  # default maximum number of tokens in a continuation
-BATCH_SIZE_DEFAULT = 16  # number of continuations generated together
+BATCH_SIZE_DEFAULT = 16  # default number of continuations generated together
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Generator:
     directory: RunDirectory
     config: Config
     step: int | None  # step of the checkpoint; None means the best checkpoint
-    average: int  # number of checkpoints to average: the latest checkpoints up to `step`
+    average: int  # number of checkpoints to average (the latest ones up to `step`)
     max_new_tokens: int | None  # number of new tokens per sampled text; None means the default
     num_samples: int  # number of samples per text
     seed: int
@@ -90,7 +90,7 @@ class Generator:
     def sampler(
         self, rows: int, sampling: Sampling, vocabulary: Vocabulary, max_new_tokens: int
     ) -> tuple[Sampler, Mesh]:
-        """Returns a sampler and the mesh of `load`. Raises UserError if the draft model does not match the model."""
+        """Returns a sampler and the mesh from `load`. Raises UserError if the draft model is incompatible."""
         directory = None if self.draft is None else self._draft_directory()  # checked before anything is loaded
         model, params, mesh = self.load(rows)
         if directory is None:
@@ -103,7 +103,7 @@ class Generator:
         return Sampler(pair, both, sampling, vocabulary, max_new_tokens, self.draft_tokens), mesh
 
     def _draft_directory(self) -> RunDirectory:
-        """Returns the run directory of the draft model. Raises UserError if it does not match the model."""
+        """Returns the run directory of the draft model. Raises UserError if it is incompatible with the run's model."""
         flag, directory = f"--draft={self.draft}", RunDirectory.existing(Path(self.draft or ""))
         own, other = self.config, directory.load_config()
         for config, root in ((own, self.directory.root), (other, directory.root)):
@@ -126,10 +126,10 @@ class Generator:
 def continue_prompts(
     run: Generator, prompts: Sequence[str], sampling: Sampling, as_chat: bool = False
 ) -> Iterator[str]:
-    """Yields the text to print as soon as it is generated: every continuation, preceded by its prompt.
+    """Yields the text to print, each prompt followed by its continuation, as soon as it is generated.
 
-    If `as_chat` is true, each prompt starts a conversation of its own. A single continuation is yielded token by
-    token; each of several continuations gets a heading. Raises UserError if a prompt is too long.
+    If `as_chat` is true, each prompt starts a separate conversation. A single continuation is yielded token by token.
+    If there are several, each gets a heading. Raises UserError if a prompt is too long.
     """
     tokenizer = load_tokenizer(run.directory.tokenizer_dir)
     if as_chat:
@@ -167,7 +167,7 @@ class Translation:
 
 
 def longest_output(run: Generator, settings: BeamSettings | Sampling) -> int:
-    """Returns the maximum number of new tokens of an output."""
+    """Returns the maximum number of new tokens per output."""
     config = run.config
     max_new_tokens = settings.max_new_tokens if isinstance(settings, BeamSettings) else run.max_new_tokens
     if max_new_tokens is None:  # one position is taken by the start token
@@ -178,7 +178,7 @@ def longest_output(run: Generator, settings: BeamSettings | Sampling) -> int:
 def encoded_sources(
     run: Generator, tokenizer: Tokenizer, texts: Sequence[str], prefix: str | None
 ) -> tuple[list[int], list[list[int]]]:
-    """Returns the numbers (starting from 1) and the token ids of the texts that are not empty.
+    """Returns the numbers of the non-empty texts, counted from 1, and their token ids.
 
     Texts are cleaned and prefixed as in training. If `prefix` is not None, it replaces the training prefix. Long
     sources are truncated, with a warning on stderr.

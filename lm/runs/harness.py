@@ -1,12 +1,12 @@
-"""A run as a language model for lm-evaluation-harness, which defines the tasks and computes the metrics.
+"""Presents a run as a language model to lm-evaluation-harness, which defines the tasks and computes the metrics.
 
 The harness requests generated texts and the log-probabilities of continuations and of whole texts. `HarnessRun`
 answers these requests; `as_language_model` wraps it in the class that the harness expects. PyTorch is not needed.
 
 A prompt has the same special tokens as in lm.generate: exactly one BOS token if the tokenizer puts one before each
-text, and otherwise none. Documents never contain special tokens. If a chat template is applied, the harness passes the
-rendered text, in which the names of special tokens stand for the tokens themselves. Texts are used unchanged: neither
-the cleaning nor the prefix of the training data is applied.
+text, and otherwise none. No part of a document is encoded as a special token. If a chat template is applied, the
+harness passes the rendered text, in which the names of special tokens stand for the tokens themselves. Texts are used
+unchanged: neither the cleaning nor the prefix of the training data is applied.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from lm.runs.prepare import load_tokenizers
 from lm.tasks import task_of
 from lm.training.startup import versions
 
-NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # synonyms in tasks
+NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # synonyms that tasks use
 NEW_TOKENS_DEFAULT = 256  # as in the harness
 SAMPLING = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "repetition_penalty": float}
 WITHOUT_EFFECT = {"num_beams": 1, "use_cache": True}  # settings that tasks may contain, each with its only valid value
@@ -56,7 +56,7 @@ class HarnessOptions:
 
 @dataclass(frozen=True)
 class Generation:
-    """A task's settings for generating texts."""
+    """A task's settings for generating text."""
 
     sampling: Sampling
     max_new_tokens: int
@@ -88,7 +88,7 @@ class Generation:
 
 
 def _number(value: Any, name: str, kind: Callable[[Any], Any]) -> Any:
-    """Converts a setting, unless it is None, to a number. Raises UserError if the conversion is impossible."""
+    """Converts a setting to a number; None stays None. Raises UserError if the conversion is impossible."""
     try:
         found = None if value is None else kind(value)
         if found is None or found == float(value):
@@ -147,14 +147,14 @@ class HarnessRun:
         return self.tokenizer.special_spellings.get(name or "", self.tokenizer.start_id)
 
     def encode(self, text: str) -> list[int]:
-        """Returns the tokens of a text, without special tokens around it."""
+        """Returns the tokens of a text, without adding special tokens."""
         return self.tokenizer.encode_rendered(text)[0] if self.template else self.tokenizer.encode(text)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Returns the tokens of a prompt.
 
-        If the model reads sources, the prompt is framed as a source. Otherwise, BOS precedes it if the tokenizer puts
-        BOS before each text.
+        If the model reads sources, the special tokens of a source are added. Otherwise, BOS precedes the prompt if the
+        tokenizer puts BOS before each text.
         """
         if self.reads_source:
             source = self._source_tokenizer
@@ -184,8 +184,8 @@ class HarnessRun:
     def generate(self, requests: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
         """Returns the text generated for each (prompt, generation settings), up to its first stop string.
 
-        A prompt that leaves no room for the new tokens is truncated on the left. Raises UserError if a setting is
-        invalid.
+        A prompt that leaves too little room for the new tokens is truncated on the left. Raises UserError if a setting
+        is invalid.
         """
         groups: dict[str, list[int]] = defaultdict(list)
         for number, (_, values) in enumerate(requests):
@@ -213,7 +213,7 @@ class HarnessRun:
         return texts
 
     def _fitted(self, texts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
-        """Returns the tokens of each prompt. Text tokens on the left are dropped to leave room for the new tokens."""
+        """Returns the tokens of each prompt. Drops text tokens on the left if there is no room for the new tokens."""
         room, num_kept = self.max_length - max_new_tokens, int(self.tokenizer.bos_id is not None)
         if self.reads_source:
             num_kept = self._source_tokenizer.source_template.num_before(0)
@@ -223,7 +223,7 @@ class HarnessRun:
                 f"the task generates up to {max_new_tokens:,} tokens, which leaves no room for a prompt in the "
                 f"model's {self.max_length:,} positions; lower that limit with --gen_kwargs=max_gen_toks=N."
             )
-        # Without BOS, an empty prompt has no tokens. Generation then starts as at the beginning of a new text.
+        # Without BOS, an empty prompt has no tokens, so `prefix_id` takes its place, as at the start of a new text.
         return [cut_left(self.encode_prompt(text) or [self.prefix_id], room, num_kept) for text in texts]
 
     def render(self, messages: Sequence[Message], prompt: bool) -> str:

@@ -1,4 +1,4 @@
-"""Restarts a command so that its large arrays are allocated in huge pages, if the machine offers them.
+"""Restarts a command so that its large arrays are allocated in huge pages, if the machine supports them.
 
 On a CPU, a training step writes hundreds of megabytes to newly allocated memory, which the operating system maps in
 pages of 4 KiB, one at a time. With `glibc.malloc.hugetlb=1`, the C library requests pages of 2 MiB instead (glibc 2.35,
@@ -20,7 +20,7 @@ OLDEST = (2, 35)  # the first version of glibc that has the setting
 def restart_with_huge_pages() -> None:
     """Replaces this process with a new one that runs the same command with huge pages.
 
-    Does nothing if huge pages are already set, switched off or not available.
+    Does nothing if the setting is already given, if LM_HUGE_PAGES=0, or if huge pages are not available.
     """
     tunables = os.environ.get(TUNABLES, "")
     if SETTING in tunables or os.environ.get(SWITCH) == "0" or not _are_offered():

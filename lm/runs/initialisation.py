@@ -50,7 +50,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
             saved, step = checkpoints.restore_params(None, "best", ema=ema)
 
     # Layers are stacked before the comparison, so that a different number of layers shows up as a different shape.
-    # Layers whose shapes differ are compared one by one.
+    # If an architecture has layers of different shapes, they cannot be stacked and are compared one by one.
     alike = MODELS[config.model.architecture].alike_layers
     arrange = stack_layers if alike else unstack_layers
     found = traverse_util.flatten_dict(jax.tree.map(np.asarray, arrange(saved)), sep="/")

@@ -1,4 +1,4 @@
-"""Generates texts from the latent vectors of an autoencoder: samples from the prior, and walks between two texts."""
+"""Generates texts from an autoencoder's latent vectors: samples of the prior, or points between two texts."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ from lm.runs.prepare import load_tokenizers
 
 
 def linear(one: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
-    """Returns the point at the fraction `share`, from 0 to 1, of the straight line between two vectors."""
+    """Returns the point a fraction `share` (0 to 1) of the way along the straight line from `one` to `other`."""
     return (1 - share) * one + share * other
 
 
 def spherical(one: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
-    """Returns the point at the fraction `share`, from 0 to 1, of the arc between two vectors (slerp, Shoemake 1985).
+    """Returns the point a fraction `share` (0 to 1) of the way along the arc from `one` to `other`.
 
-    Almost all draws from the prior have about the same norm. The points on an arc between two draws keep this norm; the
-    points on a straight line do not (White 2016). If the vectors are parallel, the point lies on the straight line.
+    This is slerp (Shoemake 1985). Almost all draws from the prior have about the same norm. The points on an arc
+    between two draws keep this norm; the points on a straight line do not (White 2016). If the vectors are parallel,
+    the point lies on the straight line.
     """
     cosine = np.sum(one * other) / max(float(np.linalg.norm(one) * np.linalg.norm(other)), 1e-12)
     angle = float(np.arccos(np.clip(cosine, -1, 1)))
@@ -60,7 +61,7 @@ def sample_prior(run: Generator, settings: BeamSettings | Sampling) -> Translati
         raise UserError(f"--from_prior: {problem}; give two prompts and --walk, or a source.")
     keys_N = row_keys(run.seed, np.arange(run.num_samples), np.zeros(run.num_samples))
     shape = config.model.latent_vectors, config.model.latent_size
-    # From the same keys, the decoder derives the keys for sampling tokens, by folding in the positions of the tokens.
+    # The decoder derives the keys for sampling tokens from the same keys, by folding in the positions of the tokens.
     latents_NkZ = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, OF_LATENTS), shape, jnp.float32))(
         keys_N
     )
@@ -107,7 +108,7 @@ def _mean_latents(model: Any, params: Any, source: Source) -> Array:
 def _decoded(
     run: Generator, settings: BeamSettings | Sampling, latents: Callable[[Model, Any], Array], count: int
 ) -> Translation:
-    """Decodes each of the `count` latent vectors that `latents(model, parameters)` returns to one line of text."""
+    """Decodes each of the `count` latents returned by `latents(model, parameters)` into one line of text."""
     tokenizer = load_tokenizers(run.config, run.directory.root).target
     batch_size = min(count, run.batch_size or run.config.eval.generation.batch_size)
     model, params, mesh = run.load(batch_size)

@@ -1,4 +1,4 @@
-"""Mixes the model of a run with that of another run, and tunes the mixture weight (eval.py --mix)."""
+"""Mixes the models of two runs, and tunes the mixture weight (eval.py --mix)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HALVINGS, DECIMALS = 30, 4  # bisection steps and decimal places of the tuned we
 
 @dataclass(frozen=True)
 class Mix:
-    """The value of --mix."""
+    """The parsed value of --mix."""
 
     root: Path
     weight: float | None  # weight of the other run's probabilities; None means that it is tuned on the validation split
@@ -61,7 +61,7 @@ class Mix:
 
 
 def check_mixable(mix: Mix, own: Config, other: Config, fingerprints: tuple[str, str], length: int) -> None:
-    """Raises UserError unless both runs can predict the same tokens in the same rows, each of `length` tokens."""
+    """Raises UserError unless two runs can be mixed: both must predict the same tokens in rows of `length` tokens."""
     for config in (own, other):
         if not task_of(config).windowed:
             problem = f"a run with objective.name={config.objective.name} does not score every token of plain text"
@@ -78,7 +78,7 @@ def check_mixable(mix: Mix, own: Config, other: Config, fingerprints: tuple[str,
 
 
 def cut_contexts(own: Config, other: Config) -> str:
-    """Returns a note if the windows of the evaluated run truncate contexts of the other run; otherwise returns ""."""
+    """Returns a note if the evaluated run's windows truncate contexts that the other run could use, otherwise ""."""
     same_length = replace_settings(other, {"data.sequence_length": own.data.sequence_length})
     longest = MODELS[other.model.architecture].derive(same_length).get("eval.stride", own.data.sequence_length)
     if own.eval.stride <= longest:
@@ -105,7 +105,7 @@ def tuned_weight(
     found: list[np.ndarray] = []
     total, done = sum(each.num_rows for each in rows.values()), 0
     batches = GlobalBatches(mesh, batch_size)
-    with on_mesh(mesh), counting(total, "rows for the weight", enabled=is_first()) as report:
+    with on_mesh(mesh), counting(total, "validation rows", enabled=is_first()) as report:
         for each in rows.values():
             for begin in range(0, each.num_rows, batch_size):
                 batch = each.rows((begin + batches.row_ids).tolist())
@@ -137,6 +137,6 @@ def _target_log_probs(models: tuple[Model, Model], params: tuple[Any, Any], batc
 
 
 def mixed(models: tuple[Model, Model], params: tuple[Any, Any], weight: float) -> tuple[Any, Any]:
-    """Returns a mixture of two models, and the parameters of the mixture."""
+    """Returns the mixture of two models and the parameters of the mixture."""
     own, other = params
     return Mixture(*models), {"own": own, "other": other, "weight": jnp.float32(weight)}

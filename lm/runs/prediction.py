@@ -37,7 +37,7 @@ def read_texts(config: Config, labeller: Labeller, texts: Sequence[str], given: 
 def read_input(
     config: Config, labeller: Labeller, path: str, given: Mapping[str, Any], output: Path | None
 ) -> list[Any]:
-    """Returns the raw examples in a file, the files of a glob pattern, a pipe or standard input ("-"), in order.
+    """Returns the raw examples in a file, the files that match a glob, a pipe or standard input ("-"), in order.
 
     `given` holds settings of the data source. Raises UserError if an example is invalid or `output` is an input file.
     """
@@ -58,7 +58,7 @@ def read_input(
 
 @contextlib.contextmanager
 def as_file(path: str) -> Iterator[str]:
-    """Yields `path`, or the path of a temporary copy of a pipe or of standard input, which can be read only once."""
+    """Yields `path` itself or, for a pipe or standard input (readable only once), the path of a temporary copy."""
     is_pipe = Path(path).is_fifo()
     if path != STANDARD_INPUT and not is_pipe:
         yield path

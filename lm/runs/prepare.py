@@ -50,7 +50,7 @@ class Prepared:
         return Hashes.of(self.stores["train"])
 
     def overlap_lines(self) -> list[str]:
-        """Returns lines about the validation examples and files that are also used for training, if any."""
+        """Returns lines that report which validation examples and files are also used for training, if any."""
         overlap, noun = self.trained.overlap(self.stores["valid"]), task_of(self.config).noun
         counted = [f"valid {noun} that are also used for training: {overlap}"] if overlap else []
         return counted + files_read_differently(self.config.data, "valid")
@@ -143,14 +143,14 @@ def _nothing_in(data: DataConfig, split: str, what: str) -> str:
 
 
 def check_only_reads(config: Config, split: str) -> None:
-    """Raises UserError if a data source of a split must first be prepared in a directory named in the config."""
+    """Raises UserError if reading a split would require preparing a data set in a directory named in the config."""
     for source in split_sources(config.data, split):
         with named_errors(source.label):
             FORMATS[source.config.kind].check_only_reads(source.config)
 
 
 def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
-    """Derives each vocabulary size of 0 from its tokenizer. Raises UserError if a given size is too small."""
+    """Replaces vocabulary sizes of 0 with those that the tokenizers need. Raises UserError if a size is too small."""
     needs = {"vocab_size": found.target.vocab_size}
     if config.data.separate_vocabularies:
         needs["source_vocab_size"] = found.source.vocab_size

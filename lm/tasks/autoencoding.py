@@ -71,7 +71,7 @@ class Autoencoding(Denoising):
         unknown = tokenizer.pad_id if tokenizer.unk_id is None else tokenizer.unk_id
         if dropout and tokenizer.unk_id is None and not tokenizer.is_special(unknown):
             problem = "the tokenizer has neither an unknown token nor a padding token to replace tokens with"
-            raise UserError(f"config.objective.word_dropout: {problem}; set this to 0, or choose another tokenizer.")
+            raise UserError(f"config.objective.word_dropout: {problem}; set this to 0, or use a different tokenizer.")
         words: dict[str, Any] = {"word_dropout": dropout, "unknown": unknown}
         return {
             name: AutoencodingExamples(store, denoiser, lengths, special, config.seed, name, **words)
@@ -85,9 +85,9 @@ class Autoencoding(Denoising):
         return autoencoding_loss(output, batch, config, config.kl_weight)
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
-        """Returns the evaluators of the loss and of the reconstructions.
+        """Returns the evaluator of the loss and the evaluator of the reconstructions.
 
-        For the loss, the latent vectors of a variational model are drawn at random.
+        When the loss is computed, the latent vectors of a variational model are sampled.
         """
         scored, metrics = setup, token_metrics
         if setup.config.model.variational:
@@ -108,7 +108,7 @@ class LoneSources(SourceTexts):
 
 @dataclasses.dataclass(frozen=True)
 class LatentVectors(TextVectors):
-    """A `Labeller` that returns the mean latent vectors of texts. The k vectors of a text are concatenated."""
+    """A `Labeller` that returns the means of the latent vectors of each text, concatenated into one vector."""
 
     def kind_of_examples(self) -> type[TextExamples]:
         return LoneSources

@@ -11,7 +11,7 @@ from lm.tasks.word_vectors import ContextTask
 
 class Cbow(ContextTask):
     name = "cbow"
-    doc = "train word vectors whose mean over a context predicts the word in its middle (word2vec)"
+    doc = "train word vectors whose mean over a context predicts the word in the middle (word2vec)"
     whole_context = True
 
     def head(self, config: Config) -> Any:

@@ -1,4 +1,4 @@
-"""Chat: learn the assistant's answers in conversations, as rendered by a chat template."""
+"""Chat: learn to write the assistant's answers in conversations, which a chat template renders as text."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Turn(Pair):
 
     @classmethod
     def last_of(cls, example: Conversation) -> Turn | None:
-        """Returns the turn of the last answer that is not blank and follows another message, or None if none does."""
+        """Returns the turn of the last non-blank answer that follows another message, or None if there is none."""
         for number in range(len(example.messages) - 1, 0, -1):
             message = example.messages[number]
             if message["role"] == "assistant" and (answer := text_of(message).strip()):
@@ -114,7 +114,7 @@ class Chat(GeneratingTask, PackedTask):
             return example_store.build(source, reader, rules, tokenizers.target, encode, identity)
 
     def references(self, config: Config, split: str) -> dict[str, list[Any]]:
-        """Returns the last turn of each conversation, in the order in which the stores hold the conversations."""
+        """Returns the last turn of each conversation, in the same order as in the stores."""
         found: dict[str, list[Any]] = {}
         for source in split_sources(config.data, split) if config.eval.generation.metrics else ():
             turns = [Turn.last_of(example) for example, _ in source.read(*self.open(source))]

@@ -45,11 +45,11 @@ class TextTask(LabelledTask):
 
     @abc.abstractmethod
     def predicted(self, config: Config, raw: list[Labelled], scores_EC: np.ndarray) -> Predictions:
-        """Returns the predictions for E texts, given the logits at the tokens that carry the labels."""
+        """Returns the predictions for E texts, given the logits of the tokens at which labels are predicted."""
 
 
 class Classified(Predictions):
-    """The output for an example is the probability of each label. All examples share the same list of labels."""
+    """The output for an example holds the probability of each label. All examples share the same list of labels."""
 
     label_key = "label"
     keys = ("text", "label", "prediction", "score")
@@ -114,7 +114,7 @@ class Classification(TextTask):
         return Classified(raw, outputs, config.data.labels)
 
     def predicted(self, config: Config, raw: list[Labelled], scores_EC: np.ndarray) -> Predictions:
-        from scipy.special import softmax  # here, because importing it slows down every start
+        from scipy.special import softmax  # a top-level import would slow down every start
 
         return self.predictions_of(config, raw, softmax(scores_EC, axis=1))
 

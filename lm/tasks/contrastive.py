@@ -64,7 +64,7 @@ class Contrastive(PairTask):
         return jnp.maximum(jnp.sum(real_rows(batch)), 1.0)
 
     def labeller(self, config: Config) -> TextVectors:
-        """Returns the labeller that computes the same vectors as in training."""
+        """Returns a `Labeller` that computes vectors in the same way as training does."""
         return TextVectors.of(self, config, config.model.pooling, unit_length=True)
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:

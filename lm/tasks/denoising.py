@@ -1,4 +1,4 @@
-"""Denoising with an encoder-decoder: the source is a corrupted text; the target is the missing or original text."""
+"""Denoising with an encoder-decoder: from a corrupted text, generate the missing parts or the original text."""
 
 from __future__ import annotations
 

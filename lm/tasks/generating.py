@@ -10,7 +10,7 @@ from lm.evaluation.metric import names
 from lm.evaluation.text_metrics import TEXT_METRICS
 from lm.tasks.task import EvaluationSetup, Task
 
-# The settings of these evaluations.
+# The settings of evaluations that generate text.
 SCORING = frozenset(
     f"eval.generation.{name}" for name in ("metrics", "training_beams", "max_examples", "bleu_tokenize")
 )

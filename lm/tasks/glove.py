@@ -26,7 +26,7 @@ from lm.tasks.word_vectors import NO_WORDS, WordVectorTask
 
 
 class Glove(WordVectorTask):
-    """Counts the word pairs of a text once, and fits the logarithms of the counts. A word's two vectors are added."""
+    """Counts the word pairs of a text once, and fits the logarithms of the counts. A word's two vectors are summed."""
 
     name = "glove"
     doc = "train word vectors that predict the logarithms of co-occurrence counts (GloVe)"
@@ -38,7 +38,7 @@ class Glove(WordVectorTask):
         return CountScores()
 
     def resolve(self, config: Config) -> Config:
-        """Ranks steps by the rank correlation if eval.word_pairs is set, and otherwise does not rank them.
+        """Ranks steps by valid/similarity if eval.word_pairs is set; otherwise, does not rank them.
 
         The loss cannot rank steps. It compares the model, which fits the counts of the training text, with the counts
         of the evaluated split, so it depends on the size of the split.

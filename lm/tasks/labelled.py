@@ -81,7 +81,7 @@ class LabelledTask(PackedTask):
 
     def resolve_data(self, config: Config, train: Stores) -> Config:
         if not self.has_classes or len(config.data.labels) > 1:
-            return config  # if there is only one label, `labels_of` raises UserError
+            return config  # for a single label, `labels_of` below raises UserError
         return replace_settings(config, {"data.labels": example_store.labels_of(train)})
 
     def batch_settings(self, config: Config) -> list[Any]:

@@ -25,7 +25,7 @@ FOLLOWS = ("other text", "follows")  # shown in the preview at the first token o
 
 
 class Masked(DocumentTask, PackedTask):
-    """Predicts masked tokens and, with objective.next_sentence, whether a second text follows the first."""
+    """Predicts masked tokens and, with objective.next_sentence, whether the second text of a pair follows the first."""
 
     name = "masked"
     doc = "predict the masked tokens of a text (BERT)"
@@ -43,7 +43,7 @@ class Masked(DocumentTask, PackedTask):
         """Returns the maximum number of masked tokens per row, which packing never exceeds. 0 means no limit.
 
         The maximum is slightly above the expected number. If whole words are masked, there is no limit, because the
-        number of masked tokens depends on which words are drawn.
+        number of masked tokens depends on which words are sampled.
         """
         objective, length = config.objective, config.data.sequence_length
         return 0 if objective.whole_words else min(length, 8 * math.ceil(1.1 * objective.noise_density * length / 8))

@@ -1,8 +1,10 @@
 """Multiple choice: select the candidate that answers a question or continues a text (SWAG, HellaSwag, ARC, RACE).
 
-Each candidate forms a segment with the question, including the special tokens of a pair of texts, and all segments of a
-question are in one row. The model assigns each candidate a score, and a softmax over the candidates of a question turns
-the scores into probabilities (Devlin 2019, section 4.4). Questions may have different numbers of candidates.
+Each candidate is combined with the question into a segment, with the special tokens of a pair of texts. All segments of
+a question are in one row.
+
+The model assigns each candidate a score, and a softmax over the candidates of a question turns the scores into
+probabilities (Devlin 2019, section 4.4). Questions may have different numbers of candidates.
 
 E is the number of questions, and N is the number of candidates per question.
 """
@@ -212,7 +214,7 @@ class Chosen(Predictions):
         return cls(raw, [np.array(line["scores"], np.float64) for line in lines])  # NumPy converts None to NaN
 
     def details(self, index: int) -> dict[str, Any]:
-        from scipy.special import softmax  # here, because importing it slows down every start
+        from scipy.special import softmax  # a top-level import would slow down every start
 
         return {"probabilities": softmax(self.outputs[index].astype(np.float64)).tolist()}
 
@@ -224,7 +226,7 @@ class Chosen(Predictions):
 
 class MultipleChoice(LabelledTask):
     name = "multiple_choice"
-    doc = "choose the correct candidate among several"
+    doc = "choose the correct candidate from several"
     settings = frozenset({"eval.bootstrap", "model.pooling"})
     metric_names = ("loss", "accuracy")
     reader = ChoiceReader

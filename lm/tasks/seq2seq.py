@@ -33,7 +33,7 @@ class Seq2Seq(GeneratingTask, PairTask):
     baselines_need = "set eval.generation.metrics"
 
     def baselines(self, config: Config) -> tuple[Baseline, ...]:
-        """Returns lead-k if a metric scores summaries, and a copy of the source if any other metric of text is set."""
+        """Returns lead-k baselines if a metric scores summaries, and the copy baseline if any other metric is set."""
         metrics = [TEXT_METRICS[name] for name in config.eval.generation.metrics]
         leads = (Lead(1), Lead(3)) if any(metric.scores_summaries for metric in metrics) else ()
         return *leads, *((Copy(),) if any(not metric.scores_summaries for metric in metrics) else ())
@@ -44,7 +44,7 @@ class Seq2Seq(GeneratingTask, PairTask):
             refuse("model.share_embeddings", "two vocabularies cannot share embeddings; set share_embeddings to False.")
 
     def references(self, config: Config, split: str) -> dict[str, list[Any]]:
-        """Returns the pairs whose targets are generated and scored, in the order in which the stores hold them.
+        """Returns the pairs whose targets are generated and scored, in the same order as in the stores.
 
         Sources are cleaned and prefixed as in training. As in lm.generate, a blank source becomes an empty text, which
         gets an empty output. References are unchanged, because metrics need the raw text.

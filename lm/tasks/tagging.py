@@ -1,4 +1,4 @@
-"""Tagging: predict a label for each word, such as named entities or parts of speech."""
+"""Tagging: predict a label for each word, such as its part of speech or the type of a named entity."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OUTSIDE = "O"
 
 
 class TaggedWords(Predictions):
-    """The output for an example is one tag per word. A word without a prediction gets None, which is never correct."""
+    """The output for an example is one tag per word. A missing tag is None, which always counts as wrong."""
 
     label_key = "tags"
     keys = ("words", "tags", "prediction")

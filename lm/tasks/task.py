@@ -1,6 +1,6 @@
 """The base classes of tasks. A task is one object that holds all code specific to a training objective.
 
-Other code calls the methods of the task (see `lm.tasks.task_of`) and never depends on its name. To add a task, add one
+Other code calls the methods of the task (see `lm.tasks.task_of`) and never checks its name. To add a task, add one
 file to this directory and one line to the registry in `__init__`.
 """
 
@@ -49,7 +49,8 @@ SEARCH = frozenset(f"eval.generation.{name}" for name in SEARCH_SETTINGS.split()
 SAMPLING = frozenset(
     f"eval.sampling.{name}" for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 )
-# The cleaning steps that change words. Tasks whose models write text read only those that keep the text readable.
+# The cleaning steps that change words. A task that trains models to write text reads only the settings of steps that
+# keep the text readable.
 WORDS = frozenset(f"data.cleaning.{step}" for step in WORD_STEPS)
 NOT_SCORED = "·"  # the mark that the preview shows below tokens without a target
 
@@ -66,7 +67,7 @@ class Task(abc.ABC):
     metric_names: tuple[str, ...] = ()  # what `metrics` returns, unless the metrics depend on the config
     reader: type[Reader] = DocumentReader  # turns the records of a data source into raw examples
     noun = "documents"  # the word that messages use for examples
-    loss_name = "loss"  # in tables: loss, nll (if a target is predicted from a source) or task_loss
+    loss_name = "loss"  # the loss's name in tables: loss, nll (if a target is predicted from a source) or task_loss
     counts_examples = False  # whether an evaluation counts examples rather than tokens
     writes_text = False  # whether models trained on this task generate text
     spells_extra_ids = False  # whether <extra_id_N> in a prompt is read as the special token <extra_id_N>
@@ -79,7 +80,7 @@ class Task(abc.ABC):
     source_title = "source"  # the heading of the source side in the preview
     cleans = True  # whether texts are cleaned as data.cleaning specifies
     predictions: Any = None  # the subclass of `Predictions` for this task, or None if it has no labels
-    baselines_need = ""  # the condition under which a task has baselines, for the message that it has none
+    baselines_need = ""  # how to enable the baselines of the task, for the message that it has none
 
     # --- settings -------------------------------------------------------------------------------------------
 
@@ -220,15 +221,15 @@ class Task(abc.ABC):
         return SplitEvaluation(setup.name, self.evaluators(setup))
 
     def for_table(self, metrics: Metrics) -> dict[str, float]:
-        """Renames the metrics of a split to the names used in tables."""
+        """Renames the metrics of a split for use in tables."""
         return {re.sub(r"(^|/)loss$", rf"\1{self.loss_name}", name): value for name, value in metrics.items()}
 
     def baselines(self, config: Config) -> tuple[Baseline, ...]:
-        """Returns the simple models that eval.py --baselines fits to the training split and scores like the run."""
+        """Returns the simple models that eval.py --baselines fits to the training split and evaluates like the run."""
         return ()
 
     def yardsticks(self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Metrics) -> dict[str, float]:
-        """Computes metrics that need no model. Tables show them in the row of the run."""
+        """Computes metrics that do not depend on the model. Tables show them in the row of the run."""
         return {}
 
     def sample_prompts(self, config: Config) -> tuple[str, ...]:
@@ -240,7 +241,7 @@ class Task(abc.ABC):
         return text
 
     def labeller(self, config: Config) -> Any:
-        """Returns the `Labeller` that lm.predict uses for new inputs, or None if the task does not support it."""
+        """Returns the `Labeller` that lm.predict uses for new inputs, or None if the task has none."""
         return None
 
     def word_table(self, config: Config, tokenizer: Tokenizer, params: Mapping[str, Any]) -> WordTable:

@@ -1,4 +1,4 @@
-"""Base classes of tasks on documents or pairs of texts, which are tokenised once and kept in token stores."""
+"""Base classes for tasks on documents or pairs of texts, which are tokenised once and kept in token stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Computes vectors for texts, using any layer of a model and any pooling. Models trained on any task are supported.
+"""Computes vectors for texts, using any layer of a model and any pooling method. Supports models trained on any task.
 
 A text or a pair of texts is encoded as in training, with the same special tokens. Mean and maximum pooling include the
 special tokens, as in training.
@@ -47,7 +47,7 @@ POOLINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class TextVectors:
-    """A `Labeller` that computes one vector per text. Equal instances reuse the same compiled programs."""
+    """A `Labeller` that computes one vector per text. Equal instances share their compiled programs."""
 
     pooling: str  # a key of POOLINGS
     cleans: bool  # whether texts are cleaned as in training
@@ -62,7 +62,10 @@ class TextVectors:
 
     @classmethod
     def of(cls, task: Task, config: Config, pooling: str, **options: Any) -> TextVectors:
-        """Builds the labeller for models of a task. Raises UserError if the pooling does not suit the model family."""
+        """Builds a `Labeller` for models trained on a task.
+
+        Raises UserError if the pooling does not suit the model family.
+        """
         family = config.model.family
         if pooling == "first" and family == "decoder":
             raise UserError("--pooling=first: the first token of a decoder sees no other token; use last, mean or max.")
@@ -132,7 +135,7 @@ Labeller: TypeAlias = LabelledTask | TextVectors
 
 
 class SourceTexts(TextExamples):
-    """Unlabelled sources of an encoder-decoder, framed as in training."""
+    """Unlabelled sources of an encoder-decoder, with the same special tokens as in training."""
 
     def __init__(self, store: ExampleStore, config: Config, *args: Any):
         super().__init__(store, replace_settings(config, {"data.sequence_length": config.data.source_length}), *args)

@@ -25,7 +25,7 @@ from lm.objectives.word_pairs import negative_sampling_loss
 from lm.tasks.task import WORDS, EvaluationSetup, Stores
 from lm.tasks.texts import STORING, DocumentTask
 
-NGRAMS_PER_WORD = 24  # space for n-grams in a row, per word; English words have about 20 each
+NGRAMS_PER_WORD = 24  # the space in a row for the n-grams of each word; an English word has about 20
 NO_WORDS = "no word of the text is in the vocabulary; add text, or lower data.tokenizer.min_count"
 
 

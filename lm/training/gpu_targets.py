@@ -1,4 +1,4 @@
-"""Describes NVIDIA GPUs to XLA, so that it can compile for a GPU that is not present. Values are from data sheets."""
+"""Describes NVIDIA GPUs to XLA, so that it can compile for a GPU that is not present. Values come from data sheets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lm.costs import CHIPS, GIB
 class GpuTarget:
     """The properties that XLA's compiler reads, as listed in NVIDIA's architecture papers and the CUDA C++ Guide."""
 
-    name: str  # also the key in CHIPS, which lists the memory
+    name: str  # also the key in CHIPS, which holds the memory size
     capability: int  # major version
     processors: int
     lanes: int  # float32 lanes per multiprocessor

@@ -100,9 +100,9 @@ def train(config: Config, workdir: Path) -> int:
                 initial = load_embeddings(config, prepared.tokenizers, state.params)
                 state = with_params(state, initial.values)
                 console.print("\n".join(initial.lines))
-        # Includes the time of steps after the checkpoint, which are repeated. Without a checkpoint, a run starts at 0.
+        # Includes the time of the steps after the checkpoint, which will be repeated. Without a checkpoint, it is 0.
         seconds = agreed_on(run.train_seconds()) if start else 0.0
-        if is_first():  # nothing is written before all checks have passed
+        if is_first():  # now that all checks have passed
             run.write_config(config)
             run.truncate_metrics(start)
             if start == 0 or not run.train_hashes_path.exists():
@@ -143,7 +143,7 @@ def train(config: Config, workdir: Path) -> int:
 
 
 def is_exhausted(values: Sequence[float], patience: int, highest_is_best: bool) -> bool:
-    """Returns True if none of the last `patience` evaluations improved on the best earlier evaluation.
+    """Returns whether none of the last `patience` evaluations improved on the best earlier evaluation.
 
     A value that is not finite never counts as an improvement. With a patience of 0, a run never stops early.
     """
@@ -194,7 +194,7 @@ class Loop:
     def run(
         self, state: TrainState, start: int, step: jax.stages.Compiled, request: StopRequest
     ) -> tuple[TrainState, int]:
-        """Trains from step `start` to the end or an early stop. Returns the final state and the last step's number."""
+        """Trains from step `start` until the end or an early stop. Returns the final state and the last step."""
         config, total = self.config, self.config.train.num_steps
         late, began = LateMetrics(), time.monotonic() - self.seconds
         with ExitStack() as stack:

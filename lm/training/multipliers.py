@@ -159,7 +159,7 @@ def _matches(part: str, name: str) -> bool:
 
 
 def _replace_frozen(x: jax.Array, multiplier: Multiplier, value: Any) -> jax.Array:
-    """Replaces the frozen layers of `x` with the same layers of `value`, which may be a scalar."""
+    """Replaces the frozen layers of `x` with the corresponding layers of `value`, which may be a scalar."""
     return x if np.all(multiplier) else jnp.where(_by_layer(multiplier, x) > 0, x, value)
 
 

@@ -1,7 +1,7 @@
-"""Derives the properties of a parameter from its name: its kind, block and weight decay.
+"""Derives the properties of a parameter from its name: its kind, its block, and whether weight decay applies to it.
 
-Optimizers rely on names, never on the number of dimensions: scanned models stack their layers, so a stacked bias has as
-many dimensions as a single matrix. Every model in `lm/models` uses these names:
+Optimizers rely on names, never on the number of dimensions: since scanned models stack their layers, a stacked bias has
+as many dimensions as a single matrix. Every model in `lm/models` uses these names:
 
     .../kernel                           a projection; `lm.models.parameters.matrix_axes` returns its axes
     .../bias, .../scale                  biases, and the scales of norms

@@ -63,9 +63,9 @@ def _item_bits(dtype: str) -> int:
 
 
 def computations(program: str) -> dict[str, dict[str, Instruction]]:
-    """Returns the instructions of a compiled program, keyed by the name of the computation and of the instruction.
+    """Returns the instructions of a compiled program, keyed by computation name, then by instruction name.
 
-    The instructions of a computation are in the order of the program. Their `executions` count every pass of a loop.
+    The instructions of a computation are in program order. Their `executions` include every iteration of a loop.
     """
     found: dict[str, dict[str, Instruction]] = {}
     entry = name = ""
@@ -77,7 +77,7 @@ def computations(program: str) -> dict[str, dict[str, Instruction]]:
         elif (parts := INSTRUCTION.match(line)) and name:
             found[name][parts[1]] = Instruction(parts[1], parts[2], parts[3], parts[4])
     executions: Counter[str] = Counter({entry: 1})
-    # A computation precedes its callers in the text, so in reverse order, all callers come first.
+    # A computation precedes its callers in the text. In reverse order, it therefore comes after all of them.
     for name in reversed(found):
         for key, each in found[name].items():
             found[name][key] = replace(each, executions=executions[name])
@@ -93,7 +93,7 @@ def instructions(program: str) -> list[Instruction]:
 
 
 def _trips(loop: str, program: dict[str, dict[str, Instruction]]) -> int:
-    """Returns the number of iterations of a loop, or 1 if unknown. In TPU programs, only the condition contains it."""
+    """Returns the number of iterations of a loop, or 1 if unknown. In TPU programs, it is only in the condition."""
     if found := TRIPS.search(loop):
         return int(found[1])
     condition = re.search(r"condition=%?([\w.\-]+)", loop)
@@ -152,7 +152,7 @@ def group_size(attributes: str) -> int:
     """Returns the size of each group of devices that take part in a collective. Raises ValueError for unknown formats.
 
     In the newest of XLA's three formats, a group extends along axes of a mesh, or along parts of axes: 'fsdp':(1)2 is
-    the first part, of size 2, of the axis 'fsdp'. The mesh may list its devices.
+    the first part, of size 2, of the axis 'fsdp'. The text may also list the devices of the mesh.
     """
     if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes):
         return int(found[2])

@@ -139,7 +139,7 @@ class Reporter:
         return result
 
     def _evaluate_whole(self, params: Any, step: int, report: Report | None) -> tuple[dict[str, float], float]:
-        """Returns the metrics on the whole split and the evaluation time in seconds. Never evaluates a step twice."""
+        """Returns the metrics on the whole split and the evaluation time in seconds, cached for the latest step."""
         if self._last is None or self._last[0] != step:
             began = time.monotonic()
             values = self._whole.evaluate(params, step, report)

@@ -1,14 +1,14 @@
 """The learning rate as a function of the step.
 
-Steps are counted from 0. Let w be warmup_steps, p the peak learning rate, and e the end value, final_fraction * p. In
-the warm-up (s < w), the learning rate is p * (s + 1) / w, so step 0 already changes the parameters, and step w - 1 is
-the first at the peak learning rate. From step w on, the learning rate is:
+Steps s are counted from 0. Let w be warmup_steps, p the peak learning rate, and e = final_fraction * p the end value.
+During the warm-up (s < w), the learning rate is p * (s + 1) / w, so step 0 already changes the parameters, and step
+w - 1 is the first at the peak learning rate. From step w on, the learning rate depends on the schedule:
 
-    constant              p
-    linear                linearly from p at s = w to e at s = decay_steps, then e
-    cosine                as linear, but along half a cosine (Loshchilov and Hutter 2017, without restarts)
-    inverse_sqrt          p * sqrt(w / max(s, w)), where w = 0 counts as 1 (Vaswani et al. 2017)
-    warmup_stable_decay   p up to s = num_steps - decay_steps, then linearly to e at s = num_steps
+    constant              stays at p
+    linear                falls linearly from p at s = w to e at s = decay_steps, then stays at e
+    cosine                like linear, but along half a cosine (Loshchilov and Hutter 2017, without restarts)
+    inverse_sqrt          equals p * sqrt(w / max(s, w)), where w = 0 counts as 1 (Vaswani et al. 2017)
+    warmup_stable_decay   stays at p up to s = num_steps - decay_steps, then falls linearly to e at s = num_steps
 
 A decay that ends at s = num_steps ends one step after the last step, which therefore still changes the parameters, even
 if final_fraction is 0. To add a schedule, add an entry to `SCHEDULES`.
@@ -34,7 +34,7 @@ class Schedule:
 
     # (config, num_steps, step) -> the learning rate at the int32 `step`, scaled from 0 (the end value) to 1 (the peak)
     height: Callable[[OptimizerConfig, int, jax.Array], jax.Array]
-    has_end: bool = True  # whether the schedule reads decay_steps and final_fraction; if not, it has no end
+    has_end: bool = True  # whether the schedule reads decay_steps and final_fraction; if not, it never ends
     decays_last: bool = False  # whether decay_steps is the length of the final decay, not the step at which it ends
 
     @property

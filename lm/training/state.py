@@ -97,7 +97,7 @@ def make_state(
 
 
 def with_params(state: TrainState, values: dict[str, Any]) -> TrainState:
-    """Returns the initial state of a run in which some parameters and their moving averages are replaced.
+    """Returns the initial state of a run with some parameters and their moving averages replaced.
 
     `values` is nested like the parameters, but may omit some of them. The arrays in `values` must be sharded like the
     parameters. The optimizer state is kept, because no optimizer's initial state depends on the values of the
@@ -107,6 +107,6 @@ def with_params(state: TrainState, values: dict[str, Any]) -> TrainState:
     params = traverse_util.unflatten_dict(old | new)
     if state.ema is None:
         return dataclasses.replace(state, params=params)
-    # The moving average is a copy, because the training step donates its buffers as well as those of the parameters.
+    # The moving average must not share buffers with the parameters, because the training step donates both.
     ema = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=jax.tree.map(lambda x: x.sharding, params))
     return dataclasses.replace(state, params=params, ema=ema(params))

@@ -36,7 +36,7 @@ def train_step(
     The loss is a sum over tokens, divided once by the total weight of the batch, so it is the same for any number of
     microbatches and devices. Microbatch j of k takes the rows j, j + k, j + 2k, ..., so no row moves to another device.
     If the loss or the gradient is not finite, the parameters, optimizer state and moving average stay unchanged, and
-    the step counts as bad. The carried state (data.stateful) is always that at the end of this batch.
+    the step counts as bad. The carried state (data.stateful) is updated nonetheless.
     """
     key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
     noise_key = jax.random.fold_in(key, NOISE_STREAM)  # the same in all microbatches, unlike the key for dropout
@@ -56,7 +56,7 @@ def train_step(
             sums = dataclasses.replace(sums, loss=sums.loss + output.penalty)
         return sums.loss / weight + sums.pair_nll / pairs, (sums, output.cache)
 
-    gradient = jax.grad(microbatch_loss, has_aux=True)  # not for `carried`: back-propagation ends at the window start
+    gradient = jax.grad(microbatch_loss, has_aux=True)  # only for `params`: back-propagation stops at the window start
     if count == 1:
         grads, (sums, carried) = gradient(state.params, batch, state.carried, key)
     else:
@@ -97,7 +97,7 @@ def train_step(
 
 
 def with_finite_rows(carried: Any) -> Any:
-    """Returns the carried state, in which every row that contains a non-finite value is reset to 0."""
+    """Returns the carried state with every row that contains a non-finite value reset to 0."""
     finite_B = jnp.array(True)
     for x in jax.tree.leaves(carried):
         finite_B &= jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
@@ -105,7 +105,7 @@ def with_finite_rows(carried: Any) -> Any:
 
 
 def batch_hash(batch: Batch) -> Array:
-    """Returns a uint32 hash of a batch's tokens, targets, source and types, for comparing runs on any mesh.
+    """Returns a uint32 hash of a batch's tokens, targets, source and types, which is the same on every mesh.
 
     The hash is the sum, modulo 2^32, of all values, each multiplied by an odd factor that depends on the index of the
     value in the global batch. Odd factors are invertible, so changing a single value always changes the hash.

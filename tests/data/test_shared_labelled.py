@@ -40,7 +40,7 @@ def test_mr():
     source = open_reader(config, READERS["labels"])
     assert Counter(each.label for each in source.iterate()) == {"neg": 5331, "pos": 5331}
     assert source.notes() == [
-        "202 lines with bytes over 127 are read as windows-1252 (rt-polarity.neg 101, rt-polarity.pos 101)"
+        "202 lines with bytes above 127 are read as windows-1252 (rt-polarity.neg 101, rt-polarity.pos 101)"
     ]
 
 

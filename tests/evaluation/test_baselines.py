@@ -144,7 +144,7 @@ def test_a_solver_that_stops_early_is_named(monkeypatch):
 def test_predictions_that_are_not_numbers_are_no_baseline():
     raw = [Labelled("good film", None, str(number)) for number in (1.0, 2.0)]
     nan = [Labelled("good", None, "nan")]
-    with pytest.raises(NotComputed, match="are not numbers"):
+    with pytest.raises(NotComputed, match="are not finite numbers"):
         RidgeNgrams().score(setup_of("regression", raw, nan, {"s": raw}))
 
 

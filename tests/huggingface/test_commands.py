@@ -113,7 +113,7 @@ def test_run_gives_the_texts_of_the_folder(name, tmp_path):
     assert "greedy text: equal for 3 of 3 texts of up to 20 tokens" in lines
     ours.params["token_embedding"]["embedding"] = ours.params["token_embedding"]["embedding"].at[:8].mul(-3.0)
     lines = dict(lines_of_comparison(folder, run=ours))
-    assert "the run was trained or comes from another model" in " ".join(lines)
+    assert "the run has been trained, or it was not imported from this model" in " ".join(lines)
     assert [line.partition(":")[0] for line, same in lines.items() if not same] == [
         *("parameters", "vectors of the last layer", "logits", "greedy text")
     ]

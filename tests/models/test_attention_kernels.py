@@ -209,7 +209,7 @@ def test_auto_chooses_the_fused_kernel_where_possible():
         (
             "tpu",
             {"attention": "splash", "positions": "relative", "attention_softcap": 9.0},
-            "does not cap biased scores",
+            "does not support a soft cap on biased scores",
         ),
         ("tpu", {"attention": "splash", "positions": "relative", "max_length": 16384}, "only up to 8192 tokens"),
         ("gpu", {"attention": "cudnn", "dtype": "bfloat16", "family": "encoder"}, "windows only in a decoder"),

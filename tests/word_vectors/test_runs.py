@@ -148,7 +148,7 @@ def test_vectors_are_evaluated_exported_examined_and_refused_for_text(tiny, tmp_
 
     refused("generates no text", "lm.generate", f"--workdir={root}", "--prompt=a")
     refused("predicts no labels", "lm.predict", f"--workdir={root}", "--text=a")
-    refused("cat not in the vocabulary of 13 words", "lm.vectors", "neighbours", f"--file={file}", "--words=cat")
+    refused("cat: not in the vocabulary of 13 words", "lm.vectors", "neighbours", f"--file={file}", "--words=cat")
     refused("--pairs is missing", "lm.vectors", "similarity", f"--file={file}")
     refused("--count has no effect", "lm.vectors", "export", f"--file={file}", "--output=x", "--count=2")
     refused("this file is also the input", "lm.vectors", "export", f"--file={file}", f"--output={file}")

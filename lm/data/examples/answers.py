@@ -109,7 +109,7 @@ class AnswerExamples(LabelledExamples):
     def most_context(self, index: int) -> np.ndarray:
         """Returns, for each token, whether this window gives it more context than any other window does, bool (T,).
 
-        As in the code of Devlin 2019, windows are compared by a score: the number of context tokens to the left or to
+        As in BERT's code (Devlin 2019), windows are compared by a score: the number of context tokens to the left or to
         the right of the token, whichever is smaller, plus 0.01 times the size of the window. Ties go to the first
         window. The value is False for tokens outside the context.
         """

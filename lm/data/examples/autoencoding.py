@@ -16,8 +16,9 @@ from lm.data.storing.token_store import TokenStore
 class DropAndShuffle(Denoiser):
     """Deletes tokens from the source and shuffles the remaining ones locally (Hill 2016, Lample 2018, section 2.3).
 
-    round(n * dropped) tokens are deleted, but at least one is kept. No kept token moves by more than `distance`
-    positions: kept token i is sorted by i + u, where u is drawn uniformly from [0, distance + 1).
+    round(n * dropped) tokens are deleted, but at least one is kept. The kept tokens are sorted by i + u, where i is the
+    index of the token and u is drawn uniformly from [0, distance + 1). Therefore, no token moves by more than
+    `distance` positions.
     """
 
     def __init__(self, dropped: float, distance: int, eos_id: int):

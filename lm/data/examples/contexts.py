@@ -67,7 +67,7 @@ class ContextSampling:
     window: int
     num_noise: int  # number of random words per row
     threshold: float
-    whole_context: bool  # whether a word is one target, with its whole context (CBOW), or one per context word
+    whole_context: bool  # whether a word is one target given its whole context (CBOW), or one per context word
     ngrams: NgramTable | None = None
     max_ngrams: int = 0  # maximum number of n-grams in a row
 

@@ -72,7 +72,7 @@ def corrupt(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray, eos_id:
 
 
 def ended(tokens: np.ndarray, *end: int) -> np.ndarray:
-    """Appends the ids `end`. Returns int32."""
+    """Returns the tokens followed by the ids `end`, int32."""
     return np.concatenate([tokens, end]).astype(np.int32)
 
 

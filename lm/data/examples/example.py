@@ -40,7 +40,7 @@ class Joined(NamedTuple):
 
     example: Example
     sizes_E: np.ndarray  # the number of tokens of each example, int64 (E,)
-    source_sizes_E: np.ndarray  # the number of its source tokens, int64 (E,); empty if there is no source
+    source_sizes_E: np.ndarray  # the number of source tokens of each example, int64 (E,); empty if there is no source
 
 
 def cut_notes(number: int, total: int, what: str, setting: str, length: int) -> list[str]:
@@ -76,7 +76,7 @@ class Examples(abc.ABC):
         """Returns one example, which has exactly the sizes that `sizes` returns."""
 
     def join(self, epoch: int, indices_E: np.ndarray) -> Joined | None:
-        """Returns the arrays of several examples, joined, or None if examples can only be made one by one (slower)."""
+        """Returns several examples joined, or None if examples can only be made one by one, which is slower."""
         return None
 
     @property
@@ -151,6 +151,6 @@ class ChunkExamples(Examples):
 
 
 def numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns, for items in groups of these sizes, each item's group and its index in that group, int64 (E,) each."""
+    """Returns the group of each item and its index in the group, given the size of each group, int64 (E,) each."""
     group_E = np.repeat(np.arange(len(counts)), counts)
     return group_E, np.arange(len(group_E)) - np.repeat(np.cumsum(counts) - counts, counts)

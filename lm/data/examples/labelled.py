@@ -36,7 +36,7 @@ class Ragged:
     """Rows of different lengths, stored as two flat arrays, which are cheap to send to another process."""
 
     flat_N: np.ndarray  # int32: all rows, concatenated
-    starts: np.ndarray  # the first index of each row, and the total length, int64 (rows + 1,)
+    starts: np.ndarray  # index in `flat_N` where each row starts, and the total length, int64 (rows + 1,)
 
     @classmethod
     def of(cls, rows: Iterable[Sequence[int] | np.ndarray]) -> Ragged:

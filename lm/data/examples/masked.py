@@ -26,7 +26,7 @@ class Masking:
 
     Each masked token is independently replaced by the mask (80%) or a random token (10%), or left unchanged (10%).
 
-    If `word_starts` is given, whole words are masked, as in BERT's later release. Words are tried in random order. A
+    If `word_starts` is given, whole words are masked, as in BERT's later models. Words are tried in random order. A
     word is masked unless the total would exceed max(1, round(density * n)), so the total may be smaller than this
     number. If no word fits, one of the shortest words is masked. A word begins at a token for which `word_starts` is
     True, or at the first token of the text, and ends before the next such token. Special tokens do not end words: if
@@ -77,7 +77,7 @@ class Masking:
 
 
 def choose_words(starts_n: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
-    """Chooses random words with about `wanted` tokens in total. Returns the mask of their tokens, bool (n,)."""
+    """Chooses random words with about `wanted` tokens in total. Returns whether each token is chosen, bool (n,)."""
     sizes_W = np.diff([0, *np.flatnonzero(starts_n[1:]) + 1, len(starts_n)])
     order_W = rng.permutation(len(sizes_W))
     chosen_W, left = np.zeros(len(sizes_W), bool), wanted
@@ -143,7 +143,7 @@ class _Pairs(NamedTuple):
 class NextSentenceExamples(MaskedExamples):
     """Examples that each consist of two texts, A and B, to which special tokens are added.
 
-    The first token has weight 0. Its target is 1 if B follows A and 0 otherwise; both have probability 1/2. A is the
+    The first token has weight 0. Its target is 1 if B follows A and 0 otherwise; each has probability 1/2. A is the
     part of a chunk before a random index. B is either the rest of the chunk or the same number of consecutive tokens
     from another document (fewer if that document is shorter). To choose that document, a token is drawn uniformly from
     all documents except the one that contains A. Each document therefore serves as B about equally often under both

@@ -11,7 +11,7 @@ def plan(sizes: Sequence[np.ndarray], order_E: np.ndarray, capacities: Sequence[
     """Returns the bounds of the rows in `order_E`, int64 (R + 1,): row r contains order_E[bounds[r]:bounds[r + 1]].
 
     Args:
-        sizes: for each capacity, how much of it each example uses, int (E,). Every example must fit in an empty row.
+        sizes: for each capacity, the amount that each example uses, int (E,). Every example must fit in an empty row.
         order_E: indices of the examples to pack, in order.
     """
     count = len(order_E)

@@ -35,7 +35,7 @@ def prefetch(
     in `make` is raised by the call to `next` that would have returned the result. Closing the iterator ends the thread
     or the processes.
     """
-    if not flags.FLAGS.is_parsed():  # Grain reads its flags in each worker
+    if not flags.FLAGS.is_parsed():  # Grain requires parsed absl flags in its workers
         flags.FLAGS.mark_as_parsed()
     results = grain.MapDataset.range(start, max(start, stop)).map(make)
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=1)

@@ -134,11 +134,11 @@ class RowSource(abc.ABC):
 
     @abc.abstractmethod
     def locate(self, index: int) -> tuple[int, int]:
-        """Returns (epoch, row within the epoch) of row `index`, which is counted across all epochs."""
+        """Returns (epoch, row within the epoch) for row `index`, where `index` counts the rows of all epochs."""
 
     @abc.abstractmethod
     def batch(self, rows: Sequence[tuple[int, int]], layout: RowLayout) -> Batch:
-        """Returns the rows with these (epoch, row within the epoch), in this order, as NumPy arrays."""
+        """Returns the rows with the given (epoch, row within the epoch), in the given order, as NumPy arrays."""
 
 
 class SingleRows(RowSource):
@@ -168,7 +168,7 @@ class PackedRows(RowSource):
         self._kept = order.EpochCache[tuple[np.ndarray, np.ndarray]]()
 
     def locate(self, index: int) -> tuple[int, int]:
-        """Returns (epoch, row within the epoch) of row `index`, which is counted across all epochs."""
+        """Returns (epoch, row within the epoch) for row `index`, where `index` counts the rows of all epochs."""
         while not self._ends or self._ends[-1] <= index:
             self._ends.append((self._ends or [0])[-1] + self.num_rows(len(self._ends)))
         epoch = bisect.bisect_right(self._ends, index)

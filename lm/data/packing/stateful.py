@@ -23,8 +23,8 @@ from lm.data.storing.token_store import TokenStore
 def continued(store: TokenStore, begin: int, end: int, stretch: int) -> list[Example]:
     """Returns the parts of documents in tokens [begin, end) of the stream.
 
-    The positions of the first part count from the start of its document or from token `stretch`, where the stretch
-    begins, whichever is later. `begin` must be at least `stretch`.
+    The positions of the first part count from the start of its document or from the start of the stretch (token
+    `stretch`), whichever is later. `begin` must be at least `stretch`.
     """
     first, *others = (next_tokens(store, *each) for each in cut(store, begin, end))
     document = int(store.starts[np.searchsorted(store.starts, begin, side="right") - 1])
@@ -70,7 +70,7 @@ class StatefulEvalRows:
     """All tokens of one data source, in stretches of equal length, with each target in exactly one row.
 
     Row r of window t is row t * `stretches` + r. The last stretches may be shorter or empty; rows past the end of a
-    stretch or past the last row are all padding. The other attributes are those of `EvalRows`.
+    stretch or past the last row are all padding. The other attributes are the same as in `EvalRows`.
     """
 
     def __init__(self, store: TokenStore, length: int, stretches: int, layout: RowLayout):

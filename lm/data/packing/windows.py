@@ -1,4 +1,4 @@
-"""Cuts windows out of a stream of documents: the parts of one window, or all windows of a batch at once.
+"""Cuts windows out of a stream of documents: one window, divided into its parts, or all windows of a batch at once.
 
 R is the number of rows, L their length, N the number of document boundaries in all rows together, and G the number of
 segments.

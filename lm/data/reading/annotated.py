@@ -159,8 +159,8 @@ class Columns:
 
         In CoNLL-U, every word has an ID, so a line that begins with # is always a comment. In other files, a line that
         begins with # may hold a word, e.g. a hashtag. Such a line is a comment only if it precedes the first word of a
-        sentence and has an unusual number of columns, a tag that no other line has, or the form "# name = value".
-        `begins` is true before the first word of a sentence.
+        sentence and also has an unusual number of columns, has the form "# name = value", or has a tag that is not
+        used elsewhere. `begins` is true before the first word of a sentence.
         """
         if values[0].startswith(COMMENT):
             is_odd = ("=" in values[1:3] and self._width > 2) or len(values) != self._width
@@ -172,7 +172,7 @@ class Columns:
         return "multiword tokens and empty nodes" if match and match[2] else ""
 
     def check(self, values: Sequence[str], line: str, where: str) -> None:
-        """Raises UserError if a line does not hold a word and its tag."""
+        """Raises UserError if a line lacks a word or its tag, or if it has the wrong number of columns."""
         count = len(values)
         if count < 1 + self._tagged or not values[self.word if self.word < count else 0]:
             wanted = "a word and its tag" if self._tagged else "a word"
@@ -208,7 +208,7 @@ def _names(lines: Sequence[str], rows: Sequence[list[str]], wanted: set[str]) ->
 
 
 def _counts_up(rows: Sequence[list[str]], header: int) -> bool:
-    """Returns whether the first column numbers the words of each sentence from 0 or 1.
+    """Returns whether the first column numbers the words of each sentence, starting at 0 or 1.
 
     If no sentence has two or more words, returns False.
     """

@@ -2,8 +2,8 @@
 
 Three kinds of records are read: the `messages` of OpenAI and Hugging Face (role, content, tool_calls), optionally with
 `tools`; the `conversations` of ShareGPT (from, value), optionally with `system`; and a prompt with its response, if
-`target_field` names the response. Messages and tools are left unchanged, because the chat template determines their
-meaning. Only ShareGPT's names for keys and roles are replaced.
+`target_field` names the response field. Messages and tools are left unchanged, because their interpretation depends on
+the chat template. Only ShareGPT's names for keys and roles are replaced.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class ConversationReader(Reader):
         return hash_of("conversations", self.config.kind, self.config.target_field, *self.source.identity())
 
     def notes(self) -> list[str]:
-        problem = "tool calls have arguments in a JSON string, which most templates put in quotes; use JSON objects"
+        problem = "tool calls store arguments as a JSON string, which most templates put in quotes; use JSON objects"
         return [*([f"{self._in_json:,} {problem}"] if self._in_json else []), *super().notes()]
 
 

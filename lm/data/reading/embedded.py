@@ -56,7 +56,7 @@ def _files() -> list[tuple[str, Path]]:
     topics = [(TOPICS, Path(spec.origin))] if spec and spec.origin else []
     files = []
     for folder, subfolders, names in os.walk(library):
-        subfolders[:] = set(subfolders) - {*SKIPPED_FOLDERS}  # installed packages have many times as many files
+        subfolders[:] = set(subfolders) - {*SKIPPED_FOLDERS}  # installed packages contain far more files
         files += [Path(folder, name) for name in names if name.endswith(".py")]
     return topics + sorted((path.relative_to(library).as_posix(), path) for path in files)
 
@@ -91,7 +91,7 @@ def _pages(docstrings: Iterator[str]) -> Iterator[str]:
 def documents() -> tuple[str, ...]:
     """Returns all documents (2.3 MB in Python 3.11 to 3.13). Raises UserError if the documentation is missing."""
     collects = gc.isenabled()
-    gc.disable()  # the collector would rescan all objects of the process, e.g. those of JAX, for each large syntax tree
+    gc.disable()  # the collector would rescan all objects in the process, e.g. JAX's, for each large syntax tree
     try:
         texts = [text for name, path in _files() for text in _documents_of(name, path)]
     finally:

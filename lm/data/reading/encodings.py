@@ -85,7 +85,7 @@ def _by_nul_bytes(head: bytes) -> str:
     head = head[: min(len(head), 4096) // 4 * 4]
     if b"\0" not in head:
         return ""
-    share = [4 * head[offset::4].count(0) / len(head) for offset in range(4)]  # share of NUL bytes at each offset
+    share = [4 * head[offset::4].count(0) / len(head) for offset in range(4)]  # share of NUL bytes by offset mod 4
     low, high = min(share[0::2]), min(share[1::2])
     if min(share[2:]) > 0.9 and share[0] < 0.1:
         return "utf-32-le"
@@ -97,7 +97,7 @@ def _by_nul_bytes(head: bytes) -> str:
 
 
 def byte_position(error: UnicodeDecodeError, fed: int, line: int, codec: str) -> str:
-    """Describes an invalid byte in a block that ends after `fed` bytes and begins on line `line`."""
+    """Describes an invalid byte in a block that begins on line `line` and ends `fed` bytes into the file."""
     line += error.object[: error.start].decode(codec, "replace").count("\n")
     byte = fed - len(error.object) + error.start
     return f"line {line:,}, byte {byte:,}: 0x{error.object[error.start]:02x} ({error.reason})"
@@ -133,8 +133,8 @@ def marks_in(path: Path) -> int:
 def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
     """Returns a list with a note about lines that contain bytes above 127, which are misread if the encoding is wrong.
 
-    The list is empty for ASCII and UTF encodings, because invalid bytes raise an error, and for encodings in which LF
-    is a different byte, because the lines cannot be counted before decoding. The encoding must already have been
+    The list is empty for ASCII and UTF encodings, because invalid bytes raise an error. It is also empty for encodings
+    in which LF is not the byte 10, because lines cannot be counted before decoding. The encoding must already have been
     checked by `choose_codec`.
     """
     name = codecs.lookup(encoding).name
@@ -146,7 +146,7 @@ def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
             counts[path] = sum(not line.isascii() for line in file)
     by_file = ", ".join(f"{path.name} {count:,}" for path, count in counts.items())
     files = f" ({by_file})" if 1 < len(paths) <= 4 else ""
-    return [f"{sum(counts.values()):,} lines with bytes over 127 are read as {encoding}{files}"]
+    return [f"{sum(counts.values()):,} lines with bytes above 127 are read as {encoding}{files}"]
 
 
 def refuse_unless_file(path: Path) -> None:

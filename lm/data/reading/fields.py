@@ -23,8 +23,8 @@ Record = Mapping[str, Any]  # a JSON object, a table row or a TFDS example
 
 BOOLEANS, INTEGERS, REALS = (bool, np.bool_), (int, np.integer), (float, np.floating, Decimal)
 
-# Texts that stand for a missing label. They include those that pandas.read_csv recognises, in upper or lower case, and
-# \N, which SQL dumps contain. NA and None are recognised only in the spelling that R and Python use.
+# Strings that stand for a missing label. They include those that pandas.read_csv recognises, in upper or lower case,
+# and \N, which appears in SQL dumps. NA and None are recognised only as R and Python spell them.
 MISSING = frozenset(("", "#n/a", "#na", "-nan", "<na>", "n/a", "nan", "nat", "null"))
 MISSING_AS_WRITTEN = frozenset(("NA", "None", r"\N"))
 LARGEST = 1e15  # limits regression targets, so that the squares in the gradient norm stay finite in float32
@@ -35,11 +35,11 @@ NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 class Field:
-    """Selects a value of a record by its name (`text`), by a dotted name (`answers.text`) or by a template.
+    """Selects a value of a record by a field name (`text`), a dotted name (`answers.text`) or a template.
 
     A template is text with field names in braces, such as `title: {title} text: {text}`; a doubled brace stands for a
-    single one. A dotted name is looked up part by part, unless the record has a field with the full name. If the record
-    lacks an `optional` field, the value is an empty string.
+    literal brace. A dotted name is looked up part by part, unless the record has a field with the full name. If the
+    record lacks an `optional` field, the value is an empty string.
 
     Raises a UserError that names the `setting` if the template cannot be parsed.
     """

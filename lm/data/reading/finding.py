@@ -1,4 +1,4 @@
-"""Finds the files of a data source, hashes them, and divides them into units that may be read independently."""
+"""Finds the files of a data source, hashes them, and divides them into units that can be read independently."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from lm.data.reading import encodings
 from lm.errors import UserError
 
-UNIT_BYTES = 1 << 26  # size on disk at which a unit of files is complete
+UNIT_BYTES = 1 << 26  # a unit of files is complete once it reaches this size on disk
 
 
 def find(path: str) -> list[Path]:
@@ -33,8 +33,8 @@ def find(path: str) -> list[Path]:
 def hashes_of(paths: Iterable[Path], *, is_text: bool = True) -> list[str]:
     """For each file, returns a string with a hash of its content.
 
-    The string also states whether the file is compressed and whether it has byte-order marks, single or repeated, which
-    earlier versions treated as text.
+    The string also records whether the file is compressed and whether it has single or repeated byte-order marks,
+    because earlier versions treated these marks as text.
     """
     hashes = []
     for path in paths:

@@ -148,8 +148,8 @@ class Reader(abc.ABC):
     needs: ClassVar[tuple[str, str]] = ("kind", "")
     settings: ClassVar[Collection[str]] = ()  # the settings that the reader uses and that are empty by default
     optional: ClassVar[Collection[str]] = ()  # the roles whose fields may be absent
-    # Maps a role to the setting that names its field, or to "" (see `Format.field`). Only `pair_field` may be empty;
-    # the role then has no field.
+    # Maps a role to the setting that names its field, or to "" (see `Format.field`). Only `pair_field` may be
+    # empty; if it is, the role has no field.
     roles: ClassVar[Mapping[str, str]]
 
     def __init__(self, config: SourceConfig, source: Format):
@@ -228,15 +228,16 @@ class Files:
 class TextFile:
     """The text of an open file, readable only once: as `blocks`, as `lines`, as `groups` of lines or as a whole.
 
-    Only the settings `encoding` and `longest_line` of `config` are used. Reading raises UserError with the position if
-    bytes are invalid in the encoding or a line is too long. Lone surrogates, which UTF-8 cannot hold, become U+FFFD.
+    Only the settings `encoding` and `longest_line` of `config` are used. Reading raises a UserError that states the
+    position if bytes are invalid in the encoding or a line is too long. Lone surrogates, which UTF-8 cannot represent,
+    become U+FFFD.
     """
 
     def __init__(self, path: Path, binary: Any, config: SourceConfig):
         self.path, self._binary, self._config, self._wording = path, binary, config, wording_of(config)
         self._head = binary.read(encodings.BLOCK_BYTES)
         self._codec = encodings.choose_codec(path, self._head, config.encoding, self._wording)
-        self.lone_returns = 0  # number of CRs so far, except those at the ends of lines
+        self.lone_returns = 0  # number of CRs read so far, except those at the ends of lines
 
     def blocks(self) -> Iterator[str]:
         """Yields the text in blocks of bounded length. No block ends between CR and LF."""
@@ -286,11 +287,11 @@ class TextFile:
         return between.join(kept)
 
     def lines(self, *, rows: bool = False) -> Iterator[str]:
-        """Yields the lines without the LF and any CRs before it. Unlike in str.splitlines, nothing else ends a line.
+        """Yields the lines without the LF and any CRs before it. Unlike in str.splitlines, only LF ends a line.
 
         If `rows` is true, a CR within a line raises UserError.
         """
-        number = 1  # of the first line of the group
+        number = 1  # line number of the first line in the group
         for lines in self.groups():
             if any("\r" in line for line in lines):
                 lines = [line.rstrip("\r") for line in lines]
@@ -312,7 +313,7 @@ class TextFile:
     def groups(self) -> Iterator[list[str]]:
         """Yields lists of consecutive lines without the LF."""
         longest = self._config.longest_line
-        parts, size, number = list[str](), 0, 1  # of the line that has not ended yet
+        parts, size, number = list[str](), 0, 1  # parts, length and number of the unfinished line
         for block in self.blocks():
             *ended, last = block.split("\n")
             if ended:

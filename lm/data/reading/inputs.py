@@ -56,7 +56,7 @@ class QuestionInput(QuestionReader):
 
 
 class Given(Format):
-    """Stands for the command line. It yields no records: `given_text` passes a record directly to the reader."""
+    """A placeholder for text from the command line. It yields no records; `given_text` passes one to the reader."""
 
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         return iter(())

@@ -31,7 +31,7 @@ from lm.data.reading.format import DocumentReader, Format, Reader
 from lm.errors import UserError
 from lm.files import hash_of
 
-SHOWN = 3  # maximum number of groups of labels that the notes list
+SHOWN = 3  # maximum number of groups of labels listed in the notes
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class PairReader(Reader):
 
 
 class ClassReader(Reader):
-    """Base class for readers whose examples have labels. Equal values of different types are the same label.
+    """Base class for readers whose examples have labels. Equal values of different types count as the same label.
 
     `notes` reports the exceptions, such as "01" and "1" (see `label_text`).
     """
@@ -269,8 +269,8 @@ class QuestionReader(Reader):
     """Reads questions from records in SQuAD format. Each answer has the fields text and answer_start.
 
     Texts are left unchanged, because answer_start is a character offset in the context (-1 if unknown). Answers that
-    the context does not contain at answer_start are kept for scoring but are never training targets (`notes_on`). If a
-    question is marked as impossible, its answers are omitted, because they are plausible but wrong.
+    the context does not contain at answer_start are used for scoring but never as training targets (see `notes_on`).
+    If a question is marked as impossible, its answers are omitted, because they are plausible but wrong.
     """
 
     kind = "questions"

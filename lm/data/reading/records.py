@@ -63,8 +63,8 @@ class JsonLines(FileFormat):
 class TabSeparated(FileFormat):
     """Reads tab-separated values. The header row names the columns unless the setting `columns` is set.
 
-    If `columns` is set, further columns are ignored. Quotation marks are part of the text, so a file whose
-    values seem to be quoted as in CSV raises UserError (see `Quotes`).
+    If `columns` is set, any additional columns in the file are ignored. Quotation marks are part of the text, so a file
+    whose values seem to be quoted as in CSV raises UserError (see `Quotes`).
     """
 
     doc = "tab-separated values without quoting; the first line is a header unless `columns` is set"
@@ -94,7 +94,7 @@ class TabSeparated(FileFormat):
         except UserError as error:
             hint = "" if self.config.columns else f"; if it is not a header, set {setting}"
             if self.quotes_are_text and any(map(QUOTED.fullmatch, names)):
-                hint = f"; they are quoted as in CSV: use {csv_format}, which also reads tabs"
+                hint = f"; they are quoted as in CSV: use {csv_format}, which also accepts tabs"
             raise UserError(f"{error} (The column names come from {origin}{hint}.)") from error
         for values, where in rows:
             if values in ([], [""]):  # an empty line
@@ -118,8 +118,8 @@ class TabSeparated(FileFormat):
             )
         elif example:
             raise UserError(
-                f"{path}: the {found}; use {csv_format}, which removes the quotation marks and also reads tabs. If the "
-                "marks belong to the text, convert the file to JSON lines."
+                f"{path}: the {found}; use {csv_format}, which removes the quotation marks and also accepts tabs. If "
+                "the marks belong to the text, convert the file to JSON lines."
             )
 
 
@@ -162,7 +162,7 @@ class Quotes:
                 self._doubled = self._doubled or value * ('"' in value[1:-1])
 
     def evidence(self) -> str:
-        """Returns a value that shows that values are quoted as in CSV, or "" if there is none.
+        """Returns a value that indicates that the file is quoted as in CSV, or "" if there is none.
 
         If there is a `stray` value, the returned value is only a hint.
         """
@@ -251,7 +251,7 @@ class Parquet(FileFormat):
                         yield record, f"{path}, row {row}"
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: a column name is not valid UTF-8 ({error.reason}).") from error
-        except (pyarrow.ArrowException, ValueError) as error:  # ValueError: a struct has two fields of the same name
+        except (pyarrow.ArrowException, ValueError) as error:  # ValueError: a struct has two fields with the same name
             raise UserError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}).") from error
 
 

@@ -17,7 +17,7 @@ from lm.files import hash_of
 
 
 class Text(FileFormat):
-    """Splits files into documents as the setting `document` specifies.
+    """Splits files into documents as specified by the setting `document`.
 
     Memory use is bounded unless each file is one document. If `label_pattern` is set, each document gets the label
     found in the path of its file, and empty documents are skipped. If `pattern` is set, each line is a pair or a
@@ -41,7 +41,7 @@ class Text(FileFormat):
         if config.document == "separator" and not config.separator:
             refuse("separator", "this setting must not be empty if document='separator'.")
         if wants == "pairs" and bool(config.target_path) == bool(config.pattern):
-            message = "name the file with the targets (or, if one file has sources and targets, set only `pattern`)."
+            message = "name the file with the targets (or, if one file holds sources and targets, set only `pattern`)."
             refuse("target_path", message)
         if wants in ("labels", "numbers") and bool(config.label_pattern) == bool(config.pattern):
             message = (
@@ -129,7 +129,7 @@ class Text(FileFormat):
         number = 0
         for number, (one, other) in enumerate(zip_longest(*lines), start=1):
             if one is None or other is None:
-                more = sum(1 for side in lines for _ in side)  # only the longer file has more lines
+                more = sum(1 for side in lines for _ in side)  # only the longer file has lines left
                 counts = [number - 1 if line is None else number + more for line in (one, other)]
                 raise UserError(
                     f"{source} has {counts[0]:,} lines, but {target} has {counts[1]:,}; line i of one is paired with "

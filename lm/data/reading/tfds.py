@@ -76,7 +76,7 @@ class Tfds(Format):
         )
 
     def _build(self, **options: Any) -> Any:
-        """Returns the TFDS builder, or None if TFDS does not know the data set."""
+        """Returns the TFDS builder, or None if TFDS has no such data set."""
         import tensorflow_datasets as tfds
 
         if self.config.data_dir:

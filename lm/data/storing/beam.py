@@ -1,4 +1,4 @@
-"""Encodes documents with Apache Beam (data.beam), on one machine or on many.
+"""Encodes documents with Apache Beam (data.beam), on one or more machines.
 
 The pipeline reads each unit of files, divides it into chunks, and writes one part per chunk and the number of chunks in
 the unit. The parts have the same names and contents as those written by worker processes on one machine. Every machine
@@ -20,7 +20,7 @@ from lm.errors import UserError
 
 @dataclass(frozen=True)
 class UnitReader:
-    """Yields the chunks of a unit whose parts are not in `directory` yet, and the names of these parts.
+    """Yields those chunks of a unit for which `directory` contains no part yet, with the names of their parts.
 
     Then writes the total number of chunks in the unit to a file.
     """

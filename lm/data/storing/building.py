@@ -28,7 +28,7 @@ PATIENCE = 0.5  # seconds; starting a worker process takes about as long
 SECONDS_KEPT = 7 * 86400.0  # age at which the parts of a build that was never continued are removed
 REDRAW_SECONDS, PLAIN_SECONDS = 0.2, 10.0  # intervals between progress lines on a terminal and elsewhere
 
-Task = tuple[str, Chunk | None]  # the name of a part, and its chunk unless the part is already encoded
+Task = tuple[str, Chunk | None]  # the name of a part, and its chunk (None if it is already encoded)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Engine:
         """
         if directory.exists():
             found = sum(1 for _ in directory.glob(f"*{SUFFIX}"))
-            print(f"{label}: continuing an interrupted build, {found:,} parts of which are done", file=sys.stderr)
+            print(f"{label}: continuing an interrupted build; {found:,} parts are already done", file=sys.stderr)
         if self.beam and documents.source.cuts_texts:
             print(f"{label}: encoding without Beam, because data.holdout='tail' may cut a document", file=sys.stderr)
         elif self.beam:
@@ -140,7 +140,7 @@ def remove_old_parts(cache: Path) -> None:
 
 
 class Progress:
-    """Reports progress: on a terminal, in one line that is updated; elsewhere, in a new line from time to time."""
+    """Reports progress: on a terminal, by updating one line; elsewhere, by printing a new line from time to time."""
 
     def __init__(self, label: str, documents: Documents):
         self._label, self._began = label, time.monotonic()

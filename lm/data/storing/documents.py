@@ -19,7 +19,7 @@ from lm.files import hash_of
 class Documents:
     """The documents of a split from one data source, or one side of its pairs, and how they are encoded.
 
-    Can be pickled; the copy opens the data source again.
+    Instances can be pickled; an unpickled copy opens the data source again.
     """
 
     def __init__(self, source: SplitSource, reader: Reader, rules: Cleaner, tokenizer: Tokenizer, side: str = ""):

@@ -4,7 +4,7 @@ Parts can therefore be encoded in any order, in any process and on any machine (
 `token_store.py` joins them in order. A chunk holds consecutive raw examples, or a piece of a text that is too long for
 a chunk. The first part of such a text begins its document, and the other parts continue the document.
 
-E is the number of documents in a part, and N is the number of tokens.
+E is the number of documents in a part, and N the number of tokens.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class DamagedPart(Exception):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive raw examples of a data source, or a piece of one long text, which is already cleaned."""
+    """Consecutive raw examples of a data source, or a piece of one long text that has already been cleaned."""
 
     examples: Sequence[Any] = ()
     piece: str | None = None
@@ -79,7 +79,7 @@ class Part:
     counts: Sequence[dict[str, int]] = ({}, {})
 
     def save(self, path: Path) -> None:
-        """Writes a file atomically: a line with a checksum, a line of JSON, then the arrays. May raise OSError."""
+        """Writes a checksum, a line of JSON and the arrays to a file, atomically. May raise OSError."""
         notes = {
             "tokens": [self.tokens.dtype.name, len(self.tokens)],
             "continues": self.continues,
@@ -115,7 +115,7 @@ class Encoder:
         self.tokenizer, self._source, self._side = tokenizer, source, side
         self._rules = copy.copy(rules)  # counts the dropped examples of one chunk at a time
         self._rules.remembers = False
-        # Whether the parts hold digests, by which repeated documents can be dropped when the parts are joined.
+        # Whether the parts hold digests, which allow repeated documents to be dropped when the parts are joined.
         self.drops_repeated = source is not None and rules.config.deduplicate and not source.keeps_all(rules)
         self.dtype = np.dtype("uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32")
 
@@ -135,7 +135,7 @@ class Encoder:
                 yield from self._chunks_of_long(example)
                 continue
             collected.append(example)
-            size += length + 1  # many empty texts fill a chunk, too
+            size += length + 1  # so that many empty texts fill a chunk, too
             if size >= CHUNK_CHARACTERS:
                 yield Chunk(collected)
                 collected, size = [], 0
@@ -146,7 +146,7 @@ class Encoder:
         texts, digests = self._selected([example])
         counts = self._rules.take_counts()
         if not texts:
-            yield Chunk([example])  # the part of this chunk counts the dropped example
+            yield Chunk([example])  # the resulting part counts the dropped example
             return
         (text,) = texts
         document = np.zeros(1, DOCUMENT)
@@ -200,7 +200,7 @@ class Encoder:
         document["words"] = count_words_and_breaks([text], [encoded]) - chunk.joins_word
         document["changed"] = self.tokenizer.changed([text], ids_N, lengths_E)
         if document["changed"] and not is_first:
-            # Many tokenizers drop a leading space, which this piece has only because of the cut.
+            # Many tokenizers drop a leading space, and this piece begins with one only because the text was cut here.
             (found,) = self.tokenizer.decode_each([ids_N[1:-1].tolist()])
             document["changed"] = text.lstrip() != found.lstrip()
         tokens_N = ids_N[0 if is_first else 1 : len(ids_N) if chunk.is_last else -1].astype(self.dtype)
@@ -245,7 +245,7 @@ def count_words_and_breaks(texts: Sequence[str], encoded: Sequence[bytes]) -> np
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file atomically, even if several processes, on one machine or on many, write it at once."""
+    """Writes a file atomically, even if several processes write it at once, on one or more machines."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     temporary.write_bytes(content)
     os.replace(temporary, path)

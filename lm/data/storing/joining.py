@@ -16,8 +16,8 @@ from lm.data.storing.encoding import Part
 
 FILES = ("tokens.bin", "starts.bin", "hashes.bin")
 COUNTS = ("documents", "tokens", "characters", "bytes", "words", "unknown", "changed")
-# The hash of a store's content covers the tokens of a batch of documents, then their starts, then the next batch. A
-# batch ends when it reaches either of these limits.
+# The hash of a store's content covers, for each batch of documents in turn, their tokens and then their start indices.
+# A batch ends when it reaches either of these limits.
 BATCH_CHARACTERS = 1 << 20
 BATCH_DOCUMENTS = 1024
 
@@ -32,7 +32,7 @@ class Joiner:
         self._drops_repeated = documents.encoder.drops_repeated
         self._is_dropped, self._is_changed = False, False  # these describe the last document
         self._starts: list[np.ndarray] = []  # of the documents in the current batch
-        self._characters, self._documents = 0, 0  # numbers in the current batch
+        self._characters, self._documents = 0, 0  # totals for the current batch
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:

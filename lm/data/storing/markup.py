@@ -1,7 +1,7 @@
 """Extracts text from HTML and removes control characters. Words that were separated stay separated.
 
 A regular expression finds each `<` and `&` that belongs to HTML; all others are left unchanged. lxml then parses the
-HTML without building a tree. Both steps take linear time for any text.
+HTML without building a tree. Both steps take time linear in the length of the text.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def files_read_differently(data: DataConfig, split: str) -> list[str]:
             both = sorted(_files_of(source.config) & trained)
             if both and _how_read(source.config) != _how_read(other.config):
                 more = f" and {len(both) - 1:,} more files" if len(both) > 1 else ""
-                lines.append(f"{source.label} and {other.label} read {both[0]}{more}, but obtain different examples")
+                lines.append(f"{source.label} and {other.label} read {both[0]}{more}, but extract different examples")
     return lines
 
 

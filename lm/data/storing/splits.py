@@ -1,7 +1,7 @@
 """Selects the examples that a split takes from each data source, and cleans them.
 
 A split takes all examples of a data source, a subset, a fold or one side of the holdout, except those that cleaning
-drops. The hash of an example's key (a document itself, the source of a pair, ...) determines which split contains it.
+drops. The hash of an example's key (the document itself, the source of a pair, ...) determines which split contains it.
 Equal texts are therefore always on the same side, disjoint subsets share no example, and adding data never moves an
 example to the other side.
 """
@@ -241,7 +241,7 @@ class Cleaner:
         self._seen: set[bytes] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickling and copying keep the settings, but not what is known about past texts."""
+        """Pickling and copying keep the settings, but not the record of past texts."""
         return type(self), (self.config,)
 
     def clean(self, example: Any) -> Any:
@@ -334,7 +334,7 @@ class PairCleaner(Cleaner):
 
 
 class LabelledCleaner(Cleaner):
-    """Cleans labelled texts, but not tagged words and questions, whose labels refer to the original characters."""
+    """Cleans labelled texts. Tagged words and questions stay unchanged, because their labels refer to the raw text."""
 
     train_only = True
 

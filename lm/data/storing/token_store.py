@@ -1,14 +1,14 @@
-"""Stores tokenised documents in memory-mapped files with a manifest. Pairs of texts use two stores.
+"""Stores tokenised documents in memory-mapped files with a manifest. Pairs of texts are kept in two stores.
 
 A store is a directory in the cache with four files: `tokens.bin` (all documents as `[bos] tokens [eos]`, one after
 another, uint16 or uint32), `starts.bin` (int64, the index of each document's first token), `hashes.bin` (uint64, a hash
 of each document's text) and `manifest.json`. The name of the directory is a hash of everything that determines its
 content, so a store may be missing but is never outdated.
 
-Counts in the manifest: `bytes` is the UTF-8 size of the cleaned text; `words` is the number of words separated by
-whitespace plus the number of line breaks (the convention of WikiText's published perplexities); `unknown` is the
-number of unknown tokens, whose text cannot be recovered; `changed` is the number of documents that differ from the
-text decoded from their tokens.
+Counts in the manifest: `bytes` is the UTF-8 size of the cleaned text; `words` is the number of whitespace-separated
+words plus the number of line breaks (the convention of WikiText's published perplexities); `unknown` is the number of
+unknown tokens, whose text cannot be recovered; `changed` is the number of documents that differ from the text decoded
+from their tokens.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def open_or_build(
             builder = "" if exclusive else f"-{uuid.uuid4().hex[:8]}"
             parts = cache / f"{key}-{documents.layout()}{builder}{PARTS}"
             with contextlib.suppress(FileNotFoundError):
-                os.utime(parts)  # so that no process considers them old
+                os.utime(parts)  # so that no process removes them as old
             remove_old_parts(cache)
             try:
                 _build(directory, parts, identity, label, documents, engine)

@@ -35,7 +35,7 @@ def clean_words(config: CleaningConfig, text: str, removed: Counter[str] | None 
 
 
 def _without(stop_words: frozenset[str], text: str, removed: Counter[str]) -> str:
-    """Removes stop words and unneeded blanks next to them.
+    """Removes stop words and any blanks that they make superfluous.
 
     Blanks after a removed word are dropped if whitespace or the beginning of the text precedes it. At the end of a
     line, the blanks on both sides of the word are dropped. Other whitespace remains unchanged.
@@ -81,7 +81,7 @@ def identity(config: CleaningConfig) -> dict[str, Any]:
 
 
 def words_of(stop_words: str) -> frozenset[str]:
-    """Returns the words of a list named in STOP_WORDS, or the words that the resolved setting itself contains."""
+    """Returns the words of a list named in STOP_WORDS or, if the setting holds the words of a file, those words."""
     return STOP_WORDS[stop_words] if stop_words in STOP_WORDS else _words(stop_words)
 
 

@@ -1,8 +1,8 @@
 """Applies a function to tasks in worker processes, and yields the results in the order of the tasks.
 
 A worker is a new Python process that imports only the modules that the function needs. For token stores, these include
-neither JAX nor the main module. (A fork of a process with threads may hang, and multiprocessing's `spawn` imports the
-main module of the command again.) Tasks and results go through pipes, in pickled form. A worker ends when its pipe is
+neither JAX nor the main module. (A fork of a multi-threaded process may hang, and multiprocessing's `spawn` imports the
+main module of the command again.) Tasks and results are pickled and sent through pipes. A worker exits when its pipe is
 closed, so none outlives its parent.
 """
 
@@ -77,7 +77,7 @@ class _Worker:
             with contextlib.suppress(OSError, AttributeError):  # only on Linux, and up to a limit per user
                 fcntl.fcntl(connection.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self.waiting: deque[int] = deque()
-        self.is_ready = False  # whether it has been set up
+        self.is_ready = False  # whether the worker has been set up
 
     def died(self) -> WorkerDied:
         try:
@@ -85,7 +85,7 @@ class _Worker:
         except subprocess.TimeoutExpired:
             problem = "does not answer"
         else:
-            problem = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+            problem = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
             problem += "; memory may have run out" if status == -signal.SIGKILL else ""
         return WorkerDied(
             f"a worker process that tokenises text {problem}. Run the same command again: it reuses the parts that are "
@@ -100,7 +100,7 @@ class _Worker:
 
 
 class Workers(Generic[T, R]):
-    """A context manager that starts workers, each of which calls `function`, which must be picklable.
+    """A context manager that starts workers, which all call `function`. The function must be picklable.
 
     Results must be small, since a worker does not read tasks while it waits for the parent to read its results.
     """
@@ -206,9 +206,9 @@ class Workers(Generic[T, R]):
 def serve(tasks: int, results: int, parent: int) -> None:
     """Runs a worker, given the file descriptors of its pipes and the ID of its parent process.
 
-    The first message is the function, and every other message is a task. The worker answers each message with a result
-    and an exception; at least one of them is None. Exceptions that the user can act on are sent unchanged. All others
-    are sent as a RuntimeError with their traceback.
+    The first message is the function, and every other message is a task. The worker answers each message with a pair
+    (result, exception), at least one of which is None. Exceptions that the user can act on are sent unchanged. All
+    others are sent as a RuntimeError with their traceback.
     """
     source, sink = Connection(tasks, writable=False), Connection(results, readable=False)
     function: Callable[[Any], Any] | None = None

@@ -125,7 +125,7 @@ def load_tokenizer(directory: Path | str) -> Tokenizer:
 
 
 def saved(tokenizer: Tokenizer) -> tuple[str, bytes, dict[str, Any]]:
-    """Returns the kind, content and options of a tokenizer, from which `restored` makes an equal tokenizer."""
+    """Returns the kind, content and options of a tokenizer, from which `restored` recreates the tokenizer."""
     return tokenizer.kind, tokenizer._content(), tokenizer._options()
 
 

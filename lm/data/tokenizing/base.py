@@ -2,7 +2,7 @@
 
 Every tokenizer has a token that precedes each document (`start_id`) and a token that follows it (`eos_id`). `encode`
 adds neither of them. Text is never encoded as a BOS token, an EOS token or an extra id: "<s>" in a document is ordinary
-text. Only `encode_rendered` recognises special tokens. Padding is recognised by its segments and weights, not by
+text. Only `encode_rendered` recognises special tokens. Padding is identified by its segments and weights, not by
 `pad_id`. Therefore, a tokenizer without a padding token can use 0 as `pad_id`.
 """
 
@@ -149,7 +149,7 @@ class Tokenizer(abc.ABC):
 
     @property
     def for_sources(self) -> Tokenizer:
-        """The tokenizer for sources of an encoder-decoder that shares its vocabulary between both sides."""
+        """The tokenizer for the sources of an encoder-decoder whose sides share one vocabulary."""
         return self
 
     @abc.abstractmethod
@@ -235,7 +235,7 @@ class Tokenizer(abc.ABC):
         """Returns the text of one ordinary token, or a printable placeholder for part of a character."""
 
     def _special(self) -> dict[int, str]:
-        """Returns the printable names of the tokens that stand for no text, keyed by id."""
+        """Returns the printable names of the tokens that do not represent text, keyed by id."""
         return {PAD: "<pad>", BOS: "<bos>", EOS: "<eos>"}
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -268,7 +268,7 @@ class Tokenizer(abc.ABC):
         return self._piece(token).replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
 
     def is_special(self, token: int) -> bool:
-        """Returns whether a token stands for no text, such as BOS or EOS. (`pad_id` may be an ordinary token.)"""
+        """Returns whether a token, such as BOS or EOS, does not represent text. (`pad_id` may be an ordinary token.)"""
         return token in self._special()
 
     @property

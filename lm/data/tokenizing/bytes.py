@@ -1,4 +1,4 @@
-"""A tokenizer of UTF-8 bytes. Its vocabulary consists of three special tokens and the 256 byte values."""
+"""A UTF-8 byte tokenizer. Its vocabulary consists of three special tokens and the 256 byte values."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
 """Renders conversations with the Jinja template of a chat model, and finds the tokens of the answers.
 
 A template may come from the internet, so it runs in Jinja's sandbox and only receives plain JSON values. The
-Jinja environment is set up as in transformers' `apply_chat_template`, for which published templates are written. No BOS
-token is added there or here, because a template writes its own.
+Jinja environment is set up as in transformers' `apply_chat_template`, for which published templates are written.
+Neither adds a BOS token, because templates write their own.
 
 The answers are the assistant's messages. Their tokens are found by character offsets in one encoding of the whole
 rendered text: encoding the parts separately would yield different tokens at their boundaries. If the template marks
-generated text with `{% generation %}`, the marked spans are the answers. Most published templates lack such marks; in
-these, an answer extends from the end of the generation prompt, such as `<|im_start|>assistant` and a line break, to the
-first special token after the text of the answer, such as `<|im_end|>`, inclusive.
+generated text with `{% generation %}`, the marked spans are the answers. Most published templates lack such marks. In
+that case, an answer begins after the generation prompt (such as `<|im_start|>assistant` and a line break) and ends with
+the first special token after its text (such as `<|im_end|>`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TEMPLATES = {
 }
 # Some templates write today's date. In training, the date is fixed, so that the data depends only on the config.
 TRAINING_DATE = datetime(2024, 7, 26)
-# Noncharacters, which no text should contain, and private-use characters.
+# Characters used to mark text: noncharacters, which no text should contain, and private-use characters.
 MARKS = tuple(map(chr, (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF900))))
 _LONGEST_REASON = 200  # maximum length of a Jinja error message, in characters
 
@@ -116,10 +116,10 @@ class ChatTemplate:
         return self._encode(self.render(messages, tools, prompt=True), messages, tools, prompt=True)[0]
 
     def fitted_prompt(self, messages: Sequence[Message], tools: Tools, limit: int) -> tuple[list[int], int]:
-        """Returns `prompt_ids`, omitting the oldest turns as needed to leave at most `limit` tokens, if possible.
+        """Returns `prompt_ids` without the oldest turns, if the whole prompt would have more than `limit` tokens.
 
-        A turn begins with a user message. The system prompt and the last turn are always kept. Also returns the number
-        of messages that were left out.
+        A turn begins with a user message. The system prompt and the last turn are always kept, even if they exceed the
+        limit. Also returns the number of messages that were left out.
         """
         head = next(
             (n for n, each in enumerate(messages) if each["role"] not in ("system", "developer")), len(messages)
@@ -168,7 +168,7 @@ class ChatTemplate:
         return frozenset(found) | ({last} & self._special_ids)
 
     def _end(self, ids: Sequence[int], begins_T: np.ndarray, first: int, limit: int) -> int:
-        """Returns the end of an answer: after the next special token before `limit`, or `first` if there is none."""
+        """Returns the end of an answer: the index after the next special token before `limit`, or `first`."""
         for index in range(first, len(ids)):
             if begins_T[index] >= limit:
                 break
@@ -193,7 +193,7 @@ class ChatTemplate:
         """Returns the character range [begin, end) of each answer, from the end of its prompt to the end of its text.
 
         An answer is located by replacing it and comparing the rendered texts. A template may write something before the
-        text of an answer, such as an empty <think> block, so an answer begins where its prompt ends, if found.
+        text of an answer, such as an empty <think> block, so an answer begins at the end of its prompt, if found.
         """
         mark, _ = _marks(text)
         numbers = [number for number, message in enumerate(messages) if message.get("role") == "assistant"]
@@ -222,7 +222,7 @@ class ChatTemplate:
     def _encode(
         self, text: str, messages: Sequence[Message], tools: Tools, *, prompt: bool = False
     ) -> tuple[list[int], Offsets]:
-        """Encodes a rendered text. Special tokens of the template become tokens; their names in messages stay text."""
+        """Encodes a rendered text. Names of special tokens are encoded as tokens, except in messages."""
         left, right = _marks(text)
 
         def mark(value: str) -> str:
@@ -233,7 +233,7 @@ class ChatTemplate:
             return self.tokenizer.encode_rendered(text)
         parts = re.split(f"({left}[^{left}{right}]*{right})", self.render(*marked, prompt=prompt))
         if "".join(parts).translate(dict.fromkeys(map(ord, (left, right)))) != text:
-            raise UserError("the chat template splits a special token that a message spells out; change the message.")
+            raise UserError("the chat template splits the name of a special token in a message; change the message.")
         ids: list[int] = []
         offsets: Offsets = []
         begin = 0

@@ -1,4 +1,4 @@
-"""Tokenizers of Hugging Face's `tokenizers` library, each stored in a single file."""
+"""Tokenizers from Hugging Face's `tokenizers` library, each stored in a single file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lm.data.tokenizing.special_tokens import SpecialTokens
 from lm.errors import UserError
 from lm.files import parse_json
 
-MOST_UNUSED_IDS = 100_000  # limit on unused ids below the largest id; every id has rows in the embedding and the head
+MOST_UNUSED_IDS = 100_000  # limit on unused ids below the largest id; every id takes up rows in the embedding and head
 
 
 class HuggingFaceTokenizer(Tokenizer):

@@ -27,7 +27,7 @@ PROBES = (
 
 
 def bpe(tokens: Mapping[str, int], merges: Sequence[Sequence[str]] = (), **options: Any) -> dict[str, Any]:
-    """Returns a model that joins adjacent tokens, with the earlier pairs of `merges` taking precedence."""
+    """Returns a model that joins adjacent tokens, with earlier pairs in `merges` taking precedence."""
     defaults = {
         "dropout": None,
         "unk_token": None,
@@ -41,7 +41,7 @@ def bpe(tokens: Mapping[str, int], merges: Sequence[Sequence[str]] = (), **optio
 
 
 def merges_of(tokens: Sequence[str], scores: Sequence[float]) -> Iterator[list[str]]:
-    """Yields all pairs of tokens that form a token, in descending order of that token's score (SentencePiece's BPE)."""
+    """Yields all token pairs that merge into a token, in descending order of its score, as in SentencePiece's BPE."""
     ids = {token: index for index, token in enumerate(tokens)}
     for index in sorted(range(len(tokens)), key=lambda index: (-scores[index], index)):
         token = tokens[index]

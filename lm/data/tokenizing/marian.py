@@ -1,4 +1,4 @@
-"""Tokenizers of Marian's translation models: one SentencePiece model per side, and one vocabulary for both sides."""
+"""Tokenizers for Marian's translation models: one SentencePiece model per side, and one vocabulary for both sides."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from lm.data.tokenizing.special_tokens import TEXT, SpecialTokens, Template
 from lm.files import parse_json, read_file
 
 VOCABULARY, SIDES = "vocab.json", {"source": "source.spm", "target": "target.spm"}
-_CODE = re.compile(r">>.*?<<")  # names the target language, at the start of a source of a multilingual model
+_CODE = re.compile(r">>.*?<<")  # names the target language at the start of a source, in multilingual models
 
 
 class MarianTokenizer(Tokenizer):
-    """A tokenizer that splits text with the SentencePiece model of its side and looks up the pieces in vocab.json.
+    """A tokenizer that splits text with the SentencePiece model for its side and looks up the pieces in vocab.json.
 
     `for_sources` is the tokenizer for sources. In models with several target languages, a source starts with a language
     code, such as ">>fra<<", which becomes the token with this name, as in the published tokenizer.

@@ -20,7 +20,7 @@ class NgramTable(NamedTuple):
         return np.diff(self.starts_V1)
 
     def of(self, words_T: np.ndarray) -> np.ndarray:
-        """Returns the n-grams of several words, one word after another, int32."""
+        """Returns the n-grams of several words, concatenated, int32."""
         counts_T = self.counts_V[words_T]
         ends_T = np.cumsum(counts_T)
         offsets_T = self.starts_V1[words_T] - (ends_T - counts_T)

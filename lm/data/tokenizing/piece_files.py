@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-SPACE = "\u2581"  # how a piece spells a space
+SPACE = "\u2581"  # represents a space in a piece
 UNIGRAM, BPE = "unigram", "bpe"
 ALGORITHMS = {1: UNIGRAM, 2: BPE, 3: "word", 4: "char"}
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # piece types

@@ -10,8 +10,8 @@ from lm.data.tokenizing.base import Tokenizer
 PIECE = 1 << 20  # characters
 SEARCHED = 1 << 14  # number of characters at the end of a piece that are searched for a gap
 _GAP = re.compile(r"(?<=[^\W\d_])[ \n](?=[^\W\d_])")  # the whitespace between two words
-# A tokenizer encodes words independently if encoding the parts of each probe jointly gives the same ids as encoding
-# them separately.
+# A tokenizer is taken to encode words independently if, for each probe, encoding its two parts together gives the same
+# ids as encoding them separately.
 _PROBES = (("the", " end"), ("a", "\nb"), ("Ein Wort", " und"), ("мир", " и"), ("x, y", " z"))
 
 

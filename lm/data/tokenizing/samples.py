@@ -29,7 +29,7 @@ def split_texts(texts: Iterable[str]) -> Iterator[str]:
 
 
 def cut_after_words(lines: Iterable[str]) -> Iterator[str]:
-    """Splits lines after every second occurrence of each word, so the unigram trainer considers all repeated words.
+    """Splits lines after every second occurrence of each word so that the unigram trainer considers all repeated words.
 
     In some releases (0.2.1 and 0.2.3), the trainer considers only substrings that are followed by at least two
     different characters. This excludes most words of a text in which every word is followed by a space. The end of a

@@ -24,7 +24,7 @@ from lm.errors import UserError
 
 LARGEST_SIZE = re.compile(r"too high \(\d+\)\. Please set it to a value <= (\d+)")  # in a SentencePiece error message
 LEAST_SCORE = -1e6  # the score of a piece that must never match a text
-UNKNOWN_PENALTY = 10.0  # SentencePiece gives an unknown character the lowest score of all pieces minus this
+UNKNOWN_PENALTY = 10.0  # an unknown character's score in SentencePiece is the lowest piece score minus this
 THREADS = 4  # fixed, because the sums in the expectation step depend on the number of threads
 
 
@@ -149,14 +149,14 @@ class SentencePieceTokenizer(Tokenizer):
         try:  # out_type="numpy" uses this method too, but takes 20 % longer, because it makes an array for each text
             processor: Any = self._processor
             return processor._processor._EncodeAsBufferBatch(texts, 1, None, False, -1, 0.1, False, False, False)
-        except (AttributeError, TypeError):  # other releases
+        except (AttributeError, TypeError):  # not all releases have this method
             return [np.array(ids, np.int32) for ids in self._processor.encode(texts, num_threads=1)]
 
     def changed(self, texts: Sequence[str], ids_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:
         """See the base class.
 
-        A model with boundary characters encodes the exact text as a sequence of pieces and bytes. Decoding fails only
-        if part of the text is unknown, and then the remaining pieces have fewer bytes than the text.
+        A model with boundary characters encodes the exact text as a sequence of pieces and bytes. Decoding fails to
+        restore it only if part of the text is unknown. In that case, the known pieces have fewer bytes than the text.
         """
         if not self._joints:
             return super().changed(texts, ids_N, lengths_E)
@@ -246,12 +246,12 @@ class SentencePieceTokenizer(Tokenizer):
         """See the base class. Pieces contain spaces instead of U+2581, so that U+2581 in a text becomes bytes.
 
         In the library, a unigram model matches all its pieces in a text, including those that stand for special tokens
-        or bytes. A very low score prevents this, as long as other pieces can spell the same text.
+        or bytes. Giving these pieces a very low score prevents this, as long as other pieces can spell the same text.
 
         The library adds scores in 64-bit arithmetic; SentencePiece uses 32-bit arithmetic. In a unigram model whose
         scores are not multiples of GRID, the ids may therefore differ if two segmentations of a text have almost the
-        same score. In any unigram model, they may differ if the scores of a line add up to more than EXACT (see
-        `word_cache.py`).
+        same score. In any unigram model, the ids may also differ if the scores of a line add up to more than EXACT
+        (see `word_cache.py`).
         """
         processor = self._processor
         pieces = [names.get(token, processor.id_to_piece(token)) for token in range(self.base_size)]
@@ -275,7 +275,7 @@ class SentencePieceTokenizer(Tokenizer):
         parts: dict[str, Any] = {"decoder": library.sequence("decoders", decoders)}
         if not self._joints:  # all spaces become U+2581
             parts["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-        if all(score == round(score) for score in spelled.values()):  # in a BPE model, they are 0, -1, -2, ...
+        if all(score == round(score) for score in spelled.values()):  # in a BPE model, scores are 0, -1, -2, ...
             merges = library.merges_of(list(spelled), list(spelled.values()))
             options = {"byte_fallback": True, "fuse_unk": True, "unk_token": pieces[self.unk_id or 0]}
             ids = {piece: token for token, piece in enumerate(pieces)}
@@ -293,7 +293,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 def _train(algorithm: str, vocab_size: int, sample: Sequence[str]) -> bytes:
-    """Returns a trained model in serialized form. SentencePiece may raise RuntimeError."""
+    """Returns a trained model in serialised form. SentencePiece may raise RuntimeError."""
     import sentencepiece
 
     model = io.BytesIO()

@@ -160,7 +160,7 @@ def _known(token: str, what: str, id_of: Callable[[str], int | None]) -> int:
 def _optional(
     name: str | None, usual: tuple[str, ...], added: Mapping[str, int], id_of: Callable[[str], int | None]
 ) -> int | None:
-    """Returns the id of the token `name` or, if it is None, of a special added token with one of the `usual` names."""
+    """Returns the id of the token `name` or, if `name` is None, of a special added token with a name in `usual`."""
     if name is not None:
         return id_of(name)
     return next((added[token] for token in usual if token in added), None)

@@ -94,7 +94,7 @@ class CharacterTokenizer(VocabularyTokenizer):
 class WordTokenizer(VocabularyTokenizer):
     """Tokens are the most frequent words of the training text; other words become `unk_id`. Decoding inserts spaces.
 
-    If a line break is in the vocabulary, each line break is a token. Otherwise, line breaks only separate words.
+    If the vocabulary contains the line break, each line break is a token. Otherwise, line breaks only separate words.
     """
 
     kind = "words"
@@ -125,8 +125,8 @@ class WordTokenizer(VocabularyTokenizer):
         if words and not kept:
             most = max(counts[word] for word in words)
             raise UserError(
-                f"config.data.tokenizer.min_count: no word of the training text occurs {config.min_count} times or "
-                f"more; use at most {most}."
+                f"config.data.tokenizer.min_count: no word in the training text occurs {config.min_count} or more "
+                f"times; use at most {most}."
             )
 
         def rank(word: str) -> tuple[int, str]:

@@ -1,9 +1,9 @@
-"""Encodes texts for a token store by looking up words that occurred before, which is faster than SentencePiece.
+"""Encodes texts for a token store by looking up words encoded earlier, which is faster than running SentencePiece.
 
 The ids are the same as SentencePiece's if the model encodes each word of a line independently. A BPE model does so if
 no piece extends beyond a word. In a unigram model, the sums of scores must also be exact. Otherwise, how a sum is
-rounded to 32 bits depends on what precedes the word in its line, so a word that has two segmentations of almost equal
-score may be segmented differently in different lines. Sums of multiples of GRID are exact up to EXACT, so
+rounded to 32 bits depends on the text that precedes the word in its line. A word with two segmentations of almost equal
+score may then be segmented differently in different lines. Sums of multiples of GRID are exact up to EXACT, so
 `SentencePieceTokenizer` rounds the scores of the models that it trains to such multiples.
 
 A word includes the spaces before it. E is the number of texts, N the number of tokens, U the number of words, and
@@ -27,7 +27,7 @@ GRID = 2.0**-8  # the scores of unigram models trained by `SentencePieceTokenize
 EXACT = 2.0**24 * GRID  # 32-bit floats represent all multiples of GRID up to this number exactly
 REPEATS = 2  # the cache is not used if words occur less often than this in a call, on average
 MOST_WORDS, MOST_BYTES = 1 << 17, 1 << 25  # limits on the cached words; 2^17 short words take about 50 MB
-START, BREAK = b"\0", b"\n"  # mark the start of a text and of each of its other lines
+START, BREAK = b"\0", b"\n"  # mark the start of a text and of each subsequent line
 _KINDS = bytes(1 if byte == 32 else 2 if byte in START + BREAK else 0 for byte in range(256))
 
 
@@ -89,7 +89,7 @@ class WordCache:
         words_W, index_U = found.dictionary.to_pylist(), found.indices.to_numpy()
         if len(index_U) < REPEATS * len(words_W):
             return None
-        # While SentencePiece searches within a word, a sum may exceed the best segmentation's by this much.
+        # While SentencePiece searches within a word, a sum may exceed that of the best segmentation by this much.
         excess = 0.0 if self._score_V is None else len(max(words_W, key=len)) * self._score_V.max()
         if excess >= EXACT:
             return None
@@ -116,7 +116,7 @@ class WordCache:
                 self._add(self._rows.new)
                 self._rows.new = []
         except BaseException:
-            self._clear()  # an error, such as a MemoryError, may leave only some arrays extended
+            self._clear()  # after an error such as MemoryError, the arrays may be inconsistent
             raise
         return rows
 
@@ -137,7 +137,7 @@ class WordCache:
 
 
 def _words_of(joined: bytes) -> pyarrow.DictionaryArray:
-    """Splits texts, each of which follows a START, into words."""
+    """Splits texts, each of which is preceded by START, into words."""
     import pyarrow
 
     kinds = np.frombuffer(joined.translate(_KINDS), np.uint8)

@@ -39,7 +39,8 @@ class BaselineSetup:
 @dataclass(frozen=True)
 class Scores:
     metrics: dict[str, float]  # keys: METRIC and, if there are several data sources, SOURCE/METRIC
-    # Maps metrics that can be defined in several ways to the definitions used, and the baseline's name to its settings.
+    # The definition used for each metric that can be defined in several ways, and the baseline's settings, keyed by its
+    # name.
     signatures: dict[str, str] = field(default_factory=dict)
 
 

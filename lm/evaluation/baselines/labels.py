@@ -25,7 +25,7 @@ RIDGE = (0.1, 0.3, 1.0, 3.0, 10.0)  # strengths of the L2 penalty
 
 
 class MajorityLabel(LabelBaseline):
-    """The probability of each label is its share of the training examples."""
+    """Predicts each label with a probability equal to its share of the training examples."""
 
     name = "majority class"
 
@@ -68,7 +68,7 @@ class LogisticNgrams(LabelBaseline):
         features_EF = vectorizer.fit_transform(map(_text, train))
 
         def fit(strength: float) -> Any:
-            with warnings.catch_warnings(action="ignore"):  # the description reports that the solver did not converge
+            with warnings.catch_warnings(action="ignore"):  # the description says so if the solver did not converge
                 return LogisticRegression(C=strength, max_iter=MOST_ITERATIONS).fit(features_EF, gold)
 
         def accuracy(model: Any, features: Any, valid: Sequence[Labelled]) -> float:
@@ -132,7 +132,7 @@ def _best(
     fit: Callable[[float], Any],
     quality: Callable[[Any, Any, Sequence[Labelled]], float],
 ) -> tuple[Any, float]:
-    """Fits a model with each strength. Returns the model that is best on the validation split, and its strength.
+    """Fits a model with each penalty strength. Returns the best model on the validation split, and its strength.
 
     Raises NotComputed if no model has a finite quality.
     """
@@ -146,14 +146,14 @@ def _best(
         if (value := quality(model, features, valid)) > (found[0] if found else -np.inf):
             found = value, model, strength
     if found is None:
-        raise NotComputed("the models' predictions for the validation split are not numbers")
+        raise NotComputed("the models' predictions for the validation split are not finite numbers")
     return found[1], found[2]
 
 
 def _describe(setup: BaselineSetup, num_features: int, strength: str, *notes: str) -> str:
     features = f"tf-idf of {num_features:,} word 1- and 2-grams"
     chosen = f"{strength}, chosen on the validation split"
-    # The data sources of a split may be scored on their own, so stores are compared one by one.
+    # The data sources of a split may be scored separately, so stores are compared one by one.
     of_valid = {store.fingerprint for store in setup.valid.values()}
     if any(store.fingerprint in of_valid for store in setup.stores.values()):
         chosen += ", which is also scored"

@@ -60,9 +60,10 @@ class BigramBaseline(NgramBaseline):
 
 
 class Unigrams:
-    """The probability of a token w is (c(w) + T / V) / (N + T), where T is the number of distinct training tokens.
+    """The probability of a token w is (c(w) + T / V) / (N + T).
 
-    This is the interpolation of Witten and Bell (1991) with the uniform distribution.
+    c(w) is the number of times that w occurs among the N training tokens, T of which are distinct. This is the
+    interpolation of Witten and Bell (1991) with the uniform distribution.
     """
 
     description = "Witten-Bell smoothing with the uniform distribution"
@@ -79,9 +80,9 @@ class Unigrams:
 class Bigrams:
     """The probability of a token w after v is (c(v, w) + T(v) P(w)) / (c(v) + T(v)).
 
-    T(v) is the number of distinct tokens that follow v in training, and P is the unigram model (Witten and Bell 1991;
-    Chen and Goodman 1998, section 2.5). After a token that never occurs before a target in training, the probability is
-    P(w).
+    c counts occurrences in the training data, T(v) is the number of distinct tokens that follow v there, and P is the
+    unigram model (Witten and Bell 1991; Chen and Goodman 1998, section 2.5). If no token follows v in the training
+    data, the probability is P(w).
     """
 
     description = "interpolated Witten-Bell smoothing"

@@ -17,7 +17,7 @@ SETTINGS = {"c1": 0.1, "c2": 0.1, "max_iterations": 100, "feature.possible_trans
 
 
 class MostFrequentTag(LabelBaseline):
-    """Gives each word its most frequent tag in training, and unknown words the most frequent tag of all words.
+    """Gives each known word its most frequent tag in training, and each unknown word the most frequent tag overall.
 
     Ties go to the first tag in data.labels. Words are compared case-sensitively.
     """

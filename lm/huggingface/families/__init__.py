@@ -1,4 +1,4 @@
-"""The families of published models. To add a family, write a file for it, import that file here and list the family."""
+"""The families of published models. To add one, write a file for it, import that file here and extend FAMILIES."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BART (Lewis 2020): learned positions, starting at row 2 of their table, and norms after the residual sums."""
+"""BART (Lewis 2020): norms after the residual additions, and learned positions that start at row 2 of their table."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ SETTINGS = {
 
 
 def layers_of(body: str) -> dict[str, str]:
-    """Returns the module names of the layers of a body such as "bert"."""
+    """Returns the names of the layer modules for a model body such as "bert"."""
     theirs, ours = f"{body}.encoder.layer.{{n}}", "layer_{n}"
     return {
         f"{theirs}.attention.self.query": f"{ours}/attention/query",

@@ -1,4 +1,4 @@
-"""Declares families of published models, their `transformers` classes and their heads."""
+"""Defines the data classes that describe families of published models, their `transformers` classes and their heads."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Convention:
     """Describes how `transformers` classes and config.json represent one of our tasks.
 
     Attributes:
-        heads: the tasks whose heads this task can use; if empty, it uses only its own.
+        heads: the tasks whose heads this task can use; if empty, the task uses only its own head.
         labels: whether id2label lists the labels.
         problem_type: the value of the problem_type field, or "" if there is none.
-        logits: whether each token has logits that can be compared.
+        logits: whether each token has logits that can be compared with those in `transformers`.
         vectors: whether the task computes text vectors, so that the pooling must be known.
         overlap: the overlap between the windows of a long text, as a fraction of the sequence length.
         peft: a value of task_type for which peft adds no trained head to the adapters, or "" if there is none.
@@ -38,7 +38,7 @@ class Convention:
     generates: bool = False
 
 
-REGRESSION = "regression"  # of one number; in `transformers`, a classifier with one output
+REGRESSION = "regression"  # predicts one number; in `transformers`, it is a classifier with one output
 CONVENTIONS = {
     "causal": Convention(logits=True, generates=True, peft="CAUSAL_LM"),
     "seq2seq": Convention(logits=True, generates=True, peft="SEQ_2_SEQ_LM"),
@@ -96,8 +96,8 @@ class Family:
         unstored: our modules that files lack because the published model does not use them.
         same_class: maps alternative class names to the names in `heads`.
         own_tokenizer: whether AutoTokenizer in `transformers` 5 ignores the rules in tokenizer.json for this family.
-        marks: tensor name patterns; a folder without model_type belongs to the family only if it has a tensor for each
-            pattern.
+        marks: tensor name patterns; a folder without model_type belongs to the family only if each pattern matches one
+            of its tensors.
     """
 
     name: str

@@ -22,7 +22,7 @@ SETTINGS = {**llama.SETTINGS, "norm_unit_offset": True, "embedding_scale": 0.0}
 def _read_activation(values: Values) -> Settings:
     """Reads the activation.
 
-    Raises ValueError if only hidden_act="gelu" is given, because it means the tanh approximation in old files.
+    Raises ValueError if only hidden_act="gelu" is given, because in old files this means the tanh approximation.
     """
     chosen = values["hidden_activation"]
     if chosen is None:

@@ -1,4 +1,4 @@
-"""ModernBERT (Warner 2024): rotary positions, and windows in two of every three layers.
+"""ModernBERT (Warner 2024): rotary positions, and sliding windows in two out of every three layers.
 
 The first layer has no attention norm.
 """
@@ -28,7 +28,7 @@ FIELDS: tuple[Field, ...] = (
     only("classifier_bias", False),
     only("classifier_activation", "gelu"),
     choice("classifier_pooling", "pooling", {"cls": "first", "mean": "mean"}, "cls"),
-    # Their window spans both sides of the token; ours counts one side and the token itself.
+    # In `transformers`, the window spans both sides of the token; ours counts one side and the token itself.
     windows(
         (3, 0),
         128,

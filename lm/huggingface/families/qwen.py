@@ -12,7 +12,7 @@ LONGEST = 32768
 
 
 def _read_window(values: Values) -> Settings:
-    """Raises ValueError for sliding windows, which these models use only from a certain layer onwards."""
+    """Raises ValueError for sliding windows, because these models use them only from a certain layer onwards."""
     if values["use_sliding_window"] not in (False, None):
         raise ValueError(f"use_sliding_window={values['use_sliding_window']!r} is not supported; supported: False")
     types = values["layer_types"]

@@ -1,6 +1,6 @@
 """RoBERTa (Liu 2019) and XLM-R (Conneau 2020), with their heads.
 
-Positions start at the id of the padding token plus 1, so the earlier rows of the table are never read. All tokens have
+Positions start at the id of the padding token plus 1, so the first rows of the table are never read. All tokens have
 type 0.
 """
 

@@ -13,7 +13,7 @@ LONGEST = 32768
 
 
 def _read_nope(values: Values) -> Settings:
-    """Determines which layers have no rotary positions. In no_rope_layers, 1 marks a layer that does have them."""
+    """Determines which layers have no rotary positions. In no_rope_layers, 1 marks a layer with rotary positions."""
     count, interval, listed = values["num_hidden_layers"], values["no_rope_layer_interval"], values["no_rope_layers"]
     if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
         raise ValueError(f"no_rope_layer_interval={interval!r} is not a valid number of layers")

@@ -57,7 +57,7 @@ def _write_mlp(model: ModelConfig) -> Values:
 
 
 def _read_scale(values: Values) -> Settings:
-    """Reads whether logits are divided by sqrt(d_model), as in T5 1.0. In old files, tied embeddings indicate this."""
+    """Determines whether logits are divided by sqrt(d_model) as in T5 1.0. In old files, tied embeddings imply this."""
     scaled, tied = values["scale_decoder_outputs"], values["tie_word_embeddings"]
     for name, value in values.items():
         if value is not None and not isinstance(value, bool):

@@ -18,12 +18,12 @@ from lm.models.protocol import Flops, ParameterCounts
 
 
 def num_filters(config: ModelConfig) -> int:
-    """Returns the number F of filters of each width. All widths together give d_model features."""
+    """Returns the number F of filters of each width. Together, the filters of all widths give d_model features."""
     return config.d_model // len(config.filter_widths)
 
 
 def channels_width(config: ModelConfig) -> int:
-    """Returns the number of values per token that the filters read: the embedding and, if there is one, its copy."""
+    """Returns how many values the filters read per token: the embedding and, if used, the static embedding."""
     return embedding_width(config) * (1 + config.static_channel)
 
 
@@ -130,7 +130,10 @@ class Convolutional(Network):
 
     @nn.nowrap
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
-        """Estimates the bytes per row for the embeddings, all filters' terms and sums, and the maxima, in float32."""
+        """Estimates the bytes of activations per row.
+
+        The activations are the embeddings, the terms and sums of all filters, and the maxima, in float32.
+        """
         config = self.config
         features = (sum(config.filter_widths) + 3 * len(config.filter_widths)) * num_filters(config)
         return 4.0 * length * (channels_width(config) + features)

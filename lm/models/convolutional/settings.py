@@ -17,10 +17,11 @@ def check(config: Any, refuse: Refuse) -> None:
     if model.static_channel and not model.embedding_from:
         refuse("model.static_channel", "two channels need pre-trained vectors; set model.embedding_from.")
     if not model.use_bias:
-        refuse("model.use_bias", "the filters of a convolutional network always have a bias; leave this at True.")
+        refuse("model.use_bias", "the filters of a convolutional network always have a bias; leave this set to True.")
     if optimizer.layer_decay != 1.0 or optimizer.freeze_layers:
         name = "freeze_layers" if optimizer.freeze_layers else "layer_decay"
-        refuse(f"optimizer.{name}", "a convolutional network has no layers; use optimizer.freeze to name parameters.")
+        problem = "a convolutional network has no layers"
+        refuse(f"optimizer.{name}", f"{problem}; list the parameters to freeze in optimizer.freeze.")
 
 
 CONVOLUTIONAL = Architecture(

@@ -1,7 +1,7 @@
 """Reads and writes back-off tables as text in ARPA format, following the conventions of KenLM.
 
 `<s>` precedes each document and is never predicted, `</s>` ends each document, and `<unk>` stands for all unknown
-words. Numbers are base-10 logarithms; -99 stands for a probability of 0. The prefix of every n-gram must be listed too.
+words. Numbers are base-10 logarithms; -99 stands for a probability of 0. The prefix of each n-gram must also be listed.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class _Lines:
 
 
 def read_arpa(text: Iterable[str]) -> Arpa:
-    """Reads the lines of an ARPA file. Raises UserError, with the number of the line, if the file is invalid."""
+    """Reads the lines of an ARPA file. Raises UserError, with the line number, if the file is invalid."""
     lines = _Lines(text)
     sizes = _read_header(lines)
     words: dict[str, int] = {}
@@ -150,7 +150,7 @@ def read_arpa(text: Iterable[str]) -> Arpa:
         raise lines.error(f"there is text after \\end\\: {shown(lines.line)}")
     for name in (BEGIN, END):
         if name not in words:
-            raise UserError(f"the 1-grams lack {name}, which a language model of documents needs.")
+            raise UserError(f"the 1-grams lack {name}, which every language model of documents needs.")
     while len(tables) > 1 and not len(tables[-1][0]):
         tables.pop()
     return Arpa(tuple(words), tuple(tables))

@@ -5,7 +5,8 @@ the level below and by its last token. A level is counted in three passes over c
 
 1. Each chunk is sorted by (prefix, last token). Its distinct n-grams and their counts are written to temporary files.
 2. The sorted chunks are merged, one range of keys at a time.
-3. Each token gets the index of the n-gram of order k that ends there, which serves as a prefix in the next level.
+3. Each token is assigned the index of the n-gram of order k that ends there. In the next level, this index identifies
+   a prefix.
 
 Besides the finished levels, memory holds one chunk and one range of keys.
 """
@@ -48,7 +49,7 @@ class Level:
 
     @property
     def parents(self) -> np.ndarray:
-        """The index of the prefix of each n-gram in the level below, int32 (N,)."""
+        """The index, in order k - 1, of the prefix of each n-gram, int32 (N,)."""
         return np.repeat(np.arange(len(self.begins) - 1, dtype=np.int32), np.diff(self.begins))
 
     def blocks(self, size: int) -> Iterator[tuple[slice, slice]]:
@@ -63,7 +64,7 @@ class Level:
         return Level(begins, self.words[ngrams], self.counts[ngrams], self.suffixes[ngrams], self.initial[ngrams])
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """Returns the sum of the values (N,) over the n-grams with the same prefix, (M,)."""
+        """Returns, for each prefix, the sum of the values (N,) of its n-grams, (M,)."""
         total = np.append(0, np.cumsum(values))
         return total[self.begins[1:]] - total[self.begins[:-1]]
 
@@ -168,11 +169,11 @@ def _sorted_chunks(
     """Yields the distinct n-grams of order k of each chunk.
 
     `ids_T` holds the index of the n-gram of order k - 1 that ends at each token. Unless k is the highest order, the
-    index of each n-gram among those of its chunk is written to `local_T`.
+    index of each token's n-gram of order k among the distinct n-grams of its chunk is written to `local_T`.
     """
     for number, (begin, tokens, is_start) in enumerate(text.chunks()):
         end = begin + len(tokens)
-        # The first token of all has no prefix. The index at the last token stands in for it, but is not used.
+        # The very first token has no prefix. The index at the last token is read in its place, but is not used.
         prefixes = ids_T[np.arange(begin - 1, end - 1)] if begin == 0 else ids_T[begin - 1 : end - 1]
         (found,) = np.nonzero((prefixes != NONE) & ~is_start)
         keys = prefixes[found].astype(np.int64) * vocab_size + tokens[found]
@@ -199,7 +200,7 @@ def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _merge(runs: Sequence[_Run], below: Level, vocab_size: int, scratch: _Scratch) -> tuple[Level, list[np.ndarray]]:
-    """Merges sorted runs into a level. Also returns, for each run, the index of each of its n-grams in the level."""
+    """Merges sorted runs into a level. Returns the level and, for each run, the indices of its n-grams in the level."""
     cuts = [np.searchsorted(run.keys, _splitters(runs)) for run in runs]
     bounds = [np.concatenate([[0], cut, [len(run.keys)]]) for cut, run in zip(cuts, runs, strict=True)]
     maps = [scratch.array(f"map_{number}", np.int32, len(run.keys)) for number, run in enumerate(runs)]

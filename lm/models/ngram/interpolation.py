@@ -12,12 +12,12 @@ from lm.models.ngram.counting import Level
 
 SAMPLE = 1 << 19  # at most this many distinct n-grams, evenly spaced, are left out in turn
 ROUNDS = 300  # the maximum number of iterations
-ENOUGH = 1e-5  # the iteration stops when no weight changes by this much
-LARGEST = 1 - 1e-6  # the largest weight, so that no n-gram that is left out gets the probability 0
+ENOUGH = 1e-5  # the iteration stops when every weight changes by less than this
+LARGEST = 1 - 1e-6  # the maximum weight, so that no n-gram that is left out gets probability 0
 
 
 def estimated_lambdas(settings: NgramSettings, levels: Sequence[Level], num_words: int) -> NgramSettings:
-    """Returns the settings with the weights of all orders, from deleted interpolation (Jelinek & Mercer 1980).
+    """Returns the settings with weights for all orders, estimated by deleted interpolation (Jelinek & Mercer 1980).
 
     Each occurrence of an n-gram (h, w) of the highest order is predicted from the counts without this occurrence: the
     relative frequency in order k is (c(h, w) - 1) / (c(h) - 1). The weights maximise the likelihood of these

@@ -19,7 +19,7 @@ from lm.models.ngram.smoothing import SMOOTHINGS
 from lm.models.ngram.table import ZERO, shapes
 from lm.models.protocol import Flops, ParameterCounts
 
-NONE = -1  # a token before the beginning of a text, or the index of an n-gram that does not exist
+NONE = -1  # stands for a token before the beginning of a text, or for the index of an n-gram that does not exist
 CHUNK = 1 << 14  # table entries that are written to the logits at a time
 
 
@@ -97,8 +97,8 @@ class NgramModel:
         """Returns the log-probability of each word after each of T contexts, float32 (T, V).
 
         The log-probability of a word w after a context h is ln p(w | h') plus the logarithms of the back-off weights of
-        all contexts longer than h', where h' is the longest suffix of h after which w is listed. The orders are written
-        from the lowest to the highest, so that longer contexts overwrite shorter ones.
+        all suffixes of h longer than h', where h' is the longest suffix of h after which w is listed. The logits are
+        written from the lowest order to the highest, so that longer contexts overwrite the values of shorter ones.
         """
         contexts = [self._find(params, history[: k + 1][::-1]) for k in range(len(history))]  # of 1, 2, ... tokens
         if shares_equally := SMOOTHINGS[self.config.ngram.smoothing].shares_equally:
@@ -120,7 +120,7 @@ class NgramModel:
         return jnp.maximum(logits_TV, ZERO)
 
     def _find(self, params: Any, words: list[Array]) -> Array:
-        """Returns the index of the n-gram `words` (one (T,) array per word) in its order, or NONE, int32 (T,)."""
+        """Returns the index of each n-gram in its order, or NONE, int32 (T,). `words` has one (T,) array per word."""
         nodes_T = words[0]
         for k, words_T in enumerate(words[1:], start=1):
             begins_T, ends_T = self._children(params, k, nodes_T)
@@ -142,13 +142,13 @@ class NgramModel:
         return jax.lax.fori_loop(0, self.vocab_size.bit_length(), halve, (begins_T, ends_T))[0]
 
     def _children(self, params: Any, k: int, nodes_T: Array) -> tuple[Array, Array]:
-        """Returns the range of the n-grams of order k + 1 that continue n-grams of order k."""
+        """Returns the ranges of the n-grams of order k + 1 that continue the given n-grams of order k."""
         begins, nodes = params[f"order_{k}"]["begins"], jnp.maximum(nodes_T, 0)
         begins_T = begins[nodes]
         return begins_T, jnp.where(nodes_T == NONE, begins_T, begins[nodes + 1])
 
     def _only_longest(self, params: Any, contexts: list[Array]) -> list[Array]:
-        """Replaces with NONE all contexts of a token except the longest one that is continued in the table."""
+        """Replaces all contexts of a token with NONE, except the longest one that has continuations in the table."""
         kept: list[Array] = []
         is_longer_T: Any = False
         for k, nodes_T in reversed(list(enumerate(contexts, start=1))):
@@ -187,10 +187,10 @@ class NgramModel:
 
 
 def _write(logits_TV: Array, table: Any, begins_T: Array, ends_T: Array, added_T: Array) -> Array:
-    """Sets the logits of the words listed at begins_T to ends_T - 1 to their log-probabilities plus `added_T`.
+    """Writes the log-probabilities of entries begins_T to ends_T - 1, plus `added_T`, to the logits of their words.
 
-    Contexts differ in the number of words listed, so the words of all contexts are numbered consecutively and
-    written in chunks.
+    Contexts differ in their number of entries, so the entries of all contexts are numbered consecutively and written in
+    chunks.
     """
     totals_T = jnp.cumsum(ends_T - begins_T)
 

@@ -36,7 +36,7 @@ def check(config: Any, refuse: Refuse) -> None:
         refuse("eval.stride", f"{problem}; set this to 0, which means {largest}.")
     weights = {each.weight for each in sources.values() if each.weight > 0}
     if len(weights) > 1:
-        refuse("data.train", "every document is counted once; give all data sources weight 1, or 0 to omit a source.")
+        refuse("data.train", "every document is counted once; give each data source weight 1, or weight 0 to omit it.")
     if ngram.lambdas and (len(ngram.lambdas) != ngram.order or not all(0 <= each <= 1 for each in ngram.lambdas)):
         refuse("model.ngram.lambdas", f"give {ngram.order} weights from 0 to 1, one per order, or leave this empty.")
     fallback = ngram.fallback_discounts
@@ -73,7 +73,7 @@ def fit(
     record: dict[str, Any] = {}
     if "lambdas" in smoothing.reads:
         record["lambdas"] = list(ngram.lambdas)
-        notes.append(f"weights (lambdas) of the orders from 1: {_numbers(ngram.lambdas)}")
+        notes.append(f"weights (lambdas) of the orders, from 1 up: {_numbers(ngram.lambdas)}")
     if discounts:
         record["discounts"] = discounts
         listed = (f"{_numbers(each)} ({k}-grams)" for k, each in enumerate(discounts, start=1))

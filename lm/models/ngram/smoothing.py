@@ -4,8 +4,8 @@ Every method interpolates: if h' is the context h without its first token,
 
     p(w | h) = direct(h, w) + reserved(h) p(w | h')
 
-where `direct` and `reserved` are computed from the counts of one order, and reserved(h) is the probability mass left to
-the next lower order. Below order 1, p is uniform over the V tokens that can be predicted. Add-k smoothing uses this
+where `direct` and `reserved` are computed from the counts of one order, and reserved(h) is the probability mass left
+for the next lower order. Below order 1, p is uniform over the V tokens that can be predicted. Add-k smoothing uses this
 uniform distribution in place of every p(w | h').
 """
 
@@ -23,7 +23,7 @@ from lm.models.ngram.counting import Level
 from lm.models.ngram.interpolation import estimated_lambdas
 
 WHERE = "config.model.ngram"
-BLOCK = 1 << 22  # n-grams whose probabilities are computed at a time
+BLOCK = 1 << 22  # the number of n-grams whose probabilities are computed at a time
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Counts:
-    """The counts of some consecutive contexts of one order, from which a method computes `direct` and `reserved`.
+    """The counts for some consecutive contexts of one order, from which a method computes `direct` and `reserved`.
 
     Attributes:
         counts: int (N,): raw or, for Kneser-Ney, adjusted.
@@ -80,7 +80,7 @@ class Smoothing:
 
     Attributes:
         method: returns `direct` and `reserved` for one order; None if the probabilities come from a file.
-        reads: the settings in NgramSettings that only some methods read.
+        reads: the settings in NgramSettings that this method reads but at least one other does not.
         adjusts: whether, in all orders but the highest, the count of an n-gram is the number of distinct tokens before
             it, not the number of its occurrences.
         prepare: takes the settings, the counts of all orders, and V; returns the settings with estimated values.
@@ -102,7 +102,7 @@ def estimates(levels: Sequence[Level], settings: NgramSettings, possible: np.nda
     """Yields the estimate of each order, from 1 up. Raises UserError if the method cannot use the counts.
 
     Args:
-        settings: those that `prepare` returned.
+        settings: the settings that `prepare` returned.
         possible: bool (V,): the tokens that can be predicted. The others have the probability 0.
     """
     smoothing, num_words = SMOOTHINGS[settings.smoothing], int(possible.sum())
@@ -131,7 +131,7 @@ def numbers_of(counts: np.ndarray) -> np.ndarray:
 
 
 def _adjusted(levels: Sequence[Level], order: int) -> np.ndarray:
-    """Returns the counts of Kneser & Ney 1995 for one order.
+    """Returns the adjusted counts of one order (Kneser & Ney 1995).
 
     Below the highest order, the count of an n-gram is the number of distinct tokens that precede it. Nothing precedes
     an n-gram at the beginning of a document, so it keeps its count.
@@ -174,7 +174,7 @@ def _absolute_discounts(settings: NgramSettings, order: int, numbers: np.ndarray
         if not once:
             raise UserError(
                 f"{WHERE}.discount: no {order}-gram occurs exactly once, so n1 / (n1 + 2 n2) is 0; set this "
-                "number, or use a text that is longer or less repetitive."
+                "discount, or use a text that is longer or less repetitive."
             )
         discount = once / (once + 2 * twice)
     return np.array([0.0, discount, discount, discount])
@@ -212,7 +212,7 @@ def kneser_ney_discounts(settings: NgramSettings, order: int, numbers: np.ndarra
         reason = f"the discount of {order}-grams with the count {wrong} would be {found[wrong]:.3g}"
     if not settings.fallback_discounts:
         raise UserError(
-            f"{WHERE}.smoothing: Kneser-Ney discounts cannot be estimated ({reason}), because the text is small, "
+            f"{WHERE}.smoothing: Kneser-Ney discounts cannot be estimated ({reason}), because the text is too small, "
             "repetitive or artificial; set model.ngram.fallback_discounts=(0.5, 1.0, 1.5), or use another method."
         )
     return np.array([0.0, *settings.fallback_discounts])

@@ -13,9 +13,10 @@ TOLERANCE = 1e-3  # the numbers in files are rounded
 
 
 def wrong_sum(params: Mapping[str, Any]) -> tuple[list[int], float] | None:
-    """Returns a context, as token ids, whose probabilities do not sum to 1, and their sum, or None if there is none.
+    """Returns a context (as token ids) whose probabilities do not sum to 1, together with their sum.
 
-    Checks the empty context and a sample of the contexts of each order, from the shortest up.
+    Returns None if no such context is found. Checks the empty context and a sample of the contexts of each order, from
+    the shortest up.
     """
     model = _Tables(params)
     contexts = (model.tokens(k, index) for k in range(1, len(params)) for index in model.sample(k))

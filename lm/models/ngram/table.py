@@ -8,7 +8,7 @@ The n-grams that continue n-gram i of order k are begins[i] to begins[i + 1] - 1
 token (`words`). `log_probs` holds ln p(w | h). If a word does not continue an n-gram, its probability in the next
 lower order is multiplied by a factor, and `back_offs` holds the logarithm of this factor. For such words, `uniform`
 (V,), if present, replaces the lower orders (add-k). An interpolated model has this form too, because p(w | h) of every
-n-gram includes the share of the lower orders.
+n-gram includes the contribution of the lower orders.
 """
 
 from __future__ import annotations

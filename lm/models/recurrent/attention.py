@@ -57,13 +57,13 @@ SCORES: dict[str, Score] = {
 
 
 class SourceAttention(nn.Module):
-    """tanh([c; h] W), where c is the mean of the source's outputs, weighted by a softmax of the scores."""
+    """tanh([c; h] W), where c is the mean of the encoder's outputs, weighted by a softmax of the scores."""
 
     config: ModelConfig
 
     @nn.compact
     def __call__(self, x_BLD: Array, memory_BSD: Array, mask_BLS: Array) -> Array:
-        """Returns (B, L, D). If there are fewer sources than rows, consecutive rows share a source."""
+        """Returns the output, (B, L, D). If there are fewer sources than rows, consecutive rows share a source."""
         config, score = self.config, SCORES[self.config.source_attention].function
         assert score is not None, "this model has no attention"
         B, L, D = x_BLD.shape

@@ -1,7 +1,7 @@
 """The recurrent cells: Elman's tanh RNN, the LSTM and the GRU.
 
-The input of each gate is x W + h U + b, where x is the cell's input and h is its previous output. `recurrence.py`
-computes the products and passes them to the cell. The gates are defined and ordered as in PyTorch.
+The input of each gate is x W + h U + b, where x is the cell's input and h is its previous output. `layer.py` computes
+x W + b, and `recurrence.py` computes h U and passes both to the cell. The gates are defined and ordered as in PyTorch.
 
 Flax's cells are not used: they multiply the input by W inside the loop over tokens, which is slower than one matrix
 multiplication for all tokens, and they have no layer normalisation.
@@ -20,7 +20,7 @@ from lm.config import ModelConfig
 from lm.models.layers import NORMS
 from lm.models.recurrent.recurrence import State
 
-# The parameters of a cell besides W and U, for example {"recurrent_norm/scale": (G,)}.
+# The parameters of a cell besides W, U and b, for example {"recurrent_norm/scale": (G,)}.
 Weights = Mapping[str, Array]
 
 

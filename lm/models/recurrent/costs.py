@@ -79,7 +79,7 @@ def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: i
 def activation_bytes(config: ModelConfig, head: Head, length: int, source_length: int) -> float:
     """Estimates how many bytes of activations are kept per row for the backward pass, in float32.
 
-    Each direction keeps x W and h U of all gates, its states before and after each token, and its output.
+    Each direction keeps its input, x W and h U of all gates, its states before and after each token, and its output.
     """
     cell, total = CELLS[config.cell], 0.0
     for each in stacks(config, length, source_length):

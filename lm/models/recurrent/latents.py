@@ -35,7 +35,7 @@ class LatentInput(nn.Module):
 
     @nn.compact
     def __call__(self, memory_BkD: Array) -> Array:
-        """Returns (B, E)."""
+        """Returns one vector per row, (B, E)."""
         B, k, D = memory_BkD.shape
         return linear(self.config, "input", k * D, embedding_width(self.config))(memory_BkD.reshape(B, k * D))
 

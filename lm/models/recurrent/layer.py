@@ -140,7 +140,7 @@ class RecurrentLayer(nn.Module):
 
         Args:
             state: the state before the first token if the tokens continue a text; not supported if bidirectional.
-            starts_BL: if the tokens continue a text, whether a new text starts at each token; None means at no token.
+            starts_BL: if the tokens continue a text, whether a new text starts at each token; if None, none starts.
             initial: for each token, the initial state of a text that starts there, as (L, B, D) arrays; if None, zeros.
         """
         directions = DIRECTIONS if self.bidirectional else DIRECTIONS[:1]
@@ -186,7 +186,7 @@ class RecurrentStack(nn.Module):
 
         Args:
             states: the state of each layer before the first token, if the tokens continue a text.
-            starts_BL: with `states`, whether a new text starts at each token; None means at no token.
+            starts_BL: with `states`, whether a new text starts at each token; if None, none starts.
             initial: for each layer, the initial states of texts; if None, zeros.
         """
         # A locked dropout mask is the same for all tokens of a row (Gal 2016).

@@ -1,4 +1,4 @@
-"""Applies a recurrent cell along the rows of a batch, with a gradient that needs few passes over the weights.
+"""Applies a recurrent cell along the rows of a batch, with an efficient gradient of the recurrent matrix.
 
 The gradient of the recurrent matrix is a sum over all tokens. Automatic differentiation of the loop would update this
 sum at every step. Here, the loop only returns the gradient of each step's product h U, and a single matrix
@@ -19,7 +19,7 @@ State = Any  # a dict of float32 (B, H) arrays, one of which is "h", the output 
 
 
 class Step(Protocol):
-    """One step of a cell. Steps must be hashable, so that compiled programs can be shared."""
+    """One step of a cell. Steps must be hashable, so that compiled programs can be reused."""
 
     def __call__(self, weights: Any, x_BG: Array, r_BG: Array, state: State) -> State:
         """Returns the new state.
@@ -110,7 +110,7 @@ recur.defvjp(_forward_for_gradient, _backward)
 
 
 def _with_starts(now: Steps, state: State) -> State:
-    """Replaces the state of the rows in which a text starts."""
+    """Replaces the state with the initial state in rows where a text starts."""
     starts_B = now.starts_LB & now.is_text_LB
     if now.initial is None:
         return jax.tree.map(partial(_only, ~starts_B), state)
@@ -118,7 +118,7 @@ def _with_starts(now: Steps, state: State) -> State:
 
 
 def _masked(x: Array, mask_BH: Array | None) -> Array:
-    """Multiplies (B, H) or (L, B, H) values by the mask."""
+    """Multiplies an array of shape (B, H) or (L, B, H) by the mask, if there is one."""
     return x if mask_BH is None else x * mask_BH.reshape((1,) * (x.ndim - 2) + mask_BH.shape)
 
 

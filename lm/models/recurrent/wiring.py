@@ -33,7 +33,7 @@ from lm.models.recurrent.recurrence import State
 
 
 class Recurrent(Network):
-    """Base class for the three wirings."""
+    """Base class for the three recurrent models."""
 
     @classmethod
     def build(cls, config: ModelConfig, head: Head, platform: str | None = None) -> Self:
@@ -87,7 +87,7 @@ class OneStack(Recurrent):
         return dataclasses.replace(output, cache=cache, penalty=penalty)
 
     def penalty(self, x_BLD: Array, h_LBD: Array, batch: Batch) -> Array | None:
-        """Returns the penalty that the last layer's output adds to the summed training loss, or None."""
+        """Returns the penalty on the last layer's output, to be added to the summed training loss, or None."""
         return None
 
     @property
@@ -96,7 +96,7 @@ class OneStack(Recurrent):
 
     @nn.nowrap
     def token_vectors(self, variables: Any, batch: Batch, layer: int) -> Array:
-        """Returns the vectors after a layer. The embedding (layer 0) yields model.embedding_width features."""
+        """Returns the vectors after a layer. Those of layer 0 have the width of the embedding table."""
         assert 0 <= layer <= self.text_layers, (layer, self.text_layers)
         if layer == 0:
             return self.embedded(variables, batch)
@@ -113,7 +113,7 @@ class RecurrentDecoder(OneStack):
     def penalty(self, x_BLD: Array, h_LBD: Array, batch: Batch) -> Array | None:
         """Returns the penalties on the last layer's output after (x) and before (h) dropout, summed over the targets.
 
-        See model.output_penalty and model.change_penalty. Each penalty is a mean over the features, as in Merity 2018.
+        See model.output_penalty and model.change_penalty. Each penalty is a mean over the features (Merity 2018).
         """
         config, found = self.config, []
         if config.output_penalty:
@@ -137,13 +137,13 @@ class Encoded(NamedTuple):
 
     memory_BSD: Array
     segments_BS: Array
-    initial: tuple[State, ...]  # per decoder layer, the initial states of a text that starts at each token, (L, B, D)
+    initial: tuple[State, ...]  # (L, B, D): for each layer and token, the initial state of a text that starts there
 
 
 class RecurrentEncoderDecoder(Recurrent):
-    """A bidirectional encoder and a decoder that continues from it (Sutskever 2014, Bahdanau 2015).
+    """A bidirectional encoder and a decoder that continues from its states (Sutskever 2014, Bahdanau 2015).
 
-    In segment i, the decoder starts with the encoder's last states for segment i, with both directions concatenated.
+    In segment i, the decoder starts with the encoder's last states for segment i, with the two directions concatenated.
     The decoder's top layer starts with the states of the encoder's top layer. A batch has a source only if the head
     predicts text. If the head does not predict text, the encoder and the decoder read the same text.
     """
@@ -195,7 +195,7 @@ class RecurrentEncoderDecoder(Recurrent):
                 cache = RecurrentCache(jax.tree.map(lambda x: x[0], initial), memory_BSD, memory_segments_BS)
                 initial = None
         else:
-            assert cache is not None and cache.memory is not None, "the batch and the cache have no source"
+            assert cache is not None and cache.memory is not None, "no source in the batch or the cache"
             memory_BSD, memory_segments_BS = cache.memory, cache.memory_segments
         states = None if cache is None else cache.states
         x_BLE = self.embed(tokens_BL, memory_BSD)

@@ -161,7 +161,7 @@ class Attention(nn.Module):
         bias_BHLS: Array | None = None,
         causal: bool = False,
     ) -> Array:
-        """Returns the result of `dot_product_attention`, (B, L, H, K), from the kernel "xla" or "blocked".
+        """Returns the result of `dot_product_attention`, (B, L, H, K), computed by the kernel "xla" or "blocked".
 
         Like the fused kernels, "blocked" multiplies in the compute dtype.
         """
@@ -179,7 +179,7 @@ class Attention(nn.Module):
         heads, axes = (num_heads, config.head_dim), ("embed", axis, "head_dim")
         y_BLHK = projection(config, name, (config.d_model,), heads, axes, scale)(x_BLD)
         y_BLHK = nn.with_logical_constraint(y_BLHK, ("batch", "length", axis, "head_dim"))
-        # The name precedes the norm and the rotation, because the backward pass of the norm needs the norm's input.
+        # The name is attached before the norm and the rotation: the norm's backward pass needs the norm's input.
         return checkpoint_name(y_BLHK, ATTENTION_PROJECTIONS)
 
     def _keys_and_values(self, x_BSD: Array) -> tuple[Array, Array]:
@@ -211,7 +211,7 @@ def dot_product_attention(
 ) -> Array:
     """Computes dot-product attention. Returns (B, L, H, K). Query head h uses key/value head h // (H / G).
 
-    If all keys of a query are masked, the output is not NaN. `attention_weights` explains the other arguments.
+    The output is not NaN even if all keys of a query are masked. `attention_weights` explains the other arguments.
     """
     weights_BGRLS = attention_weights(q_BLHK, k_BGSK, mask_BLS, bias_BHLS, scale, softcap).astype(v_BGSK.dtype)
     if dropout is not None:

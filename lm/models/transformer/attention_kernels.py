@@ -1,12 +1,13 @@
-"""Selects the attention kernel: cuDNN on NVIDIA GPUs, Pallas kernels on TPUs, plain matrix multiplications elsewhere.
+"""Selects the attention kernel: cuDNN on NVIDIA GPUs, Pallas kernels on TPUs, a blocked kernel on CPUs, or plain XLA.
 
 The fused kernels never hold the (B, H, L, S) scores in memory. They derive the mask from the segments and from the
 order of the tokens in a row, which is valid because positions increase within each segment. Padding may attend to
-padding, so every query of self-attention has a key. A query of cross-attention has no key if the source has no token in
-the query's segment, and its output is then undefined. This happens only at padding positions, where outputs are never
-used: `lm.data.packing.planning.plan` asserts that no example has an empty source. The fused kernels support neither
-attention dropout nor decoding with a cache. The "xla" kernel, which uses plain matrix multiplications (`attention.py`),
-supports dropout and caches. The "blocked" kernel computes the same result in pieces, for CPUs (`blocked_attention.py`).
+padding, so every self-attention query has at least one key. A cross-attention query has no key if the source has no
+token in the query's segment, and the output for this query is then undefined. This happens only at padding positions,
+where outputs are never used: `lm.data.packing.planning.plan` asserts that no example has an empty source. The fused
+kernels support neither attention dropout nor decoding with a cache. The "xla" kernel, which uses plain matrix
+multiplications (`attention.py`), supports dropout and caches. The "blocked" kernel, for CPUs, computes the same result
+block by block (`blocked_attention.py`).
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def _obstacle(kernel: str, config: ModelConfig, platform: str) -> str:
         return ""
     if config.attention_softcap and (kernel == "cudnn" or relative):
         return (
-            f"does not cap {'biased ' * relative}scores; config.model.attention_softcap is {config.attention_softcap}"
+            f"does not support a soft cap on {'biased ' * relative}scores, but config.model.attention_softcap is "
+            f"{config.attention_softcap}"
         )
     if kernel == "splash":
         if config.family == "encoder_decoder":
@@ -73,10 +75,10 @@ def _obstacle(kernel: str, config: ModelConfig, platform: str) -> str:
     if config.dtype != "bfloat16":
         return f"computes in bfloat16, but config.model.dtype is {config.dtype}"
     largest = cudnn_attention.MAX_HEAD_DIM
-    if relative:  # the features that separate segments are part of the head
+    if relative:  # the features that separate segments take up part of each head
         largest -= cudnn_attention.SEGMENT_FEATURES
     if config.head_dim % 8 or config.head_dim > largest:
-        return f"needs a head size divisible by 8, at most {largest}; config.model.head_dim is {config.head_dim}"
+        return f"needs a head size divisible by 8 and up to {largest}; config.model.head_dim is {config.head_dim}"
     if jax.default_backend() == "gpu" and float(jax.local_devices()[0].compute_capability) < CUDNN_CAPABILITY:
         return f"needs a GPU with compute capability {CUDNN_CAPABILITY} (Ampere) or higher"
     return ""

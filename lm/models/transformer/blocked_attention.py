@@ -2,14 +2,15 @@
 
 The scores of all rows and heads together are larger than any cache, so plain attention reads and writes main memory for
 each of its operations. Here, a loop handles a few rows at a time, and each block of queries in turn. In causal
-attention, a block omits the keys that come after it. The scores are never stored: the backward pass computes those of
-each block again, and derives the softmax from the logarithm of its denominator (Rabe and Staats 2021; Dao 2022).
+attention, a block omits the keys that come after it. The scores are never stored. Instead, the backward pass recomputes
+those of each block and derives the softmax from the saved logarithm of its denominator (Rabe and Staats 2021; Dao
+2022).
 
 On a CPU, XLA's library of kernels is fast only for products that need not transpose a large matrix. The backward pass
-therefore holds the scores with the keys before the queries, (S, M). Then, only the narrow matrices of queries, keys and
-values are transposed. Barriers keep XLA from merging these transpositions into the products.
+therefore arranges the scores with the keys before the queries, (S, M), so that only the narrow matrices of queries,
+keys and values must be transposed. Barriers keep XLA from merging these transpositions into the products.
 
-Shape letters: R = H / G is the number of heads that share keys and values, and M = R L the number of their queries.
+Shape letters: R = H / G heads share keys and values, and these heads have M = R L queries in total.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from lm.models.transformer.remat import ATTENTION_OUTPUT
 from lm.parallel.mesh import current_mesh
 
 BLOCK = 128  # queries per block
-PIECE = 3 << 19  # the scores that are computed together should not take more bytes than this
-SMALL = 16 << 20  # scores of fewer bytes altogether stay in the shared cache of the cores, and are not worth a loop
+PIECE = 3 << 19  # scores that are computed together should not take more bytes than this
+SMALL = 16 << 20  # if all scores take fewer bytes, they stay in the cores' shared cache, so a loop is not worthwhile
 MASKED = float(jnp.finfo(jnp.float32).min)  # the score of a masked key
 
 
 class Inputs(NamedTuple):
-    """The tensors of attention, for all rows or for a piece."""
+    """The input tensors of attention, for all rows or for a piece of them."""
 
     q: Array  # (B, L, H, K), scaled
     k: Array  # (B, G, S, K)
@@ -44,9 +45,9 @@ class Inputs(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A block of queries of a piece, and the keys that they may attend to."""
+    """A block of queries from a piece, and the keys that they may attend to."""
 
-    span: slice  # of the queries in their row
+    span: slice  # the range of the queries within their rows
     q: Array  # (B, G, M, K)
     k: Array  # (B, G, S, K)
     v: Array  # (B, G, S, K)
@@ -61,9 +62,9 @@ class Block(NamedTuple):
 
 
 def is_worth_blocks(q_BLHK: Array, k_BGSK: Array) -> bool:
-    """Returns whether `blocked` is faster than attention as a whole.
+    """Returns whether `blocked` is faster than computing all scores at once.
 
-    On several devices it is not, since a loop over rows that are split over devices would gather them.
+    On several devices, it is not, because a loop over rows that are split over devices would gather them.
     """
     B, L, H, _ = q_BLHK.shape
     return 4 * B * H * L * k_BGSK.shape[2] > SMALL and current_mesh() is None
@@ -84,7 +85,7 @@ def blocked(
 
     Args:
         bias_BHLS: a bias that is added to the scores; its first dimension is B or 1.
-        causal: whether the mask forbids every key whose index is larger than that of the query.
+        causal: whether the mask excludes every key whose index is greater than the query's.
         softcap: see `attention_weights`.
     """
     (_, L, H, _), (_, G, S, _) = q_BLHK.shape, k_BGSK.shape
@@ -118,7 +119,7 @@ def _attend_block(block: Block, softcap: float) -> tuple[Array, Array]:
     weights_BGMS = jnp.exp(scores_BGMS - largest_BGM[..., None])
     total_BGM = jnp.sum(weights_BGMS, axis=-1)
     y_BGMK = _product("BGMS,BGSK->BGMK", weights_BGMS.astype(block.v.dtype), block.v) / total_BGM[..., None]
-    # With infinity, the weights of a query whose keys are all masked become 0 in the backward pass.
+    # If all keys of a query are masked, infinity makes the query's weights 0 in the backward pass.
     log_total_BGM = jnp.where(largest_BGM == MASKED, jnp.inf, largest_BGM + jnp.log(total_BGM))
     B, G, R, L, _ = block.shape
     return _ungrouped(y_BGMK.astype(block.v.dtype), L), log_total_BGM.reshape(B, G, R, L)
@@ -155,7 +156,7 @@ def _block_gradients(
 ) -> tuple[Array, Array, Array, Array | None]:
     """Returns the gradients of q (B, L, H, K), of k and v (B, G, S, K), and of the bias (B, G, S, R, L), if any.
 
-    Those of k, v and the bias are float32.
+    The gradients of k, v and the bias are float32.
     """
     (B, G, R, L, S), dtype = block.shape, block.q.dtype
     y_BGMK, dy_BGMK = _grouped(y_BLHK, G), _grouped(dy_BLHK, G)
@@ -199,7 +200,7 @@ def _product(form: str, a: Array, b: Array) -> Array:
 
 
 def _keys_first(x_BGRLS: Array | None) -> Array | None:
-    """Returns (B, G, S, R, L)."""
+    """Moves the axis of keys before those of heads and queries: (B, G, S, R, L)."""
     return None if x_BGRLS is None else jnp.moveaxis(x_BGRLS, -1, 2)
 
 
@@ -209,13 +210,13 @@ def _padded(parts: Sequence[Array], keys: int) -> list[Array]:
 
 
 def _grouped(x_BLHK: Array, groups: int) -> Array:
-    """Returns (B, G, M, K)."""
+    """Groups the heads that share keys and values: (B, G, M, K)."""
     B, L, H, K = x_BLHK.shape
     return jnp.swapaxes(x_BLHK, 1, 2).reshape(B, groups, H // groups * L, K)
 
 
 def _ungrouped(x_BGMK: Array, length: int) -> Array:
-    """Returns (B, L, H, K)."""
+    """Reverses `_grouped`: (B, L, H, K)."""
     B, _, _, K = x_BGMK.shape
     return jnp.swapaxes(x_BGMK.reshape(B, -1, length, K), 1, 2)
 
@@ -225,7 +226,7 @@ def _is_shared(bias: Array | None) -> bool:
 
 
 def _pieces(inputs: Inputs, *others: Array) -> tuple[Any, ...]:
-    """Divides the rows of all tensors, except a shared bias, into pieces: (pieces, B, ...)."""
+    """Divides the rows of all tensors into pieces, (pieces, B, ...). A shared bias is omitted."""
     own = inputs._replace(bias=None) if _is_shared(inputs.bias) else inputs
     (B, L, H, _), S = inputs.q.shape, inputs.k.shape[2]
     rows = max(C for C in range(1, B + 1) if B % C == 0 and (C == 1 or 4 * C * H * min(L, BLOCK) * S <= PIECE))
@@ -233,7 +234,7 @@ def _pieces(inputs: Inputs, *others: Array) -> tuple[Any, ...]:
 
 
 def _blocks(piece: Inputs, bias: Array | None, causal: bool) -> Iterator[Block]:
-    """Yields the blocks of a piece. The argument `bias` is that of all rows, which are used if they share it."""
+    """Yields the blocks of a piece. `bias` is the bias of the whole batch, which is used only if all rows share it."""
     bias = bias if _is_shared(bias) else piece.bias
     (_, L, _, _), (_, G, S, _) = piece.q.shape, piece.k.shape
     for start in range(0, L, BLOCK):

@@ -1,4 +1,4 @@
-"""The key/value cache for decoding. Every model call receives this explicit pytree and returns an updated copy.
+"""The key/value cache for decoding. Every model call takes this pytree as an argument and returns an updated copy.
 
 Each token is stored in the slot given by its position. Rows may have different lengths: slots that are empty or hold
 padding have segment 0, so they are masked until a later token with the same position overwrites them.
@@ -8,11 +8,11 @@ that passes `batch.source`. If there are fewer sources than rows, each source is
 consecutive rows.
 
 In beam search, k rows share a source, and after each token, a row may continue the text of another row in its group.
-Copying the keys and values of all tokens at each step would take longer than most of the other work. Instead, after
+Copying the keys and values of all tokens at each step would take longer than most other operations. Instead, after
 `repeat_rows(k)`, a group shares its slots: slot s of row j in the group is entry s * k + j of one array. For each row
 and slot, `owners` contains the row of the group whose entry holds the token, so reordering the rows copies no keys or
-values. The queries of all rows in a group attend to all entries of the group, like queries of a single row. A mask
-leaves only the entries that each row owns.
+values. The scores between the queries of all rows in a group and all entries of the group are computed together, as for
+a single row. A mask limits each row to the entries that it owns.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Cache:
     layers: Any  # one LayerCache with stacked arrays if layers are scanned, otherwise a tuple of N LayerCaches
     segments: Array  # int32 (B, S): the segment of each slot; 0 if the slot holds no token
     source_segments: Array | None = None  # int32 (sources, source length)
-    owners: Array | None = None  # int32 (B, S): the row of the group that holds a slot's token; None if none is shared
+    owners: Array | None = None  # int32 (B, S): which row of the group holds a slot's token; None if no slot is shared
 
     def repeat_rows(self, k: int) -> Cache:
         """Returns a cache in which rows i*k to i*k + k - 1 are copies of row i and share its source."""
         if k == 1:
             return self
-        assert self.owners is None, "the rows share their slots already"
+        assert self.owners is None, "the rows already share their slots"
         segments = jnp.repeat(self.segments, k, axis=0)
         owners = jnp.broadcast_to((jnp.arange(len(segments)) % k)[:, None], segments.shape)
         layers = self._map_tokens(lambda x: jnp.repeat(x, k, axis=-2))
@@ -65,13 +65,16 @@ class Cache:
         return dataclasses.replace(self, segments=segments, owners=owners)
 
     def axes(self) -> Cache:
-        """Returns the logical axes of the arrays. Rows are sharded as in batches, and heads as in the parameters."""
+        """Returns the logical axes of the arrays.
+
+        Rows are sharded like the rows of a batch, and heads are sharded like the heads of the parameters.
+        """
         names, pair = ("batch", "kv_heads", "length", "head_dim"), ("batch", "length")
         layers = jax.tree.map(lambda x: ("layers",) * (x.ndim - 4) + names, self.layers)
         return Cache(layers, pair, *(None if x is None else pair for x in (self.source_segments, self.owners)))
 
     def _map_tokens(self, change: Callable[[Array], Array]) -> Any:
-        """Returns the layers after changing the keys and values of the rows' tokens, but not those of the source."""
+        """Returns the layers with changed keys and values of the rows' tokens. Those of the source are unchanged."""
 
         def of_layer(layer: LayerCache) -> LayerCache:
             return dataclasses.replace(layer, keys=change(layer.keys), values=change(layer.values))
@@ -100,7 +103,7 @@ def empty_cache(config: ModelConfig, batch_size: int, capacity: int, source_leng
 
 
 def write_tokens(cache_BGSK: Array, new_BGLK: Array, positions_BL: Array) -> Array:
-    """Writes the L new keys or values of each row to the slots of their positions. Returns the updated array."""
+    """Writes the L new keys or values of each row to the slots for their positions. Returns the updated array."""
     k = new_BGLK.shape[0] // cache_BGSK.shape[0]  # the number of rows that share their slots
     rows_B1 = jnp.arange(new_BGLK.shape[0])[:, None]
     entries_BL = positions_BL * k + rows_B1 % k
@@ -116,7 +119,7 @@ def mask_of_groups(mask_BLS: Array, owners_BS: Array, k: int) -> Array:
     B, L, S = mask_BLS.shape
     owned_BSk = owners_BS[:, :, None] == jnp.arange(k)[None, None]
     mask = (mask_BLS[:, :, :, None] & owned_BSk[:, None]).reshape(B // k, k * L, S * k)
-    return jax.lax.optimization_barrier(mask)  # otherwise, a CPU would compute the mask again in each layer
+    return jax.lax.optimization_barrier(mask)  # otherwise, XLA would recompute the mask in each layer on a CPU
 
 
 def bias_of_groups(bias_BHLS: Array, rows: int, k: int) -> Array:

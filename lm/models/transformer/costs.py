@@ -142,7 +142,7 @@ def _tower_bytes(config: ModelConfig, tower: TowerSize, tensor: int, kernel: str
     attention = size * L * (3 * D + 3 * queries + 2 * keys)
     scores = 2 if config.attention_softcap else 1  # the capped scores are saved as well
     plain = sum(seen for seen, name in zip((L, S), kernels(config, tower, kernel), strict=False) if name == "xla")
-    attention += config.num_heads / tensor * L * plain * (4 * scores + size)  # weights in float32 and dtype of v
+    attention += config.num_heads / tensor * L * plain * (4 * scores + size)  # weights in float32 and in the dtype of v
     if S:
         attention += size * (L * (2 * D + 3 * queries) + S * 2 * keys)
     everything = norms + attention + size * L * (inputs * D + activation.tensors_kept * F)

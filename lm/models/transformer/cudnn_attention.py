@@ -1,4 +1,4 @@
-"""Attention with cuDNN's flash attention on NVIDIA GPUs."""
+"""Attention on NVIDIA GPUs, computed by cuDNN's flash attention kernel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lm.models.transformer.scores import Scores
 
 MAX_HEAD_DIM = 128  # the largest head size that cuDNN supports before Hopper
 SEGMENT_BITS = 16  # rows have fewer than 2^16 segments
-SEGMENT_FEATURES = 2 * SEGMENT_BITS  # features of a head that separate segments; a multiple of 8, as cuDNN needs
+SEGMENT_FEATURES = 2 * SEGMENT_BITS  # features of a head that separate segments; a multiple of 8, as cuDNN requires
 APART = 64.0  # scores between different segments are lowered by at least the square of this number
 
 
@@ -27,10 +27,11 @@ def cudnn(
     """Computes attention within each segment. Returns (B, L, H, K) in the dtype of q, which must be bfloat16.
 
     cuDNN skips keys that come after a query or before the query's window. Without a bias, a mask, (B, 1, L, S),
-    separates the segments. A bias, float32 (1, H, L, S), is rounded to bfloat16. With both, JAX would build the sum of
-    mask and bias for all rows and heads, (B, H, L, S). With a bias, `segment_features` therefore separate the segments,
-    and all rows share the bias. Under a mesh, the heads of the bias are split like those of the queries. JAX would also
-    accept a bias with all heads on each device, but would then sum its gradient over devices that hold different heads.
+    separates the segments. A bias, float32 (1, H, L, S), is rounded to bfloat16. Given both, JAX would build the sum of
+    mask and bias for all rows and heads, (B, H, L, S). If there is a bias, the segments are therefore separated by
+    `segment_features`, and all rows share the bias. Under a mesh, the heads of the bias are split like those of the
+    queries. JAX would also accept a bias with all heads on each device, but would then sum its gradient over devices
+    that hold different heads.
     """
     assert not scores.softcap, "choose_kernel does not select cudnn for a model with a soft cap"
     assert scores.causal or not scores.window, "choose_kernel does not select cudnn for windows in both directions"
@@ -59,10 +60,10 @@ def cudnn(
 
 
 def segment_features(segments_BL: Array, of_keys: bool) -> Array:
-    """Returns features, float32 (B, L, SEGMENT_FEATURES), whose products separate the segments.
+    """Returns features, float32 (B, L, SEGMENT_FEATURES), whose dot products separate the segments.
 
-    The product of a query's and a key's features is exactly 0 if both are in the same segment. Otherwise, it is minus
-    APART^2 times the number of binary digits in which the segments differ. All values are 0 or powers of two and thus
+    The dot product of a query's and a key's features is exactly 0 if both are in the same segment. Otherwise, it is
+    -APART^2 times the number of binary digits in which the segments differ. All values are 0 or powers of two and thus
     exact in bfloat16.
     """
     bits = (segments_BL[:, :, None] >> jnp.arange(SEGMENT_BITS)[None, None]) & 1

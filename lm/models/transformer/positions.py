@@ -16,7 +16,7 @@ from lm.models.transformer.rope_scaling import ROPE_SCALINGS
 
 
 def sinusoidal_positions(config: ModelConfig, positions_BL: Array) -> Array:
-    """Returns the sinusoidal embeddings of a model, float32 (B, L, E)."""
+    """Returns the sinusoidal position embeddings of a model, float32 (B, L, E)."""
     ends_at_longest = config.sinusoid_variant == "half_minus_one"
     return sinusoidal(positions_BL + config.sinusoid_offset, embedding_width(config), ends_at_longest)
 
@@ -24,8 +24,8 @@ def sinusoidal_positions(config: ModelConfig, positions_BL: Array) -> Array:
 def sinusoidal(positions_BL: Array, width: int, ends_at_longest: bool = False) -> Array:
     """Returns sinusoidal embeddings, float32 (B, L, D): sines in the first half of the width, cosines in the second.
 
-    The wavelengths follow Vaswani 2017, section 3.5. In the paper, sines and cosines alternate, so the paper's
-    embeddings are a fixed permutation of the dimensions used here. If `ends_at_longest` is true, the last wavelength is
+    The wavelengths are those of the paper (Vaswani 2017, section 3.5). There, sines and cosines alternate, so the
+    paper's embeddings hold the same values in a different order. If `ends_at_longest` is true, the last wavelength is
     exactly 10,000 times the first, as in tensor2tensor and fairseq; in the paper, it is one step shorter.
     """
     steps = width // 2 - 1 if ends_at_longest else width // 2
@@ -43,7 +43,7 @@ class Rotation:
 
 
 def rotary(positions_BL: Array, head_dim: int, theta: float, scaled_by: ModelConfig | None = None) -> Rotation:
-    """Returns the rotation of pair i of every head by p * theta^(-2i/K) at position p (RoFormer, Su 2021).
+    """Returns the rotation of pair i of every head by the angle p * theta^(-2i/K) at position p (RoFormer, Su 2021).
 
     If `scaled_by` is given, the frequencies theta^(-2i/K) are changed as specified by `scaled_by.rope_scaling`.
     """
@@ -97,7 +97,7 @@ class RelativeBias(nn.Module):
 
     @nn.compact
     def __call__(self, query_positions_BL: Array, key_positions_BS: Array) -> Array:
-        """Returns the bias, float32 (B, H, L, S). If the positions are NumPy arrays, B is 1 and buckets are static."""
+        """Returns the bias, float32 (B, H, L, S). If positions are NumPy arrays, buckets are computed at trace time."""
         config = self.config
         shape, init = (config.relative_buckets, config.num_heads), nn.initializers.normal(config.d_model**-0.5)
         table_EH = parameter(self, "embedding", init, ("positions", "heads"), shape)

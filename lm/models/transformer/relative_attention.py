@@ -2,14 +2,14 @@
 
 JAX's splash attention supports no bias, and tokamax 0.0.12 supports none on TPUs. JAX's older TPU kernel reads a dense
 (B, H, L, S) bias. T5's bias depends only on the distance between query and key, so these kernels read one value per
-head and distance. They expand a tile of the bias in vector memory once for all rows of the batch. No (L, S) array ever
-exists in the device's main memory. For the gradient of the bias, each tile writes one sum per distance, in total
-2 L^2 / T values per head.
+head and distance. They expand each tile of the bias in vector memory only once for all rows of the batch. No (L, S)
+array ever exists in the device's main memory. For the gradient of the bias, each tile writes one sum per distance,
+which makes 2 L^2 / T values per head in total.
 
-Scores are computed transposed, (keys, queries), because the maximum, the sum and the log-sum-exp of each query are then
-row vectors. The algorithm is FlashAttention-2 (Dao 2023). Its outer loop is over blocks of queries in the forward pass
-and for the gradients of queries (dq) and of the bias, and over blocks of keys for the gradients of keys (dk) and values
-(dv).
+Scores are computed transposed, (keys, queries), because the maxima, the sums and the log-sum-exps of the queries are
+then row vectors. The algorithm is FlashAttention-2 (Dao 2023). In the forward pass and for the gradients of the queries
+(dq) and of the bias, the outer loop is over blocks of queries. For the gradients of the keys (dk) and values (dv), it
+is over blocks of keys.
 
 Shape letters besides those in `lm/batch.py`: M = 2 L - 1 is the number of distances, n is the number of blocks in a
 row, T is the size of a block, W = 2 T, and l is the number of lanes.
@@ -31,7 +31,7 @@ from lm.batch import Array
 from lm.models.transformer.remat import ATTENTION_OUTPUT
 
 LANES = 128  # the number of lanes of a TPU's vector unit; block sizes are multiples of this number
-MAX_LENGTH = 8192  # two strips of (T, L) float32 tiles must fit in the vector memory
+MAX_LENGTH = 8192  # two strips of float32 tiles, each (T, L) in total, must fit in vector memory
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite, so that differences of masked scores are not NaN
 NN, NT, TN = (((1,), (0,)), ((), ())), (((1,), (1,)), ((), ())), (((0,), (0,)), ((), ()))
 
@@ -57,12 +57,12 @@ def relative_attention(
 ) -> Array:
     """Computes softmax(q k^T + bias) v within each segment. Returns (B, H, L, K).
 
-    Padding attends to padding. L must be a multiple of 128 and at most MAX_LENGTH. Queries must be scaled already.
+    Padding attends to padding. L must be a multiple of 128 and at most MAX_LENGTH. Queries must already be scaled.
 
     Args:
         bias_HM: float32 (H, 2 L - 1); entry L - 1 + d of a head is added to the scores of keys d positions before the
             query.
-        interpret: whether to run in Pallas's interpreter, on any platform; meant for tests.
+        interpret: whether to use Pallas's interpreter, which runs on any platform; meant for tests.
     """
     length = q_BHLK.shape[2]
     assert length % LANES == 0 and length <= MAX_LENGTH, length
@@ -125,7 +125,7 @@ def _scores(q: Array, k: Array, bias_TT: Array, queries_1T: Array, keys_Tl: Arra
 
 
 def _is_needed(i: Array, j: Array, shape: Shape) -> Array:
-    """Returns whether query block i and key block j can contain a query-key pair that its distance does not mask."""
+    """Returns whether query block i and key block j can contain a query-key pair that is not masked by its distance."""
     needed = j <= i if shape.causal else jnp.bool_(True)
     if shape.window:
         nearest = (jnp.abs(i - j) - 1) * shape.block + 1
@@ -287,7 +287,7 @@ def _forward(q: Array, k: Array, v: Array, windows: Array, queries: Array, keys:
     strip = (q.shape[2] // block, block, block)
     scratch = (strip, (1, block), (1, block), (size, block))
     inputs = (q, k, v, windows, queries, keys)
-    # The names let a rematerialisation policy keep both arrays, so that the backward pass does not run this kernel.
+    # The names let a rematerialisation policy keep both arrays, so that the backward pass need not rerun this kernel.
     y, logsumexp = (
         checkpoint_name(x, ATTENTION_OUTPUT) for x in _call(_forward_kernel, shape, inputs, True, "ql", scratch)
     )

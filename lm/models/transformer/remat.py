@@ -1,10 +1,11 @@
 """Rematerialisation policies: which activations of a block are kept for the backward pass.
 
 The input of every block is kept. The other activations differ in the memory that they take and in the cost of
-recomputing them. The output of attention and its statistics are only as wide as the model, but without them the kernel
-runs again, at a cost that is quadratic in the length. Queries, keys, values and the result of the projection "out" are
-also only as wide as the model, and recomputing each takes a matrix multiplication. The hidden layer of the MLP is about
-four times as wide. `results/aot.md` lists the memory and the FLOPs of each policy.
+recomputing them. The attention output and its statistics take about as much memory as the input of a block. If they are
+not saved, the backward pass must rerun the attention kernel, at a cost that is quadratic in the sequence length. The
+queries, the keys, the values and the result of the projection "out" each take at most about that much memory, and
+recomputing each of them takes one matrix multiplication. The hidden layer of the MLP takes about four times as much.
+`results/aot.md` lists the memory and the FLOPs of each policy.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class RopeScaling:
     """A value of model.rope_scaling."""
 
     doc: str
-    reads: frozenset[str]  # the settings that have an effect
+    reads: frozenset[str]  # the settings that have an effect with this value
     rescale: Rescale
 
 
@@ -32,7 +32,7 @@ def _linear(config: ModelConfig, theta: float, rates_K: np.ndarray) -> tuple[np.
 
 
 def _llama3(config: ModelConfig, theta: float, rates_K: np.ndarray) -> tuple[np.ndarray, float]:
-    """Divides low frequencies by rope_factor, keeps high frequencies and interpolates between the two.
+    """Divides low frequencies by rope_factor, keeps high frequencies unchanged and interpolates in between.
 
     A frequency is low if it makes at most rope_low_freq_factor full turns within the original length, and high if it
     makes at least rope_high_freq_factor turns (Grattafiori 2024; the code of Llama 3.1).
@@ -44,11 +44,11 @@ def _llama3(config: ModelConfig, theta: float, rates_K: np.ndarray) -> tuple[np.
 
 
 def _yarn(config: ModelConfig, theta: float, rates_K: np.ndarray) -> tuple[np.ndarray, float]:
-    """Divides low frequencies by rope_factor, keeps high ones and interpolates by index in between (Peng 2023).
+    """Divides low frequencies by rope_factor, keeps high ones unchanged and interpolates in between (Peng 2023).
 
-    Within the original length, the frequency at which the ramp begins makes rope_beta_fast turns, and the frequency at
-    which it ends makes rope_beta_slow turns. Cosines and sines are multiplied by a factor, which sharpens the
-    attention.
+    The interpolation is linear in the index of the frequency. It begins at the frequency that makes rope_beta_fast
+    turns within the original length, and ends at the one that makes rope_beta_slow turns. Cosines and sines are
+    multiplied by a factor, which sharpens the attention.
     """
     pairs = len(rates_K)
 

@@ -10,6 +10,6 @@ class Scores:
     """The static settings of attention. `lm.models.transformer.attention` explains scale and softcap."""
 
     causal: bool = False  # whether keys after the query are masked
-    window: int = 0  # if positive, keys this far from the query or farther are masked
+    window: int = 0  # if positive, keys at least this far from the query are masked
     scale: float = 0.0
     softcap: float = 0.0

@@ -33,8 +33,8 @@ def splash(
     over devices explicitly, according to the current logical axis rules.
 
     Args:
-        bias_HM: the bias of self-attention by distance, as in `relative_attention`, or None. M is 2 L - 1.
-        interpret: whether to run in Pallas's interpreter, on any platform; meant for tests.
+        bias_HM: the bias of self-attention for each distance, as in `relative_attention`, or None. M is 2 L - 1.
+        interpret: whether to use Pallas's interpreter, which runs on any platform; meant for tests.
     """
     heads_per_kv = q_BLHK.shape[2] // k_BSGK.shape[2]
     q_BHLK = jnp.swapaxes(q_BLHK, 1, 2) * jnp.asarray(scores.scale or q_BLHK.shape[-1] ** -0.5, q_BLHK.dtype)
@@ -73,7 +73,10 @@ def splash(
 def _splash_kernel(
     heads: int, length: int, keys: int, scores: Scores, interpret: bool
 ) -> splash_kernel.SplashAttentionKernel:
-    """Builds the kernel for one device's heads. Block sizes are the largest of 512, 256 and 128 that divide L and S."""
+    """Builds the kernel for one device's heads.
+
+    The block sizes are the largest of 512, 256 and 128 that divide L (for queries) and S (for keys).
+    """
     shape = (length, keys)
     mask: splash_mask.Mask = splash_mask.FullMask(shape)
     if scores.window:

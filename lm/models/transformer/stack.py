@@ -22,7 +22,7 @@ from lm.models.transformer.remat import REMAT_POLICIES
 class LayerKind:
     """The settings that may differ between the layers of a stack."""
 
-    window: int  # tokens attend only to tokens fewer than this many positions away; 0 means no limit
+    window: int  # tokens attend only to tokens less than this many positions away; 0 means no limit
     rotary_theta: float
     rope_is_scaled: bool  # whether model.rope_scaling applies
     is_rotary: bool = True  # False if the layer ignores positions although model.positions is rotary

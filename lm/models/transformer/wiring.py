@@ -202,7 +202,7 @@ class EncoderDecoder(Transformer):
             if cache is not None:
                 cache = dataclasses.replace(cache, source_segments=source_segments)
         else:
-            assert cache is not None and cache.source_segments is not None, "the batch and the cache have no source"
+            assert cache is not None and cache.source_segments is not None, "no source in the batch or the cache"
             rows_per_source = batch.shape[0] // cache.source_segments.shape[0]
             source_segments = jnp.repeat(cache.source_segments, rows_per_source, axis=0)
         # The fused kernels return no attention weights, so they are not used while weights are recorded.

@@ -19,11 +19,11 @@ from lm.config import ModelConfig
 from lm.models.heads import Head, HeadCost
 from lm.models.layers import Embedding, parameter
 
-BLOCK = 32  # C; a larger block computes more scores that no pair needs, a smaller one makes the products inefficient
+BLOCK = 32  # C; larger blocks compute more scores that no pair needs, and smaller ones make the products inefficient
 
 
 def contexts(batch: Batch, window: int) -> tuple[Array, Array]:
-    """Returns the words in and around each block, int32 (B, L / C, K), and the true pairs, bool (B, L / C, C, K).
+    """Returns the words in and around each block, int32 (B, L / C, K), and a mask of true pairs, bool (B, L / C, C, K).
 
     Word i and word j of a row are a pair if they are in the same document and 0 < |i - j| <= r, where r is the radius
     of word i. The token types of the batch hold the radii.
@@ -46,7 +46,7 @@ def contexts(batch: Batch, window: int) -> tuple[Array, Array]:
 
 
 def noise(batch: Batch, number: int) -> Array:
-    """Returns the `number` random words of each block, int32 (B, L / C, N), from the beginning of the source."""
+    """Returns the N = `number` random words of each block, int32 (B, L / C, N), taken from the start of the source."""
     assert batch.source is not None, "the source holds random words"
     blocks = batch.shape[1] // BLOCK
     return batch.source.tokens[:, : blocks * number].reshape(-1, blocks, number)
@@ -77,9 +77,9 @@ class OutputEmbedding(nn.Module):
 
 
 class SkipGramScores(PairHead):
-    """Scores of each word with the words in and around its block and with the block's random words (Mikolov 2013).
+    """Scores of each word against the words in and around its block and the block's random words (Mikolov 2013).
 
-    The logits have the shape (B, L, K + N), and `Output.pairs` the shape (B, L, K).
+    The logits have the shape (B, L, K + N), and `Output.pairs` has the shape (B, L, K).
     """
 
     window: int
@@ -100,9 +100,9 @@ class SkipGramScores(PairHead):
 
 
 class CbowScores(PairHead):
-    """Scores of the mean vector of each word's context with the word and with the random words of its block.
+    """Scores of the mean vector of each word's context against the word and the random words of its block.
 
-    The logits have the shape (B, L, 1 + N), and `Output.pairs` the shape (B, L, 1): whether the word has a context.
+    The logits have the shape (B, L, 1 + N). `Output.pairs`, (B, L, 1), marks the words that have a context.
     """
 
     window: int

@@ -1,4 +1,4 @@
-"""A model that consists of word vectors: a table of input vectors. The head adds the table of output vectors."""
+"""A model that consists of a table of input word vectors. The head adds the table of output vectors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class NgramEmbedding(nn.Module):
 
 
 class WordVectors(Network):
-    """Word vectors. Each token's vector depends on no other token."""
+    """Word vectors. Each token's vector does not depend on other tokens."""
 
     text_layers: ClassVar[int] = 0
 
@@ -98,5 +98,5 @@ class WordVectors(Network):
 
     @nn.nowrap
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
-        """Estimates the bytes per row for two vectors per token and two copies of the scores, in float32."""
+        """Estimates the bytes per row of two vectors per token and two copies of the scores, in float32."""
         return 4.0 * (2 * length * self.config.d_model + 2 * self.head.cost(self.config, length).logits)

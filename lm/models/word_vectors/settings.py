@@ -15,10 +15,10 @@ def check(config: Any, refuse: Refuse) -> None:
         refuse("data.sequence_length", f"word vectors need a multiple of {BLOCK}, not {length}.")
     shortest, longest = model.ngram_lengths
     if not 1 <= shortest <= longest:
-        refuse("model.ngram_lengths", f"{model.ngram_lengths} is not a range of lengths, such as (3, 6).")
+        refuse("model.ngram_lengths", f"{model.ngram_lengths} is not a range of lengths; use one such as (3, 6).")
     if optimizer.layer_decay != 1.0 or optimizer.freeze_layers:
         name = "freeze_layers" if optimizer.freeze_layers else "layer_decay"
-        refuse(f"optimizer.{name}", "word vectors have no layers; use optimizer.freeze to name parameters.")
+        refuse(f"optimizer.{name}", "word vectors have no layers; list the parameters to freeze in optimizer.freeze.")
 
 
 WORD_VECTORS = Architecture(

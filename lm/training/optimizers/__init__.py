@@ -45,8 +45,8 @@ class Optimizer:
 
     direction: Callable[..., optax.GradientTransformation]  # (config) or, if `divides_matrices`, (config, axes)
     reads: tuple[str, ...] = ("b1", "b2", "epsilon")  # settings that this optimizer reads but some others do not
-    # Whether the state and the updates of the matrices in blocks are divided among all devices. `axes` are the logical
-    # axes of the parameters by name, or None if the devices are unknown.
+    # Whether the state and the updates of the matrices in blocks are divided among all devices. `axes` holds the
+    # logical axes of each parameter, keyed by name; it is None if the devices are unknown.
     divides_matrices: bool = False
 
     def build(self, config: OptimizerConfig, axes: Axes | None = None) -> optax.GradientTransformation:

@@ -1,10 +1,10 @@
 """The update direction of Muon (Jordan 2024), whose orthogonalisation is divided among the devices of a mesh.
 
-On a mesh, every matrix and its momentum are split over all mesh axes, where their sizes allow it. An all-to-all
+On a mesh, every matrix and its momentum are split over all mesh axes, as far as their sizes allow. An all-to-all
 exchange then assembles each matrix on one device. Each device orthogonalises its share of the matrices, and another
 exchange returns the parts. Matrices of equal size are exchanged together, whether their layers are stacked or not, so
 that the shares are as equal as possible. The momentum stays split, even over the axis `data`, so the compiler can
-replace the all-reduce of the gradients with a reduce-scatter, which saves the bytes that gathering the updates costs.
+replace the all-reduce of the gradients with a reduce-scatter. This saves as many bytes as gathering the updates costs.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def scale_by_muon(b1: float, axes: Axes | None = None) -> optax.GradientTransfor
 
 
 def split_momentum(state: Any, shardings: Any) -> Any:
-    """Returns the shardings of a training state in which Muon's momentum is split over all mesh axes, where possible.
+    """Returns the shardings of a training state, with Muon's momentum split over all mesh axes where possible.
 
     `state` holds the shapes. In `shardings`, the momentum is sharded like the parameters.
     """
@@ -101,7 +101,7 @@ class Layout(NamedTuple):
     columns: int
     row_axes: tuple[str, ...] = ()  # the mesh axes that split the rows
     column_axes: tuple[str, ...] = ()
-    name: str = ""  # without a mesh, the parameter's name without its layer number: larger groups need more memory
+    name: str = ""  # without a mesh, the parameter's name (no layer number), to keep groups small and save memory
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -180,7 +180,7 @@ def _orthogonalise_parts(
 
 
 def _gather(x_NRC: Array, layout: Layout, split: list[int]) -> Array:
-    """Exchanges this device's parts of all N matrices for its share of whole matrices.
+    """Exchanges this device's parts of all N matrices for this device's share of the whole matrices.
 
     The shares are padded with zero matrices if the number of devices does not divide N.
     """

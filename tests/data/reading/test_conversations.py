@@ -87,7 +87,7 @@ def test_arguments_in_json_texts_are_noted(tmp_path):
     call = {"function": {"name": "f", "arguments": '{"a": 1}'}}
     read(tmp_path, {"messages": [user("a"), assistant("", tool_calls=[call, CALL])]})
     assert read.notes == [
-        "1 tool calls have arguments in a JSON string, which most templates put in quotes; use JSON objects"
+        "1 tool calls store arguments as a JSON string, which most templates put in quotes; use JSON objects"
     ]
 
 

@@ -276,7 +276,7 @@ def test_empty_and_split_zip_archives_are_refused(write, content):
 @pytest.mark.parametrize(
     ("encoding", "notes"),
     [
-        ("cp1252", ["2 lines with bytes over 127 are read as cp1252"]),
+        ("cp1252", ["2 lines with bytes above 127 are read as cp1252"]),
         *((each, []) for each in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-8", "cp037")),
     ],
 )

@@ -150,7 +150,7 @@ def test_bytes_that_are_not_utf8_are_refused_or_counted(write, tmp_path):
     chosen = source(**options, encoding="windows-1252")
     texts = [each.text for each in chosen.iterate()]
     assert len(texts) == 5 and texts[0] == "café" and texts[2] == "naïve\u2026" and texts[4] == "\u201cquoted\u201d"
-    assert chosen.notes() == ["3 lines with bytes over 127 are read as windows-1252 (a.neg 2, a.pos 1)"]
+    assert chosen.notes() == ["3 lines with bytes above 127 are read as windows-1252 (a.neg 2, a.pos 1)"]
     write("a.neg", "café\n")
     write("a.pos", "b\n")
     plain = source(**options)

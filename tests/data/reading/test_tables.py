@@ -84,7 +84,7 @@ QUOTED = 'text\tlabel\n"He said ""no"""\tx\nplain\ty\n'
         (
             '"text"\t"label"\n"a"\t"x"\n',
             {},
-            "no field 'text'; .* quoted as in CSV: use kind='csv', which also reads tabs",
+            "no field 'text'; .* quoted as in CSV: use kind='csv', which also accepts tabs",
         ),
         (
             'text\tlabel\n"first\nsecond"\tx\n',

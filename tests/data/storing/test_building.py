@@ -100,7 +100,7 @@ def test_an_interrupted_build_continues_with_the_parts_that_are_done(tmp_path, m
     total = len(list(documents.documents_of(TEXTS, TOKENIZER, CLEANING).all_chunks()))
     assert len(encoded) == total - len(done) + 2
     shown = capsys.readouterr().err
-    assert f"continuing an interrupted build, {len(done)} parts of which are done" in shown
+    assert f"continuing an interrupted build; {len(done)} parts are already done" in shown
     assert all(f"{path} is damaged" in shown for path in (damaged, cut)) and shown.count("is damaged") == 2
     assert not parts.exists()
 

@@ -130,7 +130,7 @@ def test_a_validation_file_inside_the_training_glob_is_noticed(tmp_path):
         config_of(tmp_path, "causal", {"all": every}, {"one": {**one, "document": "line"}}), tmp_path / "r"
     )
     (line,) = prepared.overlap_lines()
-    assert line.startswith("config.data.valid.one and config.data.train.all read ") and "1.txt, but obtain" in line
+    assert line.startswith("config.data.valid.one and config.data.train.all read ") and "1.txt, but extract" in line
     # Training data need not be on the machine that evaluates.
     for path in tmp_path.glob("*.txt"):
         path.unlink()

@@ -97,7 +97,7 @@ def test_marks_that_messages_contain_are_not_mistaken():
 
 def test_a_template_that_takes_special_tokens_of_messages_apart_is_refused():
     text = "{% for m in messages %}{{ m.content[4:] }}{% endfor %}"
-    with pytest.raises(UserError, match="the chat template splits a special token that a message spells out"):
+    with pytest.raises(UserError, match="the chat template splits the name of a special token in a message"):
         ChatTemplate(chat_tokenizer(), text).encode([user("<|end|>"), assistant("abcdef")])
 
 

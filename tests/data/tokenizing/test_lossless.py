@@ -94,7 +94,7 @@ def test_line_breaks_stay_in_a_vocabulary_that_lacks_more_frequent_words():
     assert [tokenizer.piece(token) for token in tokenizer.encode("3\nx")] == ["3", "⏎", "<unk>"]
     with pytest.raises(UserError, match=r"tokenizer.line_breaks: the training text has no line breaks"):
         build_tokenizer(TokenizerConfig(kind="words", line_breaks=True), ["a b", "c"])
-    with pytest.raises(UserError, match=r"min_count: no word of .* occurs 3 times or more; use at most 1"):
+    with pytest.raises(UserError, match=r"min_count: no word in .* occurs 3 or more times; use at most 1"):
         build_tokenizer(TokenizerConfig(kind="words", line_breaks=True, min_count=3), ["a\n\n\n\n"])
 
 

@@ -106,7 +106,7 @@ def test_rare_words_are_unknown():
     texts = ["b a b", "c b a"]
     tokenizer = build_tokenizer(TokenizerConfig(kind="words", vocab_size=300, min_count=2), texts)
     assert tokenizer.vocabulary == ["b", "a"] and tokenizer.encode("a b c") == [5, 4, tokenizer.unk_id]
-    with pytest.raises(UserError, match=r"min_count: no word of .* occurs 4 times or more; use at most 3"):
+    with pytest.raises(UserError, match=r"min_count: no word in .* occurs 4 or more times; use at most 3"):
         build_tokenizer(TokenizerConfig(kind="words", vocab_size=300, min_count=4), texts)
 
 
