@@ -4,7 +4,7 @@ JAX's splash attention supports no bias, and tokamax 0.0.12 supports none on TPU
 (B, H, L, S) bias. T5's bias depends only on the distance between query and key, so these kernels read one value per
 head and distance. They expand each tile of the bias in vector memory only once for all rows of the batch. No (L, S)
 array ever exists in the device's main memory. For the gradient of the bias, each tile writes one sum per distance,
-which makes 2 L^2 / T values per head in total.
+for a total of 2 L^2 / T values per head.
 
 Scores are computed transposed, (keys, queries), because the maxima, the sums and the log-sum-exps of the queries are
 then row vectors. The algorithm is FlashAttention-2 (Dao 2023). In the forward pass and for the gradients of the queries

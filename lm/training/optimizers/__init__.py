@@ -1,6 +1,6 @@
 """Turns gradients into updates with an optax chain, in which only the update direction depends on the optimizer.
 
-The chain casts gradients to float32, clips their global norm, computes the optimizer's direction, adds decoupled weight
+The chain casts gradients to float32, clips their global norm, computes the update direction, adds decoupled weight
 decay where `decayed` is true, and multiplies the result by minus the learning rate. Parameters are distinguished by
 name (`lm/training/names.py`), so stacked and unrolled layers get equal updates. To add an optimizer (from optax or your
 own), add an entry to `OPTIMIZERS`.
