@@ -140,12 +140,12 @@ class BlockSettings:
     dtype: str = option("float32", choices=("float32", "bfloat16"))
     """Data type in which activations are multiplied by weight matrices. Parameters are always float32."""
     activation_dtype: str = option("auto", choices=("auto", "float32", "compute"), affects="nothing")
-    """Data type of a Transformer's activations between multiplications by weight matrices. Adapters and attention also
-    use this type, except for fused attention kernels, which use dtype. 'compute' means the value of dtype; 'float32'
-    takes more memory; 'auto' means 'float32' on a CPU, where bfloat16 activations are slower, and 'compute' on other
+    """Data type of a Transformer's activations between multiplications by weight matrices. Adapters and the attention
+    kernel 'xla' also use this type; the other kernels use dtype. 'compute' means the value of dtype; 'float32' takes
+    more memory; 'auto' means 'float32' on a CPU, where bfloat16 activations are slower, and 'compute' on other
     platforms."""
     attention: str = option("auto", choices=("auto", "xla", "blocked", "cudnn", "splash"), affects="nothing")
-    """Attention kernel: 'xla' runs anywhere; 'blocked' computes the same result in blocks that fit into a CPU cache;
+    """Attention kernel: 'xla' runs anywhere; 'blocked' computes large attention in blocks that fit into a CPU cache;
     'cudnn' needs an NVIDIA GPU and bfloat16; 'splash' needs a TPU; 'auto' selects one."""
     scan_layers: bool = option(True, affects="storage")
     """Stack the layers and scan over them, so that compile time is independent of depth."""

@@ -62,7 +62,7 @@ class RowEvaluator(Evaluator):
         self._limited = self.num_rows < sum(sizes.values())
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         self.batch_size = shards * -(-min(config.eval.batch_size, max(counts)) // shards)
-        self._placement = GlobalBatches(mesh, self.batch_size)
+        self._global_batches = GlobalBatches(mesh, self.batch_size)
 
     def evaluate(self, params: Any, step: int, report: Report | None = None) -> dict[str, float]:
         done = 0
@@ -118,14 +118,16 @@ class RowEvaluator(Evaluator):
         def make(i: int) -> Batch:
             # A row id equal to the number of rows stands for a padding row, whose weights are 0.
             padding = self.batch_size - len(chosen[i])
-            return rows.rows(np.pad(chosen[i], (0, padding), constant_values=rows.num_rows)[self._placement.row_ids])
+            return rows.rows(
+                np.pad(chosen[i], (0, padding), constant_values=rows.num_rows)[self._global_batches.row_ids]
+            )
 
         running: tuple[np.ndarray, tuple[Array, Array | None]] | None = None
         cache, objective = self._first_cache(), self._config.objective
         with prefetch(make, 0, len(chosen), 0, BATCHES_AHEAD) as batches, on_mesh(self._mesh):
             for ids, local in zip(chosen, batches, strict=True):
                 assert self.batch_size * local.shape[1] < 2**24, "a batch has too many tokens to be counted in float32"
-                batch = self._placement.place(local)
+                batch = self._global_batches.place(local)
                 # The results of a batch are read while the next batch is running, so that the device never waits.
                 found, cache = forward_batch(self._model, self._task, objective, self.with_logits, params, batch, cache)
                 previous, running = running, (ids, found)

@@ -104,13 +104,13 @@ def tuned_weight(
         raise UserError("--mix: several processes cannot tune the weight; start only one, or use --mix=RUN:WEIGHT.")
     found: list[np.ndarray] = []
     total, done = sum(each.num_rows for each in rows.values()), 0
-    batches = GlobalBatches(mesh, batch_size)
+    global_batches = GlobalBatches(mesh, batch_size)
     with on_mesh(mesh), counting(total, "validation rows", enabled=is_first()) as report:
         for each in rows.values():
             for begin in range(0, each.num_rows, batch_size):
-                batch = each.rows((begin + batches.row_ids).tolist())
+                batch = each.rows((begin + global_batches.row_ids).tolist())
                 chosen = np.asarray(batch.weights) > 0
-                both_2BL = _target_log_probs(models, params, batches.place(batch))
+                both_2BL = _target_log_probs(models, params, global_batches.place(batch))
                 found.append(np.asarray(both_2BL, np.float64)[:, chosen])
                 done = min(done + batch_size, total)
                 if report is not None:

@@ -204,10 +204,10 @@ class Loop:
                 writer = MetricsWriter(self.directory.metrics_path, self.directory.tensorboard_dir, config, start)
                 stack.callback(writer.close)
             log = _StepLog(self, progress, writer)
-            placement = GlobalBatches(self.mesh, config.train.batch_size)
-            make = partial(self.rows.rows, row_ids=placement.row_ids.tolist())
+            global_batches = GlobalBatches(self.mesh, config.train.batch_size)
+            make = partial(self.rows.rows, row_ids=global_batches.row_ids.tolist())
             local = stack.enter_context(prefetch(make, start, total, config.data.num_workers, config.data.prefetch))
-            batches = map(placement.place, local)
+            batches = map(global_batches.place, local)
             for done in range(start + 1, total + 1):
                 state, metrics = step(state, next(batches))
                 log.take(late.push(done, metrics))

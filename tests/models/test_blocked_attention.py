@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.interpreters import partial_eval
 
 from lm.batch import Batch, Source
 from lm.config import MeshConfig
@@ -88,8 +89,15 @@ def test_a_causal_block_sees_no_later_key_and_no_piece_is_larger_than_the_limit(
 
     monkeypatch.setattr(blocked_attention, "_attend_block", watch)
     q, k = normal(0, ROWS, LENGTH, HEADS, SIZE), normal(1, ROWS, HEADS, LENGTH, SIZE)
-    jax.eval_shape(lambda: blocked(q, k, k, packed_mask(True, 0), causal=True))
-    assert set(shapes) == {(2, 8, 8), (2, 8, 16), (2, 5, 21)}
+    for rows_that_fit, rows in ((2.0, 2), (5.0, 3), (0.5, 1)):
+        monkeypatch.setattr(blocked_attention, "PIECE", rows_that_fit * 4 * HEADS * 8 * LENGTH)
+        shapes.clear()
+        jax.eval_shape(lambda: blocked(q, k, k, packed_mask(True, 0), causal=True))
+        assert set(shapes) == {(rows, 8, 8), (rows, 8, 16), (rows, 5, 21)}
+    short = q[:, :5], k[:, :, :5]
+    shapes.clear()
+    jax.eval_shape(lambda: blocked(*short, short[1], packed_mask(True, 0)[:, :5, :5], causal=True))
+    assert shapes == [(3, 5, 5)], "a row of 5 queries takes less than one of 8"
 
 
 def test_queries_without_keys_have_finite_outputs_and_no_gradients(small_blocks):
@@ -125,33 +133,83 @@ def test_factors_in_bfloat16_give_values_and_gradients_close_to_those_in_float32
 @pytest.mark.parametrize(
     "changes",
     [
-        {"positions": "rotary", "num_kv_heads": 2, "window": 6, "global_every": 2},
+        {"positions": "rotary", "num_kv_heads": 2, "window": 6, "global_every": 2, "attention_softcap": 2.0},
         {"family": "encoder", "positions": "relative"},
         {"family": "encoder_decoder", "num_encoder_layers": 2, "positions": "relative", "share_embeddings": True},
     ],
 )
-def test_models_with_blocks_give_the_logits_of_plain_ones(small_blocks, changes):
+def test_models_with_blocks_give_the_logits_and_gradients_of_plain_ones(small_blocks, changes):
     config = small_config(23, 32, num_layers=2, num_heads=4, **changes)
     plain, other = (
         build_model(dataclasses.replace(config, attention=name), platform="cpu") for name in ("xla", "auto")
     )
     assert (plain.kernel, other.kernel) == ("xla", "blocked")
-    params, ids = random_params(plain), np.random.default_rng(0).integers(0, 23, (ROWS, LENGTH)).astype(np.int32)
+    params, batch = random_params(plain), batch_for(config)
+    (loss, logits), gradients = loss_and_gradients(plain, params, batch)
+    (other_loss, other_logits), other_gradients = loss_and_gradients(other, params, batch)
+    np.testing.assert_allclose(loss, other_loss, rtol=1e-6)
+    np.testing.assert_allclose(logits, other_logits, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), gradients, other_gradients)
+
+
+def batch_for(config):
+    ids = np.random.default_rng(0).integers(0, 23, (ROWS, LENGTH)).astype(np.int32)
     places = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), ids.shape)
     source = Source(ids[:, ::-1], places, np.ones_like(ids)) if config.family == "encoder_decoder" else None
-    batch = Batch(ids, ids, np.ones(ids.shape, np.float32), places, np.ones_like(ids), source)
-    logits = [jax.jit(model.apply)({"params": params}, batch).logits for model in (plain, other)]
-    np.testing.assert_allclose(*logits, atol=1e-5)
+    return Batch(ids, ids, np.ones(ids.shape, np.float32), places, np.ones_like(ids), source)
 
 
-def test_no_loop_over_rows_that_are_split_over_devices(small_blocks):
+def loss_and_gradients(model, params, batch):
+    def loss(params):
+        logits = model.apply({"params": params}, batch).logits
+        return jnp.mean(jax.nn.log_softmax(logits)[..., 0]), logits
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+
+def test_decoder_in_bfloat16_multiplies_in_bfloat16_and_omits_later_keys(small_blocks, monkeypatch):
+    seen, attend = set(), blocked_attention._attend_block
+
+    def watch(block, softcap):
+        seen.add((block.q.dtype.name, block.v.dtype.name, block.k.shape[2]))
+        return attend(block, softcap)
+
+    monkeypatch.setattr(blocked_attention, "_attend_block", watch)
+    config = small_config(23, 32, num_heads=4, dtype="bfloat16")
+    model = build_model(config, platform="cpu")
+    jax.eval_shape(lambda: model.apply({"params": random_params(model)}, batch_for(config)).logits)
+    assert seen == {("bfloat16", "bfloat16", keys) for keys in (8, 16, 21)}
+
+
+@pytest.mark.parametrize(
+    ("remat", "repeated"),
+    [("attention_output", 0), ("attention", 0), ("dots_and_attention", 0), ("dots", 3), ("full", 3)],
+)
+def test_backward_pass_attends_again_only_if_the_output_was_not_kept(small_blocks, remat, repeated):
+    """Attention to each of 3 blocks takes one exponential function in the forward and one in the backward pass."""
+
+    def exponentials(remat):
+        model = build_model(small_config(23, 32, num_layers=1, num_heads=4, remat=remat), platform="cpu")
+        params, batch = random_params(model), batch_for(model.config)
+        gradients = jax.grad(lambda params: jnp.sum(model.apply({"params": params}, batch).logits))
+        jaxpr = jax.make_jaxpr(gradients)(params).jaxpr
+        used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+        return str(used).count(" = exp ")
+
+    assert exponentials(remat) == exponentials("none") + repeated
+
+
+def test_no_loop_over_rows_that_are_split_over_devices_or_for_small_scores(monkeypatch):
     model = build_model(small_config(23, 32, num_heads=4), platform="cpu")
-    params = random_params(model)
-    ids = np.zeros((8, LENGTH), np.int32)
-    batch = Batch(ids, ids, np.ones(ids.shape, np.float32), ids, np.ones_like(ids))
+    params, batch = random_params(model), batch_for(model.config)
+    batch = jax.tree.map(lambda x: np.concatenate([x, x[:2]]), batch)  # 8 rows, for 8 devices
 
     def count(mesh):
         with on_mesh(mesh):
             return str(jax.make_jaxpr(lambda: model.apply({"params": params}, batch).logits)()).count("scan[")
 
-    assert count(make_mesh(MeshConfig(), jax.devices()[:1])) - count(make_mesh(MeshConfig(), jax.devices())) == 1
+    one, eight = make_mesh(MeshConfig(), jax.devices()[:1]), make_mesh(MeshConfig(), jax.devices())
+    layers = count(eight)
+    assert count(one) == layers
+    monkeypatch.setattr(blocked_attention, "SMALL", 4 * 8 * 4 * LENGTH**2 - 1)
+    assert (count(one), count(eight)) == (layers + 1, layers)

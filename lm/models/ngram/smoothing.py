@@ -213,7 +213,8 @@ def kneser_ney_discounts(settings: NgramSettings, order: int, numbers: np.ndarra
     if not settings.fallback_discounts:
         raise UserError(
             f"{WHERE}.smoothing: Kneser-Ney discounts cannot be estimated ({reason}), because the text is too "
-            "short, too repetitive or not natural language; set model.ngram.fallback_discounts=(0.5, 1.0, 1.5), or use another method."
+            "short, too repetitive or not natural language; set model.ngram.fallback_discounts=(0.5, 1.0, 1.5), or use "
+            "another method."
         )
     return np.array([0.0, *settings.fallback_discounts])
 

@@ -6,8 +6,8 @@ padding, so every self-attention query has at least one key. A cross-attention q
 token in the query's segment, and the output for this query is then undefined. This happens only at padding positions,
 where outputs are never used: `lm.data.packing.planning.plan` asserts that no example has an empty source. The fused
 kernels support neither attention dropout nor decoding with a cache. The "xla" kernel, which uses plain matrix
-multiplications (`attention.py`), supports dropout and caches. The "blocked" kernel, for CPUs, computes the same result
-block by block (`blocked_attention.py`).
+multiplications (`attention.py`), supports dropout and caches. The "blocked" kernel, for CPUs, works block by block if
+the scores are large (`blocked_attention.py`); otherwise, it is the "xla" kernel.
 """
 
 from __future__ import annotations

@@ -81,10 +81,11 @@ def blocked(
 ) -> Array:
     """Returns softmax(q k^T) v, (B, L, H, K), as `dot_product_attention` does with scale=1.
 
-    A query whose keys are all masked contributes nothing to the gradients.
+    Queries, keys and values have the same dtype. A query whose keys are all masked has an arbitrary finite output and
+    contributes nothing to the gradients.
 
     Args:
-        bias_BHLS: a bias that is added to the scores; its first dimension is B or 1.
+        bias_BHLS: a float32 bias that is added to the scores; its first dimension is B or 1.
         causal: whether the mask excludes every key whose index is greater than the query's.
         softcap: see `attention_weights`.
     """
@@ -130,11 +131,11 @@ def _backward(causal: bool, softcap: float, saved: tuple[Inputs, Array, Array], 
 
     def piece(shared_bias: Array | None, tensors: tuple[Any, ...]) -> tuple[Array | None, Any]:
         own, y_BLHK, log_total_BGRL, dy_BLHK = tensors
-        found = []
+        gradients = []
         for block in _blocks(own, inputs.bias, causal):
             y, dy, log_total = y_BLHK[:, block.span], dy_BLHK[:, block.span], log_total_BGRL[..., block.span]
-            found.append(_block_gradients(block, softcap, y, log_total, dy))
-        q, k, v, bias = zip(*found, strict=True)
+            gradients.append(_block_gradients(block, softcap, y, log_total, dy))
+        q, k, v, bias = zip(*gradients, strict=True)
         keys = own.k.shape[2]
         d_q = jnp.concatenate(q, axis=1)
         d_k, d_v = (functools.reduce(jnp.add, _padded(each, keys)).astype(d_q.dtype) for each in (k, v))
