@@ -175,7 +175,7 @@ def test_decoder_in_bfloat16_multiplies_in_bfloat16_and_omits_later_keys(small_b
         return attend(block, softcap)
 
     monkeypatch.setattr(blocked_attention, "_attend_block", watch)
-    config = small_config(23, 32, num_heads=4, dtype="bfloat16")
+    config = small_config(23, 32, num_heads=4, dtype="bfloat16", activation_dtype="float32")
     model = build_model(config, platform="cpu")
     jax.eval_shape(lambda: model.apply({"params": random_params(model)}, batch_for(config)).logits)
     assert seen == {("bfloat16", "bfloat16", keys) for keys in (8, 16, 21)}

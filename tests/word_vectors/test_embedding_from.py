@@ -111,4 +111,4 @@ def test_wrong_files_are_refused_before_anything_is_written(
 def test_a_file_without_any_word_of_the_text_is_refused(tiny_labels, tmp_path, refused):
     (tmp_path / "v.txt").write_text("zebra " + "1 " * 16 + "\n")
     flags = tiny_labels.flags(tmp_path / "run", **CNN, model__embedding_from=tmp_path / "v.txt")
-    refused("none of the 1 words of", "train.py", *flags)
+    refused("none of the 1 words in", "train.py", *flags)
