@@ -179,18 +179,22 @@ def word_vectors(record: Record) -> list[str]:
 
 
 def profile(record: Record) -> list[str]:
-    results = record["results"]
-    first = next(iter(results.values()))["seconds_by_kind"]
+    measured = {
+        f"{result['title']}, {dtype}": each
+        for result in record["results"].values()
+        for dtype, each in result["dtypes"].items()
+    }
+    first = next(iter(measured.values()))["seconds_by_kind"]
     kinds = sorted(first, key=lambda kind: -first[kind])
     rows = [
-        (kind, *(f"{1e3 * each['seconds_by_kind'].get(kind, 0):,.0f}" for each in results.values())) for kind in kinds
+        (kind, *(f"{1e3 * each['seconds_by_kind'].get(kind, 0):,.0f}" for each in measured.values())) for kind in kinds
     ]
-    rows.append(("time of the step", *(f"{1e3 * each['seconds']:,.0f}" for each in results.values())))
+    rows.append(("time of the step", *(f"{1e3 * each['seconds']:,.0f}" for each in measured.values())))
     text = (
-        f"Milliseconds that each kind of operation takes in a step of the {record['model']}. Operations that run side "
-        "by side make the sum larger than the time of the step, which is longer here because of the profiler:"
+        "Milliseconds that each kind of operation takes in a step. Operations that run side by side make the sum "
+        "larger than the time of the step, which is longer here because of the profiler:"
     )
-    return [text, "", *table(("", *results), rows)]
+    return [text, "", *table(("", *measured), rows)]
 
 
 TRIED = """

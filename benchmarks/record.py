@@ -139,6 +139,12 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     print(f"Written: {path}")
 
 
+def add_results(path: Path, results: dict[str, Any]) -> None:
+    """Adds results to those in a JSON file, and replaces those that have the same names."""
+    kept = json.loads(path.read_text())["results"] if path.exists() else {}
+    write_record(path, {"results": kept | results})
+
+
 def surroundings() -> dict[str, Any]:
     """Returns the entries that describe the environment of a measurement, for the end of every record."""
     return {"commit": commit(), "hardware": hardware(), "versions": versions()}

@@ -1,6 +1,6 @@
 """Shows where the time of our training step goes, by kinds of operations, on a CPU.
 
-    python -m benchmarks.step_profile [--model=gpt] [--dtypes=float32,bfloat16] [--record]
+    python -m benchmarks.step_profile [--models=gpt,t5] [--dtypes=float32,bfloat16] [--record]
 
 The step is that of benchmarks/step_speed.py. The table adds up the time that each kind of operation takes, as JAX's
 profiler records it. The sum exceeds the time of the step where operations run side by side; a product that uses all
@@ -25,7 +25,7 @@ from jax.profiler import ProfileData
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import RESULTS, surroundings, write_record
+from benchmarks.record import RESULTS, add_results, surroundings
 from benchmarks.step_systems import MODELS, our_program, write_folder
 from lm.runs.huge_pages import restart_with_huge_pages
 from lm.training.program import computations
@@ -88,20 +88,22 @@ def profile(model: str, dtype: str) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="gpt", choices=list(MODELS))
+    parser.add_argument("--models", default="gpt,t5", help=f"some of {', '.join(MODELS)}")
     parser.add_argument("--dtypes", default="float32,bfloat16", help="float32, bfloat16 or both")
     parser.add_argument("--record", action="store_true", help="write results/step_profile.json")
     options = parser.parse_args()
     restart_with_huge_pages()  # as train.py does
-    results = {dtype: profile(options.model, dtype) for dtype in options.dtypes.split(",")}
-    table = Table("kind of operation", *(f"{dtype}, ms" for dtype in results), box=None)
-    for kind in (*KINDS, UNNAMED):
-        table.add_row(kind, *(f"{1e3 * each['seconds_by_kind'].get(kind, 0):.0f}" for each in results.values()))
-    table.add_row("time of the step", *(f"{1e3 * each['seconds']:.0f}" for each in results.values()))
-    Console(width=110).print(table)
+    results = {}
+    for model in options.models.split(","):
+        dtypes = {dtype: profile(model, dtype) for dtype in options.dtypes.split(",")}
+        results[model] = {"title": MODELS[model].title, "dtypes": dtypes, **surroundings()}
+        table = Table(f"kind of operation ({model})", *(f"{dtype}, ms" for dtype in dtypes), box=None)
+        for kind in (*KINDS, UNNAMED):
+            table.add_row(kind, *(f"{1e3 * each['seconds_by_kind'].get(kind, 0):.0f}" for each in dtypes.values()))
+        table.add_row("time of the step", *(f"{1e3 * each['seconds']:.0f}" for each in dtypes.values()))
+        Console(width=110).print(table)
     if options.record:
-        title = MODELS[options.model].title
-        write_record(RESULTS / "step_profile.json", {"model": title, "results": results, **surroundings()})
+        add_results(RESULTS / "step_profile.json", results)
     return 0
 
 

@@ -25,7 +25,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import RESULTS, surroundings, write_record
+from benchmarks.record import RESULTS, add_results, surroundings
 from benchmarks.step_systems import MODELS, SYSTEMS, write_folder
 
 RECORD = RESULTS / "step_speed.json"
@@ -118,8 +118,7 @@ def main() -> int:
             results[f"{model}, {dtype}"] = {"title": MODELS[model].title, **found, **surroundings()}
             show(results)
     if options.record:
-        kept = json.loads(RECORD.read_text())["results"] if RECORD.exists() else {}
-        write_record(RECORD, {"results": kept | results})
+        add_results(RECORD, results)
     return 0
 
 

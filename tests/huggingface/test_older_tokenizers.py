@@ -271,10 +271,9 @@ def test_other_classes_and_damaged_files_are_refused(tmp_path):
             converted(content, {"model_type": model_type}, "FOLDER")
         return str(caught.value)
 
-    assert "no rule for model_type='pegasus' with spiece.model; create tokenizer.json" in refusal(
-        "pegasus", spiece__model=b"x"
-    )
-    assert "converting BertJapaneseTokenizer with vocab.txt is not supported" in refusal(
+    message = "building model_type='pegasus' from spiece.model is not supported; create tokenizer.json"
+    assert message in refusal("pegasus", spiece__model=b"x")
+    assert "building BertJapaneseTokenizer from vocab.txt is not supported" in refusal(
         "bert", vocab__txt=b"[PAD]", tokenizer_config__json=b'{"tokenizer_class": "BertJapaneseTokenizer"}'
     )
     assert "FOLDER: spiece.model cannot be read: " in refusal("t5", spiece__model=b"\x0a\xff\x01broken")
