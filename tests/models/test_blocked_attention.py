@@ -12,7 +12,7 @@ from jax.interpreters import partial_eval
 from lm.batch import Batch, Source
 from lm.config import MeshConfig
 from lm.models import build_model
-from lm.models.transformer import blocked_attention
+from lm.models.transformer import attention, blocked_attention
 from lm.models.transformer.attention import attention_mask, dot_product_attention
 from lm.models.transformer.blocked_attention import blocked
 from lm.parallel.mesh import make_mesh, on_mesh
@@ -167,18 +167,23 @@ def loss_and_gradients(model, params, batch):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
 
-def test_decoder_in_bfloat16_multiplies_in_bfloat16_and_omits_later_keys(small_blocks, monkeypatch):
-    seen, attend = set(), blocked_attention._attend_block
+def test_decoder_in_bfloat16_rounds_the_operands_and_omits_later_keys(small_blocks, monkeypatch):
+    dtypes, keys, attend = set(), set(), blocked_attention._attend_block
 
-    def watch(block, softcap):
-        seen.add((block.q.dtype.name, block.v.dtype.name, block.k.shape[2]))
+    def watch_operands(*operands):
+        dtypes.update(x.dtype.name for x in operands[:3])
+        return blocked(*operands)
+
+    def watch_keys(block, softcap):
+        keys.add(block.k.shape[2])
         return attend(block, softcap)
 
-    monkeypatch.setattr(blocked_attention, "_attend_block", watch)
+    monkeypatch.setattr(attention, "blocked", watch_operands)
+    monkeypatch.setattr(blocked_attention, "_attend_block", watch_keys)
     config = small_config(23, 32, num_heads=4, dtype="bfloat16", activation_dtype="float32")
     model = build_model(config, platform="cpu")
     jax.eval_shape(lambda: model.apply({"params": random_params(model)}, batch_for(config)).logits)
-    assert seen == {("bfloat16", "bfloat16", keys) for keys in (8, 16, 21)}
+    assert (dtypes, keys) == ({"bfloat16"}, {8, 16, 21})
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ class Attention(nn.Module):
     ) -> Array:
         """Returns the result of `dot_product_attention`, (B, L, H, K), computed by the kernel "xla" or "blocked".
 
-        Like the fused kernels, "blocked" multiplies in the compute dtype.
+        Like the fused kernels, "blocked" rounds queries, keys and values to the compute dtype.
         """
         assert mask_BLS is not None
         dropout = nn.Dropout(self.config.attention_dropout, deterministic=not train)
