@@ -71,10 +71,20 @@ def _token_loss(config: ObjectiveConfig, logits_BLV: Array, targets_BL: Array, w
         loss_BL = (1 - smoothing) * nll_BL + smoothing * uniform_BL
     if config.z_loss > 0:
         loss_BL = loss_BL + config.z_loss * jnp.square(log_z_BL)
-    correct_BL = (jnp.argmax(logits_BLV, axis=-1) == targets_BL).astype(jnp.float32)
+    correct_BL = _is_first_maximum(logits_BLV, targets_BL, target_logit_BL).astype(jnp.float32)
     loss, nll, correct = (jnp.sum(each_BL * weights_BL) for each_BL in (loss_BL, nll_BL, correct_BL))
     nll = jax.lax.stop_gradient(nll)  # as in `loss_in_chunks`
     return LossSums(loss, nll, correct, weight=jnp.sum(weights_BL))
+
+
+def _is_first_maximum(logits_BLV: Array, targets_BL: Array, target_logit_BL: Array) -> Array:
+    """Returns whether argmax would return the target, bool (B, L).
+
+    Only maxima are computed, which takes a small fraction of the time of an argmax on a CPU.
+    """
+    earlier_BLV = jnp.arange(logits_BLV.shape[-1])[None, None] < targets_BL[..., None]
+    largest_earlier_BL = jnp.max(jnp.where(earlier_BLV, logits_BLV, -jnp.inf), axis=-1)
+    return (target_logit_BL == jnp.max(logits_BLV, axis=-1)) & (target_logit_BL > largest_earlier_BL)
 
 
 def first_tokens(batch: Batch) -> Array:

@@ -53,6 +53,18 @@ def test_loss_equals_the_formula(smoothing, z_loss, over):
     assert float(sums.weight) == 4.5
 
 
+def test_of_equally_probable_tokens_only_the_first_counts_as_predicted():
+    rng = np.random.default_rng(1)
+    logits = rng.integers(0, 2, (16, 8, 4)).astype(np.float32)
+    targets = rng.integers(0, 4, (16, 8)).astype(np.int32)
+    ones = np.ones((16, 8), np.float32)
+    batch = Batch(tokens=targets, targets=targets, weights=ones, positions=targets, segments=targets)
+    expected = (logits.argmax(axis=-1) == targets).sum()
+    are_largest = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] == logits.max(axis=-1)
+    assert 0 < expected < are_largest.sum(), "some targets equal an earlier token's logit"
+    assert float(loss_sums(jnp.asarray(logits), batch, ObjectiveConfig()).correct) == expected
+
+
 @pytest.mark.parametrize("over", ["vocabulary", "others"])
 def test_smoothed_loss_of_uniform_logits_is_log_v(over):
     _, batch = random_case([[1, 1, 1], [1, 1, 1]])

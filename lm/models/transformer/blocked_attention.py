@@ -33,7 +33,7 @@ from lm.parallel.mesh import current_mesh
 
 BLOCK = 128  # queries per block
 PIECE = 3 << 19  # scores that are computed together should not take more bytes than this
-SMALL = 16 << 20  # if all scores take fewer bytes, they stay in the cores' shared cache, so a loop is not worthwhile
+SMALL = 2 << 20  # if all scores take fewer bytes, they stay in the cache of a core, so a loop is not worthwhile
 MASKED = float(jnp.finfo(jnp.float32).min)  # the score of a masked key
 
 
