@@ -203,11 +203,11 @@ xla_cpu_enable_fast_math and xla_cpu_experimental_ynn_fusion_type, XLA's older c
 (13 % less memory, but 4 to 15 % slower), a transposition hidden in a change of type or behind a barrier before a
 product with a weight matrix, attention with the keys before the queries in the forward pass too, and a C library that
 keeps all large blocks (no page faults, but 2.5 GB of memory). In T5-small, attention with bfloat16 factors made the
-step up to a third slower, and transposing the factors as 16-bit integers, which XLA does not convert to float32, changed
-nothing. What made it faster: huge pages, products in the forms above, activations in float32 beside bfloat16 products,
-for which XLA adds far fewer conversions, a backward pass of attention that transposes no scores, attention in blocks
-even if all scores take only 2 MiB (T5-small: 5 % in float32, 10 to 17 % in bfloat16), and counting right tokens
-without an argmax over the vocabulary (7 % of the step of the Multi30k config).
+step up to a third slower, and transposing the factors as 16-bit integers, which XLA does not convert to float32,
+changed nothing. What made it faster: huge pages, products in the forms above, activations in float32 beside bfloat16
+products, for which XLA adds far fewer conversions, a backward pass of attention that transposes no scores, attention
+in blocks even if all scores take only 2 MiB (T5-small: 5 % in float32, 10 to 17 % in bfloat16), and counting correct
+predictions without an argmax over the vocabulary (7 % of the step of the Multi30k config).
 """
 
 
