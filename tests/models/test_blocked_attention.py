@@ -14,7 +14,7 @@ from lm.config import MeshConfig
 from lm.models import build_model
 from lm.models.transformer import attention, blocked_attention
 from lm.models.transformer.attention import attention_mask, dot_product_attention
-from lm.models.transformer.blocked_attention import blocked
+from lm.models.transformer.blocked_attention import blocked, is_worth_blocks
 from lm.parallel.mesh import make_mesh, on_mesh
 from tests.small_model import random_params, small_config
 
@@ -218,3 +218,13 @@ def test_no_loop_over_rows_that_are_split_over_devices_or_for_small_scores(monke
     assert count(one) == layers
     monkeypatch.setattr(blocked_attention, "SMALL", 4 * 8 * 4 * LENGTH**2 - 1)
     assert (count(one), count(eight)) == (layers + 1, layers)
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "is_worth"),
+    [(64, 64, True), (61, 64, False), (61, 512, True), (32, 64, False), (2, 1024, True)],
+)
+def test_blocks_are_worthwhile_for_large_scores_in_large_pieces(rows, length, is_worth):
+    """Each of 61 rows, a prime number, is a piece of its own, which is too small if the rows are short."""
+    q_BLHK, k_BGSK = jnp.zeros((rows, length, 4, 1)), jnp.zeros((rows, 4, length, 1))
+    assert is_worth_blocks(q_BLHK, k_BGSK) == is_worth

@@ -61,7 +61,7 @@ def test_of_equally_probable_tokens_only_the_first_counts_as_predicted():
     batch = Batch(tokens=targets, targets=targets, weights=ones, positions=targets, segments=targets)
     expected = (logits.argmax(axis=-1) == targets).sum()
     are_largest = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] == logits.max(axis=-1)
-    assert 0 < expected < are_largest.sum(), "some targets equal an earlier token's logit"
+    assert 0 < expected < are_largest.sum(), "some targets have the same logit as an earlier token"
     assert float(loss_sums(jnp.asarray(logits), batch, ObjectiveConfig()).correct) == expected
 
 

@@ -33,7 +33,7 @@ from lm.parallel.mesh import current_mesh
 
 BLOCK = 128  # queries per block
 PIECE = 3 << 19  # scores that are computed together should not take more bytes than this
-SMALL = 2 << 20  # if all scores take fewer bytes, they stay in the cache of a core, so a loop is not worthwhile
+SMALL = 3 << 20  # if all scores take fewer bytes, they stay in the cores' caches, so a loop is not worthwhile
 MASKED = float(jnp.finfo(jnp.float32).min)  # the score of a masked key
 
 
@@ -67,10 +67,14 @@ class Block(NamedTuple):
 def is_worth_blocks(q_BLHK: Array, k_BGSK: Array) -> bool:
     """Returns whether `blocked` is faster than computing all scores at once.
 
-    On several devices, it is not, because a loop over rows that are split over devices would gather them.
+    On several devices, it is not, because a loop over rows that are split over devices would gather them. It is not
+    either if all pieces would be small, for example because the number of short rows is prime.
     """
-    B, L, H, _ = q_BLHK.shape
-    return 4 * B * H * L * k_BGSK.shape[2] > SMALL and current_mesh() is None
+    (B, L, H, _), S = q_BLHK.shape, k_BGSK.shape[2]
+    if 4 * B * H * L * S <= SMALL or current_mesh() is not None:
+        return False
+    rows = _rows_per_piece(B, H, L, S)
+    return rows == B or 3 * _block_bytes(rows, H, L, S) >= PIECE
 
 
 def blocked(
@@ -229,8 +233,18 @@ def _pieces(inputs: Inputs, *others: Array) -> tuple[Any, ...]:
     """Divides the rows of all tensors into pieces, (pieces, B, ...). A shared bias is omitted."""
     own = inputs._replace(bias=None) if _is_shared(inputs.bias) else inputs
     (B, L, H, _), S = inputs.q.shape, inputs.k.shape[2]
-    rows = max(C for C in range(1, B + 1) if B % C == 0 and (C == 1 or 4 * C * H * min(L, BLOCK) * S <= PIECE))
+    rows = _rows_per_piece(B, H, L, S)
     return jax.tree.map(lambda x: x.reshape(-1, rows, *x.shape[1:]), (own, *others))
+
+
+def _rows_per_piece(B: int, H: int, L: int, S: int) -> int:
+    divisors = (rows for rows in range(1, B + 1) if B % rows == 0)
+    return max(rows for rows in divisors if rows == 1 or _block_bytes(rows, H, L, S) <= PIECE)
+
+
+def _block_bytes(rows: int, H: int, L: int, S: int) -> int:
+    """Returns the size of the scores of the largest block of a piece."""
+    return 4 * rows * H * min(L, BLOCK) * S
 
 
 def _blocks(piece: Inputs, bias: Array | None, causal: bool) -> Iterator[Block]:
