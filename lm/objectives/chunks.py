@@ -24,9 +24,11 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from lm.batch import Array, VocabularyLogits
-from lm.parallel.mesh import shards_of
+from lm.parallel.mesh import is_on_cpu, shards_of
 
-LARGE, CHUNK = 256 * 2**20, 64 * 2**20  # bytes per device: logits of LARGE or more are split into chunks of about CHUNK
+# Bytes per device: logits of LARGE or more are split into chunks of about CHUNK.
+LARGE, CHUNK = 256 * 2**20, 64 * 2**20
+CPU_LARGE, CPU_CHUNK = 64 * 2**20, 16 * 2**20  # on a CPU, where small chunks also save time, because caches hold them
 
 # Returns sums, a pytree with an attribute `loss`, for logits (B, L, V), targets (B, L) and weights (B, L).
 TokenLoss = Callable[[Array, Array, Array], Any]
@@ -34,17 +36,22 @@ TokenLoss = Callable[[Array, Array, Array], Any]
 
 def num_chunks(wanted: int, logits: VocabularyLogits, targets_BL: Array) -> int:
     """Returns the number of chunks for a batch. See `chunks_for`."""
-    per_device = targets_BL.size // shards_of("batch") * logits.vocab_size // shards_of("vocab")
-    return chunks_for(wanted, per_device, targets_BL.shape[1])
+    tokens, entries = targets_BL.size // shards_of("batch"), logits.vocab_size // shards_of("vocab")
+    return chunks_for(wanted, tokens * entries, entries * logits.x_BLE.shape[2], targets_BL.shape[1], is_on_cpu())
 
 
-def chunks_for(wanted: int, num_logits: int, length: int) -> int:
-    """Returns the number of chunks for `num_logits` logits per device and rows of `length` tokens.
+def chunks_for(wanted: int, num_logits: int, matrix_size: int, length: int, on_cpu: bool) -> int:
+    """Returns the number of chunks for rows of `length` tokens.
 
-    If `wanted` (objective.logit_chunks) is 0, the number depends on the size of the logits, which are float32.
+    Args:
+        wanted: objective.logit_chunks. If 0, the number depends on the size of the logits, which are float32.
+        num_logits: the number of logits per device.
+        matrix_size: the number of elements of the output matrix per device. Every chunk adds to the gradient of the
+            matrix, so a chunk should not be smaller than the matrix.
     """
+    large, chunk = (CPU_LARGE, min(CHUNK, max(CPU_CHUNK, 4 * matrix_size))) if on_cpu else (LARGE, CHUNK)
     size = 4 * num_logits
-    count = min(length, wanted or (1 if size < LARGE else math.ceil(size / CHUNK)))
+    count = min(length, wanted or (1 if size < large else math.ceil(size / chunk)))
     return math.ceil(length / math.ceil(length / count))  # fewer chunks may suffice once their size is rounded up
 
 

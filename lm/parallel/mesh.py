@@ -92,6 +92,12 @@ def current_mesh() -> AbstractMesh | None:
     return None if mesh.empty or mesh.size == 1 else mesh
 
 
+def is_on_cpu() -> bool:
+    """Returns whether the devices of the enclosing `on_mesh` block, or else the default device, are CPUs."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return (jax.default_backend() if device is None else device.platform) == "cpu"
+
+
 def shards_of(axis: str) -> int:
     """Returns the number of parts into which the current mesh splits a logical axis."""
     (names,), mesh = nn.logical_to_mesh_axes((axis,)), jax.sharding.get_abstract_mesh()

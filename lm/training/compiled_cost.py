@@ -124,7 +124,7 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
         train_flops=model.flops_per_row(*lengths).train * rows / len(devices),
         peak=peak_flops(kind, config.model.dtype),
         capacity=CHIPS[kind].memory_gib * GIB if kind in CHIPS else None,
-        estimate=estimate_memory(config, model, mesh).total,
+        estimate=estimate_memory(config, model, mesh, platform).total,
         compile_seconds=time.perf_counter() - start,
         state=memory and memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporaries=memory and memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,

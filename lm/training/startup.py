@@ -115,6 +115,6 @@ def parameter_table(params: Any, multipliers: Mapping[str, Multiplier]) -> Table
 
 def estimate_line(config: Config, model: Model, mesh: Mesh) -> str:
     """Returns a line with the estimated memory that a step needs on each device, broken down by purpose."""
-    estimate = estimate_memory(config, model, mesh.shape)
+    estimate = estimate_memory(config, model, mesh.shape, mesh.devices.flat[0].platform)
     parts = ", ".join(f"{name} {short_number(size)}B" for name, size in dataclasses.asdict(estimate).items() if size)
     return f"Estimated memory per device: {short_number(estimate.total)}B ({parts})"

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from lm.batch import Batch, VocabularyLogits
 from lm.config import MeshConfig, ObjectiveConfig
 from lm.models.vocabulary import VocabularyProjection
-from lm.objectives.chunks import CHUNK, LARGE, chunks_for
+from lm.objectives.chunks import CHUNK, CPU_CHUNK, CPU_LARGE, LARGE, chunks_for, num_chunks
 from lm.objectives.losses import loss_sums
 from lm.parallel.mesh import make_mesh, on_mesh
 
@@ -143,7 +144,29 @@ def test_large_logits_are_never_whole():
 
 
 def test_the_number_of_chunks_follows_from_the_size():
-    assert chunks_for(0, LARGE // 4 - 1, 512) == 1 and chunks_for(0, LARGE // 4, 512) == LARGE // CHUNK
-    assert chunks_for(0, 8 * 1024 * 50_257, 1024) == 25  # of 41 tokens, 8 * 41 * 50,257 * 4 bytes = 63 MiB
-    assert chunks_for(100, 80, 128) == 64  # of 2 tokens
-    assert chunks_for(3, 80, 6) == 3 and chunks_for(9, 80, 4) == 4 and chunks_for(1, 10**12, 10**3) == 1
+    limit = LARGE // 4
+    assert chunks_for(0, limit - 1, 1, 512, False) == 1 and chunks_for(0, limit, 1, 512, False) == LARGE // CHUNK
+    # Of 41 tokens: 8 * 41 * 50,257 * 4 bytes = 63 MiB. The output matrix is larger than CHUNK.
+    assert [chunks_for(0, 8 * 1024 * 50_257, 768 * 50_257, 1024, on_cpu) for on_cpu in (False, True)] == [25, 25]
+    assert chunks_for(100, 80, 1, 128, False) == 64  # of 2 tokens
+    assert chunks_for(3, 80, 1, 6, False) == 3 and chunks_for(9, 80, 1, 4, False) == 4
+    assert chunks_for(1, 10**12, 1, 10**3, False) == 1
+
+
+def test_chunks_are_smaller_on_cpus_unless_the_output_matrix_is_large():
+    limit = CPU_LARGE // 4
+    assert chunks_for(0, limit - 1, 1, 512, True) == 1 and chunks_for(0, limit, 1, 512, True) == CPU_LARGE // CPU_CHUNK
+    assert chunks_for(0, 2 * limit, 2 * CPU_CHUNK // 4, 512, True) == CPU_LARGE // CPU_CHUNK
+
+
+def test_chunks_depend_on_the_devices_of_the_mesh():
+    logits = VocabularyLogits(
+        jnp.zeros((2, 64, 1)), {"matrix": jnp.zeros((CPU_LARGE // 512, 1))}, VocabularyProjection("float32", True)
+    )
+    targets_BL = jnp.zeros((2, 64))
+    assert num_chunks(0, logits, targets_BL) == 4
+    with on_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        assert num_chunks(0, logits, targets_BL) == 4
+    tpu = AbstractDevice("TPU v5 lite", 1, "tpu")
+    with use_abstract_mesh(AbstractMesh((1,), ("data",), abstract_device=tpu)):
+        assert num_chunks(0, logits, targets_BL) == 1
