@@ -111,8 +111,9 @@ def analyse(point: Point, dtype: str) -> dict[str, Any]:
     from lm.training.state import make_state
 
     step, config, model, optimizer, abstract, mesh = compile_step(point, dtype)
+    platform = mesh.devices.flat[0].platform
     make_state(config, model, optimizer, abstract, mesh)  # so that `measure` finds this program in the cache too
-    memory, estimate = step.memory_analysis(), estimate_memory(config, model, mesh.shape)
+    memory, estimate = step.memory_analysis(), estimate_memory(config, model, mesh.shape, platform)
     state = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     floor = {name: getattr(estimate, name) for name in FLOOR}
     return {

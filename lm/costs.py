@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from lm.config import Config
 from lm.config.checks import MODELS
 from lm.config.schema import entries
-from lm.models.layers import embedding_width
 from lm.models.protocol import Model
 from lm.objectives.chunks import chunks_for
 
@@ -100,8 +99,8 @@ class MemoryEstimate:
         return sum(dataclasses.astuple(self))
 
 
-def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int], platform: str = "cpu") -> MemoryEstimate:
-    """Estimates the memory per device of a platform on a mesh {"data": ..., "fsdp": ..., "tensor": ...}.
+def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int], platform: str) -> MemoryEstimate:
+    """Estimates the memory per device on a mesh {"data": ..., "fsdp": ..., "tensor": ...} of devices of a platform.
 
     The estimate helps in choosing a batch size. `python -m lm.aot` compiles the step and prints its exact memory use.
     """
@@ -127,9 +126,8 @@ def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int], platf
     rows = config.train.batch_size / (mesh["data"] * fsdp * config.train.accumulation)
     of_head = model.head.cost(config.model, lengths[0])
     logits, tokens = rows * of_head.logits / tensor, of_head.vocabulary_tokens
-    matrix = config.model.vocab_size * embedding_width(config.model) // tensor
-    chunks = config.objective.logit_chunks
-    chunks = chunks_for(chunks, round(logits), matrix, tokens, platform == "cpu") if tokens else 1
+    wanted, matrix = config.objective.logit_chunks, of_head.output_matrix // tensor
+    chunks = chunks_for(wanted, round(logits), matrix, tokens, platform == "cpu") if tokens else 1
     return MemoryEstimate(
         parameters=round(4 * held * (2 if config.optimizer.ema_decay > 0 else 1)),
         optimizer=round(4 * moments),

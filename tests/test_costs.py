@@ -15,6 +15,7 @@ from lm.models.heads import AnswerSpan, Classes, MaskedTokens, TextEmbedding
 from lm.models.layers import has_bias
 from lm.models.parameters import abstract_params, count_parameters
 from lm.models.transformer.costs import projections
+from lm.objectives.chunks import num_chunks
 from tests.small_model import small_config
 from tests.trees import flatten
 
@@ -156,7 +157,7 @@ ONE = {"data": 1, "fsdp": 1, "tensor": 1}
 
 
 def estimate(config, mesh, platform="cpu"):
-    return estimate_memory(config, build_model(config.model, platform=platform), mesh)
+    return estimate_memory(config, build_model(config.model, platform=platform), mesh, platform)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +193,23 @@ def test_memory_falls_with_sharding_accumulation_remat_and_fused_attention():
     for attention, platform in (("splash", "tpu"), ("blocked", "cpu")):
         config = config_with(model__attention=attention, data__sequence_length=256)
         assert estimate(config, ONE, platform).activations < plain
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("width", [0, 64])
+def test_logits_are_estimated_in_the_chunks_of_the_loss(tied, width):
+    """The chunks of a CPU depend on the output matrix, which has 64 MiB, 8 MiB or, if it is separate, 64 MiB again."""
+    sizes = {"vocab_size": 2**15, "d_model": 512, "num_heads": 8, "embedding_width": width, "tie_embeddings": tied}
+    changes = {f"model__{name}": value for name, value in sizes.items()}
+    config = config_with(**changes, train__batch_size=4, data__sequence_length=256)
+    model, targets_BL = build_model(config.model, platform="cpu"), jnp.zeros((4, 256), jnp.int32)
+    batch = Batch(*(targets_BL,) * 2, jnp.ones((4, 256)), *(targets_BL,) * 2)
+    params = jax.eval_shape(model.initial_params, jax.random.key(0))
+    logits = jax.eval_shape(lambda params: model.apply({"params": nn.unbox(params)}, batch).scores, params)
+    whole = 4 * targets_BL.size * config.model.vocab_size
+    assert estimate(config, ONE).logits == 2 * whole / num_chunks(0, logits, targets_BL)
+    assert (num_chunks(0, logits, targets_BL) > 1) == (tied and width > 0)
+    assert estimate(config, ONE, "tpu").logits == 2 * whole
 
 
 def test_memory_has_the_scores_of_each_attention_that_no_fused_kernel_supports():

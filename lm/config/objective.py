@@ -38,6 +38,6 @@ class ObjectiveConfig(AutoencodingSettings, ContextSettings):
     2016, Hugging Face); 'others' selects the V - 1 entries other than the target (fairseq)."""
     logit_chunks: int = option(0, minimum=0, affects="nothing")
     """Number of parts in which the logits over the vocabulary and their loss are computed, so that only one part is in
-    memory at a time. 1 means all at once; 0 means as many as the size of the logits requires."""
+    memory at a time. 1 means all at once; 0 means a number that suits their size and the platform."""
     z_loss: float = option(0.0, minimum=0.0)
     """Weight of the log(Z)^2 penalty, which keeps logits small (PaLM: 1e-4)."""

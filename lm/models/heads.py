@@ -25,6 +25,7 @@ class HeadCost(NamedTuple):
     flops: int = 0  # FLOPs of the forward pass
     logits: int = 0
     vocabulary_tokens: int = 0  # number of tokens with vocabulary logits; these logits may be computed in chunks
+    output_matrix: int = 0  # number of elements of the matrix that computes these logits
 
 
 class Head(nn.Module):
@@ -70,8 +71,8 @@ class NextToken(Head):
 
     @nn.nowrap
     def cost(self, config: ModelConfig, length: int = 0) -> HeadCost:
-        parameters, per_token = vocabulary_cost(config, config.d_model)
-        return HeadCost(parameters, per_token * length, config.vocab_size * length, length)
+        parameters, per_token, matrix = vocabulary_cost(config, config.d_model)
+        return HeadCost(parameters, per_token * length, config.vocab_size * length, length, matrix)
 
 
 class Reconstruction(NextToken):
@@ -113,7 +114,7 @@ class MaskedTokens(Head):
     @nn.nowrap
     def cost(self, config: ModelConfig, length: int = 0) -> HeadCost:
         D, E, predicted = config.d_model, embedding_width(config), min(self.max_masked or length, length)
-        parameters, per_masked = vocabulary_cost(config, E if config.head_transform else D)
+        parameters, per_masked, matrix = vocabulary_cost(config, E if config.head_transform else D)
         if config.head_transform:
             parameters += D * E + E * config.use_bias + NORMS[config.norm].num_parameters(config, E)
             per_masked += 2 * D * E
@@ -121,7 +122,7 @@ class MaskedTokens(Head):
         if self.next_sentence:
             parameters += _pooler_parameters(config) + 2 * D + 2
             flops += 2 * (D * D + 2 * D) * length
-        return HeadCost(parameters, flops, config.vocab_size * predicted, predicted)
+        return HeadCost(parameters, flops, config.vocab_size * predicted, predicted, matrix)
 
 
 class Classes(Head):

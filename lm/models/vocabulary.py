@@ -99,10 +99,13 @@ def vocabulary_logits(config: ModelConfig, embed: Embedding, x_BLD: Array) -> Vo
     )
 
 
-def vocabulary_cost(config: ModelConfig, inputs: int) -> tuple[int, int]:
-    """Returns the number of parameters and the FLOPs per token of `vocabulary_logits` for `inputs` features."""
+def vocabulary_cost(config: ModelConfig, inputs: int) -> tuple[int, int, int]:
+    """Returns the costs of `vocabulary_logits` for `inputs` features.
+
+    These are the number of parameters, the FLOPs per token and the number of elements of the output matrix.
+    """
     V, width, bias = config.vocab_size, embedding_width(config), config.vocab_size * config.output_bias
     if not config.tie_embeddings:
-        return inputs * V + bias, 2 * inputs * V
+        return inputs * V + bias, 2 * inputs * V, inputs * V
     through = inputs * width if inputs != width else 0
-    return through + bias, 2 * (through + width * V)
+    return through + bias, 2 * (through + width * V), width * V

@@ -26,9 +26,8 @@ from jax.custom_derivatives import SymbolicZero
 from lm.batch import Array, VocabularyLogits
 from lm.parallel.mesh import is_on_cpu, shards_of
 
-# Bytes per device: logits of LARGE or more are split into chunks of about CHUNK.
-LARGE, CHUNK = 256 * 2**20, 64 * 2**20
-CPU_LARGE, CPU_CHUNK = 64 * 2**20, 16 * 2**20  # on a CPU, where small chunks also save time, because caches hold them
+CHUNK, CPU_CHUNK = 64 * 2**20, 16 * 2**20  # bytes per device; on a CPU, small chunks are faster if a cache holds them
+LARGE = 4  # logits of this many chunks or more are computed in chunks
 
 # Returns sums, a pytree with an attribute `loss`, for logits (B, L, V), targets (B, L) and weights (B, L).
 TokenLoss = Callable[[Array, Array, Array], Any]
@@ -44,14 +43,13 @@ def chunks_for(wanted: int, num_logits: int, matrix_size: int, length: int, on_c
     """Returns the number of chunks for rows of `length` tokens.
 
     Args:
-        wanted: objective.logit_chunks. If 0, the number depends on the size of the logits, which are float32.
-        num_logits: the number of logits per device.
+        wanted: objective.logit_chunks. If 0, the number depends on the sizes.
+        num_logits: the number of logits per device, which are float32.
         matrix_size: the number of elements of the output matrix per device. Every chunk adds to the gradient of the
-            matrix, so a chunk should not be smaller than the matrix.
+            matrix. On a CPU, chunks are therefore at least as large as the matrix, up to CHUNK.
     """
-    large, chunk = (CPU_LARGE, min(CHUNK, max(CPU_CHUNK, 4 * matrix_size))) if on_cpu else (LARGE, CHUNK)
-    size = 4 * num_logits
-    count = min(length, wanted or (1 if size < large else math.ceil(size / chunk)))
+    size, chunk = 4 * num_logits, min(CHUNK, max(CPU_CHUNK, 4 * matrix_size)) if on_cpu else CHUNK
+    count = min(length, wanted or (1 if size < LARGE * chunk else math.ceil(size / chunk)))
     return math.ceil(length / math.ceil(length / count))  # fewer chunks may suffice once their size is rounded up
 
 

@@ -93,7 +93,7 @@ def current_mesh() -> AbstractMesh | None:
 
 
 def is_on_cpu() -> bool:
-    """Returns whether the devices of the enclosing `on_mesh` block, or else the default device, are CPUs."""
+    """Returns whether the devices of the enclosing `on_mesh` block, or of the default backend, are CPUs."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return (jax.default_backend() if device is None else device.platform) == "cpu"
 

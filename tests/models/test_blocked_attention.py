@@ -216,15 +216,16 @@ def test_no_loop_over_rows_that_are_split_over_devices_or_for_small_scores(monke
     one, eight = make_mesh(MeshConfig(), jax.devices()[:1]), make_mesh(MeshConfig(), jax.devices())
     layers = count(eight)
     assert count(one) == layers
-    monkeypatch.setattr(blocked_attention, "SMALL", 4 * 8 * 4 * LENGTH**2 - 1)
+    for limit in ("SMALL", "LARGE"):
+        monkeypatch.setattr(blocked_attention, limit, 4 * 8 * 4 * LENGTH**2 - 1)
     assert (count(one), count(eight)) == (layers + 1, layers)
 
 
 @pytest.mark.parametrize(
     ("rows", "length", "is_worth"),
-    [(64, 64, True), (61, 64, False), (61, 512, True), (32, 64, False), (2, 1024, True)],
+    [(64, 64, True), (61, 64, False), (61, 512, True), (257, 64, True), (32, 64, False), (2, 1024, True)],
 )
 def test_blocks_are_worthwhile_for_large_scores_in_large_pieces(rows, length, is_worth):
-    """Each of 61 rows, a prime number, is a piece of its own, which is too small if the rows are short."""
+    """61 is prime, so each row is a piece of its own. So is each of 257 rows, but their scores are large together."""
     q_BLHK, k_BGSK = jnp.zeros((rows, length, 4, 1)), jnp.zeros((rows, 4, length, 1))
     assert is_worth_blocks(q_BLHK, k_BGSK) == is_worth

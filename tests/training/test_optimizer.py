@@ -196,7 +196,7 @@ def test_memory_estimate_counts_the_state_of_each_optimizer(name, b1):
     model = build_model(config.model)
     params = jax.eval_shape(lambda key: model.initial_params(key), jax.random.key(0))
     state = jax.eval_shape(make_optimizer(config.optimizer, 10).init, params)
-    counted = estimate_memory(config, model, {"data": 1, "fsdp": 1, "tensor": 1}).optimizer
+    counted = estimate_memory(config, model, {"data": 1, "fsdp": 1, "tensor": 1}, "cpu").optimizer
     # Counters, and the factored moments of Adafactor, are not counted: less than 1 % of a moment of all parameters.
     assert 4 * count_parameters(state) == pytest.approx(counted, abs=0.01 * 4 * count_parameters(params))
 

@@ -34,6 +34,7 @@ from lm.parallel.mesh import current_mesh
 BLOCK = 128  # queries per block
 PIECE = 3 << 19  # scores that are computed together should not take more bytes than this
 SMALL = 3 << 20  # if all scores take fewer bytes, they stay in the cores' caches, so a loop is not worthwhile
+LARGE = 16 << 20  # if all scores take more bytes, a loop over small pieces is worthwhile too
 MASKED = float(jnp.finfo(jnp.float32).min)  # the score of a masked key
 
 
@@ -67,14 +68,14 @@ class Block(NamedTuple):
 def is_worth_blocks(q_BLHK: Array, k_BGSK: Array) -> bool:
     """Returns whether `blocked` is faster than computing all scores at once.
 
-    On several devices, it is not, because a loop over rows that are split over devices would gather them. It is not
-    either if all pieces would be small, for example because the number of short rows is prime.
+    On several devices, it is not, because a loop over rows that are split over devices would gather them. Nor is it
+    if all pieces would be small, for example if the number of rows is prime and the rows are short.
     """
     (B, L, H, _), S = q_BLHK.shape, k_BGSK.shape[2]
-    if 4 * B * H * L * S <= SMALL or current_mesh() is not None:
+    size = 4 * B * H * L * S
+    if size <= SMALL or current_mesh() is not None:
         return False
-    rows = _rows_per_piece(B, H, L, S)
-    return rows == B or 3 * _block_bytes(rows, H, L, S) >= PIECE
+    return size > LARGE or 3 * _block_bytes(_rows_per_piece(B, H, L, S), H, L, S) >= PIECE
 
 
 def blocked(
