@@ -53,6 +53,16 @@ def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
+VARIATION = """
+The factors vary by up to a fifth from one run to the next. Our process returns its temporary memory to the operating
+system after every step, and in some phases a step takes up to a second longer because the system is slow to provide
+huge pages again. Alone on the machine, a float32 step usually takes 470 ms for the Multi30k config and 1,750 ms for the
+decoder. With a single arena and high thresholds (glibc.malloc.arena_max, mmap_threshold and trim_threshold), the C
+library keeps this memory: in six of eight turns, the step of the Multi30k config took 473 to 493 ms, and PyTorch's step
+beside it took 553 to 586 ms. This is not the default yet, because the decoder's memory still grew in some turns.
+"""
+
+
 def steps(record: Record) -> list[str]:
     rows = []
     for key, result in record["results"].items():
@@ -77,7 +87,7 @@ def steps(record: Record) -> list[str]:
         "ours / theirs",
         "first step, s",
     )
-    return table(heading, rows)
+    return [*table(heading, rows), VARIATION.rstrip()]
 
 
 def step_ratios(record: Record) -> Iterable[Ratio]:
@@ -209,13 +219,6 @@ products, for which XLA adds far fewer conversions, a backward pass of attention
 in blocks even if all scores take only 4 to 16 MiB (T5-small: 5 % in float32, 10 to 17 % in bfloat16), counting correct
 predictions without an argmax over the vocabulary (7 % of the step of the Multi30k config), and logits in chunks that
 fit in a cache (another 3 to 7 %, and a third less memory).
-
-The factors vary by up to a fifth from one run to the next. Our process returns its temporary memory to the operating
-system after every step, and in some phases the system takes up to 0.3 s to provide huge pages again. Alone on the
-machine, a float32 step takes 470 ms for the Multi30k config and 1,750 ms for the decoder. With a single arena and high
-thresholds (glibc.malloc.arena_max, mmap_threshold and trim_threshold), the C library keeps this memory, and the step of
-the Multi30k config takes 475 to 493 ms in most turns even beside PyTorch, whose step takes 553 to 586 ms. This is not
-the default yet, because the decoder's memory still grew in some turns.
 """
 
 
