@@ -27,7 +27,7 @@ from lm.batch import Array, VocabularyLogits
 from lm.parallel.mesh import is_on_cpu, shards_of
 
 CHUNK, CPU_CHUNK = 64 * 2**20, 16 * 2**20  # bytes per device; on a CPU, small chunks are faster if a cache holds them
-LARGE = 4  # logits of this many chunks or more are computed in chunks
+FEWEST = 4  # logits that would fit in fewer chunks are computed at once
 
 # Returns sums, a pytree with an attribute `loss`, for logits (B, L, V), targets (B, L) and weights (B, L).
 TokenLoss = Callable[[Array, Array, Array], Any]
@@ -49,7 +49,7 @@ def chunks_for(wanted: int, num_logits: int, matrix_size: int, length: int, on_c
             matrix. On a CPU, chunks are therefore at least as large as the matrix, up to CHUNK.
     """
     size, chunk = 4 * num_logits, min(CHUNK, max(CPU_CHUNK, 4 * matrix_size)) if on_cpu else CHUNK
-    count = min(length, wanted or (1 if size < LARGE * chunk else math.ceil(size / chunk)))
+    count = min(length, wanted or (1 if size < FEWEST * chunk else math.ceil(size / chunk)))
     return math.ceil(length / math.ceil(length / count))  # fewer chunks may suffice once their size is rounded up
 
 

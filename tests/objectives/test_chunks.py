@@ -13,7 +13,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 from lm.batch import Batch, VocabularyLogits
 from lm.config import MeshConfig, ObjectiveConfig
 from lm.models.vocabulary import VocabularyProjection
-from lm.objectives.chunks import CHUNK, CPU_CHUNK, LARGE, chunks_for, num_chunks
+from lm.objectives.chunks import CHUNK, CPU_CHUNK, FEWEST, chunks_for, num_chunks
 from lm.objectives.losses import loss_sums
 from lm.parallel.mesh import make_mesh, on_mesh
 
@@ -144,8 +144,8 @@ def test_large_logits_are_never_whole():
 
 
 def test_the_number_of_chunks_follows_from_the_size():
-    limit = LARGE * CHUNK // 4
-    assert chunks_for(0, limit - 1, 1, 512, False) == 1 and chunks_for(0, limit, 1, 512, False) == LARGE
+    limit = FEWEST * CHUNK // 4
+    assert chunks_for(0, limit - 1, 1, 512, False) == 1 and chunks_for(0, limit, 1, 512, False) == FEWEST
     # Of 41 tokens: 8 * 41 * 50,257 * 4 bytes = 63 MiB. The output matrix is larger than CHUNK.
     assert [chunks_for(0, 8 * 1024 * 50_257, 768 * 50_257, 1024, on_cpu) for on_cpu in (False, True)] == [25, 25]
     assert chunks_for(100, 80, 1, 128, False) == 64  # of 2 tokens
@@ -154,19 +154,19 @@ def test_the_number_of_chunks_follows_from_the_size():
 
 
 def test_chunks_are_smaller_on_cpus_unless_the_output_matrix_is_large():
-    limit = LARGE * CPU_CHUNK // 4
-    assert chunks_for(0, limit - 1, 1, 512, True) == 1 and chunks_for(0, limit, 1, 512, True) == LARGE
+    limit = FEWEST * CPU_CHUNK // 4
+    assert chunks_for(0, limit - 1, 1, 512, True) == 1 and chunks_for(0, limit, 1, 512, True) == FEWEST
     assert chunks_for(0, 2 * limit - 1, CPU_CHUNK // 2, 512, True) == 1  # a matrix of twice the size of a chunk
-    assert chunks_for(0, 2 * limit, CPU_CHUNK // 2, 512, True) == LARGE
-    assert chunks_for(0, LARGE * CHUNK // 4 - 1, CHUNK, 512, True) == 1
+    assert chunks_for(0, 2 * limit, CPU_CHUNK // 2, 512, True) == FEWEST
+    assert chunks_for(0, FEWEST * CHUNK // 4 - 1, CHUNK, 512, True) == 1
 
 
 def test_chunks_depend_on_the_devices_of_the_mesh():
-    matrix, targets_BL = jnp.zeros((LARGE * CPU_CHUNK // 512, 1)), jnp.zeros((2, 64))
+    matrix, targets_BL = jnp.zeros((FEWEST * CPU_CHUNK // 512, 1)), jnp.zeros((2, 64))
     logits = VocabularyLogits(jnp.zeros((2, 64, 1)), {"matrix": matrix}, VocabularyProjection("float32", True))
-    assert num_chunks(0, logits, targets_BL) == LARGE
+    assert num_chunks(0, logits, targets_BL) == FEWEST
     with on_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        assert num_chunks(0, logits, targets_BL) == LARGE
+        assert num_chunks(0, logits, targets_BL) == FEWEST
     tpu = AbstractDevice("TPU v5 lite", 1, "tpu")
     with use_abstract_mesh(AbstractMesh((1,), ("data",), abstract_device=tpu)):
         assert num_chunks(0, logits, targets_BL) == 1
