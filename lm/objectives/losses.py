@@ -61,7 +61,9 @@ def _token_loss(config: ObjectiveConfig, logits_BLV: Array, targets_BL: Array, w
     log(Z)^2 (Chowdhery 2022).
     """
     log_z_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
-    target_logit_BL = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[..., 0]
+    # A sum, unlike an index, has a gradient that XLA computes together with that of log Z, in one pass.
+    is_target_BLV = jnp.arange(logits_BLV.shape[-1])[None, None] == targets_BL[..., None]
+    target_logit_BL = jnp.sum(jnp.where(is_target_BLV, logits_BLV, 0.0), axis=-1)
     loss_BL = nll_BL = log_z_BL - target_logit_BL
     if config.label_smoothing > 0:
         smoothing, V = config.label_smoothing, logits_BLV.shape[-1]
