@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.record import RESULTS, add_results, surroundings
-from benchmarks.step_systems import MODELS, our_program, write_folder
+from benchmarks.step_models import MODELS, write_folder
+from benchmarks.step_systems import our_program
 from lm.runs.huge_pages import restart_with_huge_pages
 from lm.training.program import computations
 

@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.record import RESULTS, add_results, surroundings
-from benchmarks.step_systems import MODELS, SYSTEMS, write_folder
+from benchmarks.step_models import MODELS, write_folder
+from benchmarks.step_systems import SYSTEMS
 
 RECORD = RESULTS / "step_speed.json"
 TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}  # of the losses, relative
