@@ -21,6 +21,7 @@ class Model:
         name: the class in `transformers`.
         settings: the fields of its config that differ from their defaults.
         source_length: the number of tokens of a source, for encoder-decoders.
+        peers: the systems that benchmarks/gpu_speed.py compares with ours.
     """
 
     title: str
@@ -30,6 +31,7 @@ class Model:
     length: int
     source_length: int = 0
     masks: bool = False
+    peers: tuple[str, ...] = ("pytorch-compiled",)
 
     @property
     def vocab_size(self) -> int:
@@ -109,6 +111,7 @@ GPU_MODELS = {
         {"n_positions": 1024, "vocab_size": 50304, "activation_function": "gelu"},
         rows=32,
         length=1024,
+        peers=("nanogpt",),
     ),
     "gpt-1.3b": Model(
         "decoder, 1.3 B",
@@ -117,7 +120,7 @@ GPU_MODELS = {
             **{"n_layer": 24, "n_embd": 2048, "n_head": 16, "n_positions": 2048, "vocab_size": 50304},
             "activation_function": "gelu",
         },
-        rows=8,
+        rows=6,
         length=2048,
     ),
     "bert-base": Model(
@@ -136,16 +139,17 @@ GPU_MODELS = {
         length=1024,
         source_length=1024,
     ),
-    "t5-large": Model(  # with the lengths of T5's span corruption
+    "t5-large": Model(  # with the lengths of T5's span corruption, for which the speed of other programs is published
         "T5-large, version 1.1",
         "T5ForConditionalGeneration",
         {
             **{"vocab_size": 32128, "d_model": 1024, "d_kv": 64, "d_ff": 2816, "num_layers": 24, "num_heads": 16},
             **{"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
         },
-        rows=64,
+        rows=32,
         length=114,
         source_length=512,
+        peers=(),
     ),
 }
 NO_DROPOUT = "resid_pdrop embd_pdrop attn_pdrop dropout attention_dropout activation_dropout dropout_rate"

@@ -34,7 +34,7 @@ TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}  # of the losses, relative
 
 
 class System:
-    """A system in its own process."""
+    """A system in its own process, which has taken its first steps once the constructor returns."""
 
     def __init__(self, name: str, model: str, dtype: str, folder: Path) -> None:
         self.name, self.times = name, list[float]()
@@ -54,10 +54,29 @@ class System:
         print(steps, file=self._process.stdin, flush=True)
         answer = self._read()
         self.times.append(answer["seconds"])
-        self.peak = answer["peak_rss_bytes"]
+        self.peak, self.device_peak = answer["peak_rss_bytes"], answer["peak_device_bytes"]
 
     def close(self) -> None:
         self._process.communicate()
+
+
+def agreeing_losses(systems: list[System], model: str, dtype: str) -> dict[str, list[float]]:
+    """Returns the losses of the first steps of each system. Ends the program if they differ."""
+    losses = {each.name: each.first["losses"] for each in systems}
+    wanted = next(iter(losses.values()))
+    for name, found in losses.items():
+        if any(abs(x - y) > TOLERANCES[dtype] * y for x, y in zip(found, wanted, strict=True)):
+            raise SystemExit(f"{model}, {dtype}: the losses of {name} differ from those of the first system: {losses}")
+    return losses
+
+
+def take_turns(systems: list[System], rounds: int, steps: int) -> None:
+    """Times the systems in turn, in alternating order, and ends their processes."""
+    for turn in range(rounds):
+        for each in systems[:: 1 if turn % 2 else -1]:
+            each.run(steps)
+    for each in systems:
+        each.close()
 
 
 def compare(model: str, dtype: str, names: list[str], rounds: int, steps: int) -> dict[str, Any]:
@@ -65,16 +84,8 @@ def compare(model: str, dtype: str, names: list[str], rounds: int, steps: int) -
     with tempfile.TemporaryDirectory() as folder:
         write_folder(MODELS[model], Path(folder))
         systems = [System(name, model, dtype, Path(folder)) for name in names]
-        losses = {each.name: each.first["losses"] for each in systems}
-        for name, found in losses.items():
-            wanted = losses[names[0]]
-            if any(abs(x - y) > TOLERANCES[dtype] * y for x, y in zip(found, wanted, strict=True)):
-                raise SystemExit(f"{model}, {dtype}: the losses of {name} differ from those of {names[0]}: {losses}")
-        for turn in range(rounds):
-            for each in systems[:: 1 if turn % 2 else -1]:
-                each.run(steps)
-        for each in systems:
-            each.close()
+        losses = agreeing_losses(systems, model, dtype)
+        take_turns(systems, rounds, steps)
     measured = {
         each.name: {
             "seconds_per_step": statistics.median(each.times),

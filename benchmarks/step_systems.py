@@ -75,7 +75,7 @@ def our_program(model: Model, dtype: str, folder: Path) -> tuple[Any, Step]:
     published = recognise(opened, max_length=model.length, dtype=dtype)
     params = unstack_layers(load_params(opened, published))
     state = with_params(make_state(config, network, optimizer, abstract, mesh), params)
-    program = compile_train_step(config, network, optimizer, abstract, mesh)
+    program = compile_train_step(config, network, optimizer, abstract, mesh, max_segments=1)
     batches = GlobalBatches(mesh, model.rows)
 
     def step(arrays: Arrays) -> Any:
@@ -87,7 +87,7 @@ def our_program(model: Model, dtype: str, folder: Path) -> tuple[Any, Step]:
             places = np.broadcast_to(np.arange(model.source_length, dtype=np.int32), arrays["source"].shape)
             source = Source(arrays["source"], places, np.ones_like(arrays["source"]))
         types = np.zeros_like(tokens) if config.model.token_types > 1 else None
-        batch = Batch(tokens, arrays["targets"], arrays["weights"], positions, ones, source, types)
+        batch = Batch(tokens, arrays["targets"], arrays["weights"], positions, ones, source, types, max_segments=1)
         state, metrics = program(state, batches.place(batch))
         return metrics["train/loss"]
 
@@ -220,7 +220,9 @@ def main(system: str, name: str, dtype: str, folder: str) -> int:
     began = time.perf_counter()
     step, batches = SYSTEMS[system](model, dtype, Path(folder)), model.arrays()
     losses = [float(step(next(batches))) for _ in range(CHECKED)]
-    say(losses=losses, first_seconds=time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    flops = our_flops(model, Path(folder)) if system == "ours" and name in GPU_MODELS else 0.0
+    say(losses=losses, first_seconds=seconds, flops=flops)
     for line in sys.stdin:
         chosen = [next(batches) for _ in range(int(line))]
         float(step(next(batches)))

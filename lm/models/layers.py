@@ -21,6 +21,7 @@ from lm.batch import Array
 from lm.config import ModelConfig
 from lm.models.int8 import Int8Matrix
 from lm.models.products import product
+from lm.parallel.mesh import is_on_cpu
 
 
 def activation_dtype(config: ModelConfig) -> str:
@@ -99,16 +100,19 @@ def _standardize(x: Array, epsilon: float) -> Array:
     return _standardize_forward(x, epsilon)[0]
 
 
-def _standardize_forward(x: Array, epsilon: float) -> tuple[Array, tuple[Array, Array]]:
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + epsilon)
-    y = centred * inverse
-    return y, (y, inverse)
+def _standardize_forward(x: Array, epsilon: float) -> tuple[Array, tuple[Array, Array, Array]]:
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True) + epsilon)
+    if not is_on_cpu():
+        # Otherwise, XLA would compute the mean again for the gradient of the scale, in a pass of its own.
+        mean, inverse = jax.lax.optimization_barrier((mean, inverse))
+    return (x - mean) * inverse, (x, mean, inverse)
 
 
-def _standardize_backward(epsilon: float, saved: tuple[Array, Array], dy: Array) -> tuple[Array]:
-    """Uses only y and 1 / standard deviation (Ba 2016); automatic differentiation would also save x and its squares."""
-    y, inverse = saved
+def _standardize_backward(epsilon: float, saved: tuple[Array, Array, Array], dy: Array) -> tuple[Array]:
+    """Saves no array of the size of y (Ba 2016): x is often kept anyway, and y is computed again."""
+    x, mean, inverse = saved
+    y = (x - mean) * inverse
     means = jnp.mean(dy, axis=-1, keepdims=True) + y * jnp.mean(dy * y, axis=-1, keepdims=True)
     return ((dy - means) * inverse,)
 

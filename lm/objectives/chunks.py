@@ -26,8 +26,11 @@ from jax.custom_derivatives import SymbolicZero
 from lm.batch import Array, VocabularyLogits
 from lm.parallel.mesh import is_on_cpu, shards_of
 
-CHUNK, CPU_CHUNK = 64 * 2**20, 16 * 2**20  # bytes per device; on a CPU, small chunks are faster if a cache holds them
+# Sizes of a chunk in bytes per device. On a CPU, small chunks are faster if a cache holds them. On an accelerator, few
+# large ones are faster, because every chunk reads and writes the gradient of the output matrix.
+CHUNK, CPU_CHUNK, LARGEST = 64 * 2**20, 16 * 2**20, 2**30
 FEWEST = 4  # logits that would fit in fewer chunks are computed at once
+ENOUGH = 8  # chunks on an accelerator, unless this makes them smaller than CHUNK or larger than LARGEST
 
 # Returns sums, a pytree with an attribute `loss`, for logits (B, L, V), targets (B, L) and weights (B, L).
 TokenLoss = Callable[[Array, Array, Array], Any]
@@ -48,7 +51,11 @@ def chunks_for(wanted: int, num_logits: int, matrix_size: int, length: int, on_c
         matrix_size: the number of elements of the output matrix per device. Every chunk adds to the gradient of the
             matrix. On a CPU, chunks are therefore at least as large as the matrix, up to CHUNK.
     """
-    size, chunk = 4 * num_logits, min(CHUNK, max(CPU_CHUNK, 4 * matrix_size)) if on_cpu else CHUNK
+    size = 4 * num_logits
+    if on_cpu:
+        chunk = min(CHUNK, max(CPU_CHUNK, 4 * matrix_size))
+    else:
+        chunk = min(LARGEST, max(CHUNK, size // ENOUGH))
     count = min(length, wanted or (1 if size < FEWEST * chunk else math.ceil(size / chunk)))
     return math.ceil(length / math.ceil(length / count))  # fewer chunks may suffice once their size is rounded up
 

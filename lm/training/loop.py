@@ -114,7 +114,7 @@ def train(config: Config, workdir: Path) -> int:
         if start < end:
             console.banner("Training")
             began = time.monotonic()
-            step = compile_train_step(config, model, optimizer, abstract, mesh)
+            step = compile_train_step(config, model, optimizer, abstract, mesh, rows.max_segments)
             console.print(f"Compiled the step in {time.monotonic() - began:.1f} s.")
             with StopRequest(start) as request:
                 state, end = loop.run(state, start, step, request)

@@ -128,8 +128,8 @@ def batch_hash(batch: Batch) -> Array:
     return sum(sums, start=jnp.uint32(0))
 
 
-def abstract_batch(config: Config, mesh: Mesh) -> Batch:
-    """Returns the shapes, dtypes and shardings of a training batch."""
+def abstract_batch(config: Config, mesh: Mesh, max_segments: int = 0) -> Batch:
+    """Returns the shapes, dtypes and shardings of a training batch, given `Batch.max_segments`."""
     rows = batch_sharding(mesh)
 
     def array(length: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
@@ -145,6 +145,7 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
         segments=ids,
         source=Source(tokens=source, positions=source, segments=source) if layout.source_length else None,
         types=ids if layout.with_types else None,
+        max_segments=max_segments,
     )
 
 
@@ -154,23 +155,33 @@ def moving_average(average: Any, params: Any, decay: float) -> Any:
 
 
 def trace_train_step(
-    config: Config, model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh
+    config: Config,
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    mesh: Mesh,
+    max_segments: int = 0,
 ) -> jax.stages.Traced:
     """Traces the training step for the given config and mesh. The step donates the buffers of its input state."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract), None
     step = jax.jit(partial(train_step, config, model, optimizer), out_shardings=shardings, donate_argnums=0)
     with on_mesh(mesh):
-        return step.trace(abstract, abstract_batch(config, mesh))
+        return step.trace(abstract, abstract_batch(config, mesh, max_segments))
 
 
 def compile_train_step(
-    config: Config, model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh
+    config: Config,
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    mesh: Mesh,
+    max_segments: int = 0,
 ) -> jax.stages.Compiled:
-    """Compiles the training step for the given config and mesh.
+    """Compiles the training step for the given config and mesh, for batches with the given `Batch.max_segments`.
 
     The result is an executable, not a jitted function, so a batch of another shape raises an error.
     """
-    compiled = trace_train_step(config, model, optimizer, abstract, mesh).lower().compile()
+    compiled = trace_train_step(config, model, optimizer, abstract, mesh, max_segments).lower().compile()
     _return_freed_memory()
     return compiled
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import abc
 import bisect
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -35,7 +36,7 @@ from lm.config import Config
 from lm.data import order
 from lm.data.examples.example import Example, Examples, numbered
 from lm.data.packing.planning import plan
-from lm.data.packing.windows import next_tokens, windows_of
+from lm.data.packing.windows import most_segments, next_tokens, windows_of
 from lm.data.storing.token_store import TokenStore
 
 # The length of each segment, int64 (E,), and the number of segments in each row, int64 (R,).
@@ -127,6 +128,7 @@ class RowSource(abc.ABC):
     """Base class for the endless training rows of one data source, such as `PackedRows` or `WindowRows`."""
 
     kind: str  # the word for a row in messages, such as "window"
+    max_segments = 0  # the largest number of segments that a row can have; 0 if it is unknown
     notes: Sequence[str] = ()  # messages about how the examples were made
 
     @abc.abstractmethod
@@ -205,6 +207,7 @@ class WindowRows(RowSource):
     def __init__(self, name: str, store: TokenStore, seed: int, length: int):
         assert store.num_tokens > length, (store.num_tokens, length)
         self._store, self._key, self._length = store, (seed, name), length
+        self.max_segments = most_segments(store, length)
         self._count = store.num_tokens // length
         self._seed = order.number("shuffle", *self._key, below=2**32)
 
@@ -276,6 +279,8 @@ class TrainRows:
         self._batch_size, self._sources, self._layout = config.train.batch_size, dict(sources), layout
         self._first = next(iter(sources))
         self.kind = sources[self._first].kind
+        counts = [source.max_segments for source in sources.values()]
+        self.max_segments = max(counts) if all(counts) else 0  # of a row; 0 if it is unknown
         one = grain.MapDataset.range(1)
         orders = [one.map_with_index(partial(_number_row, name)).repeat() for name in sources]
         weights = [config.data.train[name].weight for name in sources]
@@ -306,10 +311,11 @@ class TrainRows:
             self._sources[name].batch([located[n][1:] for n in numbers], self._layout)
             for name, numbers in found.items()
         ]
-        if len(batches) == 1:
-            return batches[0]
-        places = np.argsort(list(chain.from_iterable(found.values())))
-        return jax.tree.map(lambda *arrays: np.concatenate(arrays)[places], *batches)
+        batch = batches[0]
+        if len(batches) > 1:
+            places = np.argsort(list(chain.from_iterable(found.values())))
+            batch = jax.tree.map(lambda *arrays: np.concatenate(arrays)[places], *batches)
+        return dataclasses.replace(batch, max_segments=self.max_segments)
 
 
 def _number_row(name: str, index: int, _: int) -> tuple[str, int]:

@@ -42,6 +42,14 @@ def windows_of(store: TokenStore, starts_R: np.ndarray, length: int) -> tuple[np
     return tokens[:, :-1].copy(), targets, weights, positions.reshape(shape), segments.reshape(shape)
 
 
+def most_segments(store: TokenStore, length: int) -> int:
+    """Returns the largest number of segments in any window of `length` tokens, wherever it begins."""
+    starts = np.concatenate([store.starts, store.starts + store.num_tokens])  # a window may continue at the beginning
+    # With the most segments, a window begins one token before a document, and its last token may begin another one.
+    first_D = np.arange(len(store.starts))
+    return 1 + int(np.max(np.searchsorted(starts, starts[first_D] + length - 1) - first_D))
+
+
 def _boundaries(store: TokenStore, starts_R: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the row and the column, from 1 to L, of each token that begins a document, int64 (N,) each.
 

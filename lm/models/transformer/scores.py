@@ -1,4 +1,4 @@
-"""How attention computes scores and which of them it masks by distance."""
+"""The static settings of a fused attention kernel."""
 
 from __future__ import annotations
 
@@ -13,3 +13,4 @@ class Scores:
     window: int = 0  # if positive, keys at least this far from the query are masked
     scale: float = 0.0
     softcap: float = 0.0
+    max_segments: int = 0  # `Batch.max_segments`

@@ -112,6 +112,7 @@ class Tower(nn.Module):
             causal=self.causal,
             window=kinds[0].window,
             train=train,
+            max_segments=tokens.max_segments,
             bias=bias_BHLS,
             memory=memory,
         )

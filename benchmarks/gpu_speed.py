@@ -1,0 +1,171 @@
+"""Compares our training step on a GPU with compiled PyTorch: tokens per second, share of the peak, and memory.
+
+    pip install -r requirements-cuda.txt -r requirements-benchmarks.txt
+    NANOGPT=FOLDER python -m benchmarks.gpu_speed [--models=gpt2-124m,bert-base] [--record]
+
+The models are trained in bfloat16. Each system runs in a process of its own (benchmarks/step_systems.py) with the same
+initial weights and the same batches, whose rows are full and hold one text each; the losses of the first steps must
+agree. PyTorch uses torch.compile, autocast, its fused attention and its fused AdamW. FOLDER is a clone of nanoGPT, with
+which GPT-2 is compared. All systems are compiled at the same time, since that takes minutes; then those of a model take
+turns, and the medians are reported. The FLOPs of a step are those of its matrix products, with those of attention as if
+it were not causal (Chowdhery 2022, appendix B). They are divided by the peak of the data sheet, and by the speed of a
+product of two large matrices, which PyTorch computes. With --record, the measurements are written to
+results/gpu_speed.json; those of other models are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.record import RESULTS, add_results, surroundings
+from benchmarks.step_models import GPU_MODELS, write_folder
+from benchmarks.step_speed import System, agreeing_losses, take_turns
+
+RECORD = RESULTS / "gpu_speed.json"
+DTYPE = "bfloat16"
+# FLOP/s in bfloat16 without sparsity, by a part of the name of the GPU; from NVIDIA's data sheets for the SXM modules.
+DATA_SHEETS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+SIZE = 8192  # of the matrices whose product is timed
+
+
+def product_speed() -> float:
+    """Returns the FLOP/s of a product of two random matrices in bfloat16, the median of several."""
+    import torch
+
+    x, y = (torch.randn(SIZE, SIZE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    seconds = []
+    for _ in range(25):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        x @ y
+        end.record()
+        torch.cuda.synchronize()
+        seconds.append(start.elapsed_time(end) / 1e3)
+    return 2 * SIZE**3 / statistics.median(seconds[5:])
+
+
+def start(model: str, folder: Path) -> list[System]:
+    """Returns the systems of a model, ours first, which have taken their first steps. Leaves out peers that fail."""
+
+    def system(name: str) -> System | None:
+        try:
+            return System(name, model, DTYPE, folder)
+        except SystemExit as error:
+            print(f"{model}: {error}", file=sys.stderr)
+            return None
+
+    with ThreadPoolExecutor() as pool:
+        systems = list(pool.map(system, ("ours", *GPU_MODELS[model].peers)))
+    if systems[0] is None:
+        raise SystemExit(f"{model}: our step failed")
+    return [each for each in systems if each is not None]
+
+
+def measure(models: list[str], rounds: int, steps: int) -> dict[str, Any]:
+    """Returns the measurements of each model."""
+    import torch
+
+    gpu = torch.cuda.get_device_name()
+    results = {}
+    with tempfile.TemporaryDirectory() as root, ThreadPoolExecutor() as pool:
+        started = {}
+        for model in models:
+            folder = Path(root, model)
+            write_folder(GPU_MODELS[model], folder, "cuda")
+            torch.cuda.empty_cache()
+            started[model] = pool.submit(start, model, folder)
+        prepared = {model: each.result() for model, each in started.items()}
+        reached = product_speed()  # now that nothing else uses the GPU
+        for model, systems in prepared.items():
+            losses = agreeing_losses(systems, model, DTYPE)
+            take_turns(systems, rounds, steps)
+            size = GPU_MODELS[model]
+            results[model] = {
+                "title": size.title,
+                "rows": size.rows,
+                "lengths": [each for each in (size.source_length, size.length) if each],
+                "tokens": size.rows * (size.length + size.source_length),
+                "flops": systems[0].first["flops"],
+                "gpu": gpu,
+                "peak_flops_per_second": next((flops for part, flops in DATA_SHEETS.items() if part in gpu), None),
+                "product_flops_per_second": reached,
+                "losses": losses,
+                "systems": {each.name: figures(each) for each in systems},
+                "flags": os.environ.get("XLA_FLAGS", ""),
+                **surroundings(),
+            }
+            show(results)
+    return results
+
+
+def figures(system: System) -> dict[str, Any]:
+    return {
+        "seconds_per_step": statistics.median(system.times),
+        "times": system.times,
+        "first_seconds": system.first["first_seconds"],
+        "peak_device_bytes": system.device_peak,
+    }
+
+
+def rows_of(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Returns the rows of a table: model, system, ms per step, tokens/s, two shares, speed of ours, and memory."""
+    rows = []
+    for result in results.values():
+        ours = result["systems"]["ours"]["seconds_per_step"]
+        for name, each in result["systems"].items():
+            seconds, shares = each["seconds_per_step"], ["", ""]
+            for i, key in enumerate(("peak_flops_per_second", "product_flops_per_second")):
+                if result[key]:
+                    shares[i] = f"{result['flops'] / seconds / result[key]:.0%}"
+            speed = "" if name == "ours" else f"{seconds / ours:.2f}"
+            memory = f"{each['peak_device_bytes'] / 1e9:.1f} GB"
+            numbers = f"{1e3 * seconds:,.1f}", f"{result['tokens'] / seconds:,.0f}"
+            rows.append((result["title"], name, *numbers, *shares, speed, memory))
+    return rows
+
+
+HEADING = (
+    "model",
+    "system",
+    "ms per step",
+    "tokens per second",
+    "of the data sheet",
+    "of a large product",
+    "speed of ours",
+    "memory",
+)
+
+
+def show(results: dict[str, Any]) -> None:
+    table = Table(*HEADING, box=None)
+    for row in rows_of(results):
+        table.add_row(*row)
+    Console(width=140).print(table)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(GPU_MODELS), help=f"some of {', '.join(GPU_MODELS)}")
+    parser.add_argument("--rounds", type=int, default=5, help="number of turns of each system")
+    parser.add_argument("--steps", type=int, default=10, help="number of steps per turn")
+    parser.add_argument("--record", action="store_true", help="write results/gpu_speed.json")
+    options = parser.parse_args()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the systems share the memory of the GPU
+    results = measure(options.models.split(","), options.rounds, options.steps)
+    if options.record:
+        add_results(RECORD, results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
