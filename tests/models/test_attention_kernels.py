@@ -15,9 +15,15 @@ from lm.config import MeshConfig
 from lm.errors import UserError
 from lm.models import build_model
 from lm.models.heads import NextToken
-from lm.models.transformer import attention_kernels
+from lm.models.transformer import attention_kernels, cudnn_attention
 from lm.models.transformer.attention import attention_mask, dot_product_attention
-from lm.models.transformer.cudnn_attention import APART, SEGMENT_FEATURES, cudnn, segment_features
+from lm.models.transformer.cudnn_attention import (
+    APART,
+    SEGMENT_FEATURES,
+    cudnn,
+    segment_features,
+    segment_offsets,
+)
 from lm.models.transformer.scores import Scores
 from lm.models.transformer.splash_attention import splash
 from lm.models.transformer.wiring import Decoder
@@ -107,6 +113,73 @@ def test_cudnn_arguments_match_our_attention(heads, kv_heads, window, scale, cau
         lambda q, k, v: ours(q, k, v, segments, positions, window, causal, scale=scale), inputs, segments
     )
     assert_same(actual, expected)
+
+
+def by_lengths(q, k, v, *, q_seqlen, kv_seqlen, q_offsets, kv_offsets, scale, mask_type, qkv_layout):
+    """Does what cuDNN does: attends within stretches of the given offsets and lengths, and leaves out other tokens."""
+    assert qkv_layout == "BTNH" and q_offsets.shape[1] == q_seqlen.shape[1] + 1
+    index_11L = jnp.arange(q.shape[1])[None, None]
+    begins_BN1, ends_BN1 = q_offsets[:, :-1, None], (q_offsets[:, :-1] + q_seqlen)[..., None]
+    is_inside_BNL = (q_seqlen > 0)[..., None] & (index_11L >= begins_BN1) & (index_11L < ends_BN1)
+    assert kv_seqlen is q_seqlen and kv_offsets is q_offsets
+    mask_BLS = jnp.einsum("bnl,bns->bls", *(is_inside_BNL.astype(jnp.int32),) * 2) > 0
+    if mask_type == cudnn_attention.stablehlo.MaskType.PADDING_CAUSAL:
+        mask_BLS &= jnp.swapaxes(index_11L, 1, 2) >= index_11L
+    y = dot_product_attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), mask_BLS, scale=scale)
+    return jnp.where(jnp.any(is_inside_BNL, axis=1)[..., None, None], y, jnp.nan)
+
+
+@pytest.fixture
+def with_offsets(monkeypatch):
+    """Replaces cuDNN's attention with offsets, and pretends that the GPU is a Hopper one."""
+    monkeypatch.setattr(cudnn_attention.stablehlo, "dot_product_attention", by_lengths)
+    monkeypatch.setattr(cudnn_attention, "can_use_offsets", lambda *_: True)
+
+
+@pytest.mark.parametrize(("causal", "most"), [(True, 5), (False, 9)])
+def test_attention_with_offsets_matches_our_attention(causal, most, with_offsets):
+    segments, positions = packed_rows()
+    assert int(segments.max()) == 5 and int(segments.min()) == 0
+    inputs, scores = query_key_value(2, 2), Scores(causal, scale=0.3, max_segments=most)
+    actual = values_and_gradients(lambda q, k, v: cudnn(q, k, v, segments, segments, scores), inputs, segments)
+    expected = values_and_gradients(
+        lambda q, k, v: ours(q, k, v, segments, positions, 0, causal, scale=0.3), inputs, segments
+    )
+    assert_same(actual, expected)
+
+
+def test_offsets_are_those_of_the_rows_of_one_device(with_offsets):
+    segments, positions = packed_rows(4)
+    inputs, scores = query_key_value(2, 2, rows=4), Scores(True, max_segments=5)
+    with on_mesh(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
+        actual = jax.jit(lambda q, k, v: cudnn(q, k, v, segments, segments, scores))(*inputs)
+    assert actual.sharding.shard_shape(actual.shape) == (1, LENGTH, 1, 16)
+    assert_same([actual[segments > 0]], [ours(*inputs, segments, positions, 0)[segments > 0]])
+
+
+def test_offsets_and_lengths_of_segments():
+    segments = jnp.array([[1, 1, 1, 2, 2, 3, 0, 0], [1] * 8, [1, 1, 2, 2, 3, 4, 4, 4]])
+    offsets, lengths = segment_offsets(segments, 4)
+    assert offsets.tolist() == [[0, 3, 5, -1, 6, -1], [0, -1, -1, -1, -1, -1], [0, 2, 4, 5, -1, -1]]
+    assert lengths.tolist() == [[3, 2, 1, -1, 2], [8, -1, -1, -1, -1], [2, 2, 1, 3, -1]]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+def test_rows_of_one_segment_need_no_mask(causal, biased, without_cudnn):
+    """Only padding is masked, and that by its length. The last row has no token."""
+    segments = jnp.asarray(np.arange(LENGTH)[None] < np.array([[LENGTH], [90], [0]]), jnp.int32)
+    positions = jnp.broadcast_to(jnp.arange(LENGTH), segments.shape)
+    bias = jnp.round(8 * jax.random.normal(jax.random.key(3), (1, 4, LENGTH, LENGTH))) / 8 if biased else None
+    inputs, scores = query_key_value(4, 2, rows=3), Scores(causal, max_segments=1)
+
+    def fused(q, k, v):
+        return cudnn(q, k, v, segments, segments, scores, bias)
+
+    def plain(q, k, v):
+        return ours(q, k, v, segments, positions, 0, causal, bias_BHLS=bias)
+
+    assert_same(*(values_and_gradients(each, inputs, segments) for each in (fused, plain)))
 
 
 @pytest.mark.parametrize(("causal", "scale"), [(True, 1.0), (False, 0.001)])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lm.config import Config, source
 from lm.data.packing.rows import EvalRows, RowLayout, WindowExamples, WindowRows
-from lm.data.packing.windows import next_tokens
+from lm.data.packing.windows import most_segments, next_tokens, windows_of
 from lm.runs.prepare import prepare
 from lm.tasks import task_of
 from tests.data.packing.texts import BATCH, LENGTH, equal, make_config
@@ -146,6 +146,18 @@ def test_every_target_is_scored_once_and_with_the_most_context(num_tokens, strid
     assert count[0] == 0
     assert (count[1:num_tokens] == 1).all() and not count[num_tokens:].any()
     assert n == 1 or (n - 2) * stride + length < num_tokens - 1, "the last window is needed"
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 15))
+def test_the_most_segments_of_a_window(lengths, length):
+    store = make_store(lengths)
+    starts = np.arange(store.num_tokens)
+    if store.num_tokens > length:
+        segments = windows_of(store, starts, length)[-1]
+        assert most_segments(store, length) == segments.max()
+        rows = WindowRows("name", store, 0, length)
+        assert rows.max_segments == segments.max()
 
 
 def test_an_epoch_has_as_many_rows_as_fit_the_stream():
