@@ -402,3 +402,21 @@ def test_every_family_has_the_same_logits_and_gradients_with_a_fused_kernel(
     np.testing.assert_allclose(actual_logits, expected_logits, atol=tolerance)
     largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance * largest), actual, expected)
+
+
+@pytest.mark.parametrize("most", [0, 7])
+def test_kernels_learn_the_largest_number_of_segments(most, monkeypatch):
+    found = []
+
+    def spy(q, k, v, segments, key_segments, scores, bias=None):
+        found.append(scores.max_segments)
+        return q
+
+    monkeypatch.setitem(attention_kernels.FUSED, "cudnn", spy)
+    model = build_model(small_config(31, 8, family="encoder_decoder", num_encoder_layers=1))
+    ids = jnp.ones((1, 8), jnp.int32)
+    batch = Batch(ids, ids, ids, ids, ids, source=Source(ids, ids, ids), max_segments=most)
+    params = random_params(model, 0.1)
+    found.clear()
+    jax.eval_shape(lambda p: model.clone(kernel="cudnn").apply({"params": p}, batch), params)
+    assert set(found) == {most} and len(found) == 3  # kinds of attention

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.config import Config, source
-from lm.data.packing.rows import EvalRows, RowLayout, WindowExamples, WindowRows
+from lm.data.packing.rows import EvalRows, RowLayout, TrainRows, WindowExamples, WindowRows
 from lm.data.packing.windows import most_segments, next_tokens, windows_of
 from lm.runs.prepare import prepare
 from lm.tasks import task_of
@@ -219,6 +219,16 @@ def test_rows_are_windows_of_the_stream(single):
         scored = batch.weights[r] > 0
         assert batch.targets[r][scored].tolist() == stream[at[1:]][scored].tolist()
         assert (scored == (stream[at[1:]] != prepared.tokenizer.bos_id)).all()
+
+
+def test_batches_of_all_sources_name_the_most_segments_of_any_row(mixed, monkeypatch):
+    rows, _ = mixed
+    batches = [rows.rows(step, range(BATCH)) for step in range(20)]
+    assert {each.max_segments for each in batches} == {rows.max_segments}
+    assert max(each.segments.max() for each in batches) <= rows.max_segments
+    assert rows.max_segments == max(each.max_segments for each in rows._sources.values())
+    monkeypatch.setattr(rows._sources["b"], "max_segments", 0)
+    assert TrainRows(mixed[1].config, rows._sources, rows._layout).max_segments == 0
 
 
 def test_a_row_is_the_same_whoever_asks(mixed):
