@@ -6,11 +6,11 @@
 The models are trained in bfloat16. Each system runs in a process of its own (benchmarks/step_systems.py) with the same
 initial weights and the same batches, whose rows are full and hold one text each; the losses of the first steps must
 agree. PyTorch uses torch.compile, autocast, its fused attention and its fused AdamW. FOLDER is a clone of nanoGPT, with
-which GPT-2 is compared. All systems are compiled at the same time, since that takes minutes; then those of a model take
-turns, and the medians are reported. The FLOPs of a step are those of its matrix products, with those of attention as if
-it were not causal (Chowdhery 2022, appendix B). They are divided by the peak of the data sheet, and by the speed of a
-product of two large matrices, which PyTorch computes. With --record, the measurements are written to
-results/gpu_speed.json; those of other models are kept.
+which GPT-2 is compared. The systems of a model are compiled at the same time, which takes one to two minutes; then they
+take turns, and the medians are reported. The FLOPs of a step are those of its matrix products, with those of attention
+as if it were not causal (Chowdhery 2022, appendix B). They are divided by the peak of the data sheet, and by the speed
+of a product of two large matrices, which PyTorch computes. With --record, the measurements of each model are written to
+results/gpu_speed.json as soon as they are complete; those of other models are kept.
 """
 
 from __future__ import annotations
@@ -71,41 +71,31 @@ def start(model: str, folder: Path) -> list[System]:
     return [each for each in systems if each is not None]
 
 
-def measure(models: list[str], rounds: int, steps: int) -> dict[str, Any]:
-    """Returns the measurements of each model."""
+def measure(model: str, rounds: int, steps: int) -> dict[str, Any]:
     import torch
 
-    gpu = torch.cuda.get_device_name()
-    results = {}
-    with tempfile.TemporaryDirectory() as root, ThreadPoolExecutor() as pool:
-        started = {}
-        for model in models:
-            folder = Path(root, model)
-            write_folder(GPU_MODELS[model], folder, "cuda")
-            torch.cuda.empty_cache()
-            started[model] = pool.submit(start, model, folder)
-        prepared = {model: each.result() for model, each in started.items()}
+    size, gpu = GPU_MODELS[model], torch.cuda.get_device_name()
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(size, Path(folder), "cuda")
+        torch.cuda.empty_cache()
+        systems = start(model, Path(folder))
+        losses = agreeing_losses(systems, model, DTYPE)
         reached = product_speed()  # now that nothing else uses the GPU
-        for model, systems in prepared.items():
-            losses = agreeing_losses(systems, model, DTYPE)
-            take_turns(systems, rounds, steps)
-            size = GPU_MODELS[model]
-            results[model] = {
-                "title": size.title,
-                "rows": size.rows,
-                "lengths": [each for each in (size.source_length, size.length) if each],
-                "tokens": size.rows * (size.length + size.source_length),
-                "flops": systems[0].first["flops"],
-                "gpu": gpu,
-                "peak_flops_per_second": next((flops for part, flops in DATA_SHEETS.items() if part in gpu), None),
-                "product_flops_per_second": reached,
-                "losses": losses,
-                "systems": {each.name: figures(each) for each in systems},
-                "flags": os.environ.get("XLA_FLAGS", ""),
-                **surroundings(),
-            }
-            show(results)
-    return results
+        take_turns(systems, rounds, steps)
+    return {
+        "title": size.title,
+        "rows": size.rows,
+        "lengths": [each for each in (size.source_length, size.length) if each],
+        "tokens": size.rows * (size.length + size.source_length),
+        "flops": systems[0].first["flops"],
+        "gpu": gpu,
+        "peak_flops_per_second": next((flops for part, flops in DATA_SHEETS.items() if part in gpu), None),
+        "product_flops_per_second": reached,
+        "losses": losses,
+        "systems": {each.name: figures(each) for each in systems},
+        "flags": os.environ.get("XLA_FLAGS", ""),
+        **surroundings(),
+    }
 
 
 def figures(system: System) -> dict[str, Any]:
@@ -160,10 +150,12 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=10, help="number of steps per turn")
     parser.add_argument("--record", action="store_true", help="write results/gpu_speed.json")
     options = parser.parse_args()
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the systems share the memory of the GPU
-    results = measure(options.models.split(","), options.rounds, options.steps)
-    if options.record:
-        add_results(RECORD, results)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # PyTorch needs the rest of the memory of the GPU
+    for model in options.models.split(","):
+        results = {model: measure(model, options.rounds, options.steps)}
+        show(results)
+        if options.record:
+            add_results(RECORD, results)
     return 0
 
 
