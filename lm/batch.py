@@ -33,7 +33,6 @@ class Source:
     tokens: Array  # int32 (B, S)
     positions: Array  # int32 (B, S): position within the document, from 0
     segments: Array  # int32 (B, S): index of the document within the row, from 1; 0 is padding
-    max_segments: int = flax.struct.field(pytree_node=False, default=0)  # see `Batch`
 
 
 @flax.struct.dataclass
@@ -61,7 +60,7 @@ class Batch:
     segments: Array  # int32 (B, L): index of the document within the row, from 1; 0 is padding
     source: Source | None = None  # the encoder's input; in contrastive learning, the paired text
     types: Array | None = None  # int32 (B, L): token types, for models with model.token_types
-    # No row, and no row of the source, has more segments than this; 0 if there is no known limit.
+    # No row has more segments than this; 0 if there is no known limit.
     max_segments: int = flax.struct.field(pytree_node=False, default=0)
 
     @property

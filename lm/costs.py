@@ -127,7 +127,7 @@ def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int], platf
     of_head = model.head.cost(config.model, lengths[0])
     logits, tokens = rows * of_head.logits / tensor, of_head.vocabulary_tokens
     wanted, matrix = config.objective.logit_chunks, of_head.output_matrix // tensor
-    chunks = chunks_for(wanted, round(logits), matrix, tokens, platform == "cpu") if tokens else 1
+    chunks = chunks_for(wanted, round(logits), matrix, tokens, platform) if tokens else 1
     return MemoryEstimate(
         parameters=round(4 * held * (2 if config.optimizer.ema_decay > 0 else 1)),
         optimizer=round(4 * moments),

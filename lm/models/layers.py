@@ -21,7 +21,7 @@ from lm.batch import Array
 from lm.config import ModelConfig
 from lm.models.int8 import Int8Matrix
 from lm.models.products import product
-from lm.parallel.mesh import is_on_cpu
+from lm.parallel.mesh import current_platform
 
 
 def activation_dtype(config: ModelConfig) -> str:
@@ -97,20 +97,26 @@ def _root_mean_square(x: Array, epsilon: float) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _standardize(x: Array, epsilon: float) -> Array:
-    return _standardize_forward(x, epsilon)[0]
+    mean, inverse = _moments(x, epsilon)
+    return (x - mean) * inverse
+
+
+def _moments(x: Array, epsilon: float) -> tuple[Array, Array]:
+    """Returns the mean of each row and 1 / standard deviation."""
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    return mean, jax.lax.rsqrt(jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True) + epsilon)
 
 
 def _standardize_forward(x: Array, epsilon: float) -> tuple[Array, tuple[Array, Array, Array]]:
-    mean = jnp.mean(x, axis=-1, keepdims=True)
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True) + epsilon)
-    if not is_on_cpu():
+    mean, inverse = _moments(x, epsilon)
+    if current_platform() == "gpu":
         # Otherwise, XLA would compute the mean again for the gradient of the scale, in a pass of its own.
         mean, inverse = jax.lax.optimization_barrier((mean, inverse))
     return (x - mean) * inverse, (x, mean, inverse)
 
 
 def _standardize_backward(epsilon: float, saved: tuple[Array, Array, Array], dy: Array) -> tuple[Array]:
-    """Saves no array of the size of y (Ba 2016): x is often kept anyway, and y is computed again."""
+    """Uses x, its mean and 1 / standard deviation; y is computed again, which is cheaper than saving it."""
     x, mean, inverse = saved
     y = (x - mean) * inverse
     means = jnp.mean(dy, axis=-1, keepdims=True) + y * jnp.mean(dy * y, axis=-1, keepdims=True)

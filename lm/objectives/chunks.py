@@ -24,13 +24,12 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from lm.batch import Array, VocabularyLogits
-from lm.parallel.mesh import is_on_cpu, shards_of
+from lm.parallel.mesh import current_platform, shards_of
 
-# Sizes of a chunk in bytes per device. On a CPU, small chunks are faster if a cache holds them. On an accelerator, few
-# large ones are faster, because every chunk reads and writes the gradient of the output matrix.
-CHUNK, CPU_CHUNK, LARGEST = 64 * 2**20, 16 * 2**20, 2**30
+CHUNK, CPU_CHUNK = 64 * 2**20, 16 * 2**20  # bytes per device; on a CPU, small chunks are faster if a cache holds them
 FEWEST = 4  # logits that would fit in fewer chunks are computed at once
-ENOUGH = 8  # chunks on an accelerator, unless this makes them smaller than CHUNK or larger than LARGEST
+# On a GPU, the aim is a number of chunks, because each of them reads and writes the gradient of the output matrix.
+GPU_CHUNKS, LARGEST_GPU_CHUNK = 8, 2**30
 
 # Returns sums, a pytree with an attribute `loss`, for logits (B, L, V), targets (B, L) and weights (B, L).
 TokenLoss = Callable[[Array, Array, Array], Any]
@@ -39,10 +38,11 @@ TokenLoss = Callable[[Array, Array, Array], Any]
 def num_chunks(wanted: int, logits: VocabularyLogits, targets_BL: Array) -> int:
     """Returns the number of chunks for a batch. See `chunks_for`."""
     tokens, entries = targets_BL.size // shards_of("batch"), logits.vocab_size // shards_of("vocab")
-    return chunks_for(wanted, tokens * entries, entries * logits.x_BLE.shape[2], targets_BL.shape[1], is_on_cpu())
+    matrix_size = entries * logits.x_BLE.shape[2]
+    return chunks_for(wanted, tokens * entries, matrix_size, targets_BL.shape[1], current_platform())
 
 
-def chunks_for(wanted: int, num_logits: int, matrix_size: int, length: int, on_cpu: bool) -> int:
+def chunks_for(wanted: int, num_logits: int, matrix_size: int, length: int, platform: str) -> int:
     """Returns the number of chunks for rows of `length` tokens.
 
     Args:
@@ -51,11 +51,11 @@ def chunks_for(wanted: int, num_logits: int, matrix_size: int, length: int, on_c
         matrix_size: the number of elements of the output matrix per device. Every chunk adds to the gradient of the
             matrix. On a CPU, chunks are therefore at least as large as the matrix, up to CHUNK.
     """
-    size = 4 * num_logits
-    if on_cpu:
+    size, chunk = 4 * num_logits, CHUNK
+    if platform == "cpu":
         chunk = min(CHUNK, max(CPU_CHUNK, 4 * matrix_size))
-    else:
-        chunk = min(LARGEST, max(CHUNK, size // ENOUGH))
+    elif platform == "gpu":
+        chunk = min(LARGEST_GPU_CHUNK, max(CHUNK, math.ceil(size / GPU_CHUNKS)))
     count = min(length, wanted or (1 if size < FEWEST * chunk else math.ceil(size / chunk)))
     return math.ceil(length / math.ceil(length / count))  # fewer chunks may suffice once their size is rounded up
 

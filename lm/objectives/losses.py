@@ -63,7 +63,8 @@ def _token_loss(config: ObjectiveConfig, logits_BLV: Array, targets_BL: Array, w
     log_z_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
     # A sum, unlike an index, has a gradient that XLA computes together with that of log Z, in one pass.
     is_target_BLV = jnp.arange(logits_BLV.shape[-1])[None, None] == targets_BL[..., None]
-    target_logit_BL = jnp.sum(jnp.where(is_target_BLV, logits_BLV, 0.0), axis=-1)
+    is_known_BL = (targets_BL >= 0) & (targets_BL < logits_BLV.shape[-1])  # otherwise, the loss must not look right
+    target_logit_BL = jnp.where(is_known_BL, jnp.sum(jnp.where(is_target_BLV, logits_BLV, 0.0), axis=-1), jnp.nan)
     loss_BL = nll_BL = log_z_BL - target_logit_BL
     if config.label_smoothing > 0:
         smoothing, V = config.label_smoothing, logits_BLV.shape[-1]

@@ -92,10 +92,10 @@ def current_mesh() -> AbstractMesh | None:
     return None if mesh.empty or mesh.size == 1 else mesh
 
 
-def is_on_cpu() -> bool:
-    """Returns whether the devices of the enclosing `on_mesh` block, or of the default backend, are CPUs."""
+def current_platform() -> str:
+    """Returns the platform, such as "cpu", of the enclosing `on_mesh` block or of the default backend."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    return (jax.default_backend() if device is None else device.platform) == "cpu"
+    return jax.default_backend() if device is None else device.platform
 
 
 def shards_of(axis: str) -> int:

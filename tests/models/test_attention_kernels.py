@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
+import inspect
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo as stablehlo
 from jax.sharding import PartitionSpec
 
 from lm.batch import Batch, Source, same_segment
@@ -19,6 +22,7 @@ from lm.models.transformer import attention_kernels, cudnn_attention
 from lm.models.transformer.attention import attention_mask, dot_product_attention
 from lm.models.transformer.cudnn_attention import (
     APART,
+    MOST_OFFSETS,
     SEGMENT_FEATURES,
     cudnn,
     segment_features,
@@ -123,7 +127,7 @@ def by_lengths(q, k, v, *, q_seqlen, kv_seqlen, q_offsets, kv_offsets, scale, ma
     is_inside_BNL = (q_seqlen > 0)[..., None] & (index_11L >= begins_BN1) & (index_11L < ends_BN1)
     assert kv_seqlen is q_seqlen and kv_offsets is q_offsets
     mask_BLS = jnp.einsum("bnl,bns->bls", *(is_inside_BNL.astype(jnp.int32),) * 2) > 0
-    if mask_type == cudnn_attention.stablehlo.MaskType.PADDING_CAUSAL:
+    if mask_type == stablehlo.MaskType.PADDING_CAUSAL:
         mask_BLS &= jnp.swapaxes(index_11L, 1, 2) >= index_11L
     y = dot_product_attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), mask_BLS, scale=scale)
     return jnp.where(jnp.any(is_inside_BNL, axis=1)[..., None, None], y, jnp.nan)
@@ -132,7 +136,7 @@ def by_lengths(q, k, v, *, q_seqlen, kv_seqlen, q_offsets, kv_offsets, scale, ma
 @pytest.fixture
 def with_offsets(monkeypatch):
     """Replaces cuDNN's attention with offsets, and pretends that the GPU is a Hopper one."""
-    monkeypatch.setattr(cudnn_attention.stablehlo, "dot_product_attention", by_lengths)
+    monkeypatch.setattr(stablehlo, "dot_product_attention", by_lengths)
     monkeypatch.setattr(cudnn_attention, "can_use_offsets", lambda *_: True)
 
 
@@ -148,13 +152,14 @@ def test_attention_with_offsets_matches_our_attention(causal, most, with_offsets
     assert_same(actual, expected)
 
 
-def test_offsets_are_those_of_the_rows_of_one_device(with_offsets):
+def test_rows_with_offsets_are_split_over_a_mesh(with_offsets):
     segments, positions = packed_rows(4)
     inputs, scores = query_key_value(2, 2, rows=4), Scores(True, max_segments=5)
+    expected = values_and_gradients(lambda q, k, v: ours(q, k, v, segments, positions, 0), inputs, segments)
     with on_mesh(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
-        actual = jax.jit(lambda q, k, v: cudnn(q, k, v, segments, segments, scores))(*inputs)
-    assert actual.sharding.shard_shape(actual.shape) == (1, LENGTH, 1, 16)
-    assert_same([actual[segments > 0]], [ours(*inputs, segments, positions, 0)[segments > 0]])
+        actual = values_and_gradients(lambda q, k, v: cudnn(q, k, v, segments, segments, scores), inputs, segments)
+    assert actual[0].sharding.shard_shape(actual[0].shape) == (1, LENGTH, 1, 16)
+    assert_same(actual, expected)
 
 
 def test_offsets_and_lengths_of_segments():
@@ -164,22 +169,25 @@ def test_offsets_and_lengths_of_segments():
     assert lengths.tolist() == [[3, 2, 1, -1, 2], [8, -1, -1, -1, -1], [2, 2, 1, 3, -1]]
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("biased", [True, False])
-def test_rows_of_one_segment_need_no_mask(causal, biased, without_cudnn):
-    """Only padding is masked, and that by its length. The last row has no token."""
-    segments = jnp.asarray(np.arange(LENGTH)[None] < np.array([[LENGTH], [90], [0]]), jnp.int32)
-    positions = jnp.broadcast_to(jnp.arange(LENGTH), segments.shape)
-    bias = jnp.round(8 * jax.random.normal(jax.random.key(3), (1, 4, LENGTH, LENGTH))) / 8 if biased else None
-    inputs, scores = query_key_value(4, 2, rows=3), Scores(causal, max_segments=1)
+def test_offsets_are_used_only_where_they_are_fast_and_known_to_work(monkeypatch):
+    gpu = SimpleNamespace(compute_capability="9.0")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
+    q, k, _ = query_key_value(4, 4)
+    assert cudnn_attention.can_use_offsets(q, k, Scores(True, max_segments=1))
+    assert cudnn_attention.can_use_offsets(q, k, Scores(False, max_segments=MOST_OFFSETS))
+    refused = [Scores(True), Scores(True, max_segments=MOST_OFFSETS + 1), Scores(True, window=4, max_segments=2)]
+    assert not any(cudnn_attention.can_use_offsets(q, k, each) for each in refused)
+    assert not cudnn_attention.can_use_offsets(q, k[:, :, :2], Scores(True, max_segments=2))
+    gpu.compute_capability = "8.9"
+    assert not cudnn_attention.can_use_offsets(q, k, Scores(True, max_segments=2))
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert not cudnn_attention.can_use_offsets(q, k, Scores(True, max_segments=2))
 
-    def fused(q, k, v):
-        return cudnn(q, k, v, segments, segments, scores, bias)
 
-    def plain(q, k, v):
-        return ours(q, k, v, segments, positions, 0, causal, bias_BHLS=bias)
-
-    assert_same(*(values_and_gradients(each, inputs, segments) for each in (fused, plain)))
+def test_jax_has_the_arguments_for_offsets():
+    names = inspect.signature(stablehlo.dot_product_attention).parameters
+    assert {"q_seqlen", "kv_seqlen", "q_offsets", "kv_offsets", "scale", "mask_type", "qkv_layout"} <= set(names)
 
 
 @pytest.mark.parametrize(("causal", "scale"), [(True, 1.0), (False, 0.001)])
@@ -405,7 +413,7 @@ def test_every_family_has_the_same_logits_and_gradients_with_a_fused_kernel(
 
 
 @pytest.mark.parametrize("most", [0, 7])
-def test_kernels_learn_the_largest_number_of_segments(most, monkeypatch):
+def test_only_self_attention_of_a_decoder_learns_the_largest_number_of_segments(most, monkeypatch):
     found = []
 
     def spy(q, k, v, segments, key_segments, scores, bias=None):
@@ -419,4 +427,4 @@ def test_kernels_learn_the_largest_number_of_segments(most, monkeypatch):
     params = random_params(model, 0.1)
     found.clear()
     jax.eval_shape(lambda p: model.clone(kernel="cudnn").apply({"params": p}, batch), params)
-    assert set(found) == {most} and len(found) == 3  # kinds of attention
+    assert found == [0, most, 0]  # of the encoder, of the decoder, and of the decoder to the source

@@ -13,7 +13,15 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 from lm.batch import Batch, VocabularyLogits
 from lm.config import MeshConfig, ObjectiveConfig
 from lm.models.vocabulary import VocabularyProjection
-from lm.objectives.chunks import CHUNK, CPU_CHUNK, ENOUGH, FEWEST, LARGEST, chunks_for, num_chunks
+from lm.objectives.chunks import (
+    CHUNK,
+    CPU_CHUNK,
+    FEWEST,
+    GPU_CHUNKS,
+    LARGEST_GPU_CHUNK,
+    chunks_for,
+    num_chunks,
+)
 from lm.objectives.losses import loss_sums
 from lm.parallel.mesh import make_mesh, on_mesh
 
@@ -146,22 +154,31 @@ def test_large_logits_are_never_whole():
 
 def test_the_number_of_chunks_follows_from_the_size():
     limit = FEWEST * CHUNK // 4
-    assert chunks_for(0, limit - 1, 1, 512, False) == 1 and chunks_for(0, limit, 1, 512, False) == FEWEST
-    # On a CPU, of 41 tokens: 8 * 41 * 50,257 * 4 bytes = 63 MiB. The output matrix is larger than CHUNK.
-    assert [chunks_for(0, 8 * 1024 * 50_257, 768 * 50_257, 1024, on_cpu) for on_cpu in (False, True)] == [ENOUGH, 25]
-    assert chunks_for(0, ENOUGH * LARGEST // 4, 1, 1024, False) == ENOUGH
-    assert chunks_for(0, 2 * ENOUGH * LARGEST // 4, 1, 1024, False) == 2 * ENOUGH
-    assert chunks_for(100, 80, 1, 128, False) == 64  # of 2 tokens
-    assert chunks_for(3, 80, 1, 6, False) == 3 and chunks_for(9, 80, 1, 4, False) == 4
-    assert chunks_for(1, 10**12, 1, 10**3, False) == 1
+    assert chunks_for(0, limit - 1, 1, 512, "tpu") == 1 and chunks_for(0, limit, 1, 512, "tpu") == FEWEST
+    # Of 41 tokens, unless on a GPU: 8 * 41 * 50,257 * 4 bytes = 63 MiB. The output matrix is larger than CHUNK.
+    platforms = {"cpu": 25, "tpu": 25, "gpu": GPU_CHUNKS}
+    assert {each: chunks_for(0, 8 * 1024 * 50_257, 768 * 50_257, 1024, each) for each in platforms} == platforms
+    assert chunks_for(100, 80, 1, 128, "tpu") == 64  # of 2 tokens
+    assert chunks_for(3, 80, 1, 6, "tpu") == 3 and chunks_for(9, 80, 1, 4, "tpu") == 4
+    assert chunks_for(1, 10**12, 1, 10**3, "tpu") == 1
 
 
 def test_chunks_are_smaller_on_cpus_unless_the_output_matrix_is_large():
     limit = FEWEST * CPU_CHUNK // 4
-    assert chunks_for(0, limit - 1, 1, 512, True) == 1 and chunks_for(0, limit, 1, 512, True) == FEWEST
-    assert chunks_for(0, 2 * limit - 1, CPU_CHUNK // 2, 512, True) == 1  # a matrix of twice the size of a chunk
-    assert chunks_for(0, 2 * limit, CPU_CHUNK // 2, 512, True) == FEWEST
-    assert chunks_for(0, FEWEST * CHUNK // 4 - 1, CHUNK, 512, True) == 1
+    assert chunks_for(0, limit - 1, 1, 512, "cpu") == 1 and chunks_for(0, limit, 1, 512, "cpu") == FEWEST
+    assert chunks_for(0, 2 * limit - 1, CPU_CHUNK // 2, 512, "cpu") == 1  # a matrix of twice the size of a chunk
+    assert chunks_for(0, 2 * limit, CPU_CHUNK // 2, 512, "cpu") == FEWEST
+    assert chunks_for(0, FEWEST * CHUNK // 4 - 1, CHUNK, 512, "cpu") == 1
+
+
+def test_gpus_use_a_certain_number_of_chunks_unless_they_are_too_small_or_too_large():
+    def chunks(size):
+        return chunks_for(0, size // 4, 1, 1024, "gpu")
+
+    assert chunks(FEWEST * CHUNK - 4) == 1 and chunks(FEWEST * CHUNK) == FEWEST and chunks(6 * CHUNK) == 6
+    assert chunks(GPU_CHUNKS * CHUNK) == chunks(GPU_CHUNKS * CHUNK + 4) == chunks(100 * CHUNK) == GPU_CHUNKS
+    assert chunks(GPU_CHUNKS * LARGEST_GPU_CHUNK) == GPU_CHUNKS
+    assert chunks(2 * GPU_CHUNKS * LARGEST_GPU_CHUNK) == 2 * GPU_CHUNKS
 
 
 def test_chunks_depend_on_the_devices_of_the_mesh():

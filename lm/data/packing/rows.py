@@ -128,7 +128,7 @@ class RowSource(abc.ABC):
     """Base class for the endless training rows of one data source, such as `PackedRows` or `WindowRows`."""
 
     kind: str  # the word for a row in messages, such as "window"
-    max_segments = 0  # the largest number of segments that a row can have; 0 if it is unknown
+    max_segments = 0  # no row has more segments than this; 0 if there is no known limit
     notes: Sequence[str] = ()  # messages about how the examples were made
 
     @abc.abstractmethod
@@ -280,7 +280,7 @@ class TrainRows:
         self._first = next(iter(sources))
         self.kind = sources[self._first].kind
         counts = [source.max_segments for source in sources.values()]
-        self.max_segments = max(counts) if all(counts) else 0  # of a row; 0 if it is unknown
+        self.max_segments = max(counts) if all(counts) else 0  # of a row; 0 if there is no known limit
         one = grain.MapDataset.range(1)
         orders = [one.map_with_index(partial(_number_row, name)).repeat() for name in sources]
         weights = [config.data.train[name].weight for name in sources]

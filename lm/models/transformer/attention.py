@@ -71,7 +71,7 @@ class AttentionContext:
     causal: bool = flax.struct.field(pytree_node=False)  # whether no query attends to later tokens of its row
     window: int = flax.struct.field(pytree_node=False)  # the window of all layers, used only by fused kernels
     train: bool = flax.struct.field(pytree_node=False)
-    max_segments: int = flax.struct.field(pytree_node=False)  # `Batch.max_segments`
+    max_segments: int = flax.struct.field(pytree_node=False)  # of a row; 0 if there is no known limit
     bias: Array | None = None  # float32 (1 or B, H, L, S), added to the scores; (H, 2 L - 1) for splash
     memory: Memory | None = None
 
@@ -134,7 +134,7 @@ class Attention(nn.Module):
         if memory.x is not None:
             k_BSGK, v_BSGK = self._keys_and_values(memory.x)
             if (fused := attention_kernels.FUSED.get(memory.kernel)) is not None:
-                scores = Scores(False, 0, *self._score_settings(), context.max_segments)
+                scores = Scores(False, 0, *self._score_settings())
                 tensors = (x.astype(self.config.dtype) for x in (q_BLHK, k_BSGK, v_BSGK))
                 return fused(*tensors, context.segments, memory.segments, scores), cache
             k_BGSK, v_BGSK = (jnp.swapaxes(x, 1, 2) for x in (k_BSGK, v_BSGK))

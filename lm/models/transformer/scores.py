@@ -1,4 +1,4 @@
-"""The static settings of a fused attention kernel."""
+"""What a fused attention kernel must know beside its arrays."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ class Scores:
     window: int = 0  # if positive, keys at least this far from the query are masked
     scale: float = 0.0
     softcap: float = 0.0
-    max_segments: int = 0  # `Batch.max_segments`
+    max_segments: int = 0  # of a row; 0 if there is no known limit

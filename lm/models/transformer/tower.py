@@ -112,7 +112,7 @@ class Tower(nn.Module):
             causal=self.causal,
             window=kinds[0].window,
             train=train,
-            max_segments=tokens.max_segments,
+            max_segments=tokens.max_segments if isinstance(tokens, Batch) else 0,
             bias=bias_BHLS,
             memory=memory,
         )

@@ -178,8 +178,6 @@ class EncoderDecoder(Transformer):
             assert source is None and cache is None
             source = Source(batch.tokens, batch.positions, batch.segments)
             tokens_BL = shifted_right(tokens_BL, batch.segments) if self.config.shift_decoder else tokens_BL
-        if source is not None:
-            source = dataclasses.replace(source, max_segments=batch.max_segments)
         encoded = None if source is None else (self.encode(source, train), source.segments)
         return self.decode(tokens_BL, encoded, batch, train, cache)
 
