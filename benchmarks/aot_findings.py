@@ -231,10 +231,9 @@ Attention:
   to 96 features; T5-3B and T5-11B, with heads of 128, use plain attention.
 - GPU, without a bias: JAX turns the mask of the segments into a bias (B, 1, L, S) in bfloat16, and cuDNN also computes
   its gradient, which nothing uses: 2 x 8 MiB per row at 2,048 tokens, shared by heads but read by each. The programs
-  above contain this mask. In training on windows of text, the largest number of segments per row is known. If it is 1,
-  no mask is needed; if it is less than 16, cuDNN gets the offsets of the segments instead (a private function of JAX,
-  on Hopper GPUs only), which takes 0.3 to 0.6 times as long with 4 segments per row
-  ([performance.md](performance.md)).
+  above contain this mask. In training on windows of text, a limit to the number of segments per row is known. If it is
+  at most 8, cuDNN gets the offsets of the segments instead (a private function of JAX; from Hopper on). With 4 segments
+  per row, attention then takes 0.3 to 0.6 times as long ([performance.md](performance.md)).
 - Dropout of attention weights: cuDNN has it, but JAX passes it a constant seed, so every step and layer would drop
   the same weights. Plain attention is used, as on TPUs, where splash has no dropout.
 - Plain attention is also used if layers differ in their windows, for windows in both directions on GPUs (JAX refuses

@@ -3,14 +3,17 @@
     pip install -r requirements-cuda.txt -r requirements-benchmarks.txt
     NANOGPT=FOLDER python -m benchmarks.gpu_speed [--models=gpt2-124m,bert-base] [--record]
 
-The models are trained in bfloat16. Each system runs in a process of its own (benchmarks/step_systems.py) with the same
-initial weights and the same batches, whose rows are full and hold one text each; the losses of the first steps must
-agree. PyTorch uses torch.compile, autocast, its fused attention and its fused AdamW. FOLDER is a clone of nanoGPT, with
-which GPT-2 is compared. The systems of a model are compiled at the same time, which takes one to two minutes; then they
-take turns, and the medians are reported. The FLOPs of a step are those of its matrix products, with those of attention
-as if it were not causal (Chowdhery 2022, appendix B). They are divided by the peak of the data sheet, and by the speed
-of a product of two large matrices, which PyTorch computes. With --record, the measurements of each model are written to
-results/gpu_speed.json as soon as they are complete; those of other models are kept.
+Each system runs in a process of its own (benchmarks/step_systems.py) with the same initial weights and the same
+batches, whose rows are full and hold one text each; the losses of the first steps must agree. Products are computed in
+bfloat16. Between them, our activations are bfloat16, while PyTorch's autocast keeps some in float32. PyTorch uses
+torch.compile, its fused attention and its fused AdamW. FOLDER is a clone of nanoGPT, with which GPT-2 is compared. To
+predict masked tokens, ours computes only their logits, and PyTorch those of all tokens.
+
+The systems of a model take turns, and the medians are reported. The FLOPs of a step are those of the matrix products of
+ours, with those of attention as if it were not causal (Chowdhery 2022, appendix B). They are divided by the time and by
+the peak of the data sheet, or by the speed of a product of two large matrices, which PyTorch computes. With --record,
+the measurements of each model are written to results/gpu_speed.json as soon as they are complete; those of other models
+are kept. A model takes two to four minutes, most of it for compiling.
 """
 
 from __future__ import annotations
@@ -20,21 +23,19 @@ import os
 import statistics
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import RESULTS, add_results, surroundings
+from benchmarks.record import RESULTS, add_results, commit, surroundings
 from benchmarks.step_models import GPU_MODELS, write_folder
 from benchmarks.step_speed import System, agreeing_losses, take_turns
+from lm.costs import peak_flops
 
 RECORD = RESULTS / "gpu_speed.json"
 DTYPE = "bfloat16"
-# FLOP/s in bfloat16 without sparsity, by a part of the name of the GPU; from NVIDIA's data sheets for the SXM modules.
-DATA_SHEETS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 SIZE = 8192  # of the matrices whose product is timed
 
 
@@ -54,23 +55,6 @@ def product_speed() -> float:
     return 2 * SIZE**3 / statistics.median(seconds[5:])
 
 
-def start(model: str, folder: Path) -> list[System]:
-    """Returns the systems of a model, ours first, which have taken their first steps. Leaves out peers that fail."""
-
-    def system(name: str) -> System | None:
-        try:
-            return System(name, model, DTYPE, folder)
-        except SystemExit as error:
-            print(f"{model}: {error}", file=sys.stderr)
-            return None
-
-    with ThreadPoolExecutor() as pool:
-        systems = list(pool.map(system, ("ours", *GPU_MODELS[model].peers)))
-    if systems[0] is None:
-        raise SystemExit(f"{model}: our step failed")
-    return [each for each in systems if each is not None]
-
-
 def measure(model: str, rounds: int, steps: int) -> dict[str, Any]:
     import torch
 
@@ -78,7 +62,7 @@ def measure(model: str, rounds: int, steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         write_folder(size, Path(folder), "cuda")
         torch.cuda.empty_cache()
-        systems = start(model, Path(folder))
+        systems = [System(name, model, DTYPE, Path(folder)) for name in ("ours", *size.peers)]
         losses = agreeing_losses(systems, model, DTYPE)
         reached = product_speed()  # now that nothing else uses the GPU
         take_turns(systems, rounds, steps)
@@ -89,11 +73,12 @@ def measure(model: str, rounds: int, steps: int) -> dict[str, Any]:
         "tokens": size.rows * (size.length + size.source_length),
         "flops": systems[0].first["flops"],
         "gpu": gpu,
-        "peak_flops_per_second": next((flops for part, flops in DATA_SHEETS.items() if part in gpu), None),
+        "peak_flops_per_second": peak_flops(gpu, DTYPE),
         "product_flops_per_second": reached,
         "losses": losses,
         "systems": {each.name: figures(each) for each in systems},
-        "flags": os.environ.get("XLA_FLAGS", ""),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "nanogpt": commit(Path(os.environ["NANOGPT"])) if "nanogpt" in size.peers else "",
         **surroundings(),
     }
 
@@ -129,8 +114,8 @@ HEADING = (
     "system",
     "ms per step",
     "tokens per second",
-    "of the data sheet",
-    "of a large product",
+    "share of the peak",
+    "share of a large product",
     "speed of ours",
     "memory",
 )
@@ -150,8 +135,11 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=10, help="number of steps per turn")
     parser.add_argument("--record", action="store_true", help="write results/gpu_speed.json")
     options = parser.parse_args()
+    models = options.models.split(",")
+    if any("nanogpt" in GPU_MODELS[model].peers for model in models) and "NANOGPT" not in os.environ:
+        parser.error("the environment variable NANOGPT must name the folder of a clone of nanoGPT")
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # PyTorch needs the rest of the memory of the GPU
-    for model in options.models.split(","):
+    for model in models:
         results = {model: measure(model, options.rounds, options.steps)}
         show(results)
         if options.record:

@@ -46,7 +46,7 @@ class Section:
     text: Callable[[Record], list[str]]  # its lines
     ratios: Callable[[Record], Iterable[Ratio]] = lambda record: ()
     picture: str = ""
-    without: str = "Not measured yet."  # the text if there is no record
+    unmeasured: str = "Not measured yet."  # the text if there is no record
 
 
 def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -106,13 +106,13 @@ the step of GPT-2 (124 M) was timed by a script, with 32 rows of 1,024 tokens, b
 b93cf11e:
 
 - nanoGPT, compiled: 64.2 to 66.8 ms per step (490,000 to 511,000 tokens per second).
-- Ours, in the same run, with a mask between the segments of a row and logits in 4 chunks: 72.0 ms.
-- Ours, in another run, without the mask, with all logits at once and cuBLAS for all products: 66.4 ms. This is 422
-  TFLOP/s: 43 % of the data sheet (989), and 56 % of a product of two large matrices (758).
+- Ours, beside nanoGPT, with a mask between the segments of a row and logits in 4 chunks: 72.0 ms.
+- Ours, in a later run on such a GPU, with neither mask nor chunks, and cuBLAS for all products: 66.4 ms. This is 422
+  TFLOP/s: 43 % of the peak (989), and 56 % of the speed of a product of two large matrices (758).
 
-Since then, batches whose rows hold one segment need no mask, and logits are computed in 8 chunks on GPUs (before, in 94
-for such a batch). The norms save their means, so that the gradient of a scale needs no pass of its own; on a GPU, this
-has not been timed. Compiling took 60 to 75 s. The profile of the 66.4 ms:
+Since then, three things have changed whose effect on the step has not been timed: offsets may replace the mask (see
+below), logits are computed in 8 chunks on GPUs (before, in 94 for this batch), and norms save their means, so that the
+gradient of a scale needs no pass of its own. Compiling took 60 to 75 s. The profile of the 66.4 ms:
 
 | kind of kernel | ms |
 | --- | ---: |
@@ -125,22 +125,24 @@ has not been timed. Compiling took 60 to 75 s. The profile of the 66.4 ms:
 | other operations | 3.2 |
 | gaps between kernels | 2.6 |
 
-Matrix products thus run at the speed of a large one (755 TFLOP/s); the rest takes half of the step. The time of
-attention, forward and backward, in bfloat16, for rows of 4 segments unless stated otherwise:
+Matrix products thus run at the speed of a large one (755 TFLOP/s); the rest takes half of the step. Attention, forward
+and backward, takes the following milliseconds in bfloat16. Offsets separate at most the given number of segments per
+row; their outputs and gradients agree with those of the mask.
 
-| queries and keys | mask | offsets of at most 4 | 8 | 32 segments | no mask |
-| --- | ---: | ---: | ---: | ---: | ---: |
-| 32 x 1,024, 12 heads of 64, causal | 1.22 ms | 0.55 | 0.71 | 1.54 |  |
-| the same, 1 segment per row | 1.23 |  | 1.05 |  | 0.80 |
-| 8 x 2,048, 16 heads of 128, causal | 2.26 |  | 0.76 |  |  |
-| 32 x 1,024, 12 heads of 64, bidirectional | 1.67 |  | 0.76 |  |  |
+| rows, heads, segments per row | mask | 2 offsets | 4 | 8 | 32 | no mask |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |
+| 32 x 1,024, 12 heads of 64, causal, 1 | 1.23 | 0.84 |  | 1.05 |  | 0.80 |
+| 32 x 1,024, 12 heads of 64, causal, 4 | 1.22 |  | 0.55 | 0.71 | 1.54 |  |
+| 8 x 2,048, 16 heads of 128, causal, 4 | 2.26 |  |  | 0.76 |  |  |
+| 32 x 1,024, 12 heads of 64, bidirectional, 4 | 1.67 |  |  | 0.76 |  |  |
 """
 
 
 def gpu_steps(record: Record) -> list[str]:
     text = (
-        "bfloat16, AdamW; rows are full and hold one text each. A share is that of the FLOPs of the step's matrix "
-        "products in the peak of the data sheet, or in the speed of a product of two large matrices."
+        "bfloat16, AdamW; rows are full and hold one text each. The FLOPs of a step, with those of attention as if it "
+        "were not causal, are divided by its time and by the peak of the data sheet, or by the speed of a product of "
+        "two large matrices. To predict masked tokens, ours computes only their logits, and PyTorch those of all."
     )
     return [text, "", *table(gpu_speed.HEADING, gpu_speed.rows_of(record["results"]))]
 
@@ -296,7 +298,7 @@ SECTIONS = (
         "python -m benchmarks.gpu_speed --record",
         gpu_steps,
         gpu_ratios,
-        without=BY_HAND,
+        unmeasured=BY_HAND,
     ),
     Section("Profile of a step", "step_profile", "python -m benchmarks.step_profile --record", profile),
     Section("Forms of matrix products", "product_forms", "python -m benchmarks.product_forms --record", products),
@@ -347,7 +349,7 @@ def page(records: dict[str, Record], has_picture: bool) -> str:
     for section in SECTIONS:
         lines += [f"## {section.title}", "", f"    {section.command}", ""]
         if (record := records.get(section.record)) is None:
-            lines += [section.without.strip(), ""]
+            lines += [section.unmeasured.strip(), ""]
             continue
         lines += [*section.text(record), ""]
         if section.picture:

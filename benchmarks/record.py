@@ -150,9 +150,9 @@ def surroundings() -> dict[str, Any]:
     return {"commit": commit(), "hardware": hardware(), "versions": versions()}
 
 
-def commit() -> str:
-    """Returns the short hash of the commit of the running code."""
-    run = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
+def commit(folder: Path = RESULTS.parent) -> str:
+    """Returns the short hash of the commit that is checked out in a folder, by default that of the running code."""
+    run = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=folder)
     return run.stdout.strip() or "unknown"
 
 

@@ -15,12 +15,14 @@ Arrays = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model that both systems train, and the size of its batches.
+    """A model that all systems train, and the size of its batches.
 
     Attributes:
         name: the class in `transformers`.
         settings: the fields of its config that differ from their defaults.
         source_length: the number of tokens of a source, for encoder-decoders.
+        masks: whether the model predicts masked tokens, a share MASKED of all, instead of next tokens.
+        max_segments: `Batch.max_segments` in training; windows of one long text may have 2, since it begins again.
         peers: the systems that benchmarks/gpu_speed.py compares with ours.
     """
 
@@ -31,6 +33,7 @@ class Model:
     length: int
     source_length: int = 0
     masks: bool = False
+    max_segments: int = 0
     peers: tuple[str, ...] = ("pytorch-compiled",)
 
     @property
@@ -111,6 +114,7 @@ GPU_MODELS = {
         {"n_positions": 1024, "vocab_size": 50304, "activation_function": "gelu"},
         rows=32,
         length=1024,
+        max_segments=2,
         peers=("nanogpt",),
     ),
     "gpt-1.3b": Model(
@@ -120,8 +124,9 @@ GPU_MODELS = {
             **{"n_layer": 24, "n_embd": 2048, "n_head": 16, "n_positions": 2048, "vocab_size": 50304},
             "activation_function": "gelu",
         },
-        rows=6,
+        rows=8,
         length=2048,
+        max_segments=2,
     ),
     "bert-base": Model(
         "BERT-base, masked tokens",
@@ -139,7 +144,7 @@ GPU_MODELS = {
         length=1024,
         source_length=1024,
     ),
-    "t5-large": Model(  # with the lengths of T5's span corruption, for which the speed of other programs is published
+    "t5-large": Model(  # with the lengths of T5's span corruption
         "T5-large, version 1.1",
         "T5ForConditionalGeneration",
         {
@@ -149,7 +154,6 @@ GPU_MODELS = {
         rows=32,
         length=114,
         source_length=512,
-        peers=(),
     ),
 }
 NO_DROPOUT = "resid_pdrop embd_pdrop attn_pdrop dropout attention_dropout activation_dropout dropout_rate"

@@ -34,8 +34,8 @@ RATE, DECAY, CLIP, BETAS = 1e-3, 0.1, 1.0, (0.9, 0.95)
 Step = Callable[[Arrays], Any]  # takes a batch, and returns the loss before the update, which may not be there yet
 
 
-def our_config(model: Model, dtype: str, opened: Any) -> Any:
-    """Returns the config of our run for an opened folder."""
+def our_config(model: Model, dtype: str, opened: Any) -> tuple[Any, Any]:
+    """Returns what `recognise` finds in an opened folder, and the config of our run."""
     from lm.config.experiment import replace_settings
     from lm.huggingface.recognising import recognise
 
@@ -45,7 +45,7 @@ def our_config(model: Model, dtype: str, opened: Any) -> Any:
     settings = {f"optimizer.{name}": value for name, value in changes.items()}
     settings |= {"train.batch_size": model.rows, "data.sequence_length": model.length, "model.scan_layers": False}
     settings |= {"data.source_length": model.source_length, "objective.noise_density": MASKED}
-    return replace_settings(published.config, settings)
+    return published, replace_settings(published.config, settings)
 
 
 def our_program(model: Model, dtype: str, folder: Path) -> tuple[Any, Step]:
@@ -56,7 +56,6 @@ def our_program(model: Model, dtype: str, folder: Path) -> tuple[Any, Step]:
     from lm.data.packing.prefetch import GlobalBatches
     from lm.huggingface.folder import open_folder
     from lm.huggingface.importing import load_params
-    from lm.huggingface.recognising import recognise
     from lm.models import build_model
     from lm.models.parameters import unstack_layers
     from lm.parallel.mesh import make_mesh
@@ -67,15 +66,14 @@ def our_program(model: Model, dtype: str, folder: Path) -> tuple[Any, Step]:
     from lm.training.step import compile_train_step
 
     opened = open_folder(folder)
-    config = our_config(model, dtype, opened)
+    published, config = our_config(model, dtype, opened)
     network = build_model(config.model, task_of(config).head(config))
     optimizer = make_optimizer(config.optimizer, 10**6, learning_rate_multipliers(config, network))
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     abstract = abstract_state(config, network, optimizer, mesh)
-    published = recognise(opened, max_length=model.length, dtype=dtype)
     params = unstack_layers(load_params(opened, published))
     state = with_params(make_state(config, network, optimizer, abstract, mesh), params)
-    program = compile_train_step(config, network, optimizer, abstract, mesh, max_segments=1)
+    program = compile_train_step(config, network, optimizer, abstract, mesh, model.max_segments)
     batches = GlobalBatches(mesh, model.rows)
 
     def step(arrays: Arrays) -> Any:
@@ -87,7 +85,8 @@ def our_program(model: Model, dtype: str, folder: Path) -> tuple[Any, Step]:
             places = np.broadcast_to(np.arange(model.source_length, dtype=np.int32), arrays["source"].shape)
             source = Source(arrays["source"], places, np.ones_like(arrays["source"]))
         types = np.zeros_like(tokens) if config.model.token_types > 1 else None
-        batch = Batch(tokens, arrays["targets"], arrays["weights"], positions, ones, source, types, max_segments=1)
+        text = tokens, arrays["targets"], arrays["weights"], positions, ones
+        batch = Batch(*text, source, types, max_segments=model.max_segments)
         state, metrics = program(state, batches.place(batch))
         return metrics["train/loss"]
 
@@ -95,30 +94,18 @@ def our_program(model: Model, dtype: str, folder: Path) -> tuple[Any, Step]:
 
 
 def our_flops(model: Model, folder: Path) -> float:
-    """Returns the FLOPs of the matrix products of a step, with those of attention as if it were not causal.
-
-    This is the usual way to count the FLOPs of a model (Chowdhery 2022, appendix B).
-    """
+    """Returns the FLOPs of the matrix products of a step, with those of attention as if it were not causal."""
     import jax
 
     from benchmarks.step_flops import work_of
     from lm.config.experiment import replace_settings
     from lm.huggingface.folder import open_folder
-    from lm.models import build_model
-    from lm.parallel.mesh import make_mesh
-    from lm.tasks import task_of
-    from lm.training.multipliers import learning_rate_multipliers
-    from lm.training.optimizers import make_optimizer
-    from lm.training.state import abstract_state
-    from lm.training.step import trace_train_step
+    from lm.training.compiled_cost import trace_for
 
     settings = {"model.attention": "xla", "objective.logit_chunks": 1}
-    config = replace_settings(our_config(model, "bfloat16", open_folder(folder)), settings)
-    network = build_model(config.model, task_of(config).head(config))
-    optimizer = make_optimizer(config.optimizer, 10**6, learning_rate_multipliers(config, network))
-    mesh = make_mesh(config.mesh, jax.devices()[:1])
-    abstract = abstract_state(config, network, optimizer, mesh)
-    return work_of(trace_train_step(config, network, optimizer, abstract, mesh).jaxpr.jaxpr).products
+    config = replace_settings(our_config(model, "bfloat16", open_folder(folder))[1], settings)
+    traced, *_ = trace_for(config, jax.devices()[:1], jax.default_backend())
+    return work_of(traced.jaxpr.jaxpr).products
 
 
 def torch_device() -> str:
@@ -156,7 +143,8 @@ def training(peer: Any, optimizer: Any, loss_of: Callable[[dict[str, Any]], Any]
     def step(arrays: Arrays) -> Any:
         ids = {name: torch.tensor(each, dtype=torch.int64) for name, each in arrays.items() if name != "weights"}
         ids["labels"] = torch.where(torch.tensor(arrays["weights"]) > 0, ids.pop("targets"), -100)
-        ids = {name: each.to(device, non_blocking=True) for name, each in ids.items()}
+        if device == "cuda":  # pinned, as in nanoGPT, so that copying does not wait for the previous step
+            ids = {name: each.pin_memory().to(device, non_blocking=True) for name, each in ids.items()}
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             loss = loss_of(ids)

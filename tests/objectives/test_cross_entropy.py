@@ -83,3 +83,10 @@ def test_smoothed_loss_is_least_where_the_smoothed_probabilities_are_given(over)
     loss, gradient = compute(np.log(wanted).astype(np.float32))
     assert float(loss) == pytest.approx(-(wanted * np.log(wanted)).sum(), rel=1e-5)
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", [-1, 5])
+def test_a_target_outside_the_vocabulary_gives_no_loss_that_looks_right(target):
+    logits, batch = random_case([[1, 1, 1], [1, 1, 1]])
+    batch.targets[0, 1] = target
+    assert np.isnan(loss_sums(logits, batch, ObjectiveConfig()).loss)

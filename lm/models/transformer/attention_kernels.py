@@ -1,8 +1,8 @@
 """Selects the attention kernel: cuDNN on NVIDIA GPUs, Pallas kernels on TPUs, a blocked kernel on CPUs, or plain XLA.
 
-The fused kernels never hold the (B, H, L, S) scores in memory. They derive the mask from the segments and from the
-order of the tokens in a row, which is valid because positions increase within each segment. Padding may attend to
-padding, so every self-attention query has at least one key. A cross-attention query has no key if the source has no
+The fused kernels never hold the (B, H, L, S) scores in memory. They separate the segments, and rely on the order of the
+tokens in a row, which is valid because positions increase within each segment. Padding may attend to padding, so every
+self-attention query has at least one key. A cross-attention query has no key if the source has no
 token in the query's segment, and the output for this query is then undefined. This happens only at padding positions,
 where outputs are never used: `lm.data.packing.planning.plan` asserts that no example has an empty source. The fused
 kernels support neither attention dropout nor decoding with a cache. The "xla" kernel, which uses plain matrix
