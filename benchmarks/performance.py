@@ -56,12 +56,16 @@ def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 VARIATION = """
-The factors vary by up to a fifth from one run to the next. Our process returns its temporary memory to the operating
-system after every step, and in some phases a step takes up to a second longer because the system is slow to provide
-huge pages again. Alone on the machine, a float32 step usually takes 470 ms for the Multi30k config and 1,750 ms for the
-decoder. With a single arena and high thresholds (glibc.malloc.arena_max, mmap_threshold and trim_threshold), the C
-library keeps this memory: in six of eight turns, the step of the Multi30k config took 473 to 493 ms, and PyTorch's step
-beside it took 553 to 586 ms. This is not the default yet, because the decoder's memory still grew in some turns.
+The factors vary by up to a fifth from one run to the next: in five runs on one day, that of the decoder in float32 was
+0.93, 0.93, 0.94, 1.00 and 1.10. Our process returns its temporary memory, 1 GB for the decoder, to the operating system
+after every step. In some phases a step takes up to a second longer because the system is slow to provide huge pages
+again (on this virtual machine, up to 2 s of processor time per GB). Alone on the machine, a float32 step usually takes
+470 ms for the Multi30k config and 1,750 ms for the decoder. With a single arena and high thresholds
+(glibc.malloc.arena_max, mmap_threshold and trim_threshold), the C library keeps this memory, and a step of the decoder
+takes 1,750 to 1,900 ms without page faults. This is not the default, because its memory then grew from 1.6 GB to 2.5 GB
+within ten steps, and to 13 GB beside PyTorch: version 2.36 of the library often cannot reuse an aligned block once a
+small one lies behind it. Memory set aside before the first step prevented this in 24 steps of one run, but not in
+another. Temporaries in blocks of at most 16 or 32 MiB (xla_multiheap_size_constraint_per_heap) were no faster.
 """
 
 
