@@ -12,8 +12,7 @@ The training rows of a data source are the rows of epoch 0, followed by the rows
 mixture of all sources depends only on (seed, i). Row r of the global batch of step s is element s * batch_size + r.
 Each host therefore computes only its own rows, and there is no iterator state to save.
 
-E is the number of examples, R the number of rows, W the number of windows, and T the total number of tokens on one side
-of the examples.
+E is the number of examples, R of rows, W of windows, and T of all tokens on one side of the examples.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ import abc
 import bisect
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain
 from typing import Any
@@ -43,7 +41,7 @@ from lm.data.storing.token_store import TokenStore
 Sizes = tuple[np.ndarray, np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class RowLayout:
     """The layout of a task's rows, and thus of its batches."""
 
@@ -170,7 +168,6 @@ class PackedRows(RowSource):
         self._kept = order.EpochCache[tuple[np.ndarray, np.ndarray]]()
 
     def locate(self, index: int) -> tuple[int, int]:
-        """Returns (epoch, row within the epoch) for row `index`, where `index` counts the rows of all epochs."""
         while not self._ends or self._ends[-1] <= index:
             self._ends.append((self._ends or [0])[-1] + self.num_rows(len(self._ends)))
         epoch = bisect.bisect_right(self._ends, index)
@@ -307,10 +304,7 @@ class TrainRows:
         located = self.locate(step, row_ids)
         found = {name: [n for n, each in enumerate(located) if each[0] == name] for name in self._sources}
         found = {name: numbers for name, numbers in found.items() if numbers}
-        batches = [
-            self._sources[name].batch([located[n][1:] for n in numbers], self._layout)
-            for name, numbers in found.items()
-        ]
+        batches = [self._sources[name].batch([located[n][1:] for n in ns], self._layout) for name, ns in found.items()]
         batch = batches[0]
         if len(batches) > 1:
             places = np.argsort(list(chain.from_iterable(found.values())))
