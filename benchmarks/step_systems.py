@@ -137,8 +137,9 @@ def training(peer: Any, optimizer: Any, loss_of: Callable[[dict[str, Any]], Any]
     """Returns a function that takes steps with PyTorch. The labels are -100 where the weights are 0."""
     import torch
 
-    torch.set_float32_matmul_precision("high")
     device = torch_device()
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as nanoGPT allows and as JAX uses by default
 
     def step(arrays: Arrays) -> Any:
         ids = {name: torch.tensor(each, dtype=torch.int64) for name, each in arrays.items() if name != "weights"}
