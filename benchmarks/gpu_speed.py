@@ -129,6 +129,8 @@ def show(results: dict[str, Any]) -> None:
 
 
 def main() -> int:
+    import torch
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(GPU_MODELS), help=f"some of {', '.join(GPU_MODELS)}")
     parser.add_argument("--rounds", type=int, default=5, help="number of turns of each system")
@@ -136,6 +138,10 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help="write results/gpu_speed.json")
     options = parser.parse_args()
     models = options.models.split(",")
+    if unknown := set(models) - set(GPU_MODELS):
+        parser.error(f"--models: {', '.join(sorted(unknown))} must be among {', '.join(GPU_MODELS)}")
+    if not torch.cuda.is_available():
+        parser.error("PyTorch finds no GPU; on CPUs, use benchmarks.step_speed")
     if any("nanogpt" in GPU_MODELS[model].peers for model in models) and "NANOGPT" not in os.environ:
         parser.error("the environment variable NANOGPT must name the folder of a clone of nanoGPT")
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # PyTorch needs the rest of the memory of the GPU
