@@ -51,6 +51,30 @@ def test_page_has_ratios_origins_and_what_is_missing():
     assert "Not measured yet." in decoding
 
 
+def test_steps_on_a_gpu_have_shares_of_two_speeds():
+    """20 TFLOP in 50 ms are 400 TFLOP/s; 32,768 tokens in 50 ms are 655,360 per second."""
+
+    def each(seconds):
+        return {"seconds_per_step": seconds, "peak_device_bytes": 12_300_000_000}
+
+    result = {
+        "title": "GPT-2",
+        "tokens": 32_768,
+        "flops": 20e12,
+        "peak_flops_per_second": 1000e12,
+        "product_flops_per_second": 800e12,
+        "systems": {"ours": each(0.05), "nanogpt": each(0.06)},
+        **ORIGIN,
+    }
+    record = {"results": {"gpt2": result}}
+    text = performance.page({"gpu_speed": record}, False)
+    assert "| GPT-2 | ours | 50.0 | 655,360 | 40% | 50% |  | 12.3 GB |" in text
+    assert "| GPT-2 | nanogpt | 60.0 | 546,133 | 33% | 42% | 1.20 | 12.3 GB |" in text
+    assert list(performance.gpu_ratios(record)) == [("step on a GPU, gpt2, nanogpt", pytest.approx(1.2))]
+    result["peak_flops_per_second"] = None  # an unknown GPU
+    assert "| GPT-2 | ours | 50.0 | 655,360 |  | 50% |  | 12.3 GB |" in performance.page({"gpu_speed": record}, False)
+
+
 def test_ratios_of_the_picture():
     assert list(performance.step_ratios(STEPS)) == [
         ("step, gpt, float32, pytorch", 0.75),
