@@ -1,4 +1,4 @@
-"""What a fused attention kernel must know beside its arrays."""
+"""The settings of a fused attention kernel."""
 
 from __future__ import annotations
 
